@@ -1,0 +1,108 @@
+"""The seams: what one part may expect of another, and nothing more."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from agent.types import (
+    Abilities,
+    AudioFrame,
+    Command,
+    EngineEvent,
+    FloatArray,
+    Load,
+    SessionSettings,
+    SpeechEnded,
+    SpeechStarted,
+    TurnDetection,
+    Unit,
+    VideoFrame,
+)
+
+
+class Engine(Protocol):
+    """What answers: shared by all calls, holds no conversation itself."""
+
+    @property
+    def name(self) -> str:
+        """The name by which `--engine` and `session.model` pick it."""
+
+    @property
+    def abilities(self) -> Abilities:
+        """What it can do."""
+
+    async def open(self, settings: SessionSettings) -> "Conversation":
+        """Start a conversation; `CapacityError` when no slot is free."""
+
+    def load(self) -> Load:
+        """How full it is."""
+
+    async def close(self) -> None:
+        """Release everything; open conversations end."""
+
+
+class Conversation(Protocol):
+    """One conversation; to reset it, drop it. All that crosses is frozen data."""
+
+    async def push(self, item: Unit | SpeechStarted | SpeechEnded) -> None:
+        """Feed the next unit, or tell of speech inside the units so far."""
+
+    async def control(self, command: Command) -> None:
+        """Carry out a command; `UnsupportedError` when the engine cannot."""
+
+    def events(self) -> AsyncIterator[EngineEvent]:
+        """What the engine says, until `finish`; to be iterated by one task."""
+
+    async def finish(self) -> None:
+        """End of input: `events` ends after what is already said. Idempotent."""
+
+
+class SpeechSource(Protocol):
+    """What a sender pulls, once every 20 ms."""
+
+    def pull(self) -> FloatArray:
+        """The next 480 samples at 24 kHz; silence when there is nothing to say. Never blocks."""
+
+
+class Transport(Protocol):
+    """One peer's connection. `TransportClosed` or `PeerTimeout` end every iterator."""
+
+    async def connected(self) -> None:
+        """Return when sound and events can flow."""
+
+    def microphone(self) -> AsyncIterator[AudioFrame]:
+        """10 ms frames at 16 kHz on one unbroken time line."""
+
+    def latest_picture(self, captured_at: int) -> VideoFrame | None:
+        """The newest camera picture not handed out before, stamped `captured_at`; None if none."""
+
+    def messages(self) -> AsyncIterator[str | bytes]:
+        """Client events as they came, not yet parsed."""
+
+    def play(self, source: SpeechSource) -> None:
+        """From now on send what `source` gives, at real-time pace."""
+
+    def send(self, message: str) -> None:
+        """Queue one server event; a peer that does not read is disconnected, not buffered."""
+
+    async def close(self) -> None:
+        """Hang up and release everything. Idempotent."""
+
+
+class EchoCanceller(Protocol):
+    """Takes the agent's own voice out of the microphone."""
+
+    def push_far(self, frame: AudioFrame) -> None:
+        """What was just sent: 24 kHz, exactly the samples handed to the sender."""
+
+    def cancel(self, near: FloatArray) -> FloatArray:
+        """10 ms of microphone at 16 kHz [160] in, the same without the agent's voice out."""
+
+
+class VoiceDetector(Protocol):
+    """Finds where speech starts and ends."""
+
+    def push(self, samples: FloatArray) -> list[SpeechStarted | SpeechEnded]:
+        """The next samples at 16 kHz, any number of them."""
+
+    def update(self, detection: TurnDetection | None) -> None:
+        """Use these thresholds from here on; None stops reporting."""

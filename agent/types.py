@@ -1,0 +1,361 @@
+"""The data that flows: frames, units, events and commands. No behaviour, no state.
+
+Everything here is frozen, so it crosses a thread or a process unchanged. The unit of a number is
+in its name; `start`, `at` and `captured_at` are sample indices on the clock of their stream.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+
+MIC_RATE_HZ = 16_000
+"""Rate of everything on the way in: microphone, echo canceller, voice detector, units."""
+SPEECH_RATE_HZ = 24_000
+"""Rate of everything on the way out, until the transport encodes it."""
+MIC_FRAME_SAMPLES = MIC_RATE_HZ // 100
+"""10 ms, the frame of the echo canceller."""
+SPEECH_FRAME_SAMPLES = SPEECH_RATE_HZ // 50
+"""20 ms, the frame of an RTP packet."""
+UNIT_SAMPLES = MIC_RATE_HZ
+"""One second, the model's step."""
+
+
+# ---- frames and units -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFrame:
+    """Mono PCM, −1..1. `start` counts samples since the stream began."""
+
+    samples: FloatArray  # [T]
+    rate_hz: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """One picture. `captured_at` is the microphone's sample index at 16 kHz when it was taken."""
+
+    rgb: ByteArray  # [H, W, 3]
+    captured_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One second of input: the engine's step."""
+
+    index: int
+    audio: FloatArray  # [16000] at 16 kHz
+    samples_valid: int
+    pictures: tuple[VideoFrame, ...] = ()
+    speculative: bool = False
+
+
+# ---- media events -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """The user began to speak; `at` is the sample index at 16 kHz, prefix padding included."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """The user stopped speaking at sample `at` (16 kHz), found out some silence later."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class BargedIn:
+    """The user talked over `turn`, of which `played_ms` had been handed to the sender."""
+
+    turn: int
+    played_ms: int
+
+
+# ---- what an engine says ----------------------------------------------------------------------
+
+TurnEndReason: TypeAlias = Literal["completed", "interrupted", "max_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listened:
+    """Unit `unit` was taken in and the engine decided to listen on."""
+
+    unit: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """The agent opens its mouth; turns count from 1."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of what the agent says, in the turn's text order."""
+
+    unit: int
+    turn: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechAudio:
+    """Sound of a turn at 24 kHz; `start` is the sample index within the turn."""
+
+    turn: int
+    unit: int
+    start: int
+    samples: FloatArray  # [T] at 24 kHz
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """Nothing more will be generated for `turn`; what was generated may still be playing."""
+
+    turn: int
+    reason: TurnEndReason
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """The model calls a function; `arguments` is its JSON text."""
+
+    turn: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserText:
+    """What the user said, for engines that transcribe."""
+
+    item_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The engine takes no units until `Resume`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The conversation cannot go on."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReport:
+    """What unit `unit` cost: milliseconds by stage name."""
+
+    unit: int
+    stage_ms: tuple[tuple[str, float], ...]
+    context_tokens: int = 0
+
+
+EngineEvent: TypeAlias = (
+    Listened
+    | TurnStarted
+    | TextDelta
+    | SpeechAudio
+    | TurnEnded
+    | ToolCalled
+    | UserText
+    | Paused
+    | Failed
+    | UnitReport
+)
+
+
+# ---- settings of one call ---------------------------------------------------------------------
+
+Eagerness: TypeAlias = Literal["low", "medium", "high", "auto"]
+CallMode: TypeAlias = Literal["duplex", "half_duplex"]
+Modality: TypeAlias = Literal["audio", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDetection:
+    """How the end of the user's turn is found, as in OpenAI's session object.
+
+    `create_response` lets the end of speech start an answer, `interrupt_response` lets its start
+    silence the agent.
+    """
+
+    kind: Literal["server_vad", "semantic_vad"] = "server_vad"
+    threshold: float = 0.5
+    prefix_padding_ms: int = 300
+    silence_duration_ms: int = 500
+    create_response: bool = True
+    interrupt_response: bool = True
+    eagerness: Eagerness = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Everything that a client may set for its call.
+
+    `turn_detection` None means that the client itself commits the user's audio and asks for
+    answers. `eagerness` is the agent's readiness to speak, 0 (waits) to 1 (jumps in).
+    """
+
+    model: str
+    instructions: str = ""
+    voice: str = ""
+    output_modalities: tuple[Modality, ...] = ("audio",)
+    turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
+    language: str = "en"
+    eagerness: float = 0.5
+    mode: CallMode = "duplex"
+    max_slices: int = 1
+    pictures_per_unit: int = 1
+
+
+# ---- what an engine is told -------------------------------------------------------------------
+
+Role: TypeAlias = Literal["user", "system", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Give up `turn`; the user heard its first `heard_ms` milliseconds."""
+
+    turn: int
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSettings:
+    """From now on these settings hold."""
+
+    settings: SessionSettings
+
+
+@dataclass(frozen=True, slots=True)
+class AddText:
+    """A typed message joins the conversation."""
+
+    item_id: str
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddPicture:
+    """A picture joins the conversation."""
+
+    item_id: str
+    picture: VideoFrame
+
+
+@dataclass(frozen=True, slots=True)
+class AddToolResult:
+    """What the function that the model called returned."""
+
+    call_id: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteItem:
+    """Forget an item, where the engine can."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Speak now, by these instructions if there are any."""
+
+    instructions: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitInput:
+    """The client says that the user's turn ends here (turn detection off)."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForceListen:
+    """While `on`, the agent only listens."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Retract:
+    """Undo speculative unit `unit`: the user went on speaking."""
+
+    unit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Take no units until `Resume`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Take units again."""
+
+
+Command: TypeAlias = (
+    Interrupt
+    | UpdateSettings
+    | AddText
+    | AddPicture
+    | AddToolResult
+    | DeleteItem
+    | Respond
+    | CommitInput
+    | ForceListen
+    | Retract
+    | Pause
+    | Resume
+)
+
+
+# ---- what an engine is ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an engine can do; the protocol refuses the rest with `unsupported_by_engine`."""
+
+    duplex: bool = False
+    chat: bool = False
+    speech: bool = False
+    camera: bool = False
+    typed_text: bool = False
+    pictures: bool = False
+    tools: bool = False
+    transcription: bool = False
+    voices: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full an engine is; `estimate_s` is the likely wait for a slot."""
+
+    slots_used: int
+    slots_free: int
+    estimate_s: float = 0.0
