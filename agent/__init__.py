@@ -4,4 +4,8 @@ Reading order: `types` and `interfaces` (the words and the seams), `session` (on
 `media`, `realtime`, `engines`, `transport` and `api`, each of which stands alone.
 """
 
+from agent import torchaudio_import
+
+torchaudio_import.install()
+
 __version__ = "0.1.0"

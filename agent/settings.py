@@ -1,0 +1,245 @@
+"""The settings themselves: default, range and description of each stand beside its field.
+
+How they are read and merged is `agent.config`'s matter; everybody imports them from there.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from agent.types import CallMode, SessionSettings, TurnDetection
+
+# The defaults of a call and of turn taking stand beside the fields of these two types.
+_CALL = SessionSettings(model="")
+_TURNS = TurnDetection()
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Says in words what a validated text may be; `secret` keeps its value out of messages."""
+
+    words: str
+    secret: bool = False
+
+
+def _ip_address(text: str) -> str:
+    ipaddress.ip_address(text)
+    return text
+
+
+def _cors_origin(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if text != "*" and (scheme not in ("http", "https") or not rest or "/" in rest):
+        raise ValueError("not an origin")
+    return text
+
+
+def _ice_server(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    credentials, _, address = rest.rpartition("@")
+    user, _, password = credentials.partition(":")
+    is_stun = scheme in ("stun", "stuns") and not credentials
+    is_turn = scheme in ("turn", "turns") and bool(user and password)
+    if not address or any(character.isspace() for character in text) or not (is_stun or is_turn):
+        raise ValueError("not an ICE server")
+    return text
+
+
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_cors_origin)], ...],
+    Allowed('"*" or origins such as "https://example.org"'),
+]
+Addresses = Annotated[
+    tuple[Annotated[str, AfterValidator(_ip_address)], ...], Allowed("IP addresses")
+]
+IceServers = Annotated[
+    tuple[Annotated[str, AfterValidator(_ice_server)], ...],
+    Allowed('"stun:host:port" or "turn:user:password@host:port"', secret=True),
+]
+
+
+class _Section(BaseModel):
+    # Strict, so that `port = "8006"` and `port = true` are mistakes and not ports.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ServerSettings(_Section):
+    """Where the server listens and what it lets in."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8006, ge=0, le=65535, description="TCP port; 0 takes any free one.")
+    http_only: bool = Field(
+        default=False,
+        description="Never use TLS. Browsers then deny microphone and camera beyond localhost.",
+    )
+    tls_certificate: str = Field(default="", description="PEM file of the certificate (chain).")
+    tls_key: str = Field(default="", description="PEM file of the certificate's private key.")
+    data_folder: str = Field(
+        default="",
+        description="Where the server keeps what it makes, the self-signed certificate for one; "
+        "empty is `voice-agent` in the user's data folder.",
+    )
+    cors_origins: Origins = Field(
+        default=("*",), strict=False, description="Pages of which origins may call the server."
+    )
+    max_body_bytes: int = Field(
+        default=262_144, ge=1024, le=67_108_864, description="Largest HTTP request body."
+    )
+
+
+class EngineChoice(_Section):
+    """What answers."""
+
+    name: str = Field(
+        default="auto", min_length=1, description="Engine; `auto` takes the best that can run here."
+    )
+
+
+class CallSettings(_Section):
+    """Limits of calls."""
+
+    max_calls: int = Field(
+        default=16, ge=1, le=1000, description="Calls at a time; more get a 503."
+    )
+    max_duration_s: float = Field(default=3600.0, ge=1, le=86_400, description="Longest call.")
+    connect_timeout_s: float = Field(
+        default=10.0, ge=1, le=120, description="A call that is not connected by then is dropped."
+    )
+    watchdog_s: float = Field(
+        default=4.0,
+        ge=1,
+        le=30,
+        description="A peer that is silent on the wire for so long is gone.",
+    )
+    max_message_bytes: int = Field(
+        default=262_144, ge=1024, le=67_108_864, description="Largest event that a client may send."
+    )
+    retry_after_s: int = Field(
+        default=5, ge=1, le=3600, description="When a refused caller is told to try again."
+    )
+    shutdown_s: float = Field(
+        default=8.0, ge=0, le=600, description="How long running calls may go on after SIGTERM."
+    )
+
+
+class RtcSettings(_Section):
+    """How WebRTC peers find the server."""
+
+    ice_servers: IceServers = Field(default=(), strict=False, description="STUN and TURN servers.")
+    addresses: Addresses = Field(
+        default=(),
+        strict=False,
+        description="Addresses to offer to peers; empty offers all of this machine, and "
+        "127.0.0.1 too when the server listens on loopback.",
+    )
+
+
+class SessionDefaults(_Section):
+    """What a call starts with; clients may change it for their call."""
+
+    instructions: str = Field(default=_CALL.instructions, description="The system prompt.")
+    voice: str = Field(default=_CALL.voice, description="Voice; empty takes the engine's first.")
+    language: str = Field(
+        default=_CALL.language, min_length=2, description="Language of the answers."
+    )
+    eagerness: float = Field(
+        default=_CALL.eagerness, ge=0, le=1, description="Readiness to speak: 0 waits, 1 jumps in."
+    )
+    mode: CallMode = Field(
+        default=_CALL.mode, description="`half_duplex` does not listen while the agent speaks."
+    )
+    max_slices: int = Field(
+        default=_CALL.max_slices,
+        ge=1,
+        le=9,
+        description="Into how many tiles a picture may be cut.",
+    )
+    pictures_per_unit: int = Field(
+        default=_CALL.pictures_per_unit, ge=0, le=8, description="Camera pictures for each second."
+    )
+
+
+class TurnDefaults(_Section):
+    """How the end of the user's turn is found, unless the client says otherwise."""
+
+    kind: Literal["server_vad", "semantic_vad"] = Field(
+        default=_TURNS.kind, description="Who finds it: the voice detector or the engine."
+    )
+    threshold: float = Field(
+        default=_TURNS.threshold,
+        ge=0,
+        le=1,
+        description="Speech probability that counts as speech.",
+    )
+    prefix_padding_ms: int = Field(
+        default=_TURNS.prefix_padding_ms,
+        ge=0,
+        le=2000,
+        description="Sound kept from before the onset.",
+    )
+    silence_duration_ms: int = Field(
+        default=_TURNS.silence_duration_ms,
+        ge=50,
+        le=10_000,
+        description="Silence that ends a turn.",
+    )
+    guard_s: float = Field(
+        default=2.0,
+        ge=0,
+        le=10,
+        description="No barge-in during so much of the agent's first words, while the echo "
+        "canceller still adapts.",
+    )
+
+
+class EchoSettings(_Section):
+    """Echo cancellation."""
+
+    canceller: Literal["aec3", "off"] = Field(
+        default="aec3", description="`off` relies on the client's own canceller."
+    )
+
+
+class PlayoutSettings(_Section):
+    """The agent's sound on its way out."""
+
+    max_queued_s: float = Field(
+        default=30.0, ge=1, le=600, description="Speech that may wait to be played, for each call."
+    )
+
+
+class LogSettings(_Section):
+    """What is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least serious kind of line that is written."
+    )
+
+
+class Config(_Section):
+    """All sections. `Config()` is the default of everything."""
+
+    server: ServerSettings = ServerSettings()
+    engine: EngineChoice = EngineChoice()
+    calls: CallSettings = CallSettings()
+    rtc: RtcSettings = RtcSettings()
+    session: SessionDefaults = SessionDefaults()
+    turns: TurnDefaults = TurnDefaults()
+    echo: EchoSettings = EchoSettings()
+    playout: PlayoutSettings = PlayoutSettings()
+    logging: LogSettings = LogSettings()
+
+    def session_settings(self, model: str) -> SessionSettings:
+        """What a call to `model` starts with."""
+        turns = self.turns
+        detection = TurnDetection(
+            kind=turns.kind,
+            threshold=turns.threshold,
+            prefix_padding_ms=turns.prefix_padding_ms,
+            silence_duration_ms=turns.silence_duration_ms,
+        )
+        return SessionSettings(
+            model=model, turn_detection=detection, **self.session.model_dump(mode="python")
+        )
