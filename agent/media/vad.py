@@ -1,0 +1,171 @@
+"""Where speech starts and ends: the Silero model, without torch, and the rule around it."""
+
+import importlib.util
+from math import ceil
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime
+
+from agent.errors import ConfigError
+from agent.types import (
+    MIC_RATE_HZ,
+    Eagerness,
+    FloatArray,
+    SpeechEnded,
+    SpeechStarted,
+    TurnDetection,
+)
+
+VAD_FRAME_SAMPLES = 512
+"""32 ms, the only step that the model takes at 16 kHz."""
+ONSET_FRAMES = 3
+"""So many voiced frames in a row open a segment: 96 ms, longer than a click or a key stroke."""
+
+_CONTEXT_SAMPLES = 64
+_HYSTERESIS = 0.15
+_SAMPLES_PER_MS = MIC_RATE_HZ // 1000
+_SEMANTIC_SILENCE_MS: Final[dict[Eagerness, int]] = {
+    "low": 1000,
+    "auto": 500,
+    "medium": 500,
+    "high": 300,
+}
+
+
+def packaged_model() -> Path:
+    """The model file of the `silero-vad` package, which itself is not imported: it loads torch.
+
+    Raises `ConfigError` when the package or its file is missing.
+    """
+    spec = importlib.util.find_spec("silero_vad")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise ConfigError("no voice detector: the package silero-vad is not installed")
+    path = Path(folders[0]) / "data" / "silero_vad.onnx"
+    if not path.is_file():
+        raise ConfigError(f"no voice detector: {path} is missing, reinstall silero-vad")
+    return path
+
+
+class SileroModel:
+    """The weights, loaded once and shared by every call; safe to use from several threads."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """`path` of the ONNX file, by default the packaged one; `ConfigError` if there is none."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        source = packaged_model() if path is None else path
+        self._session = onnxruntime.InferenceSession(
+            str(source), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+        self._rate = np.array(MIC_RATE_HZ, np.int64)
+
+    def step(self, samples: FloatArray, memory: FloatArray) -> tuple[float, FloatArray]:
+        """64 samples of context and 512 new ones [576], and memory [2, 1, 128], in.
+
+        Out: how likely the new samples hold speech, 0..1, and the memory for the next step.
+        """
+        inputs = {"input": samples[None], "state": memory, "sr": self._rate}
+        likelihood, memory_after = self._session.run(None, inputs)
+        return float(likelihood[0, 0]), memory_after
+
+
+class _SpeechState:
+    """What the model remembers of one stream."""
+
+    def __init__(self, model: SileroModel) -> None:
+        self._model = model
+        self._memory = np.zeros((2, 1, 128), np.float32)
+        self._input = np.zeros(_CONTEXT_SAMPLES + VAD_FRAME_SAMPLES, np.float32)
+
+    def likelihood(self, frame: FloatArray) -> float:
+        self._input[:_CONTEXT_SAMPLES] = self._input[-_CONTEXT_SAMPLES:]
+        self._input[_CONTEXT_SAMPLES:] = frame
+        likelihood, self._memory = self._model.step(self._input, self._memory)
+        return likelihood
+
+
+class SileroVad:
+    """The voice detector of one call: a `VoiceDetector`.
+
+    Speech starts with three 32 ms frames in a row at or above `threshold`; `SpeechStarted.at` is
+    the first of them less the prefix padding, but not before the last reported end. It ends
+    after `silence_duration_ms` of frames below `threshold` − 0.15; `SpeechEnded.at` is where
+    the last louder frame ended, not where that was noticed. While switched off (`update(None)`)
+    it only counts samples; a segment open at that moment is closed without a report.
+    """
+
+    def __init__(self, model: SileroModel, detection: TurnDetection | None = None) -> None:
+        self._model = model
+        self._state = _SpeechState(model)
+        self._detection: TurnDetection | None = detection or TurnDetection()
+        self._waiting = np.zeros(0, np.float32)
+        self._position = 0
+        self._voiced_frames = 0
+        self._reported_end = 0
+        self.speaking = False
+        """Whether a segment is open: reported as started, not yet as ended."""
+        self.voiced_until = 0
+        """Where the last frame that held speech ended, in samples."""
+
+    def update(self, detection: TurnDetection | None) -> None:
+        """Use these thresholds from the next frame on; None stops reporting."""
+        if detection is None:
+            self._close()
+        elif self._detection is None:
+            self._state = _SpeechState(self._model)
+        self._detection = detection
+
+    def push(self, samples: FloatArray) -> list[SpeechStarted | SpeechEnded]:
+        """The next samples at 16 kHz, any number of them; what was noticed in them."""
+        signal = np.concatenate((self._waiting, samples))
+        events: list[SpeechStarted | SpeechEnded] = []
+        whole = len(signal) - len(signal) % VAD_FRAME_SAMPLES
+        for begin in range(0, whole, VAD_FRAME_SAMPLES):
+            self._position += VAD_FRAME_SAMPLES
+            if self._detection is not None:
+                events += self._judge(signal[begin : begin + VAD_FRAME_SAMPLES], self._detection)
+        self._waiting = signal[whole:]
+        return events
+
+    def _judge(
+        self, frame: FloatArray, detection: TurnDetection
+    ) -> list[SpeechStarted | SpeechEnded]:
+        likelihood = self._state.likelihood(frame)
+        if self.speaking:
+            return self._watch_for_end(likelihood, detection)
+        self._voiced_frames = self._voiced_frames + 1 if likelihood >= detection.threshold else 0
+        if self._voiced_frames < ONSET_FRAMES:
+            return []
+        self.speaking = True
+        self.voiced_until = self._position
+        onset = self._position - ONSET_FRAMES * VAD_FRAME_SAMPLES
+        padding = detection.prefix_padding_ms * _SAMPLES_PER_MS
+        return [SpeechStarted(max(self._reported_end, onset - padding))]
+
+    def _watch_for_end(
+        self, likelihood: float, detection: TurnDetection
+    ) -> list[SpeechStarted | SpeechEnded]:
+        if likelihood >= max(detection.threshold - _HYSTERESIS, 0.01):
+            self.voiced_until = self._position
+        silent_frames = (self._position - self.voiced_until) // VAD_FRAME_SAMPLES
+        if silent_frames < _silence_frames(detection):
+            return []
+        self._close()
+        self._reported_end = self.voiced_until
+        return [SpeechEnded(self.voiced_until)]
+
+    def _close(self) -> None:
+        self.speaking = False
+        self._voiced_frames = 0
+
+
+def _silence_frames(detection: TurnDetection) -> int:
+    silence_ms = detection.silence_duration_ms
+    if detection.kind == "semantic_vad":
+        silence_ms = _SEMANTIC_SILENCE_MS[detection.eagerness]
+    return max(1, ceil(silence_ms * _SAMPLES_PER_MS / VAD_FRAME_SAMPLES))

@@ -1,0 +1,1 @@
+"""Simulators that tests are built on: voices, rooms, links, clocks."""
