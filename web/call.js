@@ -1,0 +1,393 @@
+// @ts-check
+/**
+ * One call, from the press of a button to its end; used once, then dropped. No DOM: the page is
+ * one user of it.
+ *
+ * Events, all CustomEvent, `detail` in brackets:
+ *   state       [State]               connecting, listening ⇄ speaking, then ended or problem
+ *   problem     [CallProblem]         before state "problem", or alone where the call goes on
+ *   serverevent [object]              each event of the server, as it came
+ *   sound       [MediaStream]         the agent's voice, for an <audio> element
+ *   microphone  [MediaStream]         opened or changed, for a meter
+ *   camera      [MediaStream | null]  switched on or off
+ *   muted       [boolean]
+ *   link        [boolean]             false: the connection broke and is being waited for
+ *   statistics  [Statistics]          once a second
+ */
+
+import { CallProblem, cameraProblem, microphoneProblem } from './problems.js';
+import { Signalling } from './signalling.js';
+import { StatisticsReader } from './statistics.js';
+
+/**
+ * @typedef {'idle' | 'connecting' | 'listening' | 'speaking' | 'ended' | 'problem'} State
+ * @typedef {object} Limits
+ * @property {number} connectMs from the answer until media flows
+ * @property {number} graceMs that a broken connection has to come back
+ * @property {number} statisticsMs between two readings
+ * @typedef {object} Options
+ * @property {string} [microphoneId] '' or absent: the system's default
+ * @property {string} [cameraId]
+ * @property {Record<string, unknown>} [session] sent as `session.update` once the session exists
+ */
+
+/** @type {Limits} */
+const LIMITS = { connectMs: 10_000, graceMs: 5_000, statisticsMs: 1_000 };
+
+/** The model looks at one or two pictures a second; more would only cost bandwidth. */
+const CAMERA_RATE_HZ = 2;
+
+export class Call extends EventTarget {
+  #pc = /** @type {RTCPeerConnection | null} */ (null);
+  #events = /** @type {RTCDataChannel | null} */ (null);
+  #microphone = /** @type {MediaStream | null} */ (null);
+  #microphoneSender = /** @type {RTCRtpSender | null} */ (null);
+  #camera = /** @type {MediaStream | null} */ (null);
+  #cameraSender = /** @type {RTCRtpSender | null} */ (null);
+  #callUrl = /** @type {URL | null} */ (null);
+  #options = /** @type {Options} */ ({});
+  /** Device changes run one after the other, so that two quick presses cannot interleave. */
+  #deviceWork = Promise.resolve();
+  #deadline = 0;
+  #polling = 0;
+  #muted = false;
+  /** @type {State} */
+  #state = 'idle';
+
+  /**
+   * @param {URL | string} baseUrl where the server's `v1/` lives
+   * @param {Partial<Limits>} [limits]
+   */
+  constructor(baseUrl, limits = {}) {
+    super();
+    this.signalling = new Signalling(baseUrl);
+    this.limits = { ...LIMITS, ...limits };
+    this.statistics = new StatisticsReader();
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get muted() {
+    return this.#muted;
+  }
+
+  get cameraOn() {
+    return this.#camera !== null;
+  }
+
+  /** Whether it has begun and not ended. */
+  get live() {
+    return ['connecting', 'listening', 'speaking'].includes(this.#state);
+  }
+
+  /**
+   * Call. Resolves once the offer is answered, or the call has ended with a problem.
+   * @param {Options} [options]
+   */
+  async start(options = {}) {
+    if (this.#state !== 'idle') throw new Error('a Call is used once: make another one');
+    this.#options = options;
+    this.#enter('connecting');
+    try {
+      requireBrowser();
+      const microphone = await openMicrophone(options.microphoneId);
+      if (!this.live) return stop(microphone);
+      this.#useMicrophone(microphone);
+      await this.#connect(microphone);
+    } catch (error) {
+      this.#finish(asProblem(error));
+    }
+  }
+
+  hangUp() {
+    this.#finish(null);
+  }
+
+  /** @param {boolean} muted */
+  setMuted(muted) {
+    this.#muted = muted;
+    this.#applyMuted();
+    this.#tell('muted', muted);
+  }
+
+  /**
+   * Camera on or off; the sender was offered from the start, so nothing is renegotiated.
+   * @param {boolean} on
+   * @param {string} [cameraId] another camera than so far
+   */
+  setCamera(on, cameraId) {
+    if (cameraId !== undefined) this.#options.cameraId = cameraId;
+    return this.#next(() => this.#switchCamera(on));
+  }
+
+  /** @param {string} microphoneId '' is the system's default */
+  setMicrophone(microphoneId) {
+    this.#options.microphoneId = microphoneId;
+    return this.#next(() => this.#switchMicrophone());
+  }
+
+  /** Open the microphone again if the system took it away, as phones do to pages in the background. */
+  async reviveMicrophone() {
+    const dead = this.#microphone?.getAudioTracks().some((track) => track.readyState === 'ended' || track.muted);
+    if (dead) await this.#next(() => this.#switchMicrophone());
+  }
+
+  /** How loud the agent is just now, 0 to 1, without a graph on the way to the loudspeaker. */
+  agentLevel() {
+    const receiver = this.#pc?.getReceivers().find((each) => each.track.kind === 'audio');
+    return receiver?.getSynchronizationSources()[0]?.audioLevel ?? 0;
+  }
+
+  /**
+   * Send a client event; false while there is no session to hear it.
+   * @param {{type: string} & Record<string, unknown>} event
+   */
+  send(event) {
+    if (this.#events?.readyState !== 'open') return false;
+    this.#events.send(JSON.stringify(event));
+    return true;
+  }
+
+  // ---- the connection ---------------------------------------------------------------------------
+
+  /** @param {MediaStream} microphone */
+  async #connect(microphone) {
+    const pc = new RTCPeerConnection();
+    this.#pc = pc;
+    pc.ontrack = (event) => this.#tell('sound', event.streams[0] ?? new MediaStream([event.track]));
+    pc.onconnectionstatechange = () => this.#onConnection(pc.connectionState);
+    this.#openEvents(pc);
+    this.#addSenders(pc, microphone);
+    await pc.setLocalDescription();
+    // Posted without its candidates: the server learns ours from the first packet, and gathering takes time.
+    const { sdp, callUrl } = await this.signalling.offer(pc.localDescription?.sdp ?? '');
+    if (!this.live) {
+      if (callUrl) this.signalling.hangUp(callUrl);
+      return;
+    }
+    this.#callUrl = callUrl;
+    await pc.setRemoteDescription({ type: 'answer', sdp });
+    if (this.#state === 'connecting') this.#expect(this.limits.connectMs, 'connection-failed');
+  }
+
+  /**
+   * @param {RTCPeerConnection} pc
+   * @param {MediaStream} microphone
+   */
+  #addSenders(pc, microphone) {
+    const [track] = microphone.getAudioTracks();
+    this.#microphoneSender = pc.addTransceiver(track, { direction: 'sendrecv', streams: [microphone] }).sender;
+    const sendEncodings = [{ maxFramerate: CAMERA_RATE_HZ }];
+    this.#cameraSender = pc.addTransceiver('video', { direction: 'sendonly', sendEncodings }).sender;
+  }
+
+  /** @param {RTCPeerConnection} pc */
+  #openEvents(pc) {
+    const events = pc.createDataChannel('oai-events');
+    this.#events = events;
+    events.onmessage = (message) => this.applyServerEvent(JSON.parse(message.data));
+    // The server ends a call by closing the peer connection; this is the first that we hear of it.
+    events.onclose = () => this.#finish(null);
+  }
+
+  /** @param {RTCPeerConnectionState} connection */
+  #onConnection(connection) {
+    if (connection === 'connected') this.#onConnected();
+    else if (connection === 'closed') this.#finish(null);
+    else if (connection === 'failed') this.#finish(this.#lost());
+    else if (connection === 'disconnected' && this.#state !== 'connecting') {
+      this.#tell('link', false);
+      this.#expect(this.limits.graceMs, 'server-gone');
+    }
+  }
+
+  #onConnected() {
+    clearTimeout(this.#deadline);
+    this.#tell('link', true);
+    if (this.#state !== 'connecting') return;
+    this.#enter('listening');
+    this.#polling = setInterval(() => this.#readStatistics(), this.limits.statisticsMs);
+  }
+
+  /** A connection that never was is the network's fault, one that broke is the server's absence. */
+  #lost() {
+    if (this.#events?.readyState === 'closed') return null;
+    return new CallProblem(this.#state === 'connecting' ? 'connection-failed' : 'server-gone');
+  }
+
+  /**
+   * End with `code` unless the connection comes first.
+   * @param {number} ms
+   * @param {'connection-failed' | 'server-gone'} code
+   */
+  #expect(ms, code) {
+    clearTimeout(this.#deadline);
+    this.#deadline = setTimeout(() => this.#finish(new CallProblem(code)), ms);
+  }
+
+  async #readStatistics() {
+    const report = await this.#pc?.getStats();
+    if (report && this.live) this.#tell('statistics', this.statistics.read(report.values()));
+  }
+
+  // ---- what the server says ---------------------------------------------------------------------
+
+  /**
+   * Take in one server event. Public so that a page can be shown and tested without a server.
+   * @param {any} event
+   */
+  applyServerEvent(event) {
+    if (event.type === 'session.created') this.#greetSession();
+    else if (event.type === 'output_audio_buffer.started') this.#turnTo('speaking');
+    else if (event.type === 'output_audio_buffer.stopped') this.#turnTo('listening');
+    else if (event.type === 'output_audio_buffer.cleared') this.#turnTo('listening');
+    else if (event.type === 'error') {
+      this.#tell('problem', new CallProblem('server-error', { detail: event.error?.message }));
+    }
+    this.#tell('serverevent', event);
+  }
+
+  #greetSession() {
+    const { session } = this.#options;
+    if (session) this.send({ type: 'session.update', session: { type: 'realtime', ...session } });
+  }
+
+  /** @param {'listening' | 'speaking'} state */
+  #turnTo(state) {
+    if (this.live && this.#state !== state) this.#enter(state);
+  }
+
+  // ---- devices ----------------------------------------------------------------------------------
+
+  /** @param {() => Promise<void>} work */
+  #next(work) {
+    this.#deviceWork = this.#deviceWork.then(() => (this.live ? work() : undefined)).catch((error) => this.#report(error));
+    return this.#deviceWork;
+  }
+
+  /**
+   * A device that cannot be had is said, and the call goes on; anything else is a fault of ours.
+   * @param {unknown} error
+   */
+  #report(error) {
+    if (error instanceof CallProblem) this.#tell('problem', error);
+    else reportError(error);
+  }
+
+  async #switchMicrophone() {
+    // Phones lend one microphone at a time, so the old one goes first.
+    stop(this.#microphone);
+    const microphone = await openMicrophone(this.#options.microphoneId);
+    if (!this.live) return stop(microphone);
+    await this.#microphoneSender?.replaceTrack(microphone.getAudioTracks()[0]);
+    this.#useMicrophone(microphone);
+  }
+
+  /** @param {MediaStream} microphone */
+  #useMicrophone(microphone) {
+    this.#microphone = microphone;
+    this.#applyMuted();
+    for (const track of microphone.getAudioTracks()) track.onended = () => this.reviveMicrophone();
+    this.#tell('microphone', microphone);
+  }
+
+  #applyMuted() {
+    for (const track of this.#microphone?.getAudioTracks() ?? []) track.enabled = !this.#muted;
+  }
+
+  /** @param {boolean} on */
+  async #switchCamera(on) {
+    if (this.#camera) await this.#showCamera(null);
+    if (!on) return;
+    const camera = await openCamera(this.#options.cameraId);
+    if (!this.live) return stop(camera);
+    for (const track of camera.getVideoTracks()) track.onended = () => this.setCamera(false);
+    await this.#showCamera(camera);
+  }
+
+  /** @param {MediaStream | null} camera */
+  async #showCamera(camera) {
+    stop(this.#camera);
+    this.#camera = camera;
+    await this.#cameraSender?.replaceTrack(camera?.getVideoTracks()[0] ?? null);
+    this.#tell('camera', camera);
+  }
+
+  // ---- the end ----------------------------------------------------------------------------------
+
+  /** @param {CallProblem | null} problem null is an ordinary end */
+  #finish(problem) {
+    if (!this.live) return;
+    clearTimeout(this.#deadline);
+    clearInterval(this.#polling);
+    const endedByServer = !problem && this.#events?.readyState === 'closed';
+    if (this.#callUrl && !endedByServer) this.signalling.hangUp(this.#callUrl);
+    this.#state = problem ? 'problem' : 'ended';
+    stop(this.#microphone);
+    stop(this.#camera);
+    if (this.#camera) this.#tell('camera', null);
+    this.#camera = null;
+    this.#events?.close();
+    this.#pc?.close();
+    if (problem) this.#tell('problem', problem);
+    this.#tell('state', this.#state);
+  }
+
+  /** @param {State} state */
+  #enter(state) {
+    this.#state = state;
+    this.#tell('state', state);
+  }
+
+  /**
+   * @param {string} type
+   * @param {unknown} detail
+   */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** @throws {CallProblem} insecure-context or browser-too-old */
+function requireBrowser() {
+  if (typeof RTCPeerConnection === 'undefined') throw new CallProblem('browser-too-old');
+  if (!navigator.mediaDevices?.getUserMedia) throw new CallProblem('insecure-context');
+}
+
+/**
+ * The browser's own echo canceller first: it knows the loudspeaker, the server only the network.
+ * @param {string} [deviceId]
+ */
+async function openMicrophone(deviceId) {
+  const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio: deviceId ? { ...audio, deviceId } : audio });
+  } catch (error) {
+    throw microphoneProblem(error);
+  }
+}
+
+/** @param {string} [deviceId] */
+async function openCamera(deviceId) {
+  const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 10 } };
+  try {
+    return await navigator.mediaDevices.getUserMedia({
+      video: deviceId ? { ...video, deviceId } : { ...video, facingMode: 'user' },
+    });
+  } catch (error) {
+    throw cameraProblem(error);
+  }
+}
+
+/** @param {MediaStream | null} stream */
+function stop(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+}
+
+/** @param {unknown} error */
+function asProblem(error) {
+  if (error instanceof CallProblem) return error;
+  return new CallProblem('connection-failed', { detail: String(error), cause: error });
+}

@@ -1,0 +1,179 @@
+// @ts-check
+/**
+ * Everything that can go wrong with a call, by code, in the words that the user reads: what
+ * happened, what to do about it, and what the button beside it says. No DOM.
+ */
+
+/**
+ * @typedef {'microphone-denied' | 'microphone-missing' | 'microphone-busy' | 'camera-denied'
+ *   | 'camera-missing' | 'insecure-context' | 'server-gone' | 'no-slot' | 'connection-failed'
+ *   | 'call-refused' | 'browser-too-old' | 'server-error'} ProblemCode
+ * @typedef {{title: string, advice: string, action: string}} Wording
+ */
+
+const DEFAULT_RETRY_S = 10;
+
+/** What went wrong; `detail` is the far side's own words, `retryAfterS` 0 where none was given. */
+export class CallProblem extends Error {
+  /**
+   * @param {ProblemCode} code
+   * @param {{detail?: string, retryAfterS?: number, cause?: unknown}} [more]
+   */
+  constructor(code, more = {}) {
+    super(more.detail || code, { cause: more.cause });
+    this.name = 'CallProblem';
+    this.code = code;
+    this.detail = more.detail ?? '';
+    this.retryAfterS = more.retryAfterS ?? 0;
+  }
+}
+
+/** @type {Record<ProblemCode, Wording>} */
+const WORDINGS = {
+  'microphone-denied': {
+    title: 'The microphone is blocked',
+    advice:
+      'Allow the microphone for this page (the icon beside the address, or your system’s privacy settings), then call again.',
+    action: 'Call again',
+  },
+  'microphone-missing': {
+    title: 'No microphone was found',
+    advice: 'Plug one in or switch it on, pick it under “Devices”, then call again.',
+    action: 'Call again',
+  },
+  'microphone-busy': {
+    title: 'The microphone is in use',
+    advice: 'Another program holds it. Close that program, or pick another microphone under “Devices”.',
+    action: 'Call again',
+  },
+  'camera-denied': {
+    title: 'The camera is blocked',
+    advice: 'The call goes on without it. Allow the camera for this page, then switch it on again.',
+    action: 'OK',
+  },
+  'camera-missing': {
+    title: 'No camera could be opened',
+    advice: 'The call goes on without it. Check that one is plugged in and that no other program uses it.',
+    action: 'OK',
+  },
+  'insecure-context': {
+    title: 'This address is not secure',
+    advice: 'Browsers lend the microphone only to https:// pages and to http://localhost. Open this page at such an address.',
+    action: 'OK',
+  },
+  'server-gone': {
+    title: 'The server cannot be reached',
+    advice: 'Check that the server is running and that you are online, then call again.',
+    action: 'Call again',
+  },
+  'no-slot': {
+    title: 'All places are taken',
+    advice: 'Every place on this server is in a call right now.',
+    action: 'Try again',
+  },
+  'connection-failed': {
+    title: 'Sound could not get through',
+    advice:
+      'The server answered, but no media connection came about in 10 seconds. A firewall or VPN probably blocks UDP: try another network.',
+    action: 'Call again',
+  },
+  'call-refused': {
+    title: 'The server refused the call',
+    advice: 'Check the server’s settings and log, then call again.',
+    action: 'Call again',
+  },
+  'browser-too-old': {
+    title: 'This browser cannot make calls',
+    advice: 'It has no WebRTC, or it is switched off. Use a current Chrome, Edge, Firefox or Safari.',
+    action: 'OK',
+  },
+  'server-error': {
+    title: 'The server reported an error',
+    advice: 'The call goes on.',
+    action: 'OK',
+  },
+};
+
+/** Problems after which the button starts another call. @type {ReadonlySet<ProblemCode>} */
+const RETRIABLE = new Set(
+  /** @type {ProblemCode[]} */ (Object.keys(WORDINGS)).filter((code) => WORDINGS[code].action !== 'OK'),
+);
+
+/** @param {CallProblem} problem */
+export function canRetry(problem) {
+  return RETRIABLE.has(problem.code);
+}
+
+/**
+ * The words for a problem.
+ * @param {CallProblem} problem
+ * @returns {Wording}
+ */
+export function describe(problem) {
+  const words = WORDINGS[problem.code];
+  const parts = [words.advice];
+  if (problem.code === 'no-slot') {
+    parts.push(`One should be free in about ${problem.retryAfterS} seconds.`);
+  }
+  if (problem.detail && (problem.code === 'call-refused' || problem.code === 'server-error')) {
+    parts.unshift(`It says: “${problem.detail}”`);
+  }
+  return { ...words, advice: parts.join(' ') };
+}
+
+/** @param {unknown} error */
+function nameOf(error) {
+  return error instanceof Error || error instanceof DOMException ? error.name : '';
+}
+
+/**
+ * What a refused `getUserMedia({audio})` means.
+ * @param {unknown} error
+ */
+export function microphoneProblem(error) {
+  const name = nameOf(error);
+  if (name === 'NotAllowedError' || name === 'SecurityError') {
+    return new CallProblem('microphone-denied', { cause: error });
+  }
+  if (name === 'NotFoundError' || name === 'OverconstrainedError') {
+    return new CallProblem('microphone-missing', { cause: error });
+  }
+  return new CallProblem('microphone-busy', { cause: error });
+}
+
+/**
+ * What a refused `getUserMedia({video})` means.
+ * @param {unknown} error
+ */
+export function cameraProblem(error) {
+  const denied = ['NotAllowedError', 'SecurityError'].includes(nameOf(error));
+  return new CallProblem(denied ? 'camera-denied' : 'camera-missing', { cause: error });
+}
+
+/**
+ * What an HTTP answer other than 201 means.
+ * @param {Response} response
+ */
+export async function refusalProblem(response) {
+  const detail = messageIn(await response.text(), response.status);
+  if (response.status === 503) {
+    const retryAfterS = Math.ceil(Number(response.headers.get('Retry-After'))) || DEFAULT_RETRY_S;
+    return new CallProblem('no-slot', { detail, retryAfterS });
+  }
+  return new CallProblem('call-refused', { detail });
+}
+
+/**
+ * The message of an OpenAI-shaped error body, or the bare status.
+ * @param {string} body
+ * @param {number} status
+ */
+function messageIn(body, status) {
+  try {
+    const message = JSON.parse(body)?.error?.message;
+    if (typeof message === 'string' && message) return message;
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+  }
+  return `HTTP status ${status}`;
+}

@@ -1,0 +1,80 @@
+// @ts-check
+/** The HTTP side of a call: offer, hang-up, and which engine answers. No DOM. */
+
+import { CallProblem, refusalProblem } from './problems.js';
+
+/**
+ * @typedef {{duplex?: boolean, camera?: boolean, transcription?: boolean, languages?: string[]}} Abilities
+ * @typedef {{id: string, abilities: Abilities, reason: string}} EngineInfo
+ */
+
+const ANSWER_TIMEOUT_MS = 20_000;
+
+export class Signalling {
+  /** @param {URL | string} baseUrl where `v1/` lives: the folder of the page, usually */
+  constructor(baseUrl) {
+    this.callsUrl = new URL('v1/realtime/calls', baseUrl);
+    this.modelsUrl = new URL('v1/models', baseUrl);
+  }
+
+  /**
+   * Ask for a call.
+   * @param {string} sdp the offer; it needs no candidates
+   * @returns {Promise<{sdp: string, callUrl: URL | null}>}
+   * @throws {CallProblem} server-gone, no-slot or call-refused
+   */
+  async offer(sdp) {
+    const response = await reach(this.callsUrl, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/sdp' },
+      body: sdp,
+    });
+    if (response.status !== 201) throw await refusalProblem(response);
+    return { sdp: await response.text(), callUrl: this.#callUrl(response.headers.get('Location')) };
+  }
+
+  /**
+   * End the call at the server; outlives the page, and nobody waits for the answer: a call that is
+   * gone already answers 404, and one that hears nothing ends by the server's own watchdog.
+   * @param {URL} callUrl
+   */
+  hangUp(callUrl) {
+    fetch(`${callUrl}/hangup`, { method: 'POST', keepalive: true }).catch(() => undefined);
+  }
+
+  /**
+   * The engine that answers calls.
+   * @returns {Promise<EngineInfo>}
+   * @throws {CallProblem} server-gone or call-refused
+   */
+  async defaultEngine() {
+    const response = await reach(this.modelsUrl, {});
+    if (!response.ok) throw await refusalProblem(response);
+    const { data } = await response.json();
+    const model = data.find((/** @type {any} */ each) => each.voice_agent?.default) ?? data[0];
+    if (!model) throw new CallProblem('call-refused', { detail: 'The server lists no engine.' });
+    const extension = model.voice_agent ?? {};
+    return { id: model.id, abilities: extension.abilities ?? {}, reason: extension.reason ?? '' };
+  }
+
+  /**
+   * By the id alone, so that a proxy may serve the page under a prefix that `Location` lacks.
+   * @param {string | null} location
+   */
+  #callUrl(location) {
+    const id = location?.split('/').filter(Boolean).pop();
+    return id ? new URL(`${this.callsUrl}/${id}`) : null;
+  }
+}
+
+/**
+ * @param {URL} url
+ * @param {RequestInit} request
+ */
+async function reach(url, request) {
+  try {
+    return await fetch(url, { ...request, signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) });
+  } catch (error) {
+    throw new CallProblem('server-gone', { cause: error });
+  }
+}

@@ -1,0 +1,94 @@
+// @ts-check
+/** What WebRTC's statistics say about a call, as a few numbers. No DOM. */
+
+/**
+ * Null: not known (yet).
+ * @typedef {object} Statistics
+ * @property {number | null} roundTripMs
+ * @property {number | null} lossPercent of the agent's sound, over the last WINDOW readings
+ * @property {number | null} jitterBufferMs how long the agent's sound waited before it was heard
+ * @property {{width: number, height: number, perSecond: number} | null} camera what is sent
+ */
+
+/** Readings that loss and delay are taken over: at one a second, ten seconds. */
+const WINDOW = 10;
+
+/** @typedef {{received: number, lost: number, delayS: number, emitted: number}} Sound */
+
+export class StatisticsReader {
+  /** @type {Sound[]} */
+  #window = [];
+  /** @type {{frames: number, atMs: number} | null} */
+  #lastPictures = null;
+
+  /**
+   * @param {Iterable<any>} reports the values of an RTCStatsReport
+   * @returns {Statistics}
+   */
+  read(reports) {
+    const all = [...reports];
+    const sound = all.find((each) => each.type === 'inbound-rtp' && each.kind === 'audio');
+    if (sound) this.#remember(sound);
+    return {
+      roundTripMs: roundTripMs(all),
+      lossPercent: this.#lossPercent(),
+      jitterBufferMs: this.#jitterBufferMs(),
+      camera: this.#camera(all.find((each) => each.type === 'outbound-rtp' && each.kind === 'video')),
+    };
+  }
+
+  /** @param {any} report */
+  #remember(report) {
+    this.#window.push({
+      received: report.packetsReceived ?? 0,
+      lost: report.packetsLost ?? 0,
+      delayS: report.jitterBufferDelay ?? 0,
+      emitted: report.jitterBufferEmittedCount ?? 0,
+    });
+    if (this.#window.length > WINDOW + 1) this.#window.shift();
+  }
+
+  /**
+   * How much a counter grew over the window.
+   * @param {keyof Sound} counter
+   */
+  #growth(counter) {
+    const last = this.#window.at(-1);
+    return last && this.#window.length > 1 ? last[counter] - this.#window[0][counter] : 0;
+  }
+
+  #lossPercent() {
+    const lost = Math.max(0, this.#growth('lost'));
+    const sent = lost + this.#growth('received');
+    return sent > 0 ? (100 * lost) / sent : null;
+  }
+
+  #jitterBufferMs() {
+    const emitted = this.#growth('emitted');
+    return emitted > 0 ? (1000 * this.#growth('delayS')) / emitted : null;
+  }
+
+  /** @param {any} report */
+  #camera(report) {
+    if (!report?.frameWidth) return null;
+    const now = { frames: report.framesSent ?? report.framesEncoded ?? 0, atMs: report.timestamp };
+    const before = this.#lastPictures;
+    this.#lastPictures = now;
+    const elapsedS = before ? (now.atMs - before.atMs) / 1000 : 0;
+    const perSecond = before && elapsedS > 0 ? (now.frames - before.frames) / elapsedS : 0;
+    return { width: report.frameWidth, height: report.frameHeight, perSecond };
+  }
+}
+
+/**
+ * The receiver's own report where there is one, else the connectivity checks.
+ * @param {any[]} reports
+ */
+function roundTripMs(reports) {
+  const remote = reports.find((each) => each.type === 'remote-inbound-rtp' && each.roundTripTime > 0);
+  if (remote) return 1000 * remote.roundTripTime;
+  const pair = reports.find(
+    (each) => each.type === 'candidate-pair' && each.nominated && each.currentRoundTripTime !== undefined,
+  );
+  return pair ? 1000 * pair.currentRoundTripTime : null;
+}
