@@ -1,0 +1,248 @@
+"""One call as the protocol sees it: no sockets, no clock, no engine.
+
+Whatever happens (a client event, speech, the engine, the loudspeaker) goes in as a method call;
+what the client is to be told and what is to be done comes out as a `Reaction`.
+"""
+
+import math
+from collections import deque
+
+from agent.errors import AgentError, RequestError
+from agent.realtime.client_events import check_values, client_event_id, read_message
+from agent.realtime.events import Event, error_event, new_id, server_event
+from agent.realtime.fields import Fields
+from agent.realtime.items import UserSpeechItem
+from agent.realtime.limits import Limits
+from agent.realtime.obey import obey
+from agent.realtime.reaction import CancelTurn, ClearPlayout, CloseCall, Reaction
+from agent.realtime.responses import ClearReason
+from agent.realtime.state import CallState
+from agent.types import (
+    MIC_RATE_HZ,
+    Abilities,
+    Command,
+    EngineEvent,
+    Failed,
+    Listened,
+    Paused,
+    SessionSettings,
+    SpeechAudio,
+    TextDelta,
+    ToolCalled,
+    TurnEnded,
+    TurnStarted,
+    UnitReport,
+    UserText,
+)
+
+DEFAULT_LIMITS = Limits()
+
+
+class RealtimeCall:
+    """The protocol state of one call. Nothing here raises on what a client sends."""
+
+    def __init__(
+        self,
+        call_id: str,
+        settings: SessionSettings,
+        abilities: Abilities,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.call_id = call_id
+        self._call = CallState(settings, abilities, limits)
+        self._speech: tuple[str, int] | None = None  # item id, first sample at 16 kHz
+        self._commands: deque[tuple[Command, str]] = deque(maxlen=limits.max_commands)
+
+    @property
+    def settings(self) -> SessionSettings:
+        """What is in force."""
+        return self._call.settings
+
+    @property
+    def session(self) -> dict[str, object]:
+        """The session object in force, ready for JSON."""
+        return self._call.session()
+
+    def open(self) -> Reaction:
+        """The connection stands: `session.created`, once; later calls say nothing."""
+        if self._call.opened:
+            return Reaction()
+        self._call.opened = True
+        return self._call.tell([server_event("session.created", session=self.session)])
+
+    def receive(self, message: str | bytes) -> Reaction:
+        """A client event as it came; anything wrong is answered by an `error` event."""
+        event_id: str | None = None
+        try:
+            document = read_message(message, self._call.limits)
+            event_id = client_event_id(document)
+            check_values(document, self._call.limits)
+            reaction = obey(self._call, Fields(document))
+        except RequestError as error:
+            return self._call.tell([_request_error(error, event_id)])
+        if event_id is not None:
+            self._remember_commands(reaction, event_id)
+        return reaction
+
+    # ---- the user's speech --------------------------------------------------------------------
+
+    def speech_started(self, at: int) -> Reaction:
+        """The user speaks since microphone sample `at` (16 kHz).
+
+        Says nothing while turn detection is off, or when speech is open already.
+        """
+        if self._speech is not None or self.settings.turn_detection is None:
+            return Reaction()
+        item_id, start = self._speech = (new_id("item"), max(0, at))
+        started = server_event(
+            "input_audio_buffer.speech_started", audio_start_ms=_mic_ms(start), item_id=item_id
+        )
+        return self._call.tell([started])
+
+    def speech_ended(self, at: int) -> Reaction:
+        """The user stopped at microphone sample `at`: the speech becomes an item."""
+        if self._speech is None:
+            return Reaction()
+        item_id, start = self._speech
+        self._speech = None
+        end = max(start, at)
+        stopped = server_event(
+            "input_audio_buffer.speech_stopped", audio_end_ms=_mic_ms(end), item_id=item_id
+        )
+        item = UserSpeechItem(item_id, (end - start) / MIC_RATE_HZ)
+        return self._call.tell([stopped, *self._call.commit(item)])
+
+    # ---- the engine ---------------------------------------------------------------------------
+
+    def engine(self, event: EngineEvent) -> Reaction:
+        """What an engine said; what belongs to a turn that is over says nothing."""
+        match event:
+            case Failed(error=error):
+                return self._engine_failed(error)
+            case Paused():
+                self._call.paused = True
+                return self._call.tell([])
+            case Listened():
+                return Reaction()
+            case UserText():
+                return self._call.tell(self._transcribed(event))
+            case UnitReport():
+                return self._call.tell([_unit_event(event)])
+            case _:
+                return self._call.tell(self._turn_event(event))
+
+    def failed(self, error: AgentError, command: Command | None = None) -> Reaction:
+        """A command was refused (`RequestError`), or the call cannot go on (anything else).
+
+        `command` is the very object that a reaction carried: its client event is then named.
+        """
+        if not isinstance(error, RequestError):
+            return self._engine_failed(error)
+        event_id = next((known for sent, known in self._commands if sent is command), None)
+        return self._call.tell([_request_error(error, event_id)])
+
+    # ---- the loudspeaker ----------------------------------------------------------------------
+
+    def playout_started(self, turn: int) -> Reaction:
+        """The first sample of `turn` was pulled (or the next one, after an underrun)."""
+        return self._call.tell(self._call.responses.playout_started(turn))
+
+    def playout_drained(self, turn: int) -> Reaction:
+        """Nothing of `turn` is queued any more."""
+        return self._call.tell(self._call.responses.playout_drained(turn))
+
+    def playout_cleared(self, turn: int, played_ms: int, reason: ClearReason) -> Reaction:
+        """The queue was dropped after `played_ms` milliseconds of `turn` were heard."""
+        return self._call.tell(self._call.responses.playout_cleared(turn, played_ms, reason))
+
+    # ---- what only our own page listens to ----------------------------------------------------
+
+    def echo(self, erle_db: float) -> Reaction:
+        """How much echo is taken out; silent on a figure that is not finite."""
+        if not math.isfinite(erle_db):
+            return Reaction()
+        return self._call.tell([server_event("voice_agent.echo", erle_db=round(erle_db, 2))])
+
+    def latency(self, turn: int, first_sound_ms: float) -> Reaction:
+        """How long the user waited for the first sound of `turn`."""
+        if not math.isfinite(first_sound_ms):
+            return Reaction()
+        waited_ms = round(first_sound_ms, 2)
+        return self._call.tell(
+            [server_event("voice_agent.latency", turn=turn, first_sound_ms=waited_ms)]
+        )
+
+    def ducked(self, turn: int, at_ms: int) -> Reaction:
+        """The agent grew quiet at `at_ms` of `turn`: the user may be barging in."""
+        return self._call.tell([server_event("voice_agent.ducked", turn=turn, at_ms=at_ms)])
+
+    def resumed(self, turn: int, at_ms: int) -> Reaction:
+        """It was no barge-in: the agent goes on where it grew quiet."""
+        return self._call.tell([server_event("voice_agent.resumed", turn=turn, at_ms=at_ms)])
+
+    # ---- inside -------------------------------------------------------------------------------
+
+    def _turn_event(
+        self, event: TurnStarted | TextDelta | SpeechAudio | TurnEnded | ToolCalled
+    ) -> list[Event]:
+        responses = self._call.responses
+        match event:
+            case TurnStarted(turn=turn):
+                return responses.started(turn, self.settings)
+            case TextDelta(turn=turn, text=text):
+                return responses.text(turn, text)
+            case SpeechAudio(turn=turn, start=start, samples=samples):
+                self._call.spoke = True
+                return responses.sound(turn, start + len(samples))
+            case TurnEnded(turn=turn, reason=reason):
+                return responses.ended(turn, reason)
+            case ToolCalled():
+                return responses.tool_called(event)
+
+    def _transcribed(self, event: UserText) -> list[Event]:
+        """An engine that does not know the item's id means what was said last."""
+        items = self._call.items
+        item = items.get(event.item_id) if event.item_id in items else items.last_speech()
+        if not isinstance(item, UserSpeechItem):
+            return []
+        item.transcript = event.text
+        completed = server_event(
+            "conversation.item.input_audio_transcription.completed",
+            item_id=item.id,
+            content_index=0,
+            transcript=event.text,
+            usage={"type": "duration", "seconds": item.duration_s},
+        )
+        return [completed]
+
+    def _engine_failed(self, error: Exception) -> Reaction:
+        """What a foreign exception says is for the log, not for the client."""
+        message, code = "The engine failed; start a new call.", None
+        if isinstance(error, AgentError):
+            message, code = str(error) or message, error.code
+        code = code or "engine_error"
+        events = self._call.responses.fail(code)
+        events.append(error_event(message, kind="server_error", code=code))
+        return self._call.tell(events, CloseCall(code))
+
+    def _remember_commands(self, reaction: Reaction, event_id: str) -> None:
+        for action in reaction.actions:
+            if not isinstance(action, CancelTurn | ClearPlayout | CloseCall):
+                self._commands.append((action, event_id))
+
+
+def _mic_ms(sample: int) -> int:
+    return sample * 1000 // MIC_RATE_HZ
+
+
+def _request_error(error: RequestError, event_id: str | None) -> Event:
+    return error_event(str(error), code=error.code, param=error.param, event_id=event_id)
+
+
+def _unit_event(report: UnitReport) -> Event:
+    return server_event(
+        "voice_agent.unit",
+        unit=report.unit,
+        stage_ms={name: round(ms, 3) for name, ms in report.stage_ms if math.isfinite(ms)},
+        context_tokens=report.context_tokens,
+    )

@@ -1,0 +1,52 @@
+"""Server events as plain dictionaries, in the shapes of OpenAI Realtime (GA).
+
+A field that has no value is left out, never null: stock clients check their schema strictly and
+silently ignore an event that fails. Null stands only where it means something: no turn detection,
+nothing before an item, user speech that is not transcribed.
+"""
+
+import secrets
+from typing import TypeAlias
+
+Event: TypeAlias = dict[str, object]
+
+
+def new_id(kind: str) -> str:
+    """A fresh id such as ``item_9f…``: unique beyond guessing."""
+    return f"{kind}_{secrets.token_hex(12)}"
+
+
+def server_event(type_: str, **fields: object) -> Event:
+    """An event of type `type_` with an id of its own."""
+    return {"type": type_, "event_id": new_id("event"), **fields}
+
+
+def error_event(
+    message: str,
+    *,
+    kind: str = "invalid_request_error",
+    code: str | None = None,
+    param: str | None = None,
+    event_id: str | None = None,
+) -> Event:
+    """`error`; `event_id` is the client's, of the event that caused it."""
+    error: dict[str, object] = {"type": kind, "message": message}
+    named = (("code", code), ("param", param), ("event_id", event_id))
+    error.update((name, value) for name, value in named if value is not None)
+    return server_event("error", error=error)
+
+
+def no_usage() -> dict[str, object]:
+    """A response's `usage`: tokens are not billed here, yet clients add these numbers up."""
+    return {
+        "total_tokens": 0,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "input_token_details": {
+            "text_tokens": 0,
+            "audio_tokens": 0,
+            "image_tokens": 0,
+            "cached_tokens": 0,
+        },
+        "output_token_details": {"text_tokens": 0, "audio_tokens": 0},
+    }

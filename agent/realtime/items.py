@@ -1,0 +1,242 @@
+"""The conversation's items, and for speech: which words were heard.
+
+Each piece of the agent's text is kept with the milliseconds of sound that its turn had when the
+piece came: where the piece starts to be audible. Cutting the sound at `t` keeps the pieces that
+start before `t`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from agent.errors import RequestError
+from agent.realtime.events import Event, server_event
+from agent.realtime.limits import Limits
+from agent.types import Role
+
+ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
+Shape: TypeAlias = Literal["undecided", "audio", "text"]
+
+
+@dataclass(slots=True)
+class TextItem:
+    """A typed message, by the client."""
+
+    id: str
+    role: Role
+    text: str
+
+    def content(self) -> dict[str, object]:
+        """The item in OpenAI's shape."""
+        kind = "output_text" if self.role == "assistant" else "input_text"
+        part = {"type": kind, "text": self.text}
+        return _message(self.id, self.role, "completed", [part])
+
+
+@dataclass(slots=True)
+class UserSpeechItem:
+    """What the user said aloud; `transcript` None until somebody writes it down."""
+
+    id: str
+    duration_s: float = 0.0
+    transcript: str | None = None
+
+    def content(self) -> dict[str, object]:
+        """The item in OpenAI's shape; the transcript is null, not absent, while unknown."""
+        part = {"type": "input_audio", "transcript": self.transcript}
+        return _message(self.id, "user", "completed", [part])
+
+
+@dataclass(slots=True)
+class ToolCallItem:
+    """The agent calls a function."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus = "in_progress"
+
+    def content(self) -> dict[str, object]:
+        """The item in OpenAI's shape."""
+        return _item(self.id, "function_call", self.status) | {
+            "call_id": self.call_id,
+            "name": self.name,
+            "arguments": self.arguments if self.status == "completed" else "",
+        }
+
+
+@dataclass(slots=True)
+class ToolResultItem:
+    """What the function returned."""
+
+    id: str
+    call_id: str
+    output: str
+
+    def content(self) -> dict[str, object]:
+        """The item in OpenAI's shape."""
+        return _item(self.id, "function_call_output", "completed") | {
+            "call_id": self.call_id,
+            "output": self.output,
+        }
+
+
+@dataclass(slots=True)
+class SpokenItem:
+    """What the agent says in one turn: its words, and up to where they were heard."""
+
+    id: str
+    limits: Limits
+    shape: Shape = "undecided"
+    status: ItemStatus = "in_progress"
+    generated_ms: int = 0
+    cut_ms: int | None = None
+    pieces: list[tuple[int, str]] = field(default_factory=list)  # (start_ms, text)
+    _chars: int = 0
+
+    def say(self, text: str) -> None:
+        """Keep a piece of text that starts where the sound has got to."""
+        if self._chars + len(text) > self.limits.max_transcript_chars:
+            return
+        self._chars += len(text)
+        if len(self.pieces) < self.limits.max_pieces:
+            self.pieces.append((self.generated_ms, text))
+            return
+        start_ms, last = self.pieces[-1]
+        self.pieces[-1] = (start_ms, last + text)
+
+    def cut(self, end_ms: int) -> int:
+        """Nothing after `end_ms` was heard; returns where the cut really is. Never grows back."""
+        bound = self.generated_ms if self.cut_ms is None else min(self.generated_ms, self.cut_ms)
+        self.cut_ms = max(0, min(end_ms, bound))
+        self.status = "incomplete"
+        return self.cut_ms
+
+    def said(self) -> str:
+        """Every word that was generated."""
+        return "".join(text for _, text in self.pieces)
+
+    def heard(self) -> str:
+        """The words before the cut; all of them while there is none."""
+        if self.cut_ms is None:
+            return self.said()
+        return "".join(text for start_ms, text in self.pieces if start_ms < self.cut_ms)
+
+    def part(self, text: str) -> dict[str, object]:
+        """A content part of a response event that holds `text`."""
+        if self.shape == "text":
+            return {"type": "text", "text": text}
+        return {"type": "audio", "transcript": text}
+
+    def content(self) -> dict[str, object]:
+        """The item in OpenAI's shape, with the words that were heard; empty at the start."""
+        if self.shape == "undecided" or (self.status == "in_progress" and not self.pieces):
+            return _message(self.id, "assistant", self.status, [])
+        kind, name = ("output_audio", "transcript")
+        if self.shape == "text":
+            kind, name = ("output_text", "text")
+        return _message(self.id, "assistant", self.status, [{"type": kind, name: self.heard()}])
+
+
+Item: TypeAlias = TextItem | UserSpeechItem | ToolCallItem | ToolResultItem | SpokenItem
+
+
+class Items:
+    """The items in their order, the oldest forgotten beyond `limits.max_items`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._order: list[str] = []
+        self._by_id: OrderedDict[str, Item] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._by_id
+
+    def get(self, item_id: str) -> Item:
+        """The item; `RequestError` (`item_not_found`) when there is none."""
+        item = self._by_id.get(item_id)
+        if item is None:
+            raise RequestError(
+                f"There is no item '{item_id[:64]}' in this conversation.",
+                param="item_id",
+                code="item_not_found",
+            )
+        return item
+
+    def last_id(self) -> str | None:
+        """The id of the item at the end; None in an empty conversation."""
+        return self._order[-1] if self._order else None
+
+    def last_speech(self) -> UserSpeechItem | None:
+        """What the user said last; None before the first word."""
+        for item in reversed(self._by_id.values()):
+            if isinstance(item, UserSpeechItem):
+                return item
+        return None
+
+    def add(self, item: Item, after: str | None = None) -> str | None:
+        """Put `item` behind `after` (an id, or "root" for the front; None for the end).
+
+        Returns the id of the item before it, None at the front.
+        """
+        at = self._place(after)
+        self._order.insert(at, item.id)
+        self._by_id[item.id] = item
+        previous = self._order[at - 1] if at else None
+        if len(self._order) > self._limits.max_items:
+            oldest = next(iter(self._by_id))
+            self.remove(oldest)
+        return previous
+
+    def previous_of(self, item_id: str) -> str | None:
+        """The id of the item before `item_id`; None at the front or when it is forgotten."""
+        if item_id not in self._by_id:
+            return None
+        at = self._order.index(item_id)
+        return self._order[at - 1] if at else None
+
+    def remove(self, item_id: str) -> None:
+        """Forget an item; `RequestError` when there is none."""
+        self.get(item_id)
+        del self._by_id[item_id]
+        self._order.remove(item_id)
+
+    def _place(self, after: str | None) -> int:
+        if after is None:
+            return len(self._order)
+        if after == "root":
+            return 0
+        if after not in self._by_id:
+            raise RequestError(
+                f"There is no item '{after[:64]}' to put this one behind.",
+                param="previous_item_id",
+                code="item_not_found",
+            )
+        return self._order.index(after) + 1
+
+
+def added(item: Item, previous_id: str | None) -> Event:
+    """`conversation.item.added`."""
+    return server_event(
+        "conversation.item.added", previous_item_id=previous_id, item=item.content()
+    )
+
+
+def done(item: Item, previous_id: str | None) -> Event:
+    """`conversation.item.done`."""
+    return server_event("conversation.item.done", previous_item_id=previous_id, item=item.content())
+
+
+def _item(item_id: str, kind: str, status: ItemStatus) -> dict[str, object]:
+    return {"id": item_id, "object": "realtime.item", "type": kind, "status": status}
+
+
+def _message(
+    item_id: str, role: Role, status: ItemStatus, content: Sequence[Mapping[str, str | None]]
+) -> dict[str, object]:
+    return _item(item_id, "message", status) | {"role": role, "content": list(content)}

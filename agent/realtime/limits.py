@@ -1,0 +1,28 @@
+"""How much one client may make the protocol remember or read."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one call; what happens beyond each is said beside it."""
+
+    max_message_bytes: int = 256 * 1024
+    """A longer client event is refused unread."""
+    max_depth: int = 64
+    """A client event nested deeper is refused."""
+    max_text_chars: int = 32_768
+    """Longer text of one item from the client is refused."""
+    max_items: int = 2_000
+    """Beyond it the oldest item is forgotten: `retrieve` no longer finds it."""
+    max_pieces: int = 4_096
+    """Text deltas timed one by one in a turn; later ones share the start of the last."""
+    max_transcript_chars: int = 200_000
+    """What a turn says beyond it is still streamed, but not kept for `retrieve`."""
+    max_responses: int = 32
+    """Beyond it the oldest response is forgotten: its playout is no longer reported."""
+    max_waiting: int = 1_024
+    """Engine events held while an earlier turn waits for its first sample to be played; beyond
+    it that turn is closed without waiting."""
+    max_commands: int = 64
+    """Recent commands whose client `event_id` is known, should the engine refuse one."""

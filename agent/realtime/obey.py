@@ -1,0 +1,221 @@
+"""What each client event does: one function for each type, found by `OBEY`.
+
+Each of them checks first and changes second; a `RequestError` leaves everything as it was.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from agent.errors import RequestError
+from agent.realtime.client_events import (
+    MAX_ID_CHARS,
+    item_id_of,
+    parse_item,
+    parse_response,
+    parse_truncation,
+)
+from agent.realtime.events import new_id, server_event
+from agent.realtime.fields import Fields, quoted
+from agent.realtime.items import SpokenItem, UserSpeechItem, added, done
+from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, Reaction
+from agent.realtime.settings import parse_session, parse_tools
+from agent.realtime.state import CallState
+from agent.types import CommitInput, DeleteItem, ForceListen, Pause, Resume, UpdateSettings
+
+Obey: TypeAlias = Callable[[CallState, Fields], Reaction]
+
+
+def obey(call: CallState, event: Fields) -> Reaction:
+    """Carry out a client event; `RequestError` says why not."""
+    kind = event.text("type", most=256)
+    act = OBEY.get(kind)
+    if act is None:
+        raise RequestError(
+            f"Unknown event type {quoted(kind)}; supported are: {', '.join(OBEY)}.",
+            param="type",
+            code="invalid_value",
+        )
+    return act(call, event)
+
+
+# ---- session ----------------------------------------------------------------------------------
+
+
+def update_session(call: CallState, event: Fields) -> Reaction:
+    """`session.update`: all of it or nothing."""
+    document = event.raw("session")
+    if document is None:
+        raise RequestError(
+            "Missing required parameter: 'session'.",
+            param="session",
+            code="missing_required_parameter",
+        )
+    settings = parse_session(document, call.settings, call.abilities, voice_locked=call.spoke)
+    call.tools = parse_tools(document, call.tools)
+    changed = settings != call.settings
+    call.settings = settings
+    actions: tuple[Action, ...] = (UpdateSettings(settings),) if changed else ()
+    return call.tell([server_event("session.updated", session=call.session())], *actions)
+
+
+# ---- audio buffers ----------------------------------------------------------------------------
+
+
+def refuse_append(call: CallState, event: Fields) -> Reaction:
+    """`input_audio_buffer.append`: belongs to the WebSocket transport."""
+    raise RequestError(
+        "Over WebRTC the microphone comes by its media track; do not send "
+        "'input_audio_buffer.append'.",
+        param="type",
+        code="unsupported_over_webrtc",
+    )
+
+
+def commit_input(call: CallState, event: Fields) -> Reaction:
+    """`input_audio_buffer.commit`: only where nothing else ends the user's turn.
+
+    The code is the one that stock clients know and take lightly: the detector has already
+    committed what there was.
+    """
+    if call.settings.turn_detection is not None:
+        raise RequestError(
+            "Turn detection commits the user's audio by itself; set "
+            "'session.audio.input.turn_detection' to null to commit it yourself.",
+            code="input_audio_buffer_commit_empty",
+        )
+    item = UserSpeechItem(new_id("item"))
+    return call.tell(call.commit(item), CommitInput(item.id))
+
+
+def clear_input(call: CallState, event: Fields) -> Reaction:
+    """`input_audio_buffer.clear`: the engine has taken in all but the last second already."""
+    return call.tell([server_event("input_audio_buffer.cleared")])
+
+
+def clear_output(call: CallState, event: Fields) -> Reaction:
+    """`output_audio_buffer.clear`: `playout_cleared` reports it once the queue is dropped."""
+    active, last = call.responses.active, call.responses.last()
+    if call.responses.pending_sound():
+        actions: list[Action] = [CancelTurn(active.turn)] if active is not None else []
+        return call.tell([], *actions, ClearPlayout())
+    return call.tell([last.buffered("cleared")] if last is not None else [])
+
+
+# ---- conversation items -----------------------------------------------------------------------
+
+
+def create_item(call: CallState, event: Fields) -> Reaction:
+    """`conversation.item.create`."""
+    item, command = parse_item(event.section("item"), call.abilities, call.limits)
+    if item.id in call.items:
+        raise RequestError(
+            f"There is an item {quoted(item.id)} already; choose another id.",
+            param="item.id",
+            code="duplicate_item_id",
+        )
+    after = event.text("previous_item_id", "", most=MAX_ID_CHARS) or None
+    previous_id = call.items.add(item, after)
+    return call.tell([added(item, previous_id), done(item, previous_id)], command)
+
+
+def retrieve_item(call: CallState, event: Fields) -> Reaction:
+    """`conversation.item.retrieve`: of the agent's speech, the words that were heard."""
+    item = call.items.get(item_id_of(event))
+    return call.tell([server_event("conversation.item.retrieved", item=item.content())])
+
+
+def truncate_item(call: CallState, event: Fields) -> Reaction:
+    """`conversation.item.truncate`: clients ask for more than there is; they get what there is."""
+    item_id, end_ms = parse_truncation(event)
+    item = call.items.get(item_id)
+    if not isinstance(item, SpokenItem) or item.shape == "text":
+        raise RequestError(
+            "Only what the agent said aloud can be truncated.",
+            param="item_id",
+            code="invalid_value",
+        )
+    truncated = server_event(
+        "conversation.item.truncated",
+        item_id=item_id,
+        content_index=0,
+        audio_end_ms=item.cut(end_ms),
+    )
+    return call.tell([truncated])
+
+
+def delete_item(call: CallState, event: Fields) -> Reaction:
+    """`conversation.item.delete`."""
+    item_id = item_id_of(event)
+    call.items.remove(item_id)
+    deleted = server_event("conversation.item.deleted", item_id=item_id)
+    return call.tell([deleted], DeleteItem(item_id))
+
+
+# ---- responses --------------------------------------------------------------------------------
+
+
+def create_response(call: CallState, event: Fields) -> Reaction:
+    """`response.create`: `response.created` follows when the agent begins to speak."""
+    respond, metadata = parse_response(event.section("response"), call.settings, call.abilities)
+    active = call.responses.active
+    if active is not None:
+        raise RequestError(
+            f"Conversation already has an active response in progress: {active.id}. "
+            "Wait for its 'response.done', or cancel it, before 'response.create'.",
+            code="conversation_already_has_active_response",
+        )
+    call.responses.next_metadata = metadata
+    return call.tell([], respond)
+
+
+def cancel_response(call: CallState, event: Fields) -> Reaction:
+    """`response.cancel`: done at once; what is queued plays out unless it is cleared too."""
+    response_id = event.text("response_id", "", most=256) or None
+    response = call.responses.to_cancel(response_id)
+    return call.tell(call.responses.cancel(response), CancelTurn(response.turn))
+
+
+# ---- our extension ----------------------------------------------------------------------------
+
+
+def pause(call: CallState, event: Fields) -> Reaction:
+    """`voice_agent.pause`: the state changes when the engine says so."""
+    return call.tell([], Pause())
+
+
+def resume(call: CallState, event: Fields) -> Reaction:
+    """`voice_agent.resume`."""
+    call.paused = False
+    return call.tell([], Resume())
+
+
+def listen(call: CallState, event: Fields) -> Reaction:
+    """`voice_agent.listen {on}`."""
+    return call.tell([], ForceListen(event.flag("on")))
+
+
+def note_playout(call: CallState, event: Fields) -> Reaction:
+    """`voice_agent.playout {rtp_timestamp, at_ms}`: checked, and not yet made use of."""
+    event.number("rtp_timestamp", least=-math.inf, most=math.inf)
+    event.number("at_ms", least=-math.inf, most=math.inf)
+    return Reaction()
+
+
+OBEY: dict[str, Obey] = {
+    "session.update": update_session,
+    "input_audio_buffer.append": refuse_append,
+    "input_audio_buffer.commit": commit_input,
+    "input_audio_buffer.clear": clear_input,
+    "output_audio_buffer.clear": clear_output,
+    "conversation.item.create": create_item,
+    "conversation.item.retrieve": retrieve_item,
+    "conversation.item.truncate": truncate_item,
+    "conversation.item.delete": delete_item,
+    "response.create": create_response,
+    "response.cancel": cancel_response,
+    "voice_agent.pause": pause,
+    "voice_agent.resume": resume,
+    "voice_agent.listen": listen,
+    "voice_agent.playout": note_playout,
+}

@@ -1,0 +1,307 @@
+"""The responses of a call: which event of the chain is due when.
+
+Two clocks meet here. The engine generates faster than the loudspeaker plays; the documented order
+puts `output_audio_buffer.started` before the first word of the transcript. So words wait for the
+first sample, and a turn that is generated to its end before it is heard waits with its closing,
+and the turn after it waits behind it.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from agent.errors import RequestError
+from agent.realtime.events import Event, new_id
+from agent.realtime.items import Items, SpokenItem, ToolCallItem
+from agent.realtime.limits import Limits
+from agent.realtime.response import Response, Status, StopReason
+from agent.types import SPEECH_RATE_HZ, SessionSettings, ToolCalled, TurnEndReason
+
+Step: TypeAlias = Callable[[], list[Event]]
+ClearReason: TypeAlias = Literal["turn_detected", "client_cancelled"]
+
+
+class Responses:
+    """All responses that may still be generated or played; older ones are forgotten."""
+
+    def __init__(self, items: Items, limits: Limits) -> None:
+        self._items = items
+        self._limits = limits
+        self._conversation_id = new_id("conv")
+        self._by_turn: OrderedDict[int, Response] = OrderedDict()
+        self._active: Response | None = None
+        self._playing: Response | None = None
+        self._newest_turn = 0
+        self._held: deque[tuple[int, Step]] = deque()
+        self.next_metadata: dict[str, str] = {}
+        """`metadata` of the `response.create` that asked for the next response."""
+
+    @property
+    def active(self) -> Response | None:
+        """The response that is not done yet, if there is one."""
+        return self._active
+
+    @property
+    def playing(self) -> Response | None:
+        """The response whose sound is being played, if there is one."""
+        return self._playing
+
+    @property
+    def newest_turn(self) -> int:
+        """The number of the last turn that started; 0 before the first."""
+        return self._newest_turn
+
+    def pending_sound(self) -> bool:
+        """Whether there is sound queued or playing."""
+        return any(response.pending_sound for response in self._by_turn.values())
+
+    def last(self) -> Response | None:
+        """The newest response; None before the first."""
+        return next(reversed(self._by_turn.values()), None)
+
+    def to_cancel(self, response_id: str | None) -> Response:
+        """The active response, if it is the one named; else `response_cancel_not_active`."""
+        active = self._active
+        if active is None or response_id not in (None, active.id):
+            raise RequestError(
+                "Cancellation failed: no such response is in progress.",
+                param="response_id" if response_id is not None else None,
+                code="response_cancel_not_active",
+            )
+        return active
+
+    # ---- what the engine says -----------------------------------------------------------------
+
+    def started(self, turn: int, settings: SessionSettings) -> list[Event]:
+        """The agent begins to speak; a turn still open is given up."""
+        return self._in_order(turn, lambda: self._start(turn, settings))
+
+    def text(self, turn: int, text: str) -> list[Event]:
+        """A piece of what the agent says."""
+        return self._in_order(turn, lambda: self._say(turn, text))
+
+    def sound(self, turn: int, end_samples: int) -> list[Event]:
+        """The turn has sound up to `end_samples` (24 kHz)."""
+        return self._in_order(turn, lambda: self._sound(turn, end_samples))
+
+    def ended(self, turn: int, reason: TurnEndReason) -> list[Event]:
+        """Nothing more will be generated for the turn."""
+        return self._in_order(turn, lambda: self._end(turn, reason))
+
+    def tool_called(self, call: ToolCalled) -> list[Event]:
+        """The agent calls a function within its turn."""
+        return self._in_order(call.turn, lambda: self._call_tool(call))
+
+    # ---- what the loudspeaker does ------------------------------------------------------------
+
+    def playout_started(self, turn: int) -> list[Event]:
+        """The first sample of the turn is on its way."""
+        events = self._close_waiting_before(turn)
+        response = self._by_turn.get(turn)
+        if response is None or response.buffer == "stopped":
+            return events
+        response.drained = False
+        if response.buffer == "playing":
+            return events
+        if self._playing is not None:
+            events += self._stop(self._playing)
+        return events + self._start_playing(response) + self._release()
+
+    def playout_drained(self, turn: int) -> list[Event]:
+        """The queue ran empty; reported once nothing more can come."""
+        response = self._by_turn.get(turn)
+        if response is None or response.buffer != "playing":
+            return []
+        response.drained = True
+        return self._stop(response) if response.closed else []
+
+    def playout_cleared(self, turn: int, played_ms: int, reason: ClearReason) -> list[Event]:
+        """What was queued is dropped; the user heard `played_ms` of the turn."""
+        events = self._close_waiting_before(turn)
+        response = self._by_turn.get(turn)
+        if response is None or response.buffer == "stopped":
+            return events
+        if response.closed and not response.pending_sound:
+            return events
+        response.buffer = "stopped"
+        self._forget_playing(response)
+        spoken = response.item.shape != "text"
+        end_ms = response.item.cut(played_ms) if spoken else 0
+        events.append(response.buffered("cleared"))
+        events += self._close(response, "cancelled", reason)
+        if spoken:
+            events.append(response.truncated(end_ms))
+        return events + self._release()
+
+    # ---- what the client or a failure does ----------------------------------------------------
+
+    def cancel(self, response: Response) -> list[Event]:
+        """The client wants no more of it; what is queued may play out."""
+        return self._close(response, "cancelled", "client_cancelled") + self._release()
+
+    def fail(self, code: str | None) -> list[Event]:
+        """The engine is gone; nothing follows."""
+        self._held.clear()
+        if self._active is None:
+            return []
+        self._active.error_code = code
+        return self._close(self._active, "failed", None)
+
+    # ---- order --------------------------------------------------------------------------------
+
+    def _in_order(self, turn: int, step: Step) -> list[Event]:
+        """Do `step` now, or after the turn before it is done."""
+        if not self._must_wait(turn):
+            return step() + self._release()
+        self._held.append((turn, step))
+        if len(self._held) <= self._limits.max_waiting:
+            return []
+        return self._close_waiting_before(turn)
+
+    def _must_wait(self, turn: int) -> bool:
+        active = self._active
+        return active is not None and active.waits_for_sound and turn > active.turn
+
+    def _release(self) -> list[Event]:
+        events: list[Event] = []
+        while self._held and not self._must_wait(self._held[0][0]):
+            _, step = self._held.popleft()
+            events += step()
+        return events
+
+    def _close_waiting_before(self, turn: int) -> list[Event]:
+        """Turns before `turn` were dropped unheard: wait for their sound no longer."""
+        events: list[Event] = []
+        while self._must_wait(turn):
+            assert self._active is not None
+            events += self._complete(self._active)
+            events += self._release()
+        return events
+
+    # ---- steps --------------------------------------------------------------------------------
+
+    def _start(self, turn: int, settings: SessionSettings) -> list[Event]:
+        if turn <= self._newest_turn:
+            return []
+        self._newest_turn = turn
+        events: list[Event] = []
+        if self._active is not None:
+            events += self._close(self._active, "cancelled", "turn_detected")
+        response = self._new_response(turn, settings)
+        events += response.opening()
+        if settings.output_modalities == ("text",):
+            response.item.shape = "text"
+            events.append(response.part_added())
+        return events
+
+    def _new_response(self, turn: int, settings: SessionSettings) -> Response:
+        item = SpokenItem(new_id("item"), self._limits)
+        response = Response(turn, item, settings, self._conversation_id, self.next_metadata)
+        response.previous_id = self._items.add(item)
+        self.next_metadata = {}
+        self._active = self._by_turn[turn] = response
+        if len(self._by_turn) > self._limits.max_responses:
+            _, forgotten = self._by_turn.popitem(last=False)
+            self._forget_playing(forgotten)
+        return response
+
+    def _open(self, turn: int) -> Response | None:
+        """The active response if it is that turn's and still being generated."""
+        active = self._active
+        if active is None or active.turn != turn or active.ended is not None:
+            return None
+        return active
+
+    def _say(self, turn: int, text: str) -> list[Event]:
+        response = self._open(turn)
+        if response is None or not text:
+            return []
+        response.item.say(text)
+        return [response.delta(text)] if response.live else []
+
+    def _sound(self, turn: int, end_samples: int) -> list[Event]:
+        response = self._open(turn)
+        if response is None:
+            return []
+        item = response.item
+        item.generated_ms = max(item.generated_ms, end_samples * 1000 // SPEECH_RATE_HZ)
+        response.drained = False
+        return self._decide_audio(response)
+
+    def _end(self, turn: int, reason: TurnEndReason) -> list[Event]:
+        response = self._open(turn)
+        if response is None:
+            return []
+        response.ended = reason
+        if reason == "interrupted":
+            return self._close(response, "cancelled", "turn_detected")
+        events = self._decide_text(response)
+        if response.item.shape == "audio" and response.buffer == "empty":
+            return events
+        return events + self._complete(response)
+
+    def _call_tool(self, call: ToolCalled) -> list[Event]:
+        response = self._open(call.turn)
+        if response is None:
+            return []
+        item = ToolCallItem(new_id("item"), call.call_id, call.name, call.arguments)
+        return response.tool_call(item, self._items.add(item))
+
+    def _start_playing(self, response: Response) -> list[Event]:
+        events = [] if response.closed else self._decide_audio(response)
+        response.buffer = "playing"
+        self._playing = response
+        events.append(response.buffered("started"))
+        if response.closed:
+            return events
+        if response.item.shape == "audio":
+            events += [response.delta(text) for _, text in response.item.pieces]
+        if response.ended is not None:
+            events += self._complete(response)
+        return events
+
+    def _decide_audio(self, response: Response) -> list[Event]:
+        """The first sound makes the content part an audio part."""
+        if response.item.shape != "undecided":
+            return []
+        response.item.shape = "audio"
+        return [response.part_added()]
+
+    def _decide_text(self, response: Response) -> list[Event]:
+        """A turn that ends without a sound was text."""
+        item = response.item
+        if item.shape != "undecided" or not item.pieces:
+            return []
+        item.shape = "text"
+        return [response.part_added(), *(response.delta(text) for _, text in item.pieces)]
+
+    def _complete(self, response: Response) -> list[Event]:
+        if response.ended == "max_tokens":
+            response.finish("incomplete", "max_output_tokens")
+        else:
+            response.finish("completed")
+        self._active = None
+        return response.closing() + self._late_stop(response)
+
+    def _close(self, response: Response, status: Status, reason: StopReason | None) -> list[Event]:
+        """`response.done` without the rest of the chain, as documented for a cancelled one."""
+        if response.closed:
+            return []
+        response.finish(status, reason)
+        if self._active is response:
+            self._active = None
+        return [response.finished(), *self._late_stop(response)]
+
+    def _late_stop(self, response: Response) -> list[Event]:
+        return self._stop(response) if response.drained else []
+
+    def _stop(self, response: Response) -> list[Event]:
+        self._forget_playing(response)
+        if response.buffer != "playing":
+            return []
+        response.buffer = "stopped"
+        return [response.buffered("stopped")]
+
+    def _forget_playing(self, response: Response) -> None:
+        if self._playing is response:
+            self._playing = None

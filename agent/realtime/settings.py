@@ -1,0 +1,252 @@
+"""The session object: what a client asks for, checked, and what is in force, told back.
+
+`parse_session` is all or nothing: the first field that cannot be served raises `RequestError`
+with its dotted path, and nothing has changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agent.errors import RequestError, UnsupportedError
+from agent.realtime.fields import Fields, wrong_type
+from agent.types import (
+    Abilities,
+    CallMode,
+    Eagerness,
+    Modality,
+    SessionSettings,
+    TurnDetection,
+)
+
+SPEECH_FORMAT: dict[str, object] = {"type": "audio/pcm", "rate": 24_000}
+"""What the session object names as its format; on WebRTC the SDP decides the real codec."""
+
+OPENAI_VOICES = frozenset(
+    {"alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"}
+    | {"marin", "nova", "onyx", "sage", "shimmer", "verse"}
+)
+"""Names that stock clients send by default: one that the engine has not got changes nothing."""
+
+MODALITIES: tuple[Modality, ...] = ("audio", "text")
+EAGERNESS: tuple[Eagerness, ...] = ("low", "medium", "high", "auto")
+MODES: tuple[CallMode, ...] = ("duplex", "half_duplex")
+
+
+def parse_session(
+    document: object,
+    base: SessionSettings,
+    abilities: Abilities,
+    *,
+    voice_locked: bool = False,
+) -> SessionSettings:
+    """`base` changed by an OpenAI session object; fields that are unknown are tolerated.
+
+    `model` is checked, not used: the engine was chosen before. `voice_locked` says that the agent
+    has spoken, after which its voice stays. Raises `RequestError` or `UnsupportedError`.
+    """
+    session = Fields(document, "session")
+    if session.text("type", "realtime", most=256) != "realtime":
+        raise RequestError(
+            "'session.type' cannot be changed; use 'realtime'.",
+            param="session.type",
+            code="invalid_value",
+        )
+    _check_tolerated(session)
+    audio = session.section("audio")
+    changed = replace(
+        base,
+        instructions=session.text("instructions", base.instructions),
+        output_modalities=_modalities(session, base),
+        turn_detection=_turn_detection(audio.section("input"), base.turn_detection),
+        voice=_voice(audio.section("output"), base.voice, abilities, locked=voice_locked),
+    )
+    return _extension(session.section("voice_agent"), changed, abilities)
+
+
+def parse_tools(document: object, base: Sequence[object]) -> tuple[object, ...]:
+    """The session's tools: those of `document` if it has any say, else `base`; `[]` clears."""
+    session = Fields(document, "session")
+    if session.raw("tools") is None:
+        return tuple(base)
+    session.objects("tools")
+    return tuple(session.items("tools"))
+
+
+def session_object(
+    settings: SessionSettings,
+    abilities: Abilities,
+    session_id: str,
+    tools: Sequence[object] = (),
+) -> dict[str, object]:
+    """The session as it is in force, in OpenAI's shape plus `voice_agent`, ready for JSON."""
+    return {
+        "id": session_id,
+        "object": "realtime.session",
+        "type": "realtime",
+        "model": settings.model,
+        "instructions": settings.instructions,
+        "output_modalities": list(settings.output_modalities),
+        "audio": {
+            "input": _input_object(settings, abilities),
+            "output": speech_output(settings),
+        },
+        "tools": list(tools) if abilities.tools else [],
+        "voice_agent": {
+            "language": settings.language,
+            "eagerness": settings.eagerness,
+            "mode": settings.mode,
+            "max_slices": settings.max_slices,
+            "pictures_per_unit": settings.pictures_per_unit,
+        },
+    }
+
+
+def speech_output(settings: SessionSettings) -> dict[str, object]:
+    """`audio.output` of a session or a response: format, and the voice where one is set."""
+    output: dict[str, object] = {"format": dict(SPEECH_FORMAT)}
+    if settings.voice:
+        output["voice"] = settings.voice
+    return output
+
+
+def voice_name(output: Fields) -> str | None:
+    """The `voice` of an `audio.output` object, given as a name or as `{id}`; None when absent."""
+    voice = output.raw("voice")
+    if voice is None:
+        return None
+    if isinstance(voice, dict):
+        return output.section("voice").text("id", most=256)
+    return output.text("voice", most=256)
+
+
+# ---- reading ----------------------------------------------------------------------------------
+
+
+def _check_tolerated(session: Fields) -> None:
+    """Fields that change nothing here still have to be of their type."""
+    session.text("model", "", most=256)
+    session.objects("tools")
+    session.items("include")
+    session.flag("parallel_tool_calls", True)
+    if not isinstance(session.raw("tool_choice"), str):
+        session.section("tool_choice")
+    audio = session.section("audio")
+    audio.section("input").section("format")
+    audio.section("input").section("noise_reduction")
+    audio.section("input").section("transcription")
+    audio.section("output").section("format")
+    audio.section("output").number("speed", 1.0, least=0.25, most=4.0)
+
+
+def _modalities(session: Fields, base: SessionSettings) -> tuple[Modality, ...]:
+    if not session.has("output_modalities"):
+        return base.output_modalities
+    param = session.name("output_modalities")
+    asked = session.items("output_modalities")
+    for value in asked:
+        if value not in MODALITIES:
+            raise wrong_type(param, "an array of 'audio' or 'text'", value)
+    chosen = [modality for modality in MODALITIES if modality in asked]
+    if not chosen:
+        raise RequestError(
+            f"'{param}' is empty; use ['audio'] or ['text'].", param=param, code="invalid_value"
+        )
+    return tuple(chosen)
+
+
+def _turn_detection(audio_input: Fields, base: TurnDetection | None) -> TurnDetection | None:
+    if audio_input.is_null("turn_detection"):
+        return None
+    if not audio_input.has("turn_detection"):
+        return base
+    asked = audio_input.section("turn_detection")
+    kind = asked.choice(
+        "type", ("server_vad", "semantic_vad"), base.kind if base is not None else "server_vad"
+    )
+    old = base if base is not None and base.kind == kind else TurnDetection()
+    asked.integer("idle_timeout_ms", 0, least=0, most=3_600_000)
+    return TurnDetection(
+        kind="semantic_vad" if kind == "semantic_vad" else "server_vad",
+        threshold=asked.number("threshold", old.threshold, least=0, most=1),
+        prefix_padding_ms=asked.integer(
+            "prefix_padding_ms", old.prefix_padding_ms, least=0, most=5_000
+        ),
+        silence_duration_ms=asked.integer(
+            "silence_duration_ms", old.silence_duration_ms, least=100, most=10_000
+        ),
+        create_response=asked.flag("create_response", old.create_response),
+        interrupt_response=asked.flag("interrupt_response", old.interrupt_response),
+        eagerness=asked.choice("eagerness", EAGERNESS, old.eagerness),
+    )
+
+
+def _voice(output: Fields, current: str, abilities: Abilities, *, locked: bool) -> str:
+    param = output.name("voice")
+    asked = voice_name(output)
+    if asked is None or asked == current:
+        return current
+    if abilities.voices and asked not in abilities.voices:
+        if asked in OPENAI_VOICES:
+            return current
+        raise RequestError(
+            f"There is no voice '{asked[:64]}'; use one of: {', '.join(abilities.voices)}.",
+            param=param,
+            code="invalid_value",
+        )
+    if locked:
+        raise RequestError(
+            "The voice cannot change once the agent has spoken; open a new call for another.",
+            param=param,
+            code="cannot_update_voice",
+        )
+    return asked
+
+
+def _extension(asked: Fields, settings: SessionSettings, abilities: Abilities) -> SessionSettings:
+    language = asked.text("language", settings.language, most=64)
+    known = abilities.languages
+    if asked.has("language") and known and language not in known:
+        raise UnsupportedError(
+            f"The engine does not speak '{language}'; use one of: {', '.join(known)}.",
+            param=asked.name("language"),
+        )
+    return replace(
+        settings,
+        language=language,
+        eagerness=asked.number("eagerness", settings.eagerness, least=0, most=1),
+        mode=asked.choice("mode", MODES, settings.mode),
+        max_slices=asked.integer("max_slices", settings.max_slices, least=1, most=9),
+        pictures_per_unit=asked.integer(
+            "pictures_per_unit", settings.pictures_per_unit, least=1, most=8
+        ),
+    )
+
+
+# ---- telling ----------------------------------------------------------------------------------
+
+
+def _input_object(settings: SessionSettings, abilities: Abilities) -> dict[str, object]:
+    audio_input: dict[str, object] = {
+        "format": dict(SPEECH_FORMAT),
+        "turn_detection": _detection_object(settings.turn_detection),
+    }
+    if abilities.transcription:
+        audio_input["transcription"] = {"model": settings.model}
+    return audio_input
+
+
+def _detection_object(detection: TurnDetection | None) -> dict[str, object] | None:
+    if detection is None:
+        return None
+    told: dict[str, object] = {
+        "type": detection.kind,
+        "create_response": detection.create_response,
+        "interrupt_response": detection.interrupt_response,
+    }
+    if detection.kind == "semantic_vad":
+        return told | {"eagerness": detection.eagerness}
+    return told | {
+        "threshold": detection.threshold,
+        "prefix_padding_ms": detection.prefix_padding_ms,
+        "silence_duration_ms": detection.silence_duration_ms,
+    }

@@ -1,0 +1,57 @@
+"""What a call remembers, shared by those who act on it: client, engine, loudspeaker."""
+
+from agent.realtime.events import Event, new_id, server_event
+from agent.realtime.items import Items, UserSpeechItem, added, done
+from agent.realtime.limits import Limits
+from agent.realtime.reaction import Action, Reaction
+from agent.realtime.responses import Responses
+from agent.realtime.settings import session_object
+from agent.types import Abilities, SessionSettings
+
+
+class CallState:
+    """Settings, items and responses of one call, and the state that the client was told."""
+
+    def __init__(self, settings: SessionSettings, abilities: Abilities, limits: Limits) -> None:
+        self.settings = settings
+        self.abilities = abilities
+        self.limits = limits
+        self.tools: tuple[object, ...] = ()
+        self.items = Items(limits)
+        self.responses = Responses(self.items, limits)
+        self.opened = False
+        self.spoke = False
+        """Whether there was sound: from then on the voice stays."""
+        self.paused = False
+        self._session_id = new_id("sess")
+        self._told: tuple[str, int] = ("", 0)
+
+    def session(self) -> dict[str, object]:
+        """The session object in force, ready for JSON."""
+        return session_object(self.settings, self.abilities, self._session_id, self.tools)
+
+    def tell(self, events: list[Event], *actions: Action) -> Reaction:
+        """The reaction, with `voice_agent.state` behind it where the state changed."""
+        state, turn = self._now()
+        told_state, told_turn = self._told
+        another_turn = state == "speaking" and turn != told_turn
+        if self.opened and (state != told_state or another_turn):
+            self._told = (state, turn)
+            events = [*events, server_event("voice_agent.state", state=state, turn=turn)]
+        return Reaction(tuple(events), actions)
+
+    def commit(self, item: UserSpeechItem) -> list[Event]:
+        """The user's speech becomes an item at the end of the conversation."""
+        previous_id = self.items.add(item)
+        committed = server_event(
+            "input_audio_buffer.committed", previous_item_id=previous_id, item_id=item.id
+        )
+        return [committed, added(item, previous_id), done(item, previous_id)]
+
+    def _now(self) -> tuple[str, int]:
+        playing = self.responses.playing
+        if self.paused:
+            return "paused", self.responses.newest_turn
+        if playing is not None:
+            return "speaking", playing.turn
+        return "listening", self.responses.newest_turn
