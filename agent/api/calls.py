@@ -1,0 +1,160 @@
+"""The live calls: opens them within the limit, ends them, leaves none behind."""
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass
+
+from agent.config import Config
+from agent.errors import CapacityError
+from agent.interfaces import EchoCanceller, Engine
+from agent.media.barge_in import BargeIn
+from agent.media.echo_canceller import Aec3, PassThrough
+from agent.media.front_end import FrontEnd
+from agent.media.playout import Playout
+from agent.media.units import UnitBuilder
+from agent.media.vad import SileroModel, SileroVad
+from agent.realtime import Limits, RealtimeCall, parse_session
+from agent.session import CallParts, Session
+from agent.telemetry import Telemetry
+from agent.transport.rtc import IceServer, RtcOptions, RtcTransport
+from agent.types import MIC_RATE_HZ, SessionSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all calls share."""
+
+    config: Config
+    engine: Engine
+    telemetry: Telemetry
+    voice_model: SileroModel
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An accepted offer."""
+
+    call_id: str
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    session: Session
+    task: asyncio.Task[str]
+
+
+class Calls:
+    """Every call of this server; owns their tasks."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._limits = services.config.calls
+        self._live: dict[str, _Live] = {}
+        self._opening = 0
+        self._closing = False
+
+    @property
+    def count(self) -> int:
+        """Calls that hold a place, those being answered included."""
+        return len(self._live) + self._opening
+
+    async def open(self, offer: str, session: object = None) -> Answered:
+        """Answer `offer`; `session` is OpenAI's session object as parsed JSON, or None.
+
+        Raises CapacityError without a free place, RequestError for an offer or session that
+        cannot be used.
+        """
+        if self._closing or self.count >= self._limits.max_calls:
+            self._services.telemetry.call_refused()
+            reason = "the server is shutting down" if self._closing else "every line is busy"
+            raise CapacityError(
+                f"{reason}; try again later", retry_after_s=float(self._limits.retry_after_s)
+            )
+        self._opening += 1
+        try:
+            return await self._open(offer, session)
+        finally:
+            self._opening -= 1
+
+    async def hang_up(self, call_id: str) -> bool:
+        """End a call and wait until it is gone; False when there is no such call."""
+        live = self._live.get(call_id)
+        if live is None:
+            return False
+        live.session.hang_up()
+        await asyncio.wait((live.task,), timeout=self._limits.shutdown_s)
+        return True
+
+    async def close(self) -> None:
+        """End all calls, by force those that do not end within `calls.shutdown_s`."""
+        self._closing = True
+        tasks = [live.task for live in self._live.values()]
+        for live in list(self._live.values()):
+            live.session.hang_up("shutdown")
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=self._limits.shutdown_s)
+            for task in stuck:
+                task.cancel()
+            await asyncio.gather(*stuck, return_exceptions=True)
+
+    async def _open(self, offer: str, session: object) -> Answered:
+        engine, config = self._services.engine, self._services.config
+        call_id = f"rtc_{secrets.token_hex(16)}"
+        settings = config.session_settings(engine.name)
+        if session is not None:
+            settings = parse_session(session, settings, engine.abilities)
+        conversation = await engine.open(settings)
+        transport = RtcTransport(
+            _rtc_options(config), late_frame=self._services.telemetry.late_frame
+        )
+        try:
+            answer = await transport.answer(offer)
+        except BaseException:
+            await transport.close()
+            await conversation.finish()
+            raise
+        limits = Limits(max_message_bytes=config.calls.max_message_bytes)
+        protocol = RealtimeCall(call_id, settings, engine.abilities, limits)
+        front_end, playout = self._media(settings)
+        parts = CallParts(protocol, transport, conversation, front_end, playout)
+        self._run(call_id, parts)
+        return Answered(call_id, answer)
+
+    def _media(self, settings: SessionSettings) -> tuple[FrontEnd, Playout]:
+        config = self._services.config
+        canceller: EchoCanceller = Aec3() if config.echo.canceller == "aec3" else PassThrough()
+        front_end = FrontEnd(
+            canceller,
+            SileroVad(self._services.voice_model),
+            UnitBuilder(),
+            BargeIn(guard_samples=int(config.turns.guard_s * MIC_RATE_HZ)),
+        )
+        front_end.update(settings)
+        return front_end, Playout(max_queued_ms=int(config.playout.max_queued_s * 1000))
+
+    def _run(self, call_id: str, parts: CallParts) -> None:
+        session = Session(parts, self._services.telemetry, self._limits.max_duration_s)
+        task = asyncio.get_running_loop().create_task(session.run(), name=call_id)
+        self._live[call_id] = _Live(session, task)
+        task.add_done_callback(lambda _: self._live.pop(call_id, None))
+        log.info("call %s opened, %d in progress", call_id, len(self._live))
+
+
+def _rtc_options(config: Config) -> RtcOptions:
+    return RtcOptions(
+        ice_servers=tuple(_ice_server(text) for text in config.rtc.ice_servers),
+        connect_timeout_s=config.calls.connect_timeout_s,
+        watchdog_s=config.calls.watchdog_s,
+    )
+
+
+def _ice_server(text: str) -> IceServer:
+    """`stun:host:port` or `turn:user:password@host:port`, as the settings hold them."""
+    scheme, _, rest = text.partition(":")
+    credentials, _, address = rest.rpartition("@")
+    username, _, credential = credentials.partition(":")
+    return IceServer(f"{scheme}:{address}", username, credential)

@@ -1,0 +1,103 @@
+"""What every reply has in common: OpenAI-shaped errors, CORS, and headers that protect the page."""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from agent.errors import AgentError, CapacityError, RequestError
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_PAGE_POLICY = (
+    "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data:; "
+    "object-src 'none'; base-uri 'none'"
+)
+_METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
+_REQUEST_HEADERS = "Authorization, Content-Type, X-OpenAI-Agents-SDK"
+_REPLY_HEADERS = "Location, Retry-After"
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost loop of a request: whatever goes wrong becomes OpenAI's error object."""
+    try:
+        return await handler(request)
+    except AgentError as error:
+        return error_reply(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        headers = {key: error.headers[key] for key in (hdrs.ALLOW,) if key in error.headers}
+        return _error(error.status, _http_error_text(error, request), None, None, headers)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return _error(500, "internal error; the server's log says more", None, None, {})
+
+
+def error_reply(error: AgentError) -> web.Response:
+    """`error` in OpenAI's shape, with Retry-After where waiting helps."""
+    headers = {}
+    if isinstance(error, CapacityError):
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_s)))
+    param = error.param if isinstance(error, RequestError) else None
+    return _error(error.status, str(error), error.code, param, headers)
+
+
+def cors(origins: tuple[str, ...]) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """A middleware that lets pages from `origins` ("*": any) call `/v1` and read `Location`."""
+
+    @web.middleware
+    async def allow(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get(hdrs.ORIGIN, "")
+        if not request.path.startswith("/v1/") or not _allowed(origin, origins):
+            return await handler(request)
+        preflight = request.method == hdrs.METH_OPTIONS
+        response = web.Response(status=204) if preflight else await handler(request)
+        headers = response.headers
+        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*" if "*" in origins else origin
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _REPLY_HEADERS
+        headers[hdrs.VARY] = hdrs.ORIGIN
+        if preflight:
+            asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, _REQUEST_HEADERS)
+            headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _METHODS
+            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
+            headers[hdrs.ACCESS_CONTROL_MAX_AGE] = "600"
+        return response
+
+    return allow
+
+
+async def protect_page(request: web.Request, response: web.StreamResponse) -> None:
+    """Headers of everything but the API: nothing foreign runs in the page, nothing goes stale."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if not request.path.startswith("/v1/"):
+        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-cache")
+
+
+def _allowed(origin: str, origins: tuple[str, ...]) -> bool:
+    return bool(origin) and ("*" in origins or origin in origins)
+
+
+def _http_error_text(error: web.HTTPException, request: web.Request) -> str:
+    match error.status:
+        case 404:
+            return f"there is nothing at {request.path[:200]}"
+        case 405:
+            return f"{request.method} is not possible at {request.path[:200]}"
+        case 413:
+            return "the body is too large; server.max_body_bytes is the limit"
+        case _:
+            return error.reason
+
+
+def _error(
+    status: int, message: str, code: str | None, param: str | None, headers: dict[str, str]
+) -> web.Response:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    body = {"error": {"message": message, "type": kind, "code": code, "param": param}}
+    return web.json_response(body, status=status, headers=headers)

@@ -1,0 +1,153 @@
+"""The server: builds the application, listens, and ends calls before it ends itself."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from aiohttp import web
+
+from agent import __version__, engines, resources
+from agent.api import realtime, replies
+from agent.api.calls import Calls, Services
+from agent.api.realtime import CALLS
+from agent.clock import SYSTEM_CLOCK
+from agent.config import Config
+from agent.engines import Choice, EngineSettings
+from agent.media.vad import SileroModel
+from agent.telemetry import Telemetry
+from agent.tls import is_loopback, listen_plan
+from agent.transport.rtc import offer_addresses
+
+SERVICES = web.AppKey("services", Services)
+CHOICE = web.AppKey("choice", Choice)
+
+_LAG_EVERY_S = 0.1
+
+
+def serve(config: Config) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status. `ConfigError` for settings that don't fit."""
+    return asyncio.run(_serve(config))
+
+
+def build_app(config: Config) -> web.Application:
+    """The application with its engine loaded; to be run once, by one event loop."""
+    choice = engines.choose(config.engine.name)
+    engine_settings = EngineSettings(resources.assets_folder(), config.calls.max_calls)
+    services = Services(
+        config, engines.create(choice.name, engine_settings), Telemetry(), SileroModel()
+    )
+    app = web.Application(
+        middlewares=[replies.cors(config.server.cors_origins), replies.errors_as_json],
+        client_max_size=config.server.max_body_bytes,
+    )
+    app[SERVICES], app[CHOICE], app[CALLS] = services, choice, Calls(services)
+    app.on_response_prepare.append(replies.protect_page)
+    app.cleanup_ctx.append(_watch_loop)
+    app.on_shutdown.append(_end_calls)
+    _add_routes(app.router, resources.web_folder())
+    offer_addresses(config.rtc.addresses, loopback=is_loopback(config.server.host))
+    return app
+
+
+async def _serve(config: Config) -> int:
+    plan = listen_plan(config)
+    app = build_app(config)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    server = config.server
+    site = web.TCPSite(runner, server.host, server.port, ssl_context=plan.ssl_context)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await site.start()
+        if plan.warning:
+            sys.stderr.write(f"voice-agent: {plan.warning}\n")
+        port = runner.addresses[0][1]
+        url = plan.url.replace(f":{server.port}", f":{port}") if server.port == 0 else plan.url
+        choice = app[CHOICE]
+        sys.stdout.write(
+            f"voice-agent {__version__}: engine {choice.name} ({choice.reason}); open {url}\n"
+        )
+        sys.stdout.flush()
+        await stop.wait()
+    except OSError as error:
+        sys.stderr.write(
+            f"voice-agent: cannot listen on {server.host}:{server.port}: {error.strerror}; "
+            "choose another with --port\n"
+        )
+        return 1
+    finally:
+        await runner.cleanup()
+    return 0
+
+
+def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
+    realtime.add_routes(router)
+    router.add_get("/v1/models", _models)
+    router.add_get("/healthz", _health)
+    router.add_get("/metrics", _metrics)
+
+    async def page(_: web.Request) -> web.FileResponse:
+        return web.FileResponse(web_folder / "index.html")
+
+    router.add_get("/", page)
+    router.add_static("/", web_folder)
+
+
+async def _models(request: web.Request) -> web.Response:
+    engine, choice = request.app[SERVICES].engine, request.app[CHOICE]
+    abilities = {
+        name: getattr(engine.abilities, name) for name in type(engine.abilities).__slots__
+    }
+    model = {
+        "id": engine.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "voice-agent",
+        "voice_agent": {"abilities": abilities, "default": True, "reason": choice.reason},
+    }
+    return web.json_response({"object": "list", "data": [model]})
+
+
+async def _health(request: web.Request) -> web.Response:
+    services, calls = request.app[SERVICES], request.app[CALLS]
+    load = services.engine.load()
+    body = {
+        "status": "ok",
+        "version": __version__,
+        "engine": services.engine.name,
+        "calls": calls.count,
+        "slots_free": load.slots_free,
+    }
+    return web.json_response(body)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    body = request.app[SERVICES].telemetry.render()
+    return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+async def _end_calls(app: web.Application) -> None:
+    await app[CALLS].close()
+    await app[SERVICES].engine.close()
+
+
+async def _watch_loop(app: web.Application) -> AsyncIterator[None]:
+    """Measure how late the event loop wakes a timer: everything audible hangs on that."""
+    telemetry = app[SERVICES].telemetry
+
+    async def measure() -> None:
+        while True:
+            due_s = SYSTEM_CLOCK.now_s() + _LAG_EVERY_S
+            await SYSTEM_CLOCK.sleep_until(due_s)
+            telemetry.loop_lag(max(0.0, SYSTEM_CLOCK.now_s() - due_s))
+
+    task = asyncio.get_running_loop().create_task(measure())
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

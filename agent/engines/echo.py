@@ -1,0 +1,377 @@
+"""The `echo` engine: a conversation partner that needs no model.
+
+It greets, then says back what it heard after each utterance, so that a user hears exactly what an
+agent would hear. `EchoPartner` is the whole behaviour, synchronous, its time passed in;
+`EchoConversation` makes it asynchronous.
+"""
+
+import asyncio
+import wave
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agent.clock import SYSTEM_CLOCK, Clock
+from agent.errors import CapacityError, ConfigError, UnsupportedError
+from agent.media.audio import Resampler, from_pcm16
+from agent.types import (
+    MIC_RATE_HZ,
+    SPEECH_RATE_HZ,
+    Abilities,
+    Command,
+    CommitInput,
+    EngineEvent,
+    FloatArray,
+    ForceListen,
+    Interrupt,
+    Listened,
+    Load,
+    Pause,
+    Paused,
+    Respond,
+    Resume,
+    SessionSettings,
+    SpeechAudio,
+    SpeechEnded,
+    SpeechStarted,
+    TextDelta,
+    TurnEnded,
+    TurnEndReason,
+    TurnStarted,
+    Unit,
+    UnitReport,
+    UpdateSettings,
+    VideoFrame,
+)
+
+MAX_ECHO_SAMPLES = 15 * MIC_RATE_HZ
+"""No answer is longer than 15 s."""
+_HISTORY_UNITS = 18
+"""15 s, the unit in which speech begins and the one in which it ends, and one to spare."""
+_TAIL_SAMPLES = MIC_RATE_HZ // 8
+"""Speech fades: say back 125 ms more than the detector called speech."""
+_CHUNK_SAMPLES = SPEECH_RATE_HZ // 5
+_LEAD_S = 0.4
+"""Speech is handed on this far ahead of real time, as by an engine that generates as it speaks;
+enough for an uneven event loop, little enough that an interruption finds the turn unfinished."""
+_MAX_PENDING_EVENTS = 256
+
+ABILITIES = Abilities(duplex=True, speech=True, camera=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the engine says first, and its words."""
+
+    samples: FloatArray  # [T] at 24 kHz
+    text: str
+
+
+def load_greeting(path: Path) -> Greeting:
+    """Read the greeting: WAV, 24 kHz, mono, 16 bit. `ConfigError` when it is anything else."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            layout = (file.getframerate(), file.getnchannels(), file.getsampwidth())
+            data = file.readframes(file.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        raise ConfigError(f"cannot read the greeting {path}: {error}") from error
+    if layout != (SPEECH_RATE_HZ, 1, 2):
+        raise ConfigError(f"the greeting {path} must be 24 kHz, mono, 16 bit")
+    text = "Hello! I am the echo engine. Say something, and I will say it back to you."
+    return Greeting(from_pcm16(np.frombuffer(data, dtype="<i2")), text)
+
+
+@dataclass(slots=True)
+class _Speech:
+    """A turn that is being handed out."""
+
+    turn: int
+    samples: FloatArray
+    since_s: float
+    position: int = 0
+
+    def due_samples(self, now_s: float) -> int:
+        return int((now_s - self.since_s + _LEAD_S) * SPEECH_RATE_HZ)
+
+    def next_due_s(self) -> float:
+        return self.since_s + (self.position + _CHUNK_SAMPLES) / SPEECH_RATE_HZ - _LEAD_S
+
+
+@dataclass(frozen=True, slots=True)
+class _Utterance:
+    """What the user said: samples on the microphone's clock."""
+
+    start: int
+    end: int
+    answer: bool
+
+
+class EchoPartner:
+    """Greets, listens, says back. Feed it, then `take(now_s)` what it has to say.
+
+    Keeps the last 18 units and one utterance to answer: a newer one replaces it.
+    """
+
+    def __init__(self, settings: SessionSettings, greeting: Greeting) -> None:
+        self._settings = settings
+        self._greeting = greeting
+        self._units: deque[Unit] = deque(maxlen=_HISTORY_UNITS)
+        self._pictures: deque[tuple[int, VideoFrame]] = deque(maxlen=_HISTORY_UNITS * 8)
+        self._events: deque[EngineEvent] = deque(maxlen=_MAX_PENDING_EVENTS)
+        self._onset: int | None = None
+        self._committed = 0
+        self._awaited: _Utterance | None = None
+        self._last_utterance: _Utterance | None = None
+        self._due: Callable[[float], None] | None = self._greet
+        self._speech: _Speech | None = None
+        self._turn = 0
+        self._unit = -1
+        self._forced_to_listen = False
+        self._paused = False
+
+    def push(self, item: Unit | SpeechStarted | SpeechEnded) -> None:
+        """The next unit, or where in the units speech began or ended."""
+        if self._paused:
+            return
+        if isinstance(item, Unit):
+            self._take_unit(item)
+        elif isinstance(item, SpeechStarted):
+            self._onset = item.at
+        elif self._onset is not None:
+            detection = self._settings.turn_detection
+            answer = detection is not None and detection.create_response
+            self._awaited = _Utterance(self._onset, item.at, answer)
+            self._onset = None
+            self._settle_utterance()
+
+    def control(self, command: Command) -> None:
+        """Carry out `command`; `UnsupportedError` for what needs a model."""
+        match command:
+            case Interrupt(turn=turn):
+                self._stop(turn)
+            case UpdateSettings(settings=settings):
+                self._settings = settings
+            case Respond():
+                self._due = self._answer if self._last_utterance else self._greet
+            case CommitInput():
+                self._commit()
+            case ForceListen(on=on):
+                self._forced_to_listen = on
+                self._stop(self._turn)
+            case Pause():
+                self._paused = True
+                self._onset = self._awaited = None
+                self._stop(self._turn)
+                self._events.append(Paused("asked by the client"))
+            case Resume():
+                self._paused = False
+            case _:
+                name = type(command).__name__
+                raise UnsupportedError(f"the echo engine has no model, so it cannot do {name}")
+
+    def take(self, now_s: float) -> list[EngineEvent]:
+        """What is to be said by `now_s`, in order."""
+        if self._due and not self._speech and not self._forced_to_listen and not self._paused:
+            begin, self._due = self._due, None
+            begin(now_s)
+        if self._speech:
+            self._hand_out(self._speech, now_s)
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def next_due_s(self) -> float | None:
+        """When `take` has more to give although nothing is pushed; None if only input helps."""
+        return self._speech.next_due_s() if self._speech else None
+
+    def _take_unit(self, unit: Unit) -> None:
+        self._units.append(unit)
+        self._unit = unit.index
+        self._pictures.extend((unit.index, picture) for picture in unit.pictures)
+        if not self._speech:
+            self._events.append(Listened(unit.index))
+        self._settle_utterance()
+
+    def _settle_utterance(self) -> None:
+        """Once the units hold all of the awaited utterance, it can be answered."""
+        utterance = self._awaited
+        if utterance is None or utterance.end + _TAIL_SAMPLES > self._heard_until():
+            return
+        self._awaited = None
+        self._last_utterance = utterance
+        if utterance.answer:
+            self._due = self._answer
+
+    def _heard_until(self) -> int:
+        return (self._unit + 1) * MIC_RATE_HZ
+
+    def _commit(self) -> None:
+        until = self._heard_until()
+        self._last_utterance = _Utterance(self._committed, until - _TAIL_SAMPLES, False)
+        self._committed = until
+
+    def _greet(self, now_s: float) -> None:
+        self._begin(self._greeting.samples, self._greeting.text, now_s)
+
+    def _answer(self, now_s: float) -> None:
+        utterance = self._last_utterance
+        if utterance is None:
+            return
+        sound = self._recall(utterance)
+        if sound.size:
+            self._begin(_to_speech_rate(sound), self._caption(utterance), now_s)
+
+    def _begin(self, samples: FloatArray, text: str, now_s: float) -> None:
+        self._turn += 1
+        self._events.append(TurnStarted(self._turn))
+        self._events.append(TextDelta(self._unit, self._turn, text))
+        if "audio" in self._settings.output_modalities:
+            self._speech = _Speech(self._turn, samples, now_s)
+        else:
+            self._events.append(TurnEnded(self._turn, "completed"))
+
+    def _hand_out(self, speech: _Speech, now_s: float) -> None:
+        while speech.position < min(speech.due_samples(now_s), speech.samples.size):
+            chunk = speech.samples[speech.position : speech.position + _CHUNK_SAMPLES]
+            last = speech.position + chunk.size == speech.samples.size
+            self._events.append(SpeechAudio(speech.turn, self._unit, speech.position, chunk, last))
+            speech.position += chunk.size
+        if speech.position == speech.samples.size:
+            self._end("completed")
+
+    def _stop(self, turn: int) -> None:
+        if self._speech and self._speech.turn == turn:
+            self._end("interrupted")
+
+    def _end(self, reason: TurnEndReason) -> None:
+        if self._speech:
+            self._events.append(TurnEnded(self._speech.turn, reason))
+            self._speech = None
+
+    def _recall(self, utterance: _Utterance) -> FloatArray:
+        """The sound of `utterance`, its last 15 s at most, as far as it is still kept."""
+        end = utterance.end + _TAIL_SAMPLES
+        start = max(utterance.start, end - MAX_ECHO_SAMPLES)
+        pieces = [
+            unit.audio[max(0, start - at) : max(0, end - at)]
+            for unit in self._units
+            for at in (unit.index * MIC_RATE_HZ,)
+        ]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+    def _caption(self, utterance: _Utterance) -> str:
+        seconds = (utterance.end - utterance.start) / MIC_RATE_HZ
+        caption = f"You spoke for {seconds:.1f} s."
+        if utterance.end + _TAIL_SAMPLES - utterance.start > MAX_ECHO_SAMPLES:
+            caption += " Here are the last 15."
+        return caption + self._camera_caption(utterance)
+
+    def _camera_caption(self, utterance: _Utterance) -> str:
+        first, last = utterance.start // MIC_RATE_HZ, utterance.end // MIC_RATE_HZ
+        seen = [picture for unit, picture in self._pictures if first <= unit <= last]
+        if not seen:
+            return ""
+        height, width = seen[-1].rgb.shape[:2]
+        brightness = float(seen[-1].rgb.mean()) / 255
+        rate_hz = len(seen) / (last - first + 1)
+        return (
+            f" I saw {width}×{height} pixels, brightness {brightness:.0%},"
+            f" {rate_hz:.1f} pictures a second."
+        )
+
+
+def _to_speech_rate(sound: FloatArray) -> FloatArray:
+    resampler = Resampler(MIC_RATE_HZ, SPEECH_RATE_HZ)
+    return np.concatenate((resampler.push(sound), resampler.finish()))
+
+
+class EchoConversation:
+    """An `EchoPartner` behind the seam `Conversation`."""
+
+    def __init__(self, partner: EchoPartner, clock: Clock, release: Callable[[], None]) -> None:
+        self._partner = partner
+        self._clock = clock
+        self._release = release
+        self._wake = asyncio.Event()
+        self._finished = False
+        self._reports: deque[UnitReport] = deque(maxlen=8)
+
+    async def push(self, item: Unit | SpeechStarted | SpeechEnded) -> None:
+        """Feed the next unit or speech boundary. Never blocks."""
+        began_s = self._clock.now_s()
+        self._partner.push(item)
+        if isinstance(item, Unit):
+            spent_ms = (self._clock.now_s() - began_s) * 1000
+            self._reports.append(UnitReport(item.index, (("engine", spent_ms),)))
+        self._wake.set()
+
+    async def control(self, command: Command) -> None:
+        """Carry out a command; `UnsupportedError` for what needs a model."""
+        self._partner.control(command)
+        self._wake.set()
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        """What the engine says, paced in real time; the greeting begins at the first call."""
+        while not self._finished:
+            self._wake.clear()
+            for event in self._partner.take(self._clock.now_s()):
+                yield event
+            while self._reports:
+                yield self._reports.popleft()
+            await self._wait(self._partner.next_due_s())
+
+    async def _wait(self, due_s: float | None) -> None:
+        if self._finished or self._wake.is_set():
+            return
+        timer = None
+        if due_s is not None:
+            delay_s = max(0.0, due_s - self._clock.now_s())
+            timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer:
+                timer.cancel()
+
+    async def finish(self) -> None:
+        """End of input: `events` ends and the slot is free again."""
+        if not self._finished:
+            self._finished = True
+            self._release()
+            self._wake.set()
+
+
+class EchoEngine:
+    """Opens echo conversations, at most `slots` at a time."""
+
+    name = "echo"
+    abilities = ABILITIES
+
+    def __init__(self, greeting: Greeting, slots: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._greeting = greeting
+        self._slots = slots
+        self._clock = clock
+        self._open: set[EchoConversation] = set()
+
+    async def open(self, settings: SessionSettings) -> EchoConversation:
+        """Start a conversation; `CapacityError` when every slot is taken."""
+        if len(self._open) >= self._slots:
+            raise CapacityError("every slot of the echo engine is taken", retry_after_s=5.0)
+        partner = EchoPartner(settings, self._greeting)
+        conversation = EchoConversation(
+            partner, self._clock, lambda: self._open.discard(conversation)
+        )
+        self._open.add(conversation)
+        return conversation
+
+    def load(self) -> Load:
+        """Slots used and free."""
+        return Load(slots_used=len(self._open), slots_free=self._slots - len(self._open))
+
+    async def close(self) -> None:
+        """End every conversation."""
+        for conversation in list(self._open):
+            await conversation.finish()
