@@ -1,0 +1,184 @@
+"""The command line: `voice-agent serve`, `doctor` and `config`.
+
+Exit status: 0 when all went well, 1 when something failed while running, 2 for a wrong setting or
+a wrong command line. What is costly to import is imported by the command that needs it.
+"""
+
+import argparse
+import errno
+import importlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import __version__
+from agent.errors import AgentError, ConfigError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+_ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (`sys.argv` by default); the exit status comes back."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except ConfigError as error:
+        return _complain(str(error), EXIT_USAGE)
+    except AgentError as error:
+        return _complain(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+
+
+# ---- commands ---------------------------------------------------------------------------------
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    _start_logging(config.logging.level)
+    serve: Callable[[Config], int] = importlib.import_module("agent.api.server").serve
+    try:
+        return serve(config)
+    except socket.gaierror as error:
+        message = f"server.host: {config.server.host!r} is no address here: {error.strerror}"
+        return _complain(message, EXIT_FAILED)
+    except OSError as error:
+        if error.errno not in _ADDRESS_ERRORS:
+            raise
+        return _complain(_address_complaint(config, error.errno), EXIT_FAILED)
+
+
+def _address_complaint(config: "Config", number: int) -> str:
+    address = f"{config.server.host} port {config.server.port}"
+    if number == errno.EADDRINUSE:
+        return f"{address} is taken: stop what uses it, or choose another with --port"
+    return f"cannot listen on {address}: {os.strerror(number)}"
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    doctor = importlib.import_module("agent.doctor")
+    checks = doctor.examine(_config(arguments))
+    sys.stdout.write(doctor.as_json(checks) if arguments.json else doctor.as_text(checks))
+    code: int = doctor.exit_code(checks)
+    return code
+
+
+def _print_config(arguments: argparse.Namespace) -> int:
+    from agent.config import effective_toml, markdown_table
+
+    config = _config(arguments)
+    sys.stdout.write(effective_toml(config) if arguments.effective else markdown_table())
+    return 0
+
+
+# ---- from arguments to settings ---------------------------------------------------------------
+
+_FLAGS = {
+    "engine": "engine.name",
+    "host": "server.host",
+    "port": "server.port",
+    "log_level": "logging.level",
+}
+"""Flags of `serve` and the settings that they stand for; they win over --set."""
+
+
+def _config(arguments: argparse.Namespace) -> "Config":
+    from agent.config import load_config
+
+    overrides = list(arguments.set)
+    for flag, key in _FLAGS.items():
+        value = getattr(arguments, flag, None)
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    if getattr(arguments, "http", False):
+        overrides.append("server.http_only=true")
+    return load_config(arguments.config, os.environ, overrides)
+
+
+def _start_logging(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if level != "debug":
+        # A line for every pair of addresses that it tries, at the level of our own news.
+        logging.getLogger("aioice").setLevel(logging.WARNING)
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"voice-agent: {message}\n")
+    return code
+
+
+# ---- the grammar ------------------------------------------------------------------------------
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Ends its help with the settings, from the table that the README's comes from too."""
+
+    def format_help(self) -> str:
+        from agent.config import settings_table
+
+        lines = [super().format_help(), "settings, with their defaults:"]
+        for row in settings_table():
+            lines.append(f"  {row.key} = {row.default}\n      {row.description} [{row.allowed}]")
+        return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="voice-agent",
+        description="A real-time voice agent that speaks OpenAI Realtime.",
+        epilog="Every setting also comes from a TOML file (--config), from the environment "
+        "(VOICE_AGENT__SECTION__KEY) and from --set; `voice-agent config` lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"voice-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_CommandParser)
+    _add_serve(commands)
+    doctor = commands.add_parser("doctor", help="try out everything that a call needs")
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_settings(doctor)
+    doctor.set_defaults(command=_doctor)
+    config = commands.add_parser("config", help="list every setting as a Markdown table")
+    config.add_argument(
+        "--effective", action="store_true", help="print what is in force as TOML, less secrets"
+    )
+    _add_settings(config)
+    config.set_defaults(command=_print_config)
+    return parser
+
+
+def _add_serve(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
+    serve = commands.add_parser("serve", help="take calls")
+    serve.add_argument("--engine", metavar="NAME", help="what answers (engine.name)")
+    serve.add_argument("--host", help="address to listen on (server.host)")
+    serve.add_argument("--port", help="TCP port (server.port)")
+    serve.add_argument("--http", action="store_true", help="never use TLS (server.http_only)")
+    serve.add_argument("--log-level", metavar="LEVEL", help="least serious line (logging.level)")
+    _add_settings(serve)
+    serve.set_defaults(command=_serve)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="set one setting; may be repeated, the last one wins",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

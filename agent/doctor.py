@@ -1,0 +1,254 @@
+"""`voice-agent doctor`: tries everything that a call needs, and says what to do about the rest."""
+
+import ctypes
+import ctypes.util
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from agent import __version__, engines, tls
+from agent.config import Config
+from agent.errors import ConfigError
+from agent.resources import assets_folder, web_folder
+from agent.types import MIC_FRAME_SAMPLES, SPEECH_FRAME_SAMPLES, SPEECH_RATE_HZ, AudioFrame
+
+Status: TypeAlias = Literal["ok", "warning", "failure"]
+
+_GIB = 1024**3
+# What the engine's weights and the first call take, by the published bf16 checkpoint.
+_ENGINE_GIB = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found. `failure` means that `serve` or every call fails; `advice` how to cure it."""
+
+    name: str
+    status: Status
+    detail: str
+    advice: str = ""
+
+
+def examine(config: Config) -> list[Check]:
+    """Every check, in reading order. Opens and closes the port; writes no file."""
+    return [
+        check_python(),
+        *check_torch(),
+        check_checkpoint(),
+        check_opus(),
+        check_echo_canceller(config),
+        check_voice_detector(),
+        check_tls(config, datetime.now(UTC)),
+        check_port(config),
+        check_files(),
+        check_engine(config),
+    ]
+
+
+def exit_code(checks: Sequence[Check]) -> int:
+    """1 when something failed; warnings are not failures."""
+    return int(any(check.status == "failure" for check in checks))
+
+
+def as_text(checks: Sequence[Check]) -> str:
+    """A line for each check in columns, advice below its check."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:<8} {check.name:<{width}}  {check.detail}")
+        if check.advice:
+            lines.append(f"{'':<8} {'':<{width}}  try: {check.advice}")
+    failures = sum(check.status == "failure" for check in checks)
+    warnings = sum(check.status == "warning" for check in checks)
+    lines.append(f"{len(checks)} checks, {failures} failed, {warnings} with a warning")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """One JSON document: version, whether all is well, and the checks."""
+    document = {
+        "version": __version__,
+        "ok": exit_code(checks) == 0,
+        "checks": [asdict(check) for check in checks],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+# ---- the checks -------------------------------------------------------------------------------
+
+
+def check_python() -> Check:
+    """The interpreter; the package does not install on one that is too old."""
+    return Check("Python", "ok", f"{platform.python_version()} ({sys.executable})")
+
+
+def check_torch() -> list[Check]:
+    """torch and the GPU; the one check that imports torch, which takes seconds."""
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError) as error:
+        broken = Check("torch", "warning", f"does not import: {error}", "reinstall the package")
+        return [broken, Check("CUDA", "warning", "unknown without torch")]
+    found = Check("torch", "ok", torch.__version__)
+    if not torch.cuda.is_available():
+        detail = "no GPU that torch can use: only engines that need none can run"
+        return [found, Check("CUDA", "warning", detail, "MiniCPM-o needs an NVIDIA GPU")]
+    device = torch.cuda.get_device_properties(0)
+    memory_gib = device.total_memory / _GIB
+    detail = f"{device.name}, {memory_gib:.0f} GiB, CUDA {torch.version.cuda}"
+    if memory_gib < _ENGINE_GIB:
+        advice = f"MiniCPM-o needs about {_ENGINE_GIB} GiB"
+        return [found, Check("CUDA", "warning", detail, advice)]
+    return [found, Check("CUDA", "ok", detail)]
+
+
+def check_checkpoint() -> Check:
+    """The model's weights, which no engine of this version reads yet."""
+    advice = "the MiniCPM-o engine, once it is built in, reads openbmb/MiniCPM-o-4_5 (20 GB)"
+    return Check("checkpoint", "warning", "none configured: the echo engine answers", advice)
+
+
+def check_opus() -> Check:
+    """The Opus library that PyAV brings along, which encodes and decodes every call's sound."""
+    path = _opus_library()
+    advice = "reinstall the package av from its wheel"
+    if path is None:
+        return Check("Opus", "failure", "no libopus beside PyAV nor on the system", advice)
+    try:
+        library = ctypes.CDLL(path)
+        library.opus_get_version_string.restype = ctypes.c_char_p
+        version = library.opus_get_version_string().decode()
+    except (OSError, AttributeError) as error:
+        return Check("Opus", "failure", f"{path}: {error}", advice)
+    return Check("Opus", "ok", f"{version} ({Path(path).name})")
+
+
+def _opus_library() -> str | None:
+    spec = importlib.util.find_spec("av")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for found in sorted(Path(folder).with_name("av.libs").glob("libopus*")):
+            return str(found)
+    return ctypes.util.find_library("opus")
+
+
+def check_echo_canceller(config: Config) -> Check:
+    """Runs one frame through AEC3."""
+    if config.echo.canceller == "off":
+        return Check("echo canceller", "ok", "off, as configured")
+    advice = "reinstall pywebrtc-audio, or set echo.canceller to off"
+    try:
+        canceller = importlib.import_module("agent.media.echo_canceller").Aec3()
+        far = np.zeros(SPEECH_FRAME_SAMPLES, np.float32)
+        canceller.push_far(AudioFrame(far, SPEECH_RATE_HZ, 0))
+        cleaned = canceller.cancel(np.zeros(MIC_FRAME_SAMPLES, np.float32))
+    except (ConfigError, ImportError, OSError) as error:
+        return Check("echo canceller", "failure", str(error), advice)
+    if cleaned.shape != (MIC_FRAME_SAMPLES,) or not np.isfinite(cleaned).all():
+        return Check("echo canceller", "failure", "a frame came out broken", advice)
+    version = importlib.metadata.version("pywebrtc-audio")
+    return Check("echo canceller", "ok", f"AEC3 (pywebrtc-audio {version}) cancelled a frame")
+
+
+def check_voice_detector() -> Check:
+    """Runs one frame of silence through the detector's model."""
+    advice = "reinstall silero-vad and onnxruntime"
+    try:
+        vad = importlib.import_module("agent.media.vad")
+    except (ImportError, OSError) as error:
+        return Check("voice detector", "failure", str(error), advice)
+    states = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    unusable = (states.Fail, states.InvalidProtobuf, states.InvalidGraph, states.InvalidArgument)
+    try:
+        silence = np.zeros(vad.VAD_FRAME_SAMPLES + 64, np.float32)
+        likelihood, _ = vad.SileroModel().step(silence, np.zeros((2, 1, 128), np.float32))
+    except (ConfigError, *unusable) as error:
+        return Check("voice detector", "failure", str(error), advice)
+    if not 0 <= likelihood < 0.5:
+        detail = f"takes silence for speech (likelihood {likelihood:.2f})"
+        return Check("voice detector", "failure", detail, advice)
+    version = importlib.metadata.version("silero-vad")
+    return Check("voice detector", "ok", f"Silero {version} judged a frame")
+
+
+def check_tls(config: Config, now: datetime) -> Check:
+    """What `serve` would do, without making a certificate."""
+    server = config.server
+    url = tls.server_url(server)
+    if not tls.uses_tls(server):
+        if tls.is_loopback(server.host):
+            return Check("TLS", "ok", f"none needed on loopback: {url}")
+        advice = "unset server.http_only, unless a TLS proxy stands in front"
+        return Check("TLS", "warning", f"{url}: browsers deny microphone and camera", advice)
+    try:
+        if server.tls_certificate or server.tls_key:
+            return _given_certificate(config, url, now)
+        return _self_signed(config, url)
+    except ConfigError as error:
+        return Check("TLS", "failure", str(error), "name a PEM certificate and its own key")
+
+
+def _given_certificate(config: Config, url: str, now: datetime) -> Check:
+    tls.ensure_certificate(config)
+    ends = tls.certificate_end(Path(config.server.tls_certificate))
+    detail = f"{url} with {config.server.tls_certificate}, ends {ends:%Y-%m-%d}"
+    if ends < now:
+        return Check("TLS", "failure", detail, "browsers refuse an ended certificate: renew it")
+    if ends - now < tls.RENEWAL:
+        return Check("TLS", "warning", detail, "renew the certificate soon")
+    return Check("TLS", "ok", detail)
+
+
+def _self_signed(config: Config, url: str) -> Check:
+    path = tls.self_signed_path(config)
+    if not path.exists():
+        detail = f"{url}; a self-signed certificate will be made at first start: {path}"
+        return Check("TLS", "ok", detail)
+    ends = tls.certificate_end(path)
+    return Check("TLS", "ok", f"{url} with the self-signed {path}, ends {ends:%Y-%m-%d}")
+
+
+def check_port(config: Config) -> Check:
+    """Binds the address for a moment."""
+    host, port = config.server.host, config.server.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As the server itself does; else a port just released would look taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        detail = f"{host} port {port}: {error.strerror}"
+        return Check("port", "failure", detail, "choose another server.host or server.port")
+    return Check("port", "ok", f"{host} port {port} is free")
+
+
+def check_files() -> Check:
+    """The page and the recordings that travel with the package."""
+    try:
+        detail = f"{web_folder()}, {assets_folder()}"
+    except FileNotFoundError as error:
+        return Check("page and recordings", "failure", str(error))
+    return Check("page and recordings", "ok", detail)
+
+
+def check_engine(config: Config) -> Check:
+    """Which engine would answer, and why."""
+    try:
+        choice = engines.choose(config.engine.name)
+    except ConfigError as error:
+        return Check("engine", "failure", str(error), "set engine.name to auto")
+    return Check("engine", "ok", f"{choice.name}: {choice.reason}")
