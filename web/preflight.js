@@ -113,7 +113,7 @@ export class Preflight {
 
   #microphoneRow() {
     const row = rowOf('microphone', 'Microphone');
-    if (this.#muted) return judge(row, 'warning', 'muted', 'You muted it: press Mute again to be heard.');
+    if (this.#muted) return judge(row, 'warning', 'muted', 'You muted it: press “Muted” to be heard.');
     if (this.#peakDb >= SPEECH_DB) return judge(row, 'ok', `peak ${this.#peakDb.toFixed(0)} dB`);
     if (!this.#impatient()) return judge(row, 'waiting', 'say something');
     if (this.#peakDb < SILENT_DB) return judge(row, 'failing', 'silent', 'No sound arrives: is it switched off, or is another one chosen under “Devices”?');

@@ -33,12 +33,12 @@ const WORDINGS = {
   'microphone-denied': {
     title: 'The microphone is blocked',
     advice:
-      'Allow the microphone for this page (the icon beside the address, or your system’s privacy settings), then call again.',
+      'Allow the microphone for this page (the icon beside the address, or your system’s privacy settings).',
     action: 'Call again',
   },
   'microphone-missing': {
     title: 'No microphone was found',
-    advice: 'Plug one in or switch it on, pick it under “Devices”, then call again.',
+    advice: 'Plug one in or switch it on, and pick it under “Devices”.',
     action: 'Call again',
   },
   'microphone-busy': {
@@ -107,9 +107,10 @@ export function canRetry(problem) {
 /**
  * The words for a problem.
  * @param {CallProblem} problem
+ * @param {boolean} callGoesOn then there is nothing to call again
  * @returns {Wording}
  */
-export function describe(problem) {
+export function describe(problem, callGoesOn) {
   const words = WORDINGS[problem.code];
   const parts = [words.advice];
   if (problem.code === 'no-slot') {
@@ -118,7 +119,7 @@ export function describe(problem) {
   if (problem.detail && (problem.code === 'call-refused' || problem.code === 'server-error')) {
     parts.unshift(`It says: “${problem.detail}”`);
   }
-  return { ...words, advice: parts.join(' ') };
+  return { title: words.title, advice: parts.join(' '), action: callGoesOn ? 'OK' : words.action };
 }
 
 /** @param {unknown} error */

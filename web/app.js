@@ -1,0 +1,324 @@
+// @ts-check
+/**
+ * The page: joins one Call after another to what is on the screen.
+ *
+ * What a test or a style may hold on to:
+ *   #call-button        starts and ends a call; data-live = true | false
+ *   #state              data-state = idle | connecting | listening | speaking | ended | problem
+ *   .stage              the same data-state; data-user = speaking while the server hears the user;
+ *                       data-camera = on
+ *   #hint               a line under the state: the length of the call, or why it waits
+ *   #mute #camera       aria-pressed = true while muted / while the camera is on; hidden outside a call
+ *   #self-view          <video> of the own camera
+ *   #captions           role=log; .line[data-speaker = agent | user][data-item-id], [data-interrupted],
+ *                       [data-placeholder] where the user spoke and no transcript came (yet)
+ *   #newest             leads back to the newest caption after scrolling up
+ *   #mic-meter          role=meter, aria-valuenow = 0 to 100
+ *   #microphone-select #speaker-select #camera-select, in <details id="devices">
+ *   #shortcuts          checkbox: keys M (mute), V (camera), H (hang up)
+ *   #agent-audio        <audio> with the agent's stream as srcObject: the only way out for sound
+ *   #sound-button       shown where the browser refuses to play without a press
+ *   #problem            role=alert, data-problem = code (problems.js) or '' ; #problem-action its button
+ *   #details            <details> of checks: #checks li[data-check][data-verdict = waiting | ok | warning | failing]
+ *   #engine             data-engine = id of the engine that answers; #echo-notice shown for `echo`
+ *   body                data-view = idle until the first call, then call
+ * Keep `applyServerEvent` (below) for driving the page without a server.
+ */
+
+import { Call } from './call.js';
+import { Captions, clock } from './captions.js';
+import { fillSelect, recall, remember, rememberDevice, rememberedDevice } from './devices.js';
+import { meterShare, MicrophoneMeter } from './meter.js';
+import { Preflight, showRows, summary } from './preflight.js';
+import { CallProblem } from './problems.js';
+import { byId, ProblemCard, Stage } from './stage.js';
+import { WakeLock } from './wake_lock.js';
+
+/** @typedef {import('./devices.js').Kind} Kind */
+
+const BASE_URL = document.baseURI;
+const ECHO_ENGINE = 'echo';
+
+const stage = new Stage();
+const problemCard = new ProblemCard(() => startCall());
+const captions = new Captions(byId('captions'), byId('newest'));
+const wakeLock = new WakeLock();
+const audio = /** @type {HTMLAudioElement} */ (byId('agent-audio'));
+const selfView = /** @type {HTMLVideoElement} */ (byId('self-view'));
+const soundButton = byId('sound-button');
+const shortcuts = /** @type {HTMLInputElement} */ (byId('shortcuts'));
+
+/** @type {[Kind, HTMLSelectElement, (deviceId: string) => unknown][]} */
+const PICKERS = [
+  ['audioinput', select('microphone-select'), (deviceId) => call.setMicrophone(deviceId)],
+  ['audiooutput', select('speaker-select'), (deviceId) => useLoudspeaker(deviceId)],
+  ['videoinput', select('camera-select'), (deviceId) => call.setCamera(call.cameraOn, deviceId)],
+];
+
+let call = newCall();
+let meter = /** @type {MicrophoneMeter | null} */ (null);
+let preflight = new Preflight(0);
+let startedMs = 0;
+let endedMs = 0;
+/** @type {string[]} */
+let languages = [];
+/** Why the line under the state says something else than the time; '' if it need not. */
+let waiting = '';
+
+// ---- calls --------------------------------------------------------------------------------------
+
+function newCall() {
+  const made = new Call(BASE_URL);
+  const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ react) =>
+    made.addEventListener(type, (event) => react(/** @type {CustomEvent} */ (event).detail));
+  on('state', (state) => onState(state));
+  on('problem', (problem) => problemCard.show(problem, made.live));
+  on('serverevent', (event) => onServerEvent(event));
+  on('sound', (stream) => play(stream));
+  on('microphone', (stream) => onMicrophone(stream));
+  on('camera', (stream) => onCamera(stream));
+  on('muted', (muted) => onMuted(muted));
+  on('link', (whole) => (waiting = whole ? '' : 'The connection broke: waiting for it to come back…'));
+  on('statistics', (statistics) => preflight.statistics(statistics));
+  return made;
+}
+
+function startCall() {
+  problemCard.hide();
+  captions.clear();
+  stage.muted(false);
+  waiting = '';
+  document.body.dataset.view = 'call';
+  captionsCard().hidden = false;
+  startedMs = performance.now();
+  preflight = new Preflight(startedMs);
+  if (call.state !== 'idle') call = newCall();
+  void call.start({
+    microphoneId: rememberedDevice('audioinput'),
+    cameraId: rememberedDevice('videoinput'),
+    session: sessionSettings(),
+  });
+}
+
+/** The user's language, where the engine says that it speaks it. */
+function sessionSettings() {
+  const language = navigator.language.split('-')[0];
+  return languages.includes(language) ? { voice_agent: { language } } : undefined;
+}
+
+/** @param {import('./call.js').State} state */
+function onState(state) {
+  if (state === 'listening') void refreshDevices();
+  if (call.live) void wakeLock.hold();
+  else endCall();
+  stage.show(state, sinceStart());
+}
+
+function endCall() {
+  endedMs = performance.now();
+  void wakeLock.release();
+  void meter?.close();
+  meter = null;
+  audio.srcObject = null;
+  soundButton.hidden = true;
+}
+
+function sinceStart() {
+  return (call.live ? performance.now() : endedMs) - startedMs;
+}
+
+// ---- what the server says -----------------------------------------------------------------------
+
+/**
+ * Take in a server event as if it had come over the data channel.
+ * @param {{type: string} & Record<string, unknown>} event
+ */
+export function applyServerEvent(event) {
+  call.applyServerEvent(event);
+}
+
+/** @type {Record<string, string>} */
+const WAITS = { paused: 'Paused', queued: 'Waiting for a free place…' };
+
+/** @param {any} event */
+function onServerEvent(event) {
+  captions.apply(event, sinceStart());
+  preflight.apply(event);
+  if (event.type === 'input_audio_buffer.speech_started') stage.userSpeaking(true);
+  else if (event.type === 'input_audio_buffer.speech_stopped') stage.userSpeaking(false);
+  else if (event.type === 'voice_agent.state') waiting = WAITS[event.state] ?? '';
+}
+
+// ---- sound and picture --------------------------------------------------------------------------
+
+/** @param {MediaStream} stream */
+async function play(stream) {
+  audio.srcObject = stream;
+  await useLoudspeaker(rememberedDevice('audiooutput'));
+  await tryToPlay();
+}
+
+async function tryToPlay() {
+  try {
+    await audio.play();
+    soundButton.hidden = true;
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    // AbortError is a call that ended meanwhile; NotAllowedError wants a press.
+    soundButton.hidden = error.name !== 'NotAllowedError';
+  }
+}
+
+/** @param {string} deviceId '' is the system's default */
+async function useLoudspeaker(deviceId) {
+  if (!('setSinkId' in audio)) return;
+  try {
+    await audio.setSinkId(deviceId);
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    // Unplugged since it was chosen: the system's default plays on.
+    rememberDevice('audiooutput', '');
+    void refreshDevices();
+  }
+}
+
+/** @param {MediaStream} stream */
+function onMicrophone(stream) {
+  meter ??= new MicrophoneMeter();
+  meter.listen(stream);
+  preflight.microphoneChanged();
+}
+
+/** @param {boolean} muted */
+function onMuted(muted) {
+  stage.muted(muted);
+  preflight.muted(muted);
+}
+
+/** @param {MediaStream | null} stream */
+function onCamera(stream) {
+  selfView.srcObject = stream;
+  selfView.hidden = stream === null;
+  stage.camera(stream !== null);
+  preflight.camera(stream !== null);
+  if (stream) void refreshDevices();
+}
+
+// ---- devices ------------------------------------------------------------------------------------
+
+async function refreshDevices() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
+  for (const [kind, element] of PICKERS) fillSelect(element, kind, devices);
+}
+
+/** @param {string} id */
+function select(id) {
+  return /** @type {HTMLSelectElement} */ (byId(id));
+}
+
+function preparePickers() {
+  for (const [kind, element, use] of PICKERS) {
+    element.addEventListener('change', () => {
+      rememberDevice(kind, element.value);
+      void use(element.value);
+    });
+  }
+  const canChoose = 'setSinkId' in audio;
+  byId('speaker-label').hidden = byId('speaker-select').hidden = !canChoose;
+  navigator.mediaDevices?.addEventListener('devicechange', () => refreshDevices());
+  void refreshDevices();
+}
+
+// ---- which engine answers -----------------------------------------------------------------------
+
+async function showEngine() {
+  const badge = byId('engine');
+  try {
+    const engine = await call.signalling.defaultEngine();
+    languages = engine.abilities.languages ?? [];
+    badge.textContent = engine.id === ECHO_ENGINE ? 'echo engine' : engine.id;
+    badge.dataset.engine = engine.id;
+    if (engine.id === ECHO_ENGINE) showEcho(engine.reason);
+  } catch (error) {
+    if (!(error instanceof CallProblem)) throw error;
+    badge.textContent = 'server not reachable';
+  }
+}
+
+/** @param {string} reason why it is not the model that answers */
+function showEcho(reason) {
+  byId('echo-notice').hidden = false;
+  byId('echo-reason').hidden = !reason;
+  byId('echo-reason').textContent = `Why not the model: ${reason}.`;
+  byId('details-title').textContent = 'Check of this installation';
+  byId('details').toggleAttribute('open', true);
+}
+
+// ---- the page's own clockwork -------------------------------------------------------------------
+
+function captionsCard() {
+  return /** @type {HTMLElement} */ (byId('captions').closest('section'));
+}
+
+/** @param {number} nowMs */
+function onPicture(nowMs) {
+  requestAnimationFrame(onPicture);
+  if (!call.live || !meter) return;
+  const levelDb = call.muted ? -Infinity : meter.levelDb();
+  preflight.microphoneLevel(levelDb);
+  stage.levels(meterShare(levelDb), call.agentLevel(), nowMs);
+}
+
+function onSecond() {
+  if (call.state === 'listening' || call.state === 'speaking') {
+    preflight.tick(performance.now());
+    stage.hint(waiting || clock(sinceStart()));
+  }
+  showChecks();
+}
+
+function showChecks() {
+  const rows = preflight.rows();
+  showRows(byId('checks'), rows);
+  byId('details-summary').textContent = document.body.dataset.view === 'call' ? summary(rows) : '';
+}
+
+function pressCall() {
+  if (call.live) call.hangUp();
+  else startCall();
+}
+
+/** @type {Record<string, () => void>} */
+const KEYS = {
+  m: () => call.setMuted(!call.muted),
+  v: () => void call.setCamera(!call.cameraOn),
+  h: () => call.hangUp(),
+};
+
+/** @param {KeyboardEvent} event */
+function onKey(event) {
+  const typing = event.target instanceof Element && event.target.closest('input, select, textarea');
+  if (!shortcuts.checked || typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (call.state === 'listening' || call.state === 'speaking') KEYS[event.key.toLowerCase()]?.();
+}
+
+function onVisible() {
+  if (document.visibilityState !== 'visible' || !call.live) return;
+  void call.reviveMicrophone();
+  void wakeLock.hold();
+}
+
+byId('call-button').addEventListener('click', pressCall);
+byId('mute').addEventListener('click', KEYS.m);
+byId('camera').addEventListener('click', KEYS.v);
+soundButton.addEventListener('click', tryToPlay);
+document.addEventListener('keydown', onKey);
+document.addEventListener('visibilitychange', onVisible);
+window.addEventListener('pagehide', () => call.hangUp());
+shortcuts.checked = recall('shortcuts') !== 'off';
+shortcuts.addEventListener('change', () => remember('shortcuts', shortcuts.checked ? 'on' : 'off'));
+preparePickers();
+showChecks();
+setInterval(onSecond, 1000);
+requestAnimationFrame(onPicture);
+void showEngine();

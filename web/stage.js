@@ -1,0 +1,200 @@
+// @ts-check
+/** The middle of the page: orb, state, call controls, and the card that tells of a problem. */
+
+import { clock } from './captions.js';
+import { canRetry, describe } from './problems.js';
+
+/** @typedef {import('./call.js').State} State */
+/** @typedef {import('./problems.js').CallProblem} CallProblem */
+
+/** @type {Record<State, string>} */
+const STATE_TEXT = {
+  idle: 'Ready when you are',
+  connecting: 'Connecting…',
+  listening: 'Listening',
+  speaking: 'Agent is speaking',
+  ended: 'Call ended',
+  problem: 'No call',
+};
+
+/** A screen reader need not hear the meter more often than this. */
+const METER_MS = 250;
+
+/** The element with this id; the page is broken without it. */
+export const byId = (/** @type {string} */ id) => {
+  const found = document.getElementById(id);
+  if (!found) throw new Error(`the page has no #${id}`);
+  return found;
+};
+
+/**
+ * The first element that matches; the page is broken without it.
+ * @param {string} selector
+ * @param {ParentNode} [root]
+ * @returns {HTMLElement}
+ */
+function one(selector, root = document) {
+  const found = root.querySelector(selector);
+  if (!(found instanceof HTMLElement)) throw new Error(`the page has no ${selector}`);
+  return found;
+}
+
+export class Stage {
+  #root = one('.stage');
+  #state = byId('state');
+  #hint = byId('hint');
+  #orb = byId('orb');
+  #meter = byId('mic-meter');
+  #callButton = byId('call-button');
+  #mute = byId('mute');
+  #camera = byId('camera');
+  #meterAtMs = 0;
+
+  /**
+   * @param {State} state
+   * @param {number} lastedMs of the call so far
+   */
+  show(state, lastedMs) {
+    const live = ['connecting', 'listening', 'speaking'].includes(state);
+    const talking = live && state !== 'connecting';
+    this.#root.dataset.state = this.#state.dataset.state = state;
+    this.#state.textContent = STATE_TEXT[state];
+    this.#callButton.dataset.live = String(live);
+    label(this.#callButton, callLabel(state, live));
+    for (const control of [this.#mute, this.#camera, this.#meter]) control.hidden = !talking;
+    if (!talking) this.userSpeaking(false);
+    this.hint(hintFor(state, lastedMs));
+  }
+
+  /** @param {string} text */
+  hint(text) {
+    if (this.#hint.textContent !== text) this.#hint.textContent = text;
+  }
+
+  /** @param {boolean} speaking */
+  userSpeaking(speaking) {
+    this.#root.dataset.user = speaking ? 'speaking' : '';
+  }
+
+  /** @param {boolean} muted */
+  muted(muted) {
+    this.#mute.setAttribute('aria-pressed', String(muted));
+    label(this.#mute, muted ? 'Muted' : 'Mute');
+  }
+
+  /** @param {boolean} on */
+  camera(on) {
+    this.#camera.setAttribute('aria-pressed', String(on));
+    label(this.#camera, on ? 'Camera on' : 'Camera');
+    this.#root.dataset.camera = on ? 'on' : '';
+  }
+
+  /**
+   * Once a picture of the screen.
+   * @param {number} microphone 0 to 1
+   * @param {number} agent 0 to 1
+   * @param {number} nowMs
+   */
+  levels(microphone, agent, nowMs) {
+    this.#orb.style.setProperty('--user', microphone.toFixed(3));
+    this.#orb.style.setProperty('--agent', agent.toFixed(3));
+    this.#meter.style.setProperty('--level', microphone.toFixed(3));
+    if (nowMs - this.#meterAtMs < METER_MS) return;
+    this.#meterAtMs = nowMs;
+    this.#meter.setAttribute('aria-valuenow', String(Math.round(100 * microphone)));
+  }
+}
+
+/** The card that says what went wrong; its button waits where the server asked for a pause. */
+export class ProblemCard {
+  #card = one('.problem-card');
+  #alert = byId('problem');
+  #action = byId('problem-action');
+  #ticking = 0;
+  #retry = false;
+
+  /** @param {() => void} callAgain */
+  constructor(callAgain) {
+    this.#action.addEventListener('click', () => {
+      this.hide();
+      if (this.#retry) callAgain();
+    });
+  }
+
+  /**
+   * @param {CallProblem} problem
+   * @param {boolean} callGoesOn
+   */
+  show(problem, callGoesOn) {
+    const { title, advice, action } = describe(problem, callGoesOn);
+    this.#retry = canRetry(problem) && !callGoesOn;
+    this.#card.hidden = false;
+    this.#alert.dataset.problem = problem.code;
+    this.#alert.replaceChildren(paragraph('strong', title), paragraph('p', advice));
+    this.#countDown(action, problem.retryAfterS);
+  }
+
+  hide() {
+    clearInterval(this.#ticking);
+    this.#card.hidden = true;
+    this.#alert.dataset.problem = '';
+    this.#alert.replaceChildren();
+  }
+
+  /**
+   * @param {string} action
+   * @param {number} waitS
+   */
+  #countDown(action, waitS) {
+    clearInterval(this.#ticking);
+    let leftS = waitS;
+    const show = () => {
+      this.#action.textContent = leftS > 0 ? `${action} (in ${leftS} s)` : action;
+      this.#action.toggleAttribute('disabled', leftS > 0);
+      if (leftS <= 0) clearInterval(this.#ticking);
+      leftS -= 1;
+    };
+    this.#ticking = setInterval(show, 1000);
+    show();
+  }
+}
+
+/**
+ * @param {State} state
+ * @param {boolean} live
+ */
+function callLabel(state, live) {
+  if (state === 'connecting') return 'Cancel';
+  if (live) return 'Hang up';
+  return state === 'idle' ? 'Start call' : 'Call again';
+}
+
+/**
+ * @param {State} state
+ * @param {number} lastedMs
+ */
+function hintFor(state, lastedMs) {
+  if (state === 'idle') return 'Your browser will ask for the microphone.';
+  if (state === 'connecting') return 'Allow the microphone if your browser asks.';
+  if (state === 'problem') return '';
+  return state === 'ended' ? `It lasted ${clock(lastedMs)}.` : clock(lastedMs);
+}
+
+/**
+ * @param {HTMLElement} button
+ * @param {string} text
+ */
+function label(button, text) {
+  const place = button.querySelector('.label');
+  if (place && place.textContent !== text) place.textContent = text;
+}
+
+/**
+ * @param {string} tag
+ * @param {string} text
+ */
+function paragraph(tag, text) {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  return element;
+}
