@@ -1,0 +1,45 @@
+"""What all tests share: how a missing program is reported, and that nothing is left behind.
+
+Fixtures of one part of the system live in that part's own test file.
+"""
+
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import pytest
+
+
+def require_all(reason: str) -> NoReturn:
+    """Skip the test for `reason`, or fail where VOICE_AGENT_REQUIRE_ALL=1 forbids skipping."""
+    if os.environ.get("VOICE_AGENT_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason} (VOICE_AGENT_REQUIRE_ALL=1 forbids to skip)")
+    pytest.skip(reason)
+
+
+def require_program(name: str, package: str) -> str:
+    """The path of program `name`; without it the test is skipped, naming Debian's `package`."""
+    found = shutil.which(name)
+    if found is None:
+        require_all(f"needs {name}: apt-get install {package}")
+    return found
+
+
+@pytest.fixture
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """Fails the test when a task or a thread that it started is still there at its end."""
+    threads = set(threading.enumerate())
+    tasks = asyncio.all_tasks()
+    yield
+    for _ in range(10):  # what was just cancelled needs a few turns of the loop to be gone
+        await asyncio.sleep(0)
+    current = asyncio.current_task()
+    left = {task for task in asyncio.all_tasks() - tasks if task is not current}
+    assert not left, f"tasks still running: {left}"
+    # The loop keeps the threads of its default executor until it is closed itself.
+    started = set(threading.enumerate()) - threads
+    lasting = {thread.name for thread in started if not thread.name.startswith("asyncio_")}
+    assert not lasting, f"threads still running: {lasting}"
