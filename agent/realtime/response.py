@@ -33,6 +33,8 @@ class Response:
     ended: TurnEndReason | None = None
     buffer: Buffer = "empty"
     drained: bool = False
+    lost_ms: int = 0
+    """Sound up to here was dropped before its turn to play."""
     previous_id: str | None = None
     tools: list[ToolCallItem] = field(default_factory=list)
 

@@ -96,7 +96,7 @@ class Responses:
 
     def playout_started(self, turn: int) -> list[Event]:
         """The first sample of the turn is on its way."""
-        events = self._close_waiting_before(turn)
+        events = self._drop_waiting_before(turn)
         response = self._by_turn.get(turn)
         if response is None or response.buffer == "stopped":
             return events
@@ -116,22 +116,16 @@ class Responses:
         return self._stop(response) if response.closed else []
 
     def playout_cleared(self, turn: int, played_ms: int, reason: ClearReason) -> list[Event]:
-        """What was queued is dropped; the user heard `played_ms` of the turn."""
-        events = self._close_waiting_before(turn)
-        response = self._by_turn.get(turn)
-        if response is None or response.buffer == "stopped":
-            return events
-        if response.closed and not response.pending_sound:
-            return events
-        response.buffer = "stopped"
-        self._forget_playing(response)
-        spoken = response.item.shape != "text"
-        end_ms = response.item.cut(played_ms) if spoken else 0
-        events.append(response.buffered("cleared"))
-        events += self._close(response, "cancelled", reason)
-        if spoken:
-            events.append(response.truncated(end_ms))
-        return events + self._release()
+        """All that was queued is dropped; the user heard `played_ms` of `turn`, and nothing of
+        the turns behind it."""
+        events = self._drop_waiting_before(turn)
+        events += self._clear(turn, played_ms, reason)
+        while self._active is not None and self._active.buffer == "empty":
+            self._active.lost_ms = self._active.item.generated_ms
+            if not self._active.waits_for_sound:
+                break
+            events += self._clear(self._active.turn, 0, reason)
+        return events
 
     # ---- what the client or a failure does ----------------------------------------------------
 
@@ -151,12 +145,13 @@ class Responses:
 
     def _in_order(self, turn: int, step: Step) -> list[Event]:
         """Do `step` now, or after the turn before it is done."""
-        if not self._must_wait(turn):
+        active = self._active
+        if active is None or not self._must_wait(turn):
             return step() + self._release()
         self._held.append((turn, step))
         if len(self._held) <= self._limits.max_waiting:
             return []
-        return self._close_waiting_before(turn)
+        return self._complete(active) + self._release()
 
     def _must_wait(self, turn: int) -> bool:
         active = self._active
@@ -169,13 +164,11 @@ class Responses:
             events += step()
         return events
 
-    def _close_waiting_before(self, turn: int) -> list[Event]:
-        """Turns before `turn` were dropped unheard: wait for their sound no longer."""
+    def _drop_waiting_before(self, turn: int) -> list[Event]:
+        """Turns are played in order: one that still waits when a later one plays was dropped."""
         events: list[Event] = []
-        while self._must_wait(turn):
-            assert self._active is not None
-            events += self._complete(self._active)
-            events += self._release()
+        while self._active is not None and self._must_wait(turn):
+            events += self._clear(self._active.turn, 0, "turn_detected")
         return events
 
     # ---- steps --------------------------------------------------------------------------------
@@ -233,12 +226,29 @@ class Responses:
         if response is None:
             return []
         response.ended = reason
-        if reason == "interrupted":
+        dropped = 0 < response.item.generated_ms <= response.lost_ms
+        if reason == "interrupted" or dropped:
             return self._close(response, "cancelled", "turn_detected")
         events = self._decide_text(response)
         if response.item.shape == "audio" and response.buffer == "empty":
             return events
         return events + self._complete(response)
+
+    def _clear(self, turn: int, played_ms: int, reason: ClearReason) -> list[Event]:
+        response = self._by_turn.get(turn)
+        if response is None or response.buffer == "stopped":
+            return []
+        if response.closed and not response.pending_sound:
+            return []
+        response.buffer = "stopped"
+        self._forget_playing(response)
+        events = [response.buffered("cleared")]
+        if response.item.shape == "text":
+            return events + self._close(response, "cancelled", reason) + self._release()
+        end_ms = response.item.cut(played_ms)
+        events += self._close(response, "cancelled", reason)
+        events.append(response.truncated(end_ms))
+        return events + self._release()
 
     def _call_tool(self, call: ToolCalled) -> list[Event]:
         response = self._open(call.turn)

@@ -1,0 +1,106 @@
+"""A call under watch: every event that it emits is checked to the letter as it comes."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from agent.realtime import Action, Limits, Reaction, RealtimeCall
+from agent.types import (
+    SPEECH_RATE_HZ,
+    Abilities,
+    EngineEvent,
+    SessionSettings,
+    SpeechAudio,
+    TextDelta,
+    TurnEnded,
+    TurnStarted,
+)
+from tests.rig.realtime_schema import check_event, check_order
+
+ABLE = Abilities(duplex=True, speech=True, typed_text=True)
+
+
+class Watched:
+    """Drives a `RealtimeCall`; `events` and `actions` hold all that came out of it so far."""
+
+    def __init__(
+        self,
+        *,
+        abilities: Abilities = ABLE,
+        settings: SessionSettings | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.call = RealtimeCall(
+            "rtc_test", settings or SessionSettings(model="echo"), abilities, limits or Limits()
+        )
+        self.events: list[dict[str, Any]] = []
+        self.actions: list[Action] = []
+        self._generated: dict[int, int] = {}
+        self.take(self.call.open())
+
+    def take(self, reaction: Reaction) -> list[dict[str, Any]]:
+        """Check and keep what a method of the call returned."""
+        events = [check_event(event) for event in reaction.events]
+        self.events += events
+        self.actions += reaction.actions
+        return events
+
+    def send(self, kind: str, **fields: object) -> list[dict[str, Any]]:
+        """A client event; returns what it leads to."""
+        return self.take(self.call.receive(json.dumps({"type": kind, **fields})))
+
+    def engine(self, *events: EngineEvent) -> list[dict[str, Any]]:
+        """What the engine says; returns what it leads to."""
+        return [told for event in events for told in self.take(self.call.engine(event))]
+
+    def start(self, turn: int) -> list[dict[str, Any]]:
+        """The engine starts a turn."""
+        return self.engine(TurnStarted(turn))
+
+    def text(self, turn: int, text: str) -> list[dict[str, Any]]:
+        """The engine says a piece of text."""
+        return self.engine(TextDelta(0, turn, text))
+
+    def sound(self, turn: int, ms: int) -> list[dict[str, Any]]:
+        """The engine makes `ms` milliseconds of sound."""
+        start = self._generated.get(turn, 0)
+        samples = np.zeros(ms * SPEECH_RATE_HZ // 1000, np.float32)
+        self._generated[turn] = start + len(samples)
+        return self.engine(SpeechAudio(turn, 0, start, samples))
+
+    def end(self, turn: int, reason: Any = "completed") -> list[dict[str, Any]]:
+        """The engine has generated all of a turn."""
+        return self.engine(TurnEnded(turn, reason))
+
+    def speak(self, turn: int, *pieces: tuple[str, int]) -> None:
+        """A turn is started and generated piece by piece (text, ms), being played meanwhile."""
+        self.start(turn)
+        for number, (text, ms) in enumerate(pieces):
+            self.text(turn, text)
+            self.sound(turn, ms)
+            if number == 0:
+                self.take(self.call.playout_started(turn))
+
+    def spoken(self, turn: int, *pieces: tuple[str, int]) -> None:
+        """The same to the end of generation; the sound is still being played."""
+        self.speak(turn, *pieces)
+        self.end(turn)
+
+    def last(self, kind: str) -> dict[str, Any]:
+        """The newest event of a type."""
+        return next(event for event in reversed(self.events) if event["type"] == kind)
+
+    def error(self) -> dict[str, Any]:
+        """The body of the newest `error`."""
+        body: dict[str, Any] = self.last("error")["error"]
+        return body
+
+    def finish(self) -> None:
+        """The whole call was in the documented order."""
+        check_order(self.events)
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    """The types, without our extension."""
+    return [event["type"] for event in events if not event["type"].startswith("voice_agent.")]
