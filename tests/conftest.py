@@ -5,7 +5,6 @@ Fixtures of one part of the system live in that part's own test file.
 
 import asyncio
 import os
-import shutil
 import threading
 from collections.abc import AsyncIterator
 from typing import NoReturn
@@ -18,14 +17,6 @@ def require_all(reason: str) -> NoReturn:
     if os.environ.get("VOICE_AGENT_REQUIRE_ALL") == "1":
         pytest.fail(f"{reason} (VOICE_AGENT_REQUIRE_ALL=1 forbids to skip)")
     pytest.skip(reason)
-
-
-def require_program(name: str, package: str) -> str:
-    """The path of program `name`; without it the test is skipped, naming Debian's `package`."""
-    found = shutil.which(name)
-    if found is None:
-        require_all(f"needs {name}: apt-get install {package}")
-    return found
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ LAYERS = {
     "agent.types": 0,
     "agent.errors": 0,
     "agent.clock": 0,
-    "agent.torchaudio_import": 0,
+    # The package's own first line, before anything of it is there.
+    "agent.torchaudio_import": -1,
     "agent.interfaces": 1,
     "agent.config": 1,
     "agent.settings": 1,
@@ -41,7 +42,12 @@ LAYERS = {
     "agent.__main__": 8,
     "agent.doctor": 8,
 }
-PARTS = {"agent.settings": "config", "agent.config": "config"}
+PARTS = {
+    "agent.settings": "config",
+    "agent.config": "config",
+    "agent.__main__": "command line",
+    "agent.doctor": "command line",
+}
 """Modules that are one part without sharing a folder."""
 
 CONFIG = ("agent.config", "agent.settings")
