@@ -1,0 +1,159 @@
+"""Whatever a client sends, and however engine and playout take turns: the call goes on."""
+
+import json
+import random
+from collections.abc import Callable
+
+import pytest
+
+from agent.realtime import Limits
+from agent.realtime.obey import OBEY
+from agent.types import Abilities, Paused, ToolCalled, UserText
+from tests.rig.realtime_watch import Watched, kinds
+
+ABLE_TO_ALL = Abilities(
+    duplex=True, speech=True, typed_text=True, pictures=True, tools=True, transcription=True
+)
+FIELDS = [
+    "type", "event_id", "session", "audio", "input", "output", "turn_detection", "threshold",
+    "voice", "instructions", "item", "id", "role", "content", "text", "item_id", "audio_end_ms",
+    "content_index", "previous_item_id", "response", "response_id", "metadata", "tools",
+    "input", "output_modalities", "voice_agent", "eagerness", "mode", "on", "rtp_timestamp",
+    "at_ms", "call_id", "__class__",
+]  # fmt: skip
+VALUES: list[object] = [
+    None, True, False, 0, -1, 1, 7.5, 1e300, 2**53, 2**70, "", "root", "auto", "none", "audio",
+    "text", "message", "user", "server_vad", "input_text", "function_call_output", "realtime",
+    "\x00", "\ud800", "é" * 50, "x" * 5000, [], {}, [[]], [{}], ["audio"], ["text"],
+]  # fmt: skip
+
+
+def value(dice: random.Random, depth: int) -> object:
+    """Anything that JSON can say, out of the words that the protocol knows."""
+    if depth == 0 or dice.random() < 0.5:
+        return dice.choice(VALUES)
+    if dice.random() < 0.2:
+        return [value(dice, depth - 1) for _ in range(dice.randrange(3))]
+    names = dice.choices(FIELDS, k=dice.randrange(4))
+    return {name: value(dice, depth - 1) for name in names}
+
+
+def client_message(dice: random.Random, known_ids: list[str]) -> str | bytes:
+    """A client event that is more or less wrong."""
+    fields = {name: value(dice, 3) for name in dice.choices(FIELDS, k=dice.randrange(5))}
+    if known_ids and dice.random() < 0.5:
+        fields["item_id"] = dice.choice(known_ids)
+    if dice.random() < 0.9:
+        fields["type"] = dice.choice(list(OBEY))
+    text = json.dumps(fields)
+    mutation = dice.random()
+    if mutation < 0.05:
+        return text.encode()
+    if mutation < 0.15:
+        at = dice.randrange(len(text))
+        return text[:at] + dice.choice('{}[]",:\x00\\9') + text[at + 1 :]
+    return text
+
+
+def ids_of(call: Watched) -> list[str]:
+    """Items that the client has heard of."""
+    return [e["item"]["id"] for e in call.events if e["type"] == "conversation.item.added"][-50:]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_message_breaks_the_call(seed: int) -> None:
+    dice = random.Random(seed)
+    call = Watched(abilities=ABLE_TO_ALL, limits=Limits(max_items=20))
+    call.spoken(1, ("One ", 500), ("two", 500))
+    told = 0
+    for number in range(500):
+        known = ids_of(call) if number % 10 == 0 else []
+        reaction = call.call.receive(client_message(dice, known))
+        told += len(call.take(reaction))
+    assert told > 400
+    assert "error" in kinds(call.events)
+    call.finish()
+    assert kinds(call.send("session.update", session={}))[-1] == "session.updated"
+
+
+class Party:
+    """Engine, playout and user by chance, but each within its own rules."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.call = Watched(abilities=ABLE_TO_ALL, limits=Limits(max_items=30, max_waiting=40))
+        self.turn = 0
+        self.ended = True
+        self.queue: list[int] = []  # turns with sound, the first is playing or about to
+        self.playing = False
+        self.over: set[int] = set()
+
+    def step(self) -> None:
+        """One thing happens."""
+        happenings: list[Callable[[], object]] = [
+            self.speak, self.speak, self.speak, self.end, self.play, self.play, self.drain,
+            self.user, self.barge_in, self.client, self.aside,
+        ]  # fmt: skip
+        self.dice.choice(happenings)()
+
+    def speak(self) -> None:
+        if self.ended:
+            self.turn += 1
+            self.ended = False
+            self.call.start(self.turn)
+        self.call.text(self.turn, self.dice.choice(["la ", "li ", ""]))
+        if self.dice.random() < 0.7:
+            self.call.sound(self.turn, self.dice.randrange(1, 900))
+            if self.turn not in self.queue and self.turn not in self.over:
+                self.queue.append(self.turn)
+
+    def end(self) -> None:
+        self.call.end(self.turn, self.dice.choice(["completed", "interrupted", "max_tokens"]))
+        self.ended = True
+
+    def play(self) -> None:
+        if self.queue and not self.playing:
+            self.playing = True
+            self.call.take(self.call.call.playout_started(self.queue[0]))
+
+    def drain(self) -> None:
+        if self.playing and (self.queue[0] != self.turn or self.ended):
+            self.playing = False
+            self.call.take(self.call.call.playout_drained(self.queue.pop(0)))
+
+    def barge_in(self) -> None:
+        if not self.queue:
+            return
+        reason = self.dice.choice(["turn_detected", "client_cancelled"])
+        played = self.dice.randrange(900) if self.playing else 0
+        self.over.update(self.queue)
+        turn, self.queue, self.playing = self.queue[0], [], False
+        self.call.take(self.call.call.playout_cleared(turn, played, reason))
+
+    def user(self) -> None:
+        at = self.dice.randrange(10**6)
+        speech = self.call.call.speech_started, self.call.call.speech_ended
+        self.call.take(self.dice.choice(speech)(at))
+
+    def client(self) -> None:
+        requests = ["response.cancel", "response.create", "conversation.item.retrieve"]
+        kind = self.dice.choice([*requests, "conversation.item.truncate", "voice_agent.resume"])
+        fields: dict[str, object] = {}
+        if kind.startswith("conversation"):
+            ids = ids_of(self.call)
+            fields = {"item_id": self.dice.choice(ids) if ids else "none", "audio_end_ms": 10}
+        self.call.send(kind, **fields)
+
+    def aside(self) -> None:
+        if self.dice.random() < 0.3:
+            self.call.engine(Paused("by chance"))
+        self.call.engine(UserText("", "hm"), ToolCalled(self.turn, "call_1", "f", "{}"))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_run_of_events_keeps_the_documented_order(seed: int) -> None:
+    party = Party(seed)
+    for _ in range(120):
+        party.step()
+    party.call.finish()
+    assert "response.done" in kinds(party.call.events)

@@ -1,0 +1,117 @@
+"""The validators of the rig refuse what strict clients would drop."""
+
+from typing import Any
+
+import pytest
+
+from agent.realtime.events import error_event, server_event
+from tests.rig.realtime_schema import (
+    OrderError,
+    SchemaError,
+    check_event,
+    check_events,
+    check_order,
+)
+from tests.rig.realtime_watch import Watched
+
+
+def whole_call() -> list[dict[str, Any]]:
+    """A greeting, a user turn, a barge-in; all in order."""
+    call = Watched()
+    call.spoken(1, ("Good ", 400), ("day", 400))
+    call.take(call.call.playout_drained(1))
+    call.take(call.call.speech_started(16_000))
+    call.take(call.call.speech_ended(32_000))
+    call.speak(2, ("I ", 400), ("see", 400))
+    call.take(call.call.speech_started(64_000))
+    call.take(call.call.playout_cleared(2, 200, "turn_detected"))
+    return call.events
+
+
+def test_a_whole_call_is_right() -> None:
+    events = whole_call()
+    assert check_events(events) == events
+    check_order(events)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "text",
+        {"event_id": "event_1"},
+        server_event("response.sung"),
+        {"type": "input_audio_buffer.cleared"},
+        {"type": "input_audio_buffer.cleared", "event_id": None},
+        server_event("input_audio_buffer.cleared", extra=1),
+        server_event("conversation.item.deleted", item_id=5),
+        server_event("conversation.item.deleted"),
+        server_event("conversation.item.truncated", item_id="i", content_index="0", audio_end_ms=1),
+        server_event("error", error={"type": "x", "message": "m", "code": None}),
+        server_event("voice_agent.state", state="dancing", turn=1),
+        server_event("voice_agent.echo", erle_db=1.0, extra=2),
+        server_event(
+            "response.content_part.added",
+            response_id="r",
+            item_id="i",
+            output_index=0,
+            content_index=0,
+            part={"type": "audio", "transcript": None},
+        ),
+        server_event(
+            "conversation.item.done",
+            item={
+                "id": "i",
+                "type": "message",
+                "role": "user",
+                "status": "completed",
+                "content": [{"type": "input_audio"}],
+            },
+        ),
+    ],
+)
+def test_a_wrong_event_is_refused(event: object) -> None:
+    with pytest.raises(SchemaError):
+        check_event(event)
+
+
+def test_ids_are_unique() -> None:
+    event = error_event("twice")
+    with pytest.raises(SchemaError):
+        check_events([event, event])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "session.created",
+        "response.created",
+        "response.output_item.added",
+        "response.content_part.added",
+        "output_audio_buffer.started",
+        "response.output_audio_transcript.delta",
+        "response.output_audio_transcript.done",
+        "response.content_part.done",
+        "conversation.item.done",
+        "response.done",
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+    ],
+)
+def test_a_missing_event_is_noticed(kind: str) -> None:
+    events = whole_call()
+    first = next(at for at, event in enumerate(events) if event["type"] == kind)
+    with pytest.raises(OrderError):
+        check_order(events[:first] + events[first + 1 :])
+
+
+def test_a_barge_in_is_one_piece() -> None:
+    events = whole_call()
+    kinds = [event["type"] for event in events]
+    cleared = kinds.index("output_audio_buffer.cleared")
+    between = [*events[: cleared + 1], error_event("x"), *events[cleared + 1 :]]
+    with pytest.raises(OrderError, match=r"expected response\.done"):
+        check_order(between)
+    truncated = kinds.index("conversation.item.truncated")
+    with pytest.raises(OrderError):
+        check_order([*events[:truncated], *events[truncated + 1 :], error_event("x")])
