@@ -5,9 +5,11 @@ a wrong command line. What is costly to import is imported by the command that n
 """
 
 import argparse
+import errno
 import importlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+
+_ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +48,22 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     _start_logging(config.logging.level)
     serve: Callable[[Config], int] = importlib.import_module("agent.api.server").serve
-    return serve(config)
+    try:
+        return serve(config)
+    except socket.gaierror as error:
+        message = f"server.host: {config.server.host!r} is no address here: {error.strerror}"
+        return _complain(message, EXIT_FAILED)
+    except OSError as error:
+        if error.errno not in _ADDRESS_ERRORS:
+            raise
+        return _complain(_address_complaint(config, error.errno), EXIT_FAILED)
+
+
+def _address_complaint(config: "Config", number: int) -> str:
+    address = f"{config.server.host} port {config.server.port}"
+    if number == errno.EADDRINUSE:
+        return f"{address} is taken: stop what uses it, or choose another with --port"
+    return f"cannot listen on {address}: {os.strerror(number)}"
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
