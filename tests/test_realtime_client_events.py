@@ -257,6 +257,8 @@ def test_the_client_asks_for_an_answer(call: Watched) -> None:
     assert code == "conversation_already_has_active_response"
     call.end(1)
     assert call.send("response.create") == []
+    call.start(2)
+    assert "metadata" not in call.last("response.created")["response"]
 
 
 @pytest.mark.parametrize(
