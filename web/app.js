@@ -90,6 +90,7 @@ function startCall() {
   waiting = '';
   document.body.dataset.view = 'call';
   captionsCard().hidden = false;
+  byId('echo-notice').removeAttribute('open');
   startedMs = performance.now();
   preflight = new Preflight(startedMs);
   if (call.state !== 'idle') call = newCall();

@@ -114,10 +114,10 @@ export class Preflight {
   #microphoneRow() {
     const row = rowOf('microphone', 'Microphone');
     if (this.#muted) return judge(row, 'warning', 'muted', 'You muted it: press “Muted” to be heard.');
-    if (this.#peakDb >= SPEECH_DB) return judge(row, 'ok', `peak ${this.#peakDb.toFixed(0)} dB`);
+    if (this.#peakDb >= SPEECH_DB) return judge(row, 'ok', inDb('peak ', this.#peakDb));
     if (!this.#impatient()) return judge(row, 'waiting', 'say something');
     if (this.#peakDb < SILENT_DB) return judge(row, 'failing', 'silent', 'No sound arrives: is it switched off, or is another one chosen under “Devices”?');
-    return judge(row, 'warning', `peak ${this.#peakDb.toFixed(0)} dB`, 'Very quiet: come nearer, or turn its level up in the system’s settings.');
+    return judge(row, 'warning', inDb('peak ', this.#peakDb), 'Very quiet: come nearer, or turn its level up in the system’s settings.');
   }
 
   #hearingRow() {
@@ -139,14 +139,14 @@ export class Preflight {
   #echoRow() {
     const row = rowOf('echo', 'Echo reduction');
     if (this.#erleDb === null || this.#erleDb === undefined) return judge(row, 'waiting', 'when the agent has spoken');
-    const value = `${this.#erleDb.toFixed(0)} dB`;
+    const value = inDb('', this.#erleDb);
     if (this.#erleDb >= GOOD_ERLE_DB) return judge(row, 'ok', value);
     return judge(row, 'warning', value, 'If the agent interrupts itself, turn the loudspeaker down or use headphones. With headphones a low figure is normal.');
   }
 
   #engineRow() {
-    const row = graded('engine', 'Work per second of sound', this.#unit?.ms ?? null, LIMITS.unitMs, 'ms', 'The engine barely keeps up: fewer calls at once, or a faster GPU.');
-    if (this.#unit?.tokens) row.value += `, ${this.#unit.tokens} tokens of context`;
+    const row = graded('engine', 'Engine work per second', this.#unit?.ms ?? null, LIMITS.unitMs, 'ms', 'The engine barely keeps up: fewer calls at once, or a faster GPU.');
+    if (this.#unit?.tokens) row.value += ` · ${this.#unit.tokens} tokens`;
     return row;
   }
 }
@@ -240,6 +240,14 @@ function rowOf(id, label) {
  */
 function judge(row, verdict, value, advice = '') {
   return { ...row, verdict, value, advice };
+}
+
+/**
+ * @param {string} before
+ * @param {number} levelDb
+ */
+function inDb(before, levelDb) {
+  return `${before}${levelDb.toFixed(0).replace('-', '−')} dB`;
 }
 
 /** @param {unknown[]} figures */

@@ -1,0 +1,120 @@
+"""A Chromium with a made-up microphone and camera, looking at the page."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+
+from tests.rig.programs import require_program
+from tests.web_page.server import ScriptedServer, serve_page
+
+FAR_END = Path(__file__).with_name("far_end.js")
+FLAGS = [
+    "--no-sandbox",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+    "--disable-features=WebRtcHideLocalIpsWithMdns",
+    "--disable-background-networking",
+]
+PATIENCE_MS = 15_000
+"""How long anything on the page may take; the machine may be busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the user's screen is like; `preamble` is JavaScript that runs before the page's.
+
+    With `clock`, `page.clock` can be wound forward.
+    """
+
+    width: int = 1440
+    height: int = 900
+    scheme: Literal["light", "dark"] = "light"
+    reduced_motion: bool = False
+    preamble: str = ""
+    clock: bool = False
+
+
+@dataclass(slots=True)
+class OpenPage:
+    """The page, the scripted server behind it, and what went wrong in the page meanwhile."""
+
+    page: Page
+    server: ScriptedServer
+    faults: list[str] = field(default_factory=list)
+
+    async def state(self, state: str) -> None:
+        """Wait until the page is in `state`."""
+        await self.page.wait_for_selector(f'#state[data-state="{state}"]', timeout=PATIENCE_MS)
+
+    async def shows(self, selector: str) -> None:
+        """Wait until something matches `selector` and can be seen."""
+        await self.page.wait_for_selector(selector, timeout=PATIENCE_MS)
+
+    async def problem(self, code: str) -> str:
+        """Wait for problem `code` to be shown; its text."""
+        selector = f'#problem[data-problem="{code}"]'
+        await self.page.wait_for_selector(selector, timeout=PATIENCE_MS)
+        return await self.page.inner_text(selector)
+
+    async def until(self, condition: str) -> None:
+        """Wait until the JavaScript expression `condition` is true."""
+        await self.page.wait_for_function(condition, timeout=PATIENCE_MS)
+
+    async def call(self) -> None:
+        """Start a call and wait until the far end can send events."""
+        await self.page.click("#call-button")
+        await self.state("listening")
+        await self.until("window.farEnd.events?.readyState === 'open'")
+
+    async def server_says(self, *events: dict[str, Any]) -> None:
+        """Send events over the data channel, in this order."""
+        await self.page.evaluate("events => events.forEach(window.farEnd.send)", list(events))
+
+
+@asynccontextmanager
+async def open_page(look: Look | None = None, **server: Any) -> AsyncIterator[OpenPage]:
+    """The page in a fresh browser; `server` sets fields of `ScriptedServer`.
+
+    On leaving, nothing may have gone wrong in the page that a test did not look at.
+    """
+    look = look or Look()
+    chromium = require_program("chromium", apt="chromium")
+    async with serve_page() as script, async_playwright() as playwright:
+        for name, value in server.items():
+            setattr(script, name, value)
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            opened = await _load(browser, look, script)
+            yield opened
+            assert opened.faults == []
+        finally:
+            await browser.close()
+
+
+async def _load(browser: Browser, look: Look, script: ScriptedServer) -> OpenPage:
+    page = await browser.new_page(
+        viewport=ViewportSize(width=look.width, height=look.height),
+        color_scheme=look.scheme,
+        reduced_motion="reduce" if look.reduced_motion else "no-preference",
+    )
+    opened = OpenPage(page, script)
+    page.on("pageerror", lambda error: opened.faults.append(str(error)))
+    page.on("console", lambda said: _note_violation(opened, said.text))
+    if look.clock:
+        await page.clock.install()
+    await page.add_init_script(path=FAR_END)
+    if look.preamble:
+        await page.add_init_script(look.preamble)
+    await page.goto(script.url)
+    await page.wait_for_selector('#engine:not([data-engine=""])')
+    return opened
+
+
+def _note_violation(opened: OpenPage, text: str) -> None:
+    if "Content Security Policy" in text:
+        opened.faults.append(text)
