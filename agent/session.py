@@ -259,8 +259,10 @@ class Session:
         flushed = self._playout.flush()
         if flushed is None:
             return
-        self._send(self._protocol.playout_cleared(flushed.turn, flushed.played_ms, reason))
-        await self._command(Interrupt(flushed.turn, flushed.played_ms))
+        silenced = [(flushed.turn, flushed.played_ms), *((turn, 0) for turn in flushed.unheard)]
+        for turn, played_ms in silenced:
+            self._send(self._protocol.playout_cleared(turn, played_ms, reason))
+            await self._command(Interrupt(turn, played_ms))
 
     # ---- what the protocol wants done ---------------------------------------------------------
 

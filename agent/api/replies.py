@@ -2,15 +2,14 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
 
 from agent.errors import AgentError, CapacityError, RequestError
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PAGE_POLICY = (
     "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data:; "
@@ -47,7 +46,7 @@ def error_reply(error: AgentError) -> web.Response:
     return _error(error.status, str(error), error.code, param, headers)
 
 
-def cors(origins: tuple[str, ...]) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def cors(origins: tuple[str, ...]) -> Middleware:
     """A middleware that lets pages from `origins` ("*": any) call `/v1` and read `Location`."""
 
     @web.middleware
@@ -96,7 +95,7 @@ def _http_error_text(error: web.HTTPException, request: web.Request) -> str:
 
 
 def _error(
-    status: int, message: str, code: str | None, param: str | None, headers: dict[str, str]
+    status: int, message: str, code: str | None, param: str | None, headers: Mapping[str, str]
 ) -> web.Response:
     kind = "server_error" if status >= 500 else "invalid_request_error"
     body = {"error": {"message": message, "type": kind, "code": code, "param": param}}

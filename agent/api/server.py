@@ -74,12 +74,6 @@ async def _serve(config: Config) -> int:
         )
         sys.stdout.flush()
         await stop.wait()
-    except OSError as error:
-        sys.stderr.write(
-            f"voice-agent: cannot listen on {server.host}:{server.port}: {error.strerror}; "
-            "choose another with --port\n"
-        )
-        return 1
     finally:
         await runner.cleanup()
     return 0
@@ -100,9 +94,7 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
 
 async def _models(request: web.Request) -> web.Response:
     engine, choice = request.app[SERVICES].engine, request.app[CHOICE]
-    abilities = {
-        name: getattr(engine.abilities, name) for name in type(engine.abilities).__slots__
-    }
+    abilities = {name: getattr(engine.abilities, name) for name in type(engine.abilities).__slots__}
     model = {
         "id": engine.name,
         "object": "model",

@@ -1,0 +1,100 @@
+"""The real server on a free port of the loopback, in the test's own event loop."""
+
+import asyncio
+import gc
+import os
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import psutil
+from aiohttp import web
+
+from agent.api.realtime import CALLS
+from agent.api.server import SERVICES, build_app
+from agent.config import load_config
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that listens."""
+
+    app: web.Application
+    url: str
+
+    @property
+    def calls(self) -> int:
+        """Calls in progress."""
+        return self.app[CALLS].count
+
+    async def end_calls(self) -> None:
+        """What the server does to its calls when it is told to stop."""
+        await self.app[CALLS].close()
+
+    def metric(self, name: str) -> float:
+        """The value of one line of `/metrics`; 0 when the line is not there."""
+        for line in self.app[SERVICES].telemetry.render().decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+@asynccontextmanager
+async def running_server(overrides: Sequence[str] = ()) -> AsyncIterator[Running]:
+    """Serve with default settings and `overrides` ("section.key=value")."""
+    config = load_config(
+        None, {}, ["server.port=0", "rtc.addresses=127.0.0.1", "engine.name=echo", *overrides]
+    )
+    app = build_app(config)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield Running(app, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    finally:
+        await runner.cleanup()
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process holds at one moment."""
+
+    tasks: int
+    threads: int
+    sockets: int
+    files: int
+
+    @classmethod
+    def now(cls) -> "Footprint":
+        """Measure, after garbage is collected."""
+        gc.collect()
+        fds = [os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()]
+        sockets = sum(name.startswith("socket:") for name in fds)
+        return cls(len(asyncio.all_tasks()), threading.active_count(), sockets, len(fds))
+
+
+def _descriptors() -> list[str]:
+    kept = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        kept.append(fd)
+    return kept
+
+
+async def settle(before: Footprint, timeout_s: float = 5) -> Footprint:
+    """The footprint once it is back to `before`, or what it still is after `timeout_s`."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + timeout_s
+    while (now := Footprint.now()) != before and loop.time() < due:
+        await asyncio.sleep(0.05)
+    return now
+
+
+def resident_mb() -> float:
+    """Memory of this process in MB."""
+    gc.collect()
+    return psutil.Process().memory_info().rss / 1e6

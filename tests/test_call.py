@@ -1,0 +1,307 @@
+"""Whole calls between the real server and a plain aiortc client over the loopback."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import aiohttp
+import numpy as np
+import pytest
+
+from agent import resources
+from agent.engines.echo import load_greeting
+from agent.types import FloatArray
+from tests.rig.caller import RATE_HZ, Caller
+from tests.rig.realtime_schema import check_events, check_order
+from tests.rig.server import Footprint, Running, resident_mb, running_server, settle
+from tests.rig.voices import say
+
+SENTENCE = "The quick brown fox jumps over the lazy dog."
+STOPPED = "output_audio_buffer.stopped"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Running]:
+    async with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def caller(server: Running) -> AsyncIterator[Caller]:
+    client = Caller(server.url)
+    await client.dial()
+    yield client
+    await client.close()
+
+
+def alike(heard: FloatArray, said: FloatArray) -> float:
+    """The highest normalised correlation of `said` with any stretch of `heard`, 0..1."""
+    heard = np.pad(heard, (RATE_HZ, len(said)))
+    size = 1 << int(np.ceil(np.log2(len(heard) + len(said))))
+    spectrum = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(said, size))
+    products = np.fft.irfft(spectrum, size)[: len(heard) - len(said) + 1]
+    energy = np.concatenate(([0.0], np.cumsum(heard.astype(np.float64) ** 2)))
+    local = energy[len(said) :] - energy[: len(energy) - len(said)]
+    norm = np.sqrt(np.maximum(local, 1e-3) * float(np.sum(said.astype(np.float64) ** 2)))
+    return float(np.max(products / norm))
+
+
+def spoken(text: str = SENTENCE) -> FloatArray:
+    return say(text, RATE_HZ, level_dbfs=-20)
+
+
+def loud_s(sound: FloatArray) -> float:
+    """Seconds of sound above −45 dBFS, counted in 10 ms frames."""
+    frames = sound[: len(sound) // 480 * 480].reshape(-1, 480)
+    return float(np.sum(np.sqrt(np.mean(frames**2, axis=1)) > 10 ** (-45 / 20))) / 100
+
+
+async def greeted(caller: Caller) -> int:
+    """Wait for the end of the greeting; returns how much sound had come by then."""
+    await caller.wait_for(STOPPED)
+    return len(caller.heard())
+
+
+async def test_greets_then_says_the_sentence_back_with_every_event_valid_and_in_order(
+    caller: Caller,
+) -> None:
+    after_greeting = await greeted(caller)
+    greeting = load_greeting(resources.assets_folder() / "ref_audio" / "echo_greeting.wav")
+    assert alike(caller.heard(), np.repeat(greeting.samples, 2)) > 0.9
+    events = len(caller.events)
+    sentence = spoken()
+    caller.microphone.say(sentence)
+    done = await caller.wait_for("response.output_audio_transcript.done", after=events)
+    await caller.wait_for(STOPPED, after=events)
+    await asyncio.sleep(0.3)  # what is still in the jitter buffer of the client
+    assert alike(caller.heard(since_samples=after_greeting), sentence) > 0.8
+    seconds = float(str(done["transcript"]).split("for ")[1].split(" s")[0])
+    assert abs(seconds - len(sentence) / RATE_HZ) < 0.7
+    assert caller.types()[0] == "session.created"
+    latency = await caller.wait_for("voice_agent.latency")
+    assert 0 < float(str(latency["first_sound_ms"])) < 5000
+    check_events(caller.events)
+    check_order(caller.events)
+
+
+async def test_talking_over_the_answer_silences_it(caller: Caller, server: Running) -> None:
+    await greeted(caller)
+    caller.microphone.say(spoken(f"{SENTENCE} {SENTENCE} {SENTENCE}"))
+    events = len(caller.events)
+    answer = await caller.wait_for("output_audio_buffer.started", after=events)
+    caller.microphone.say(spoken("Stop it please, stop it now."))
+    cleared = await caller.wait_for("output_audio_buffer.cleared", after=events)
+    assert cleared["response_id"] == answer["response_id"]
+    truncated = await caller.wait_for("conversation.item.truncated", after=events)
+    at_clear = len(caller.heard())
+    types = caller.types()
+    assert types[types.index("output_audio_buffer.cleared") - 1] != STOPPED
+    done = await caller.wait_for(
+        "response.done",
+        lambda event: event["response"]["id"] == answer["response_id"],  # type: ignore[index]
+    )
+    details = done["response"]["status_details"]  # type: ignore[index]
+    assert done["response"]["status"] == "cancelled"  # type: ignore[index]
+    assert details["reason"] == "turn_detected"
+    assert 0 < int(str(truncated["audio_end_ms"])) < 5000
+    await asyncio.sleep(0.7)
+    assert loud_s(caller.heard(since_samples=at_clear)) < 0.35, "the rest of the answer is silent"
+    again = await caller.wait_for("output_audio_buffer.started", after=events + 1 + _at(caller))
+    assert again["response_id"] != answer["response_id"], "the interruption itself is answered"
+    assert server.metric("voice_agent_barge_ins_total") == 1
+    check_events(caller.events)
+    check_order(caller.events)
+
+
+def _at(caller: Caller) -> int:
+    return caller.types(extensions=True).index("output_audio_buffer.cleared")
+
+
+async def test_its_own_voice_in_the_microphone_opens_no_turn(caller: Caller) -> None:
+    stop = asyncio.Event()
+
+    async def loudspeaker() -> None:
+        played = 0
+        while not stop.is_set():
+            fresh = caller.heard(since_samples=played)
+            played += len(fresh)
+            caller.microphone.say(fresh * 0.5)
+            await asyncio.sleep(0.02)
+
+    playing = asyncio.create_task(loudspeaker())
+    for _ in range(3):
+        events = len(caller.events)
+        await caller.wait_for(STOPPED, after=events)
+        caller.send({"type": "response.create"})
+    await caller.wait_for("output_audio_buffer.started", after=events + 1)
+    stop.set()
+    await playing
+    assert loud_s(caller.heard()) > 6, "there was something to hear"
+    assert "input_audio_buffer.speech_started" not in caller.types()
+
+
+async def test_the_camera_reaches_the_engine(server: Running) -> None:
+    caller = Caller(server.url, camera=True)
+    await caller.dial()
+    await greeted(caller)
+    caller.microphone.say(spoken())
+    events = len(caller.events)
+    done = await caller.wait_for("response.output_audio_transcript.done", after=events)
+    assert "I saw 640×480 pixels, brightness" in str(done["transcript"])
+    await caller.close()
+
+
+async def test_a_client_that_sends_at_once_still_gets_session_created_first(
+    server: Running,
+) -> None:
+    caller = Caller(server.url)
+    caller.channel.on("open", lambda: caller.send({"type": "session.update", "session": {}}))
+    await caller.dial()
+    await caller.wait_for("session.updated")
+    assert caller.types()[:2] == ["session.created", "session.updated"]
+    await caller.close()
+
+
+async def test_nonsense_on_the_channel_is_answered_and_the_call_goes_on(caller: Caller) -> None:
+    for text in ("", "nope", "[]", "null", '{"type": 7}', '{"type": "no.such.event"}', "{" * 5000):
+        caller.send(text)
+    caller.channel.send(b"\x00\xff")
+    caller.send({"type": "session.update", "event_id": "e1", "session": {"instructions": 5}})
+    await caller.wait_for("error", lambda event: event["error"]["event_id"] == "e1")  # type: ignore[index]
+    assert caller.types().count("error") == 9
+    caller.send({"type": "session.update", "session": {"instructions": "Be kind."}})
+    updated = await caller.wait_for("session.updated")
+    assert updated["session"]["instructions"] == "Be kind."  # type: ignore[index]
+    check_events(caller.events)
+
+
+async def test_cancel_and_clear_silence_the_agent(caller: Caller) -> None:
+    await caller.wait_for("output_audio_buffer.started")
+    caller.send({"type": "response.cancel"})
+    caller.send({"type": "output_audio_buffer.clear"})
+    await caller.wait_for("output_audio_buffer.cleared")
+    done = await caller.wait_for("response.done")
+    assert done["response"]["status_details"]["reason"] == "client_cancelled"  # type: ignore[index]
+    check_events(caller.events)
+    check_order(caller.events)
+
+
+async def test_what_the_echo_engine_cannot_do_is_said(caller: Caller) -> None:
+    content = [{"type": "input_text", "text": "hello"}]
+    item = {"type": "message", "role": "user", "content": content}
+    caller.send({"type": "conversation.item.create", "event_id": "e1", "item": item})
+    error = await caller.wait_for("error")
+    assert error["error"]["code"] == "unsupported_by_engine"  # type: ignore[index]
+    created = await caller.wait_for("conversation.item.added")
+    item_id = created["item"]["id"]  # type: ignore[index]
+    caller.send({"type": "conversation.item.retrieve", "item_id": item_id})
+    retrieved = await caller.wait_for("conversation.item.retrieved")
+    assert retrieved["item"]["id"] == item_id  # type: ignore[index]
+
+
+@pytest.mark.parametrize("how", ["post", "delete", "peer", "server"])
+async def test_a_call_ends_from_either_side_and_leaves_nothing(how: str) -> None:
+    async with running_server() as server:
+        before = Footprint.now()
+        caller = Caller(server.url)
+        await caller.dial()
+        await caller.wait_for("output_audio_buffer.started")
+        if how == "post":
+            assert await caller.hang_up() == 200
+            await caller.wait_until_closed()
+            assert await caller.hang_up() == 404
+        elif how == "delete":
+            async with aiohttp.ClientSession() as http:
+                async with http.delete(server.url + caller.location) as response:
+                    assert response.status == 200
+            await caller.wait_until_closed()
+        elif how == "server":
+            await server.end_calls()
+            await caller.wait_until_closed()
+        await caller.close()
+        assert await settle(before) == before
+        assert server.calls == 0
+        assert server.metric("voice_agent_calls_active") == 0
+
+
+async def test_a_peer_that_vanishes_is_noticed_by_our_own_watchdog(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "agent.session")
+    caller = Caller(server.url)
+    await caller.dial()
+    connection = caller.peer.getTransceivers()[0].receiver.transport.transport._connection
+    for protocol in connection._protocols:
+        protocol.transport.abort()
+    async with asyncio.timeout(10):
+        while server.calls:
+            await asyncio.sleep(0.05)
+    assert server.metric('voice_agent_calls_total{outcome="peer_gone"}') == 1
+    silent_s = float(caplog.text.split("from the peer for ")[1].split(" s")[0])
+    assert silent_s <= 5, "seconds without a sign of life, on the server's own clock"
+    await caller.close()
+
+
+async def test_a_muted_peer_is_not_taken_for_a_vanished_one() -> None:
+    async with running_server(["calls.watchdog_s=1"]) as server:
+        caller = Caller(server.url)
+        await caller.dial()
+        caller.microphone.stop()
+        await asyncio.sleep(3)
+        assert server.calls == 1
+        await caller.close()
+
+
+async def test_a_call_that_never_connects_is_given_up() -> None:
+    async with running_server(["calls.connect_timeout_s=1"]) as server:
+        before = Footprint.now()
+        caller = Caller(server.url)
+        async with aiohttp.ClientSession() as http:
+            headers = {"Content-Type": "application/sdp"}
+            url = f"{server.url}/v1/realtime/calls"
+            async with http.post(url, data=await caller.offer(), headers=headers) as response:
+                assert response.status == 201
+        assert server.calls == 1
+        await caller.close()
+        async with asyncio.timeout(10):
+            while server.calls:
+                await asyncio.sleep(0.05)
+        assert server.metric('voice_agent_calls_total{outcome="connection_lost"}') == 1
+        assert await settle(before) == before
+
+
+async def test_beyond_the_limit_callers_are_told_when_to_come_back() -> None:
+    async with running_server(["calls.max_calls=1", "calls.retry_after_s=7"]) as server:
+        first, second = Caller(server.url), Caller(server.url)
+        await first.dial()
+        async with aiohttp.ClientSession() as http:
+            headers = {"Content-Type": "application/sdp"}
+            url = f"{server.url}/v1/realtime/calls"
+            async with http.post(url, data=await second.offer(), headers=headers) as response:
+                assert response.status == 503
+                assert response.headers["Retry-After"] == "7"
+                assert (await response.json())["error"]["code"] == "no_capacity"
+        assert await first.hang_up() == 200
+        await second.close()
+        third = Caller(server.url)
+        await third.dial()
+        await third.close()
+        await first.close()
+
+
+@pytest.mark.timeout(300)
+async def test_fifty_calls_in_a_row_leave_memory_tasks_threads_and_sockets_as_they_were() -> None:
+    async with running_server() as server:
+        before: Footprint | None = None
+        after_ten_mb = 0.0
+        for number in range(50):
+            caller = Caller(server.url, camera=number % 2 == 0)
+            await caller.dial()
+            assert await caller.hang_up() == 200
+            await caller.close()
+            if number == 9:
+                after_ten_mb = resident_mb()
+                before = Footprint.now()
+        assert before is not None
+        assert await settle(before) == before
+        assert resident_mb() <= after_ten_mb + 10

@@ -1,0 +1,216 @@
+"""The HTTP side: endpoints, OpenAI-shaped errors, CORS, hostile bodies, start and stop."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from tests.rig.caller import Caller
+from tests.rig.server import Footprint, Running, running_server, settle
+
+CALLS = "/v1/realtime/calls"
+SDP = {"Content-Type": "application/sdp"}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Running]:
+    async with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def http(server: Running) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server.url) as session:
+        yield session
+
+
+async def problem(response: aiohttp.ClientResponse, status: int) -> dict[str, object]:
+    """The error object of a refused request, checked for OpenAI's shape."""
+    assert response.status == status, await response.text()
+    body = await response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "code", "param"}
+    assert body["error"]["message"]
+    error: dict[str, object] = body["error"]
+    return error
+
+
+async def test_health_models_metrics_and_page(http: aiohttp.ClientSession) -> None:
+    async with http.get("/healthz") as response:
+        assert (await response.json())["status"] == "ok"
+    async with http.get("/v1/models") as response:
+        model = (await response.json())["data"][0]
+        assert model["id"] == "echo" and model["object"] == "model"
+        assert model["voice_agent"]["abilities"]["transcription"] is False
+        assert model["voice_agent"]["reason"]
+    async with http.get("/metrics") as response:
+        text = await response.text()
+        for name in ("calls_active", "stage_seconds", "underruns_total", "loop_lag_seconds"):
+            assert f"# HELP voice_agent_{name.removesuffix('_total')}" in text
+    async with http.get("/") as response:
+        assert response.status == 200 and "<title" in await response.text()
+        assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+    async with http.get("/app.js") as response:
+        assert response.status == 200 and "javascript" in response.content_type
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"v=0",
+        b"hello",
+        b"\xff\xfe\x00",
+        b"v=0\r\n" + b"a=x\r\n" * 2000,
+        b"v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=ice-ufrag:x\r\na=ice-pwd:y\r\n"
+        b"a=fingerprint:z\r\n",
+        b"v=0\r\nm=audio x y z\r\na=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\n"
+        b"a=fingerprint:sha-256 00\r\n",
+    ],
+)
+async def test_an_offer_that_is_none_is_refused_and_costs_nothing(
+    http: aiohttp.ClientSession, server: Running, body: bytes
+) -> None:
+    before = Footprint.now()
+    async with http.post(CALLS, data=body, headers=SDP) as response:
+        error = await problem(response, 400)
+        assert error["param"] == "sdp"
+    assert server.calls == 0
+    assert (await settle(before)).tasks == before.tasks
+
+
+async def test_a_real_offer_damaged_at_any_line_never_breaks_the_server(
+    http: aiohttp.ClientSession, server: Running
+) -> None:
+    caller = Caller(server.url)
+    lines = (await caller.offer()).split("\r\n")
+    for index in range(0, len(lines), 2):
+        for damaged in ("", lines[index][: len(lines[index]) // 2], "m=audio", "a=rtpmap:"):
+            body = "\r\n".join([*lines[:index], damaged, *lines[index + 1 :]])
+            async with http.post(CALLS, data=body, headers=SDP) as response:
+                assert response.status in (201, 400, 503), (lines[index], damaged)
+    await caller.close()
+    await server.end_calls()
+
+
+async def test_a_body_of_10_mb_is_refused(http: aiohttp.ClientSession) -> None:
+    async with http.post(CALLS, data=b"v=0\r\n" * 2_000_000, headers=SDP) as response:
+        await problem(response, 413)
+    form = aiohttp.FormData({"sdp": "v=0\r\n" * 2_000_000})
+    async with http.post(CALLS, data=form) as response:
+        await problem(response, 413)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "", "application/octet-stream"])
+async def test_a_wrong_content_type_is_named(http: aiohttp.ClientSession, kind: str) -> None:
+    async with http.post(CALLS, data=b"v=0", headers={"Content-Type": kind}) as response:
+        error = await problem(response, 415)
+        assert error["param"] == "Content-Type" and "application/sdp" in str(error["message"])
+
+
+async def test_multipart_carries_the_session(http: aiohttp.ClientSession, server: Running) -> None:
+    caller = Caller(server.url)
+    session = {"type": "realtime", "model": "gpt-realtime", "instructions": "Be brief."}
+    form = aiohttp.FormData()
+    form.add_field("sdp", await caller.offer(), content_type="application/sdp")
+    form.add_field("session", json.dumps(session), content_type="application/json")
+    async with http.post(CALLS, data=form) as response:
+        assert response.status == 201, await response.text()
+        assert response.headers["Location"].startswith(f"{CALLS}/rtc_")
+        assert response.content_type == "application/sdp"
+        answer = await response.text()
+    assert "a=candidate" in answer
+    await caller.accept(answer)
+    created = await caller.wait_for("session.created")
+    assert created["session"]["instructions"] == "Be brief."  # type: ignore[index]
+    await caller.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "param"),
+    [
+        ({"session": "{}"}, "sdp"),
+        ({"sdp": "v=0", "session": "{"}, "session"),
+        ({"sdp": "v=0", "session": "[" * 100_000}, "session"),
+        ({"sdp": "v=0", "session": '{"instructions": 5}'}, "session.instructions"),
+    ],
+)
+async def test_a_wrong_part_is_named(
+    http: aiohttp.ClientSession, parts: dict[str, str], param: str
+) -> None:
+    form = aiohttp.FormData(default_to_multipart=True)
+    for name, text in parts.items():
+        form.add_field(name, text)
+    async with http.post(CALLS, data=form) as response:
+        assert (await problem(response, 400))["param"] == param
+
+
+async def test_a_broken_multipart_body_is_a_clear_error(http: aiohttp.ClientSession) -> None:
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
+        async with http.post(CALLS, data=b"--y\r\nbroken", headers={"Content-Type": kind}) as reply:
+            await problem(reply, 400)
+
+
+async def test_calls_and_paths_that_do_not_exist(http: aiohttp.ClientSession) -> None:
+    async with http.post(f"{CALLS}/rtc_nope/hangup") as response:
+        assert (await problem(response, 404))["code"] == "call_not_found"
+    async with http.delete(f"{CALLS}/rtc_nope") as response:
+        await problem(response, 404)
+    async with http.get("/v1/nothing") as response:
+        await problem(response, 404)
+    async with http.get("/../pyproject.toml") as response:
+        await problem(response, 404)
+    async with http.put(CALLS) as response:
+        await problem(response, 405)
+
+
+async def test_pages_from_elsewhere_may_call_and_read_the_location(
+    http: aiohttp.ClientSession,
+) -> None:
+    headers = {
+        "Origin": "http://localhost:5173",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-openai-agents-sdk",
+    }
+    async with http.options(CALLS, headers=headers) as response:
+        assert response.status == 204
+        allowed = response.headers["Access-Control-Allow-Headers"].lower()
+        assert {"authorization", "content-type", "x-openai-agents-sdk"} <= set(allowed.split(","))
+        assert "POST" in response.headers["Access-Control-Allow-Methods"]
+    async with http.post(CALLS, data=b"", headers={**SDP, "Origin": "http://a.test"}) as response:
+        await problem(response, 400)
+        assert response.headers["Access-Control-Allow-Origin"] in ("*", "http://a.test")
+        assert "Location" in response.headers["Access-Control-Expose-Headers"]
+
+
+async def test_an_allow_list_of_origins_is_kept() -> None:
+    async with running_server(["server.cors_origins=https://kiosk.test"]) as server:
+        async with aiohttp.ClientSession(server.url) as http:
+            for origin, allowed in (("https://kiosk.test", True), ("https://else.test", False)):
+                async with http.get("/v1/models", headers={"Origin": origin}) as response:
+                    assert ("Access-Control-Allow-Origin" in response.headers) is allowed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_serve_says_what_it_does_and_ends_calls_at_a_signal(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "agent", "serve", "--port", "0"]
+    environment = {**os.environ, "VOICE_AGENT__RTC__ADDRESSES": "127.0.0.1"}
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None and process.stderr is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+    assert "engine echo (" in line and "http://127.0.0.1:" in line
+    async with running_server():  # our own process must offer the loopback, too
+        caller = Caller("http://" + line.split("http://")[1].split()[0].rstrip("/"))
+        await caller.dial()
+        process.send_signal(number)
+        await caller.wait_until_closed()
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert "Traceback" not in (await process.stderr.read()).decode()
+        await caller.close()
