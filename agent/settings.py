@@ -189,8 +189,8 @@ class TurnDefaults(_Section):
         default=2.0,
         ge=0,
         le=10,
-        description="No barge-in during so much of the agent's first words, while the echo "
-        "canceller still adapts.",
+        description="In so much of the agent's first words speech must last longer to interrupt, "
+        "since the echo canceller still adapts.",
     )
 
 

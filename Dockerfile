@@ -1,0 +1,46 @@
+# Builds: docker build -t voice-agent .
+# Runs:   docker run --gpus all --network host -v voice-agent:/data -v /path/to/weights:/weights:ro voice-agent
+#
+# Host networking, because media goes over UDP ports that the system picks for each call: they
+# cannot be published one by one. Without it, configure a TURN server (rtc.ice_servers).
+# Weights are mounted and never part of the image.
+
+# torch's wheels bring CUDA's libraries; the base image brings what the driver is found by.
+FROM nvidia/cuda:13.0.1-base-ubuntu24.04
+
+# The versions of Ubuntu's packages are those of the base image's release.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+# 1000 is taken by Ubuntu's own user.
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin agent \
+    && install --directory --owner=agent --group=agent --mode=0700 /data
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY agent agent
+COPY assets assets
+COPY web web
+RUN python3 -m venv /opt/voice-agent \
+    && /opt/voice-agent/bin/pip install --no-cache-dir . \
+    && rm -rf /src/*
+
+# The user `agent`, by number so that the host can check that it is not root.
+USER 10001
+WORKDIR /data
+ENV PATH=/opt/voice-agent/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    VOICE_AGENT__SERVER__DATA_FOLDER=/data \
+    VOICE_AGENT__SERVER__HOST=0.0.0.0
+VOLUME ["/data"]
+EXPOSE 8006
+
+# The certificate is self-signed and made for this machine's names: it is not what is checked here.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import ssl, urllib.request as u; u.urlopen('https://127.0.0.1:8006/healthz', timeout=4, context=ssl._create_unverified_context())"]
+
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["voice-agent"]
+CMD ["serve"]
