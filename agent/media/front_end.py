@@ -1,0 +1,174 @@
+"""Everything between the microphone and the engine, joined: echo, speech, barge-in, units."""
+
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from agent.interfaces import EchoCanceller, VoiceDetector
+from agent.media.audio import SILENCE_DBFS, falling_edge, power_dbfs
+from agent.media.barge_in import BargeIn, BargeInDue
+from agent.media.echo_canceller import MeasuringCanceller
+from agent.media.units import UnitBuilder
+from agent.types import (
+    MIC_FRAME_SAMPLES,
+    MIC_RATE_HZ,
+    AudioFrame,
+    FloatArray,
+    SessionSettings,
+    SpeechEnded,
+    SpeechStarted,
+    Unit,
+    VideoFrame,
+)
+
+__all__ = ["BargeInDue", "FrontEnd", "FrontEndEvent", "SpeechDetector"]
+
+FrontEndEvent: TypeAlias = Unit | SpeechStarted | SpeechEnded | BargeInDue
+
+MAX_FILLED_SAMPLES = MIC_RATE_HZ
+"""A hole of up to a second in the microphone becomes silence; the rest of a longer one is lost."""
+
+
+class SpeechDetector(VoiceDetector, Protocol):
+    """A voice detector that also tells how far the speech going on was heard."""
+
+    @property
+    def speaking(self) -> bool:
+        """Whether a segment is open."""
+
+    @property
+    def voiced_until(self) -> int:
+        """The end of the last frame that held speech, in samples at 16 kHz."""
+
+
+class FrontEnd:
+    """Takes 10 ms of microphone at a time and tells, in stream order, what is in it.
+
+    Speech is looked for in the signal without echo. Units hear the microphone itself while the
+    agent is silent and has been for a second, and the signal without echo while it plays: the
+    canceller spares the echo nowhere and the user's voice not always.
+
+    All sample indices that come out count the samples taken in, holes of up to a second
+    included; they equal the microphone's own `start` until a longer hole. What one push gives is
+    ordered: `SpeechStarted` before its `BargeInDue`, both before the `Unit` that the same frame
+    completed. `at` of a speech event may lie in a unit that was given before: onsets reach back
+    by their padding, ends are noticed late.
+    """
+
+    def __init__(
+        self,
+        canceller: EchoCanceller,
+        detector: SpeechDetector,
+        units: UnitBuilder,
+        barge_in: BargeIn,
+    ) -> None:
+        self._canceller = canceller
+        self._detector = detector
+        self._units = units
+        self._barge_in = barge_in
+        self._ears = _UnitEars()
+        self._level = _Level()
+        self._position = 0
+        self._expected: int | None = None
+
+    @property
+    def erle_db(self) -> float:
+        """What the canceller says of itself; 0 when it does not measure, or not yet."""
+        canceller = self._canceller
+        return canceller.erle_db if isinstance(canceller, MeasuringCanceller) else 0.0
+
+    @property
+    def near_level_dbfs(self) -> float:
+        """The microphone's effective level over the last 200 ms or so, echo included."""
+        return self._level.dbfs
+
+    def update(self, settings: SessionSettings) -> None:
+        """From the next frame on these settings hold."""
+        self._detector.update(settings.turn_detection)
+        self._barge_in.update(settings.turn_detection)
+        self._units.pictures_per_unit = settings.pictures_per_unit
+
+    def push_far(self, frame: AudioFrame) -> None:
+        """What was just handed to the sender, 24 kHz."""
+        self._canceller.push_far(frame)
+
+    def push(
+        self, frame: AudioFrame, agent_playing: bool, picture: VideoFrame | None = None
+    ) -> list[FrontEndEvent]:
+        """10 ms at 16 kHz [160]; `ValueError` for anything else. What was found in them.
+
+        A picture joins the unit that holds this frame.
+        """
+        if frame.rate_hz != MIC_RATE_HZ or len(frame.samples) != MIC_FRAME_SAMPLES:
+            raise ValueError(f"not 10 ms at 16 kHz: {len(frame.samples)} at {frame.rate_hz} Hz")
+        events: list[FrontEndEvent] = []
+        for _ in range(self._frames_missing(frame)):
+            events += self._hear(np.zeros(MIC_FRAME_SAMPLES, np.float32), agent_playing)
+        if picture is not None:
+            self._units.add_picture(picture)
+        return events + self._hear(frame.samples, agent_playing)
+
+    def finish(self) -> list[FrontEndEvent]:
+        """End of the microphone: the end of speech still open, and the unit begun."""
+        events: list[FrontEndEvent] = [*self._barge_in.finish()]
+        unit = self._units.finish()
+        return [*events, unit] if unit is not None else events
+
+    def _frames_missing(self, frame: AudioFrame) -> int:
+        """Whole frames of silence before this one; a time line that jumps back has none."""
+        hole = 0 if self._expected is None else frame.start - self._expected
+        self._expected = frame.start + MIC_FRAME_SAMPLES
+        return min(max(hole, 0), MAX_FILLED_SAMPLES) // MIC_FRAME_SAMPLES
+
+    def _hear(self, near: FloatArray, agent_playing: bool) -> list[FrontEndEvent]:
+        self._position += MIC_FRAME_SAMPLES
+        self._level.push(near)
+        cleaned = self._canceller.cancel(near)
+        events: list[FrontEndEvent] = [*self._judge(cleaned, agent_playing)]
+        unit = self._units.push(self._ears.push(near, cleaned, agent_playing))
+        return [*events, unit] if unit is not None else events
+
+    def _judge(
+        self, cleaned: FloatArray, agent_playing: bool
+    ) -> list[SpeechStarted | SpeechEnded | BargeInDue]:
+        for event in self._detector.push(cleaned):
+            if isinstance(event, SpeechStarted):
+                self._barge_in.speech_started(event.at)
+            else:
+                self._barge_in.speech_ended(event.at)
+        if self._detector.speaking:
+            self._barge_in.speech_continues(self._detector.voiced_until)
+        return self._barge_in.advance(self._position, agent_playing)
+
+
+class _UnitEars:
+    """Chooses what units hear, and crosses over within one frame."""
+
+    _echo_tail_frames = 100
+
+    def __init__(self) -> None:
+        self._echo_frames_left = 0
+        self._falling = falling_edge(MIC_FRAME_SAMPLES)
+
+    def push(self, near: FloatArray, cleaned: FloatArray, agent_playing: bool) -> FloatArray:
+        left = self._echo_tail_frames if agent_playing else max(0, self._echo_frames_left - 1)
+        before, self._echo_frames_left = self._echo_frames_left, left
+        if bool(before) == bool(left):
+            return cleaned if left else near
+        leaving, coming = (near, cleaned) if left else (cleaned, near)
+        return leaving * self._falling + coming * (1.0 - self._falling)
+
+
+class _Level:
+    """A smoothed level."""
+
+    _smoothing = 0.05
+
+    def __init__(self) -> None:
+        self._power = 0.0
+        self.dbfs = SILENCE_DBFS
+
+    def push(self, frame: FloatArray) -> None:
+        power = float(np.dot(frame, frame)) / len(frame)
+        self._power += self._smoothing * (power - self._power)
+        self.dbfs = power_dbfs(self._power)

@@ -1,0 +1,249 @@
+"""What the agent says, on its way to the sender: queued by turn, pulled at real-time pace."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from agent.media.audio import fade_out
+from agent.types import (
+    SPEECH_FRAME_SAMPLES,
+    SPEECH_RATE_HZ,
+    AudioFrame,
+    FloatArray,
+    SpeechAudio,
+)
+
+FADE_SAMPLES = SPEECH_RATE_HZ // 100
+"""10 ms: short enough to be called at once, long enough not to click."""
+MAX_TURNS = 64
+"""So many turns may wait, be remembered, or have events that nobody has taken yet."""
+
+_SAMPLES_PER_MS = SPEECH_RATE_HZ // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutStarted:
+    """The first sample of `turn` was pulled."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutDrained:
+    """The last sample of `turn`, which had been ended, was pulled; or it had none at all."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """Cut off: `turn`, of which `played_ms` had been pulled (the fade-out not counted).
+
+    `unheard` are the turns that waited behind it.
+    """
+
+    turn: int
+    played_ms: int
+    unheard: tuple[int, ...] = ()
+
+
+PlayoutEvent: TypeAlias = PlayoutStarted | PlayoutDrained
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Sound of one turn that waits; of its first piece, `offset` samples are already gone."""
+
+    number: int
+    pieces: deque[FloatArray] = field(default_factory=deque)
+    offset: int = 0
+    queued: int = 0
+    played: int = 0
+    ended: bool = False
+
+    def append(self, samples: FloatArray) -> None:
+        if len(samples):
+            self.pieces.append(samples)
+            self.queued += len(samples)
+
+    def take_into(self, room: FloatArray) -> int:
+        """Fills `room` from its beginning, as far as there is sound; how far."""
+        filled = 0
+        while self.pieces and filled < len(room):
+            part = self.pieces[0][self.offset : self.offset + len(room) - filled]
+            room[filled : filled + len(part)] = part
+            filled += len(part)
+            self.offset += len(part)
+            if self.offset == len(self.pieces[0]):
+                self.pieces.popleft()
+                self.offset = 0
+        self.queued -= filled
+        return filled
+
+
+class Playout:
+    """A `SpeechSource`: turns in the order of their numbers, silence when there is nothing.
+
+    To be used by one thread. Turn numbers only grow: what comes for a turn that was flushed,
+    has drained or was overtaken is stale and dropped. A turn ends by `end`, by its `last`
+    audio, or because a later one begins. At most `max_queued_ms` of sound and `MAX_TURNS` turns
+    wait: whoever pushes waits for `room_ms`; beyond it the newest sound is dropped and counted in
+    `dropped_ms`. Of events not taken, the newest `MAX_TURNS` stay.
+    """
+
+    def __init__(self, max_queued_ms: int = 30_000) -> None:
+        self._max_queued = max_queued_ms * _SAMPLES_PER_MS
+        self._turns: deque[_Turn] = deque()
+        self._newest_turn = 0
+        self._queued = 0
+        self._dropped = 0
+        self._position = 0
+        self._fading = np.zeros(0, np.float32)
+        self._played: dict[int, int] = {}
+        self._events: deque[PlayoutEvent] = deque(maxlen=MAX_TURNS)
+        self._taps: tuple[Callable[[AudioFrame], None], ...] = ()
+        self._gap_frames = 0
+        self.underruns = 0
+        """Holes in the middle of a turn, each counted once, when its sound goes on."""
+        self.underrun_frames = 0
+        """Pulls that found less than 20 ms in those holes."""
+
+    # ---- from the engine ----------------------------------------------------------------------
+
+    def push(self, audio: SpeechAudio) -> None:
+        """More sound of a turn [T] at 24 kHz, played after what that turn has already."""
+        turn = self._turn(audio.turn)
+        if turn is None:
+            return
+        fitting = audio.samples[: max(0, self._max_queued - self._queued)]
+        self._dropped += len(audio.samples) - len(fitting)
+        turn.append(fitting)
+        self._queued += len(fitting)
+        if self._gap_frames and turn is self._turns[0] and len(fitting):
+            self.underruns += 1
+            self.underrun_frames += self._gap_frames
+            self._gap_frames = 0
+        if audio.last:
+            self.end(audio.turn)
+
+    def end(self, turn: int) -> None:
+        """No more sound will come for `turn`. A turn without any is drained in its place."""
+        ended = self._turn(turn)
+        if ended is not None:
+            ended.ended = True
+            self._retire()
+
+    # ---- to the sender ------------------------------------------------------------------------
+
+    def pull(self) -> FloatArray:
+        """The next 20 ms [480] at 24 kHz; not to be written to. Never blocks."""
+        frame = np.zeros(SPEECH_FRAME_SAMPLES, np.float32)
+        filled = len(self._fading)
+        frame[:filled] = self._fading
+        self._fading = self._fading[:0]
+        while filled < len(frame) and self._turns and self._turns[0].queued:
+            filled += self._take_into(frame[filled:])
+            self._retire()
+        if filled < len(frame) and self._turns and self._turns[0].played:
+            self._gap_frames += 1
+        self._tell(frame)
+        return frame
+
+    def tap(self, listener: Callable[[AudioFrame], None]) -> None:
+        """From now on `listener` gets every frame as it is pulled; `start` counts all of them."""
+        self._taps = (*self._taps, listener)
+
+    # ---- for whoever watches ------------------------------------------------------------------
+
+    def flush(self) -> Flushed | None:
+        """Silence now, but for a 10 ms fade-out; None when no turn is there to be cut off.
+
+        All turns known are given up, those that are drained but not ended too.
+        """
+        if not self._turns:
+            return None
+        head, *waiting = self._turns
+        if head.played:
+            rest = np.zeros(FADE_SAMPLES, np.float32)
+            self._fading = fade_out(rest[: head.take_into(rest)])
+        self._turns.clear()
+        self._queued = 0
+        self._gap_frames = 0
+        played_ms = self._played.get(head.number, 0) // _SAMPLES_PER_MS
+        return Flushed(head.number, played_ms, tuple(turn.number for turn in waiting))
+
+    def take_events(self) -> list[PlayoutEvent]:
+        """What happened since the last call, in order."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def played_ms(self, turn: int) -> int:
+        """How much of `turn` was pulled; 0 for one not begun, or forgotten long ago."""
+        return self._played.get(turn, 0) // _SAMPLES_PER_MS
+
+    @property
+    def playing(self) -> bool:
+        """Whether a turn has begun and still has sound, or may get more."""
+        return bool(self._turns) and self._turns[0].played > 0
+
+    @property
+    def queued_ms(self) -> int:
+        """Sound that waits, of all turns."""
+        return self._queued // _SAMPLES_PER_MS
+
+    @property
+    def room_ms(self) -> int:
+        """Sound that may be pushed now without being dropped."""
+        return (self._max_queued - self._queued) // _SAMPLES_PER_MS
+
+    @property
+    def dropped_ms(self) -> int:
+        """Sound that found no room, since the beginning. Stale sound is not counted."""
+        return self._dropped // _SAMPLES_PER_MS
+
+    # ---- inside -------------------------------------------------------------------------------
+
+    def _turn(self, number: int) -> _Turn | None:
+        """The waiting turn of that number, begun now if it is newer than all; None if stale."""
+        if number <= self._newest_turn:
+            return next((turn for turn in self._turns if turn.number == number), None)
+        if len(self._turns) == MAX_TURNS:
+            return None
+        self._newest_turn = number
+        # A turn that nobody ended must not mute those after it.
+        for earlier in self._turns:
+            earlier.ended = True
+        self._turns.append(_Turn(number))
+        self._retire()
+        return self._turns[-1]
+
+    def _take_into(self, room: FloatArray) -> int:
+        head = self._turns[0]
+        if not head.played:
+            self._events.append(PlayoutStarted(head.number))
+        taken = head.take_into(room)
+        head.played += taken
+        self._queued -= taken
+        self._remember(head)
+        return taken
+
+    def _remember(self, turn: _Turn) -> None:
+        self._played[turn.number] = turn.played
+        if len(self._played) > MAX_TURNS:
+            del self._played[next(iter(self._played))]
+
+    def _retire(self) -> None:
+        """Turns in front that are ended and empty are done."""
+        while self._turns and self._turns[0].ended and not self._turns[0].queued:
+            self._events.append(PlayoutDrained(self._turns.popleft().number))
+            self._gap_frames = 0
+
+    def _tell(self, samples: FloatArray) -> None:
+        frame = AudioFrame(samples, SPEECH_RATE_HZ, self._position)
+        self._position += len(samples)
+        for listener in self._taps:
+            listener(frame)
