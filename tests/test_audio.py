@@ -99,7 +99,7 @@ def test_pcm16_there_and_back_and_clipped() -> None:
         to_pcm16(np.array([-3.0, 3.0, 1.0], np.float32)), [-32768, 32767, 32767]
     )
     np.testing.assert_array_equal(from_pcm16(b"\x00\x40\x00\xc0"), [0.5, -0.5])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="buffer size"):
         from_pcm16(b"\x00\x40\x00")
 
 

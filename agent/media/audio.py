@@ -83,7 +83,7 @@ def _filter_bank(in_per_ms: int, out_per_ms: int) -> npt.NDArray[np.float64]:
 
 
 def to_pcm16(samples: FloatArray) -> Pcm16Array:
-    """−1..1 to 16-bit integers of the same shape; what is louder is clipped. Bytes: `.tobytes()`."""
+    """−1..1 to 16-bit integers of the same shape; what is louder is clipped."""
     scaled = np.rint(np.clip(samples, -1.0, 32767.0 / 32768.0) * 32768.0)
     pcm: Pcm16Array = scaled.astype(np.int16)
     return pcm

@@ -66,7 +66,7 @@ class FrontEnd:
         self._detector = detector
         self._units = units
         self._barge_in = barge_in
-        self._ears = _UnitEars()
+        self._ears = _UnitEars(canceller.delay_samples)
         self._level = _Level()
         self._position = 0
         self._expected: int | None = None
@@ -142,15 +142,22 @@ class FrontEnd:
 
 
 class _UnitEars:
-    """Chooses what units hear, and crosses over within one frame."""
+    """Chooses what units hear, and crosses over within one frame.
+
+    The microphone is delayed as the canceller delays it: without that, a word that a change-over
+    falls into would be cut by 8 ms.
+    """
 
     _echo_tail_frames = 100
 
-    def __init__(self) -> None:
+    def __init__(self, delay_samples: int) -> None:
         self._echo_frames_left = 0
+        self._delayed = np.zeros(delay_samples, np.float32)
         self._falling = falling_edge(MIC_FRAME_SAMPLES)
 
     def push(self, near: FloatArray, cleaned: FloatArray, agent_playing: bool) -> FloatArray:
+        line = np.concatenate((self._delayed, near))
+        near, self._delayed = line[: len(near)], line[len(near) :]
         left = self._echo_tail_frames if agent_playing else max(0, self._echo_frames_left - 1)
         before, self._echo_frames_left = self._echo_frames_left, left
         if bool(before) == bool(left):

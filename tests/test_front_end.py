@@ -1,0 +1,299 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agent.interfaces import EchoCanceller
+from agent.media.audio import level_dbfs
+from agent.media.barge_in import BargeIn
+from agent.media.echo_canceller import Aec3, PassThrough
+from agent.media.front_end import BargeInDue, FrontEnd, FrontEndEvent
+from agent.media.units import UnitBuilder
+from agent.media.vad import SileroModel, SileroVad
+from agent.types import (
+    AudioFrame,
+    SessionSettings,
+    SpeechEnded,
+    SpeechStarted,
+    TurnDetection,
+    Unit,
+    VideoFrame,
+)
+from tests.rig.echo_path import EchoPath
+from tests.rig.voices import USER_TEXT, say, talk
+
+SETTINGS = SessionSettings(model="echo")
+
+
+class Doubling(PassThrough):
+    """A canceller whose output tells itself from its input."""
+
+    def cancel(self, near: np.ndarray) -> np.ndarray:
+        return 2 * near
+
+
+class WrittenDetector:
+    """Reports what was written down, each at its sample."""
+
+    def __init__(self, script: dict[int, SpeechStarted | SpeechEnded] | None = None) -> None:
+        self._script = script or {}
+        self._position = 0
+        self.speaking = False
+        self.voiced_until = 0
+        self.detections: list[TurnDetection | None] = []
+
+    def push(self, samples: np.ndarray) -> list[SpeechStarted | SpeechEnded]:
+        self._position += len(samples)
+        event = self._script.get(self._position)
+        if event is None:
+            return []
+        self.speaking = isinstance(event, SpeechStarted)
+        self.voiced_until = self._position
+        return [event]
+
+    def update(self, detection: TurnDetection | None) -> None:
+        self.detections.append(detection)
+
+
+def make(
+    canceller: EchoCanceller | None = None, detector: WrittenDetector | None = None
+) -> FrontEnd:
+    parts = canceller or PassThrough(), detector or WrittenDetector()
+    return FrontEnd(*parts, UnitBuilder(), BargeIn())
+
+
+def mic_frame(start: int, value: float = 1.0) -> AudioFrame:
+    return AudioFrame(np.full(160, value, np.float32), 16_000, start)
+
+
+def hear(
+    front_end: FrontEnd, frames: int, start: int = 0, *, playing: bool = False, value: float = 1.0
+) -> list[FrontEndEvent]:
+    events: list[FrontEndEvent] = []
+    for index in range(frames):
+        events += front_end.push(mic_frame(start + index * 160, value), playing)
+    return events
+
+
+def units(events: list[FrontEndEvent]) -> list[Unit]:
+    return [event for event in events if isinstance(event, Unit)]
+
+
+# ---- a call with an echo --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> SileroModel:
+    return SileroModel()
+
+
+class Room:
+    """Agent, room and front end: the far end in 20 ms, the microphone in bursts of frames."""
+
+    def __init__(self, model: SileroModel, canceller: EchoCanceller, burst_frames: int = 2) -> None:
+        self._front_end = FrontEnd(canceller, SileroVad(model), UnitBuilder(), BargeIn())
+        self._front_end.update(SETTINGS)
+        self._burst_frames = burst_frames
+        self._waiting: list[AudioFrame] = []
+        self._start = 0
+
+    def run(
+        self, far: np.ndarray, mic: np.ndarray, stalls: dict[int, str] | None = None
+    ) -> list[FrontEndEvent]:
+        """`stalls`: at that 10 ms frame the microphone stalls for 300 ms, and then?"""
+        stall_at = {at + 2 * n: how for at, how in (stalls or {}).items() for n in range(15)}
+        events: list[FrontEndEvent] = []
+        for slot in range(len(far) // 480):
+            sent = AudioFrame(far[slot * 480 : slot * 480 + 480], 24_000, slot * 480)
+            self._front_end.push_far(sent)
+            how = stall_at.get(2 * slot, "")
+            for begin in (slot * 320, slot * 320 + 160):
+                self._capture(mic[begin : begin + 160], how)
+            if not how and (2 * slot + 2) % self._burst_frames == 0:
+                for frame in self._waiting:
+                    events += self._front_end.push(frame, agent_playing=True)
+                self._waiting = []
+        return events
+
+    def _capture(self, samples: np.ndarray, stalled: str) -> None:
+        """A stall makes frames late, skips them, or skips them and says so by their `start`."""
+        if stalled in ("", "late"):
+            self._waiting.append(AudioFrame(samples, 16_000, self._start))
+        if stalled != "skipped":
+            self._start += 160
+
+
+def starts(events: list[FrontEndEvent]) -> list[float]:
+    return [event.at / 16_000 for event in events if isinstance(event, SpeechStarted)]
+
+
+@pytest.mark.parametrize(
+    ("delay_ms", "voice", "burst_frames"),
+    [(60, "en-us", 2), (180, "en-gb+f3", 4), (280, "en-us", 4)],
+)
+def test_a_minute_of_the_agents_own_voice_opens_no_speech(
+    model: SileroModel, delay_ms: int, voice: str, burst_frames: int
+) -> None:
+    far = talk(60, 24_000, voice)
+    room = Room(model, Aec3(), burst_frames)
+    stalls = {2000: "late", 3000: "skipped", 4000: "marked"}
+    events = room.run(far, EchoPath(delay_ms).record(far), stalls)
+    assert starts(events) == []
+    assert not [event for event in events if isinstance(event, BargeInDue)]
+
+
+def test_without_canceller_that_voice_is_taken_for_the_users(model: SileroModel) -> None:
+    far = talk(6, 24_000)
+    events = Room(model, PassThrough()).run(far, EchoPath().record(far))
+    assert starts(events)
+    assert [event for event in events if isinstance(event, BargeInDue)]
+
+
+@pytest.mark.parametrize("delay_ms", [60, 200])
+@pytest.mark.parametrize("user_voice", ["en-us+m3", "en-gb+f2"])
+def test_user_over_the_agent_is_found_and_silences_it(
+    model: SileroModel, delay_ms: int, user_voice: str
+) -> None:
+    far = talk(12, 24_000)
+    mic = EchoPath(delay_ms).record(far)
+    user = say(USER_TEXT, 16_000, user_voice, level_dbfs(mic) + 8)
+    onset = 7 * 16_000
+    mic[onset : onset + len(user)] += user
+    events = [event for event in Room(model, Aec3()).run(far, mic) if not isinstance(event, Unit)]
+    assert isinstance(events[0], SpeechStarted)
+    assert isinstance(events[1], BargeInDue)
+    assert 0 < events[1].at - onset < 0.5 * 16_000
+    assert abs(events[0].at + 0.3 * 16_000 - onset) < 0.4 * 16_000
+
+
+# ---- the parts in order -----------------------------------------------------------------------
+
+
+def test_every_second_gives_a_unit_and_finish_the_rest() -> None:
+    front_end = make()
+    got = hear(front_end, 250)
+    assert [unit.index for unit in units(got)] == [0, 1]
+    (rest,) = units(front_end.finish())
+    assert (rest.index, rest.samples_valid) == (2, 8000)
+    assert make().finish() == []
+
+
+def test_speech_comes_before_its_barge_in_and_both_before_the_unit() -> None:
+    detector = WrittenDetector({64_000: SpeechStarted(60_000)})
+    got = hear(make(detector=detector), 400, playing=True)
+    assert got[3:6] == [SpeechStarted(60_000), BargeInDue(64_000), got[-1]]
+    assert len(units(got)) == 4
+
+
+def test_finish_ends_speech_that_is_still_open() -> None:
+    front_end = make(detector=WrittenDetector({1600: SpeechStarted(0)}))
+    assert hear(front_end, 20) == [SpeechStarted(0)]
+    ended, rest = front_end.finish()
+    assert ended == SpeechEnded(1600)
+    assert isinstance(rest, Unit)
+
+
+def test_units_hear_the_bare_microphone_until_the_agent_plays_and_again_a_second_after() -> None:
+    front_end = make(Doubling())
+    got = hear(front_end, 100)
+    got += hear(front_end, 50, start=16_000, playing=True)
+    got += hear(front_end, 250, start=24_000)
+    heard = np.concatenate([unit.audio for unit in units(got)])
+    assert (heard[:16_000] == 1).all()
+    assert (heard[16_160 : 24_000 + 15_840] == 2).all()
+    assert (heard[24_000 + 16_000 :] == 1).all()
+    up, down = heard[16_000:16_160], heard[24_000 + 15_840 : 24_000 + 16_000]
+    assert np.all(np.diff(up) > 0)
+    assert np.all(np.diff(down) < 0)
+    assert np.abs(np.diff(heard)).max() < 0.02
+
+
+def test_speech_is_looked_for_without_echo() -> None:
+    heard: list[float] = []
+
+    class Listening(WrittenDetector):
+        def push(self, samples: np.ndarray) -> list[SpeechStarted | SpeechEnded]:
+            heard.append(float(samples[0]))
+            return []
+
+    hear(make(Doubling(), Listening()), 3)
+    assert heard == [2.0, 2.0, 2.0]
+
+
+def test_far_end_and_erle_are_the_cancellers() -> None:
+    far: list[AudioFrame] = []
+
+    class Measuring(PassThrough):
+        erle_db = 12.5
+
+        def push_far(self, frame: AudioFrame) -> None:
+            far.append(frame)
+
+    class Plain:
+        def push_far(self, frame: AudioFrame) -> None: ...
+
+        def cancel(self, near: np.ndarray) -> np.ndarray:
+            return near
+
+    front_end = make(Measuring())
+    frame = AudioFrame(np.zeros(480, np.float32), 24_000, 0)
+    front_end.push_far(frame)
+    assert far == [frame]
+    assert front_end.erle_db == 12.5
+    assert make(Plain()).erle_db == 0.0
+
+
+def test_level_follows_the_microphone() -> None:
+    front_end = make()
+    assert front_end.near_level_dbfs == -100
+    hear(front_end, 200, value=0.1)
+    assert front_end.near_level_dbfs == pytest.approx(-20, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("hole_samples", "filled_samples"), [(160, 160), (8000, 8000), (100, 0), (48_000, 16_000)]
+)
+def test_holes_of_up_to_a_second_become_silence(hole_samples: int, filled_samples: int) -> None:
+    front_end = make()
+    hear(front_end, 10)
+    got = hear(front_end, 190, start=1600 + hole_samples) + front_end.finish()
+    heard = np.concatenate([unit.audio[: unit.samples_valid] for unit in units(got)])
+    expected = np.ones(200 * 160 + filled_samples)
+    expected[1600 : 1600 + filled_samples] = 0
+    np.testing.assert_array_equal(heard, expected)
+
+
+def test_a_time_line_that_jumps_back_goes_on_without_filling() -> None:
+    front_end = make()
+    hear(front_end, 50, start=160_000)
+    got = hear(front_end, 50) + front_end.finish()
+    assert [unit.samples_valid for unit in units(got)] == [16_000]
+
+
+def test_a_picture_joins_the_unit_that_its_frame_completes() -> None:
+    front_end = make()
+    picture = VideoFrame(np.zeros((2, 2, 3), np.uint8), 15_840)
+    hear(front_end, 99)
+    (unit,) = front_end.push(mic_frame(15_840), False, picture)
+    assert isinstance(unit, Unit)
+    assert unit.pictures == (picture,)
+
+
+def test_settings_reach_detector_policy_and_units() -> None:
+    detector = WrittenDetector({64_000: SpeechStarted(60_000)})
+    front_end = make(detector=detector)
+    polite = replace(TurnDetection(), interrupt_response=False)
+    front_end.update(replace(SETTINGS, turn_detection=polite, pictures_per_unit=2))
+    assert detector.detections == [polite]
+    for _ in range(3):
+        front_end.push(mic_frame(0), True, VideoFrame(np.zeros((1, 1, 3), np.uint8), 0))
+    got = hear(front_end, 397, playing=True)
+    assert [event for event in got if not isinstance(event, Unit)] == [SpeechStarted(60_000)]
+    assert len(units(got)[0].pictures) == 2
+
+
+def test_other_frames_are_refused() -> None:
+    with pytest.raises(ValueError, match="10 ms"):
+        make().push(AudioFrame(np.zeros(320, np.float32), 16_000, 0), False)
+    with pytest.raises(ValueError, match="10 ms"):
+        make().push(AudioFrame(np.zeros(160, np.float32), 24_000, 0), False)
