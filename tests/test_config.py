@@ -242,3 +242,21 @@ def test_the_markdown_table_has_four_columns_and_a_row_for_each_setting() -> Non
 def test_the_data_folder(override: str, environ: dict[str, str], folder: str) -> None:
     config = load_config(None, {}, [override])
     assert data_folder(config, environ) == Path(folder).expanduser()
+
+
+TURNS = {"kind", "threshold", "prefix_padding_ms", "silence_duration_ms"}
+"""What `session_settings` hands on of [turns]."""
+
+
+def test_every_setting_is_read_by_somebody() -> None:
+    folder = Path(__file__).resolve().parent.parent / "agent"
+    text = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in folder.rglob("*.py")
+        if path.name not in ("settings.py", "config.py")
+    )
+    handed_on = "session_settings(" in text  # reads the sections [session] and [turns]
+    for row in settings_table():
+        section, _, name = row.key.partition(".")
+        is_read = handed_on if section == "session" or name in TURNS else f".{name}" in text
+        assert is_read, f"{row.key} is never read"
