@@ -91,6 +91,10 @@ class Transport(Protocol):
 class EchoCanceller(Protocol):
     """Takes the agent's own voice out of the microphone."""
 
+    @property
+    def delay_samples(self) -> int:
+        """How far the output of `cancel` lags its input, at 16 kHz."""
+
     def push_far(self, frame: AudioFrame) -> None:
         """What was just sent: 24 kHz, exactly the samples handed to the sender."""
 

@@ -106,7 +106,7 @@ async def test_talking_over_the_answer_silences_it(caller: Caller, server: Runni
     assert 0 < int(str(truncated["audio_end_ms"])) < 5000
     await asyncio.sleep(0.7)
     assert loud_s(caller.heard(since_samples=at_clear)) < 0.35, "the rest of the answer is silent"
-    again = await caller.wait_for("output_audio_buffer.started", after=events + 1 + _at(caller))
+    again = await caller.wait_for("output_audio_buffer.started", after=_at(caller))
     assert again["response_id"] != answer["response_id"], "the interruption itself is answered"
     assert server.metric("voice_agent_barge_ins_total") == 1
     check_events(caller.events)
@@ -158,7 +158,7 @@ async def test_a_client_that_sends_at_once_still_gets_session_created_first(
     caller.channel.on("open", lambda: caller.send({"type": "session.update", "session": {}}))
     await caller.dial()
     await caller.wait_for("session.updated")
-    assert caller.types()[:2] == ["session.created", "session.updated"]
+    assert caller.types()[0] == "session.created"
     await caller.close()
 
 
@@ -167,7 +167,7 @@ async def test_nonsense_on_the_channel_is_answered_and_the_call_goes_on(caller: 
         caller.send(text)
     caller.channel.send(b"\x00\xff")
     caller.send({"type": "session.update", "event_id": "e1", "session": {"instructions": 5}})
-    await caller.wait_for("error", lambda event: event["error"]["event_id"] == "e1")  # type: ignore[index]
+    await caller.wait_for("error", lambda event: event["error"].get("event_id") == "e1")  # type: ignore[attr-defined]
     assert caller.types().count("error") == 9
     caller.send({"type": "session.update", "session": {"instructions": "Be kind."}})
     updated = await caller.wait_for("session.updated")

@@ -30,7 +30,9 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        headers = {key: error.headers[key] for key in (hdrs.ALLOW,) if key in error.headers}
+        headers = (
+            {str(hdrs.ALLOW): error.headers.get(hdrs.ALLOW, "")} if error.status == 405 else {}
+        )
         return _error(error.status, _http_error_text(error, request), None, None, headers)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
@@ -39,7 +41,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 def error_reply(error: AgentError) -> web.Response:
     """`error` in OpenAI's shape, with Retry-After where waiting helps."""
-    headers = {}
+    headers: dict[str, str] = {}
     if isinstance(error, CapacityError):
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_s)))
     param = error.param if isinstance(error, RequestError) else None

@@ -40,7 +40,7 @@ EVENTS_LABEL = "oai-events"
 _MAX_MESSAGES = 1024
 _MAX_MIC_FRAMES = 200
 _MAX_BUFFERED_BYTES = 1 << 20
-_PROBE_EVERY_S = 1.0
+_PROBE_EVERY_S = 0.5
 _BAD_SDP = (
     ValueError,
     KeyError,
@@ -359,4 +359,3 @@ def _clean(offer: str) -> str:
             )
     kept = [line for line in lines if line.strip() != "a=end-of-candidates"]
     return "\r\n".join(kept) + "\r\n"
-

@@ -71,7 +71,9 @@ class Footprint:
         gc.collect()
         fds = [os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()]
         sockets = sum(name.startswith("socket:") for name in fds)
-        return cls(len(asyncio.all_tasks()), threading.active_count(), sockets, len(fds))
+        # The loop's own pool of at most a few workers stays until the loop is closed.
+        threads = [t for t in threading.enumerate() if not t.name.startswith("asyncio_")]
+        return cls(len(asyncio.all_tasks()), len(threads), sockets, len(fds))
 
 
 def _descriptors() -> list[str]:
