@@ -95,6 +95,13 @@ def test_leaves_the_user_alone_while_the_agent_is_silent() -> None:
     assert canceller.erle_db == 0.0
 
 
+def test_output_lags_by_what_it_says() -> None:
+    user = talk(3, 16_000)
+    cleaned = cancel_all(Aec3(), np.zeros(len(user) * 3 // 2, np.float32), user)
+    likeness = [float(np.dot(cleaned[lag:], user[: len(user) - lag])) for lag in range(320)]
+    assert abs(int(np.argmax(likeness)) - Aec3.delay_samples) <= 1
+
+
 def test_far_end_reaches_webrtc_whole_and_at_once(apm: RecordingApm) -> None:
     line = Line(apm)
     line.run(3000)

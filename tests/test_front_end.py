@@ -208,6 +208,28 @@ def test_units_hear_the_bare_microphone_until_the_agent_plays_and_again_a_second
     assert np.abs(np.diff(heard)).max() < 0.02
 
 
+def test_a_change_over_cuts_nothing_out_of_a_word() -> None:
+    class Delaying(PassThrough):
+        delay_samples = 128
+
+        def __init__(self) -> None:
+            self._line = np.zeros(128, np.float32)
+
+        def cancel(self, near: np.ndarray) -> np.ndarray:
+            line = np.concatenate((self._line, near))
+            self._line = line[160:]
+            return line[:160]
+
+    front_end = make(Delaying())
+    word = np.arange(64_000, dtype=np.float32) / 64_000
+    got: list[FrontEndEvent] = []
+    for start in range(0, len(word), 160):
+        playing = 8000 <= start < 24_000
+        got += front_end.push(AudioFrame(word[start : start + 160], 16_000, start), playing)
+    heard = np.concatenate([unit.audio for unit in units(got)])
+    np.testing.assert_allclose(heard[128:], word[:-128], atol=1e-6)
+
+
 def test_speech_is_looked_for_without_echo() -> None:
     heard: list[float] = []
 
@@ -230,6 +252,8 @@ def test_far_end_and_erle_are_the_cancellers() -> None:
             far.append(frame)
 
     class Plain:
+        delay_samples = 0
+
         def push_far(self, frame: AudioFrame) -> None: ...
 
         def cancel(self, near: np.ndarray) -> np.ndarray:

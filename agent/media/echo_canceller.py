@@ -45,7 +45,8 @@ class Aec3:
     """AEC3 of WebRTC, noise suppression and gain control off: a `MeasuringCanceller`.
 
     The near end sets the pace: every `cancel` consumes 10 ms of the far end. `push_far` may be
-    called from another thread than `cancel`, which itself belongs to one thread. Raises `ConfigError` where pywebrtc-audio is missing.
+    called from another thread than `cancel`, which itself belongs to one thread. Raises
+    `ConfigError` where pywebrtc-audio is missing.
     """
 
     delay_samples = 128
