@@ -128,6 +128,11 @@ def test_a_pause_at_the_end_of_the_guard_only_delays() -> None:
     assert told == [(1600, started(1000)), (2300, due(2300))]
 
 
+def test_speech_over_a_turn_that_ends_by_itself_does_not_silence_the_next() -> None:
+    call = Call(agent=[(0, 1000), (3000, 9000)], speech=[(800, 8000)])
+    assert call.run(9000) == [(1400, started(800)), (8500, ended(8000))]
+
+
 def test_guard_counts_what_the_agent_played_not_time() -> None:
     # 1 s played before: a second of the guard is left, and echo comes in late.
     blip_late_in_guard = Call(agent=[(0, 1000), (5000, 9000)], speech=[(5500, 5700)])

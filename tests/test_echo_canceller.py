@@ -36,6 +36,7 @@ class RecordingApm:
 
     def process(self, near: np.ndarray, far: np.ndarray) -> np.ndarray:
         assert len(near) == len(far)
+        assert len(near) % 160 == 0
         self.near, self.far = np.append(self.near, near), np.append(self.far, far)
         return near
 
@@ -165,6 +166,23 @@ def test_what_waits_is_bounded_to_two_seconds(apm: RecordingApm) -> None:
     assert line.late_ms == pytest.approx(1990, abs=2)
     line.run(200)
     assert line.late_ms <= 11
+    for _ in range(125):
+        line.send()
+    line.hear(1)
+    assert line.late_ms == pytest.approx(1990, abs=2)
+
+
+def test_far_end_in_other_lengths_is_caught_up_with_in_whole_frames(apm: RecordingApm) -> None:
+    line = Line(apm)
+    line.hear(1)
+    for _ in range(11):
+        line.send(25)
+    for _ in range(10):
+        line.send(25)
+        line.hear(2)
+        line.send(15)
+        line.hear(2)
+    assert line.late_ms <= 35
 
 
 def test_far_end_of_another_rate_is_refused() -> None:

@@ -116,6 +116,15 @@ def test_waiting_for_the_end_of_a_turn_is_no_underrun() -> None:
     assert playout.underruns == 0
 
 
+def test_a_gap_that_a_flush_ended_is_no_underrun_of_the_next_turn() -> None:
+    playout = Playout()
+    playout.push(steady(1, 20))
+    pull(playout, 3)
+    playout.flush()
+    playout.push(steady(2, 20))
+    assert playout.underruns == 0
+
+
 def test_flush_fades_out_and_says_how_much_was_played() -> None:
     playout = Playout()
     playout.push(steady(3, 1000))

@@ -113,8 +113,14 @@ class BargeIn:
             self._silent_since = None
         elif self._playing:
             self._silent_since = now
+            self._forget_overlap()
         self._playing = agent_playing
         self._now = now
+
+    def _forget_overlap(self) -> None:
+        """The turn that was talked over is gone: speech that goes on does not stop the next."""
+        if self._segment is not None:
+            self._segment.over_agent = False
 
     def _guarded(self) -> bool:
         if self._played >= self._guard_samples:
@@ -144,8 +150,7 @@ class BargeIn:
 
     def _is_due(self, segment: _Segment) -> bool:
         allowed = self._detection is not None and self._detection.interrupt_response
-        over_agent = allowed and segment.over_agent and self._playing
-        return over_agent and not self._guarded() and self._goes_on(segment)
+        return allowed and segment.over_agent and not self._guarded() and self._goes_on(segment)
 
     def _goes_on(self, segment: _Segment) -> bool:
         return segment.ended is None and self._now - segment.voiced_until <= _FRESH_SAMPLES
