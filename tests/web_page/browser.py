@@ -1,11 +1,13 @@
 """A Chromium with a made-up microphone and camera, looking at the page."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 
 from tests.rig.programs import require_program
@@ -22,6 +24,7 @@ FLAGS = [
 ]
 PATIENCE_MS = 15_000
 """How long anything on the page may take; the machine may be busy."""
+POLL_MS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,30 @@ class OpenPage:
         return await self.page.inner_text(selector)
 
     async def until(self, condition: str) -> None:
-        """Wait until the JavaScript expression `condition` is true."""
-        await self.page.wait_for_function(condition, timeout=PATIENCE_MS)
+        """Wait until the JavaScript expression `condition`, or what it promises, is true.
+
+        Asked from outside: the page's policy forbids the evaluation that
+        `Page.wait_for_function` does inside.
+        """
+        for _ in range(PATIENCE_MS // POLL_MS):
+            if await self.page.evaluate(condition):
+                return
+            await asyncio.sleep(POLL_MS / 1000)
+        pytest.fail(f"never came true: {condition}")
 
     async def call(self) -> None:
         """Start a call and wait until the far end can send events."""
         await self.page.click("#call-button")
         await self.state("listening")
         await self.until("window.farEnd.events?.readyState === 'open'")
+
+    async def requested(self) -> list[tuple[str, str]]:
+        """What reached the server, once anything did: the page does not wait for answers."""
+        for _ in range(PATIENCE_MS // POLL_MS):
+            if self.server.requests:
+                break
+            await asyncio.sleep(POLL_MS / 1000)
+        return self.server.requests
 
     async def server_says(self, *events: dict[str, Any]) -> None:
         """Send events over the data channel, in this order."""

@@ -4,6 +4,7 @@
  * `window.farEnd` is the test's hold on it.
  */
 (() => {
+  if (!navigator.mediaDevices) return; // about:blank
   const realFetch = window.fetch;
   const farEnd = {
     enabled: true, // off: the scripted server answers offers
@@ -15,6 +16,7 @@
     streams: [], // what the page got from getUserMedia
     near: null, // the page's own peer connection
     pc: null,
+    ear: null,
     events: null,
     send: (event) => farEnd.events.send(JSON.stringify(event)),
     close: () => farEnd.pc.close(),
@@ -69,7 +71,13 @@
       farEnd.events = channel;
       channel.onmessage = ({ data }) => farEnd.received.push(JSON.parse(data));
       channel.onopen = () => farEnd.send({ type: 'session.created', session: { id: 'sess_1' } });
-      if (channel.readyState === 'open') channel.onopen();
+    };
+    pc.ontrack = ({ track }) => {
+      // What nobody listens to is never decoded, and then has no energy either.
+      if (track.kind !== 'audio') return;
+      farEnd.ear = new Audio();
+      farEnd.ear.srcObject = new MediaStream([track]);
+      farEnd.ear.play();
     };
     await pc.setRemoteDescription({ type: 'offer', sdp });
     const stream = tone();

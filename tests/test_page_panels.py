@@ -1,0 +1,194 @@
+"""Captions and checks: what the page makes of the server's events and of WebRTC's statistics."""
+
+from typing import Any
+
+import pytest
+
+from tests.web_page.browser import open_page
+
+pytestmark = pytest.mark.browser
+
+LINES = """[...document.querySelectorAll('.line')].map((line) => [
+  line.dataset.speaker, line.querySelector('p').textContent, line.querySelector('small').textContent])"""
+CHECKS = """async (facts) => {
+  const { Preflight } = await import('./preflight.js');
+  const preflight = new Preflight(0);
+  for (const [name, value] of facts) preflight[name](value);
+  return Object.fromEntries(preflight.rows().map((row) => [row.id, row]));
+}"""
+STATISTICS = """async (readings) => {
+  const { StatisticsReader } = await import('./statistics.js');
+  const reader = new StatisticsReader();
+  return readings.map((reports) => reader.read(reports)).at(-1);
+}"""
+
+
+def _delta(item: str, delta: str) -> dict[str, Any]:
+    return {"type": "response.output_audio_transcript.delta", "item_id": item, "delta": delta}
+
+
+async def test_captions_say_who_said_what_and_what_was_cut_short() -> None:
+    heard = "conversation.item.input_audio_transcription.completed"
+    done = "response.output_audio_transcript.done"
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(
+            _delta("a1", "Good mor"),
+            _delta("a1", "ning to"),
+            {"type": done, "item_id": "a1", "transcript": "Good morning to you."},
+            {"type": "input_audio_buffer.speech_started", "item_id": "u1"},
+            {"type": heard, "item_id": "u1", "transcript": "Hello <b>there</b>."},
+            {"type": "input_audio_buffer.speech_stopped", "item_id": "u1"},
+            _delta("a2", "As I was"),
+            {"type": "conversation.item.truncated", "item_id": "a2", "audio_end_ms": 640},
+        )
+        await opened.shows(".line[data-interrupted]")
+        assert await opened.page.evaluate(LINES) == [
+            ["agent", "Good morning to you.", ""],
+            ["user", "Hello <b>there</b>.", ""],
+            ["agent", "As I was", "interrupted after 0.6 s"],
+        ]
+        times = await opened.page.locator(".line time").all_inner_texts()
+        assert all(time.startswith("0:0") for time in times)
+
+
+async def test_speech_without_a_transcript_is_noted_until_one_comes() -> None:
+    heard = "conversation.item.input_audio_transcription.completed"
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(
+            {"type": "input_audio_buffer.speech_started", "item_id": "u1"},
+            {"type": "input_audio_buffer.speech_stopped", "item_id": "u1"},
+        )
+        await opened.shows(".line[data-placeholder]")
+        assert "spoke for" in (await opened.page.evaluate(LINES))[0][1]
+        await opened.server_says({"type": heard, "item_id": "u1", "transcript": "Yes."})
+        await opened.shows(".line:not([data-placeholder])")
+        assert await opened.page.evaluate(LINES) == [["user", "Yes.", ""]]
+
+
+async def test_captions_follow_the_newest_line_but_not_under_a_readers_eyes() -> None:
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(*(_delta(f"a{n}", f"line {n}") for n in range(520)))
+        await opened.shows('[data-item-id="a519"]')
+        page = opened.page
+        assert await page.locator(".line").count() == 500
+        assert await page.locator(".line p").first.inner_text() == "line 20"
+        log = "document.getElementById('captions')"
+        at_end = f"{log}.scrollHeight - {log}.scrollTop - {log}.clientHeight < 2"
+        assert await page.evaluate(at_end)
+        await page.evaluate(f"{log}.scrollTop = 1000")
+        await opened.until("document.getElementById('newest').hidden")
+        await page.evaluate("new Promise(requestAnimationFrame)")
+        await opened.server_says(_delta("a519", " goes on"))
+        await opened.shows("#newest")
+        assert not await page.evaluate(at_end), "the reader stays where they are"
+        await page.click("#newest")
+        assert await page.evaluate(at_end)
+        assert not await page.is_visible("#newest")
+
+
+async def test_a_screen_reader_hears_a_streamed_line_once_it_is_whole() -> None:
+    done = {
+        "type": "response.output_audio_transcript.done",
+        "item_id": "a",
+        "transcript": "Hi all.",
+    }
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(_delta("a", "Hi"))
+        await opened.shows('#captions[role="log"][aria-busy="true"]')
+        await opened.server_says(done)
+        await opened.shows('#captions[aria-busy="false"]')
+        assert await opened.page.inner_text(".line p") == "Hi all."
+
+
+async def test_the_checks_turn_green_in_a_good_call() -> None:
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(
+            {"type": "input_audio_buffer.speech_started", "item_id": "u"},
+            {"type": "voice_agent.echo", "erle_db": 21.5},
+            {"type": "voice_agent.latency", "turn": 1, "first_sound_ms": 300},
+            {"type": "voice_agent.unit", "unit": 1, "stage_ms": {"llm": 80, "mel": 20}},
+        )
+        for check in ("microphone", "hearing", "echo", "firstSound", "engine", "loss", "roundTrip"):
+            await opened.shows(f'#checks [data-check="{check}"][data-verdict="ok"]')
+        assert await opened.page.inner_text('[data-check="engine"] .value') == "100 ms"
+
+
+async def test_each_check_says_what_to_do_when_it_is_not_well() -> None:
+    bad = {"roundTripMs": 900, "lossPercent": 20, "jitterBufferMs": 200, "camera": None}
+    facts = [
+        ("statistics", bad),
+        ("camera", True),
+        ("tick", 13_000),
+        ("apply", {"type": "voice_agent.echo", "erle_db": 3}),
+        ("apply", {"type": "voice_agent.latency", "first_sound_ms": 1500}),
+        ("apply", {"type": "voice_agent.unit", "stage_ms": {"a": 1200}}),
+    ]
+    async with open_page() as opened:
+        rows = await opened.page.evaluate(CHECKS, facts)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "microphone": "failing",
+        "hearing": "waiting",
+        "camera": "failing",
+        "echo": "warning",
+        "firstSound": "warning",
+        "roundTrip": "failing",
+        "loss": "failing",
+        "jitterBuffer": "warning",
+        "engine": "failing",
+    }
+    assert all(row["advice"] for row in rows.values() if row["verdict"] in ("warning", "failing"))
+
+
+async def test_a_server_that_never_hears_a_loud_microphone_is_found_out() -> None:
+    async with open_page() as opened:
+        loud: list[tuple[str, Any]] = [("microphoneLevel", -20), ("tick", 13_000)]
+        rows = await opened.page.evaluate(CHECKS, loud)
+        assert (rows["microphone"]["verdict"], rows["hearing"]["verdict"]) == ("ok", "failing")
+        heard = [*loud, ("apply", {"type": "input_audio_buffer.speech_started"})]
+        rows = await opened.page.evaluate(CHECKS, heard)
+        assert rows["hearing"]["verdict"] == "ok"
+
+
+def _sound(second: int, lost: int, received: int) -> dict[str, Any]:
+    return {
+        "type": "inbound-rtp",
+        "kind": "audio",
+        "packetsLost": lost,
+        "packetsReceived": received,
+        "jitterBufferDelay": 0.04 * 48_000 * second,
+        "jitterBufferEmittedCount": 48_000 * second,
+    }
+
+
+async def test_loss_is_of_the_last_ten_seconds_alone() -> None:
+    calm = [[_sound(n, lost=500, received=50 * n)] for n in range(1, 12)]
+    rough = [*calm, [_sound(12, lost=550, received=550)]]
+    async with open_page() as opened:
+        quiet = await opened.page.evaluate(STATISTICS, calm)
+        assert quiet["lossPercent"] == 0
+        assert quiet["jitterBufferMs"] == pytest.approx(40)
+        noisy = await opened.page.evaluate(STATISTICS, rough)
+        assert noisy["lossPercent"] == pytest.approx(10, abs=1)
+
+
+async def test_the_round_trip_is_the_receivers_own_where_it_reports_one() -> None:
+    pair = {"type": "candidate-pair", "nominated": True, "currentRoundTripTime": 0.02}
+    remote = {"type": "remote-inbound-rtp", "roundTripTime": 0.05}
+    async with open_page() as opened:
+        assert (await opened.page.evaluate(STATISTICS, [[pair]]))["roundTripMs"] == 20
+        assert (await opened.page.evaluate(STATISTICS, [[pair, remote]]))["roundTripMs"] == 50
+
+
+async def test_the_camera_rate_is_counted_between_readings() -> None:
+    def sent(frames: int, at_ms: int) -> list[dict[str, Any]]:
+        size = {"frameWidth": 640, "frameHeight": 480, "framesSent": frames, "timestamp": at_ms}
+        return [{"type": "outbound-rtp", "kind": "video"} | size]
+
+    async with open_page() as opened:
+        read = await opened.page.evaluate(STATISTICS, [sent(10, 1000), sent(14, 3000)])
+        assert read["camera"] == {"width": 640, "height": 480, "perSecond": 2}

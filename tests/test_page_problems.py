@@ -1,0 +1,137 @@
+"""Each thing that can go wrong is said in plain words, and the page stays usable."""
+
+from typing import Any
+
+import pytest
+
+from tests.web_page.browser import Look, OpenPage, open_page
+
+pytestmark = pytest.mark.browser
+
+
+def _refuse(kind: str, error: str) -> str:
+    return f"""
+    const given = navigator.mediaDevices.getUserMedia;
+    navigator.mediaDevices.getUserMedia = (wanted) => wanted.{kind} && !window.allowed
+      ? Promise.reject(new DOMException('', '{error}')) : given(wanted);
+    """
+
+
+NO_DEVICES = "Object.defineProperty(navigator, 'mediaDevices', { value: undefined });"
+NO_WEBRTC = "delete window.RTCPeerConnection; window.RTCPeerConnection = undefined;"
+
+
+@pytest.mark.parametrize(
+    ("code", "preamble", "words"),
+    [
+        ("microphone-denied", _refuse("audio", "NotAllowedError"), "Allow the microphone"),
+        ("microphone-missing", _refuse("audio", "NotFoundError"), "Plug one in"),
+        ("microphone-busy", _refuse("audio", "NotReadableError"), "Another program"),
+        ("insecure-context", NO_DEVICES, "https://"),
+        ("browser-too-old", NO_WEBRTC, "WebRTC"),
+    ],
+)
+async def test_what_this_device_lacks_is_said(code: str, preamble: str, words: str) -> None:
+    async with open_page(Look(preamble=preamble)) as opened:
+        await opened.page.click("#call-button")
+        assert words in await opened.problem(code)
+        await opened.state("problem")
+        assert opened.server.requests == [], "no place was taken at the server"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [("NotAllowedError", "camera-denied"), ("NotFoundError", "camera-missing")]
+)
+async def test_a_call_goes_on_without_a_camera(error: str, code: str) -> None:
+    async with open_page(Look(preamble=_refuse("video", error))) as opened:
+        await opened.call()
+        await opened.page.click("#camera")
+        assert "goes on without" in await opened.problem(code)
+        assert await opened.page.get_attribute("#state", "data-state") == "listening"
+        await opened.page.click("#problem-action")
+        assert not await opened.page.is_visible("#problem")
+        await opened.page.evaluate("window.allowed = true")
+        await opened.page.click("#camera")
+        await opened.shows("#self-view")
+
+
+async def _call_scripted(opened: OpenPage) -> None:
+    await opened.page.evaluate("window.farEnd.enabled = false")
+    await opened.page.click("#call-button")
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "x", "code": None, "param": None}}
+
+
+async def test_no_slot_says_when_to_come_back_and_then_lets_you() -> None:
+    full = (503, {"Retry-After": "12"}, _error("full"))
+    async with open_page(Look(clock=True), answer=full) as opened:
+        page = opened.page
+        await _call_scripted(opened)
+        assert "12 seconds" in await opened.problem("no-slot")
+        assert await page.is_disabled("#problem-action")
+        assert "12 s" in await page.inner_text("#problem-action")
+        await page.clock.run_for(13_000)
+        assert await page.inner_text("#problem-action") == "Try again"
+        await page.evaluate("window.farEnd.enabled = true")
+        await page.click("#problem-action")
+        await opened.state("listening")
+        assert not await page.is_visible("#problem")
+
+
+async def test_a_refusal_is_told_in_the_servers_words() -> None:
+    async with open_page(answer=(401, {}, _error("The key is wrong."))) as opened:
+        await _call_scripted(opened)
+        assert "The key is wrong." in await opened.problem("call-refused")
+        assert await opened.page.evaluate(
+            "window.farEnd.streams.every((each) => each.getTracks()[0].readyState === 'ended')"
+        )
+
+
+async def test_a_server_that_is_gone_can_be_called_again() -> None:
+    async with open_page() as opened:
+        await opened.page.evaluate("window.farEnd.broken = true")
+        await opened.page.click("#call-button")
+        assert "server is running" in await opened.problem("server-gone")
+        await opened.page.evaluate("window.farEnd.broken = false")
+        await opened.page.click("#problem-action")
+        await opened.state("listening")
+
+
+async def test_a_blocked_network_is_named_after_ten_seconds() -> None:
+    async with open_page(Look(clock=True)) as opened:
+        await opened.page.evaluate("window.farEnd.silent = true")
+        await opened.page.click("#call-button")
+        await opened.until("window.farEnd.near?.signalingState === 'stable'")
+        await opened.until("window.farEnd.near.remoteDescription !== null")
+        await opened.page.clock.run_for(9_000)
+        assert await opened.page.get_attribute("#state", "data-state") == "connecting"
+        await opened.page.clock.run_for(2_000)
+        assert "UDP" in await opened.problem("connection-failed")
+
+
+async def test_a_broken_connection_has_five_seconds_to_come_back() -> None:
+    async with open_page(Look(clock=True)) as opened:
+        page = opened.page
+        await opened.call()
+        await page.evaluate("window.farEnd.pretend('disconnected')")
+        await page.clock.run_for(4_000)
+        assert "waiting for it" in await page.inner_text("#hint")
+        await page.evaluate("window.farEnd.pretend('connected')")
+        await page.clock.run_for(6_000)
+        assert await page.get_attribute("#state", "data-state") == "listening"
+        await page.evaluate("window.farEnd.pretend('disconnected')")
+        await page.clock.run_for(6_000)
+        await opened.problem("server-gone")
+        assert await page.inner_text("#problem-action") == "Call again"
+
+
+async def test_an_error_of_the_server_does_not_end_the_call() -> None:
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says({"type": "error", "error": {"message": "No such voice."}})
+        assert "No such voice." in await opened.problem("server-error")
+        assert await opened.page.get_attribute("#state", "data-state") == "listening"
+        await opened.page.click("#problem-action")
+        assert await opened.page.get_attribute("#state", "data-state") == "listening"
