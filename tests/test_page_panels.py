@@ -9,7 +9,7 @@ from tests.web_page.browser import open_page
 pytestmark = pytest.mark.browser
 
 LINES = """[...document.querySelectorAll('.line')].map((line) => [
-  line.dataset.speaker, line.querySelector('p').textContent, line.querySelector('small').textContent])"""
+  line.dataset.speaker, ...['p', 'small'].map((part) => line.querySelector(part).textContent)])"""
 CHECKS = """async (facts) => {
   const { Preflight } = await import('./preflight.js');
   const preflight = new Preflight(0);
