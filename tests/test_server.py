@@ -1,6 +1,7 @@
 """The HTTP side: endpoints, OpenAI-shaped errors, CORS, hostile bodies, start and stop."""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -76,7 +77,8 @@ async def test_health_models_metrics_and_page(http: aiohttp.ClientSession) -> No
 async def test_an_offer_that_is_none_is_refused_and_costs_nothing(
     http: aiohttp.ClientSession, server: Running, body: bytes
 ) -> None:
-    before = Footprint.now()
+    async with http.get("/healthz"):
+        before = Footprint.now()
     async with http.post(CALLS, data=body, headers=SDP) as response:
         error = await problem(response, 400)
         assert error["param"] == "sdp"
@@ -99,9 +101,11 @@ async def test_a_real_offer_damaged_at_any_line_never_breaks_the_server(
 
 
 async def test_a_body_of_10_mb_is_refused(http: aiohttp.ClientSession) -> None:
-    async with http.post(CALLS, data=b"v=0\r\n" * 2_000_000, headers=SDP) as response:
+    body = io.BytesIO(b"v=0\r\n" * 2_000_000)
+    async with http.post(CALLS, data=body, headers=SDP) as response:
         await problem(response, 413)
-    form = aiohttp.FormData({"sdp": "v=0\r\n" * 2_000_000})
+    form = aiohttp.FormData(default_to_multipart=True)
+    form.add_field("sdp", io.BytesIO(b"v=0\r\n" * 2_000_000), content_type="application/sdp")
     async with http.post(CALLS, data=form) as response:
         await problem(response, 413)
 

@@ -85,11 +85,19 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
     router.add_get("/healthz", _health)
     router.add_get("/metrics", _metrics)
 
+    root = web_folder.resolve()
+
     async def page(_: web.Request) -> web.FileResponse:
-        return web.FileResponse(web_folder / "index.html")
+        return web.FileResponse(root / "index.html")
+
+    async def file(request: web.Request) -> web.FileResponse:
+        path = (root / request.match_info["name"]).resolve()
+        if not path.is_relative_to(root) or not path.is_file():
+            raise web.HTTPNotFound
+        return web.FileResponse(path)
 
     router.add_get("/", page)
-    router.add_static("/", web_folder)
+    router.add_get("/{name:.+}", file)
 
 
 async def _models(request: web.Request) -> web.Response:
