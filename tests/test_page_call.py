@@ -135,6 +135,19 @@ async def test_the_state_follows_what_is_played() -> None:
         assert await opened.page.get_attribute("#state", "aria-live") == "polite"
 
 
+async def test_a_greeting_that_is_faster_than_the_connection_is_kept() -> None:
+    say = "import('./app.js').then((page) => page.applyServerEvent({ type: '%s' }))"
+    async with open_page() as opened:
+        page = opened.page
+        await page.evaluate("void (window.farEnd.gate = new Promise((r) => (window.open_it = r)))")
+        await page.click("#call-button")
+        await opened.until("window.farEnd.offers.length === 1")
+        await page.evaluate(say % "output_audio_buffer.started")
+        await page.evaluate("window.open_it()")
+        await opened.shows('#checks [data-check="roundTrip"][data-verdict="ok"]')
+        assert await page.get_attribute("#state", "data-state") == "speaking"
+
+
 async def test_the_server_ends_the_call_by_closing() -> None:
     async with open_page() as opened:
         await opened.call()

@@ -125,6 +125,8 @@ async def test_each_check_says_what_to_do_when_it_is_not_well() -> None:
         ("camera", True),
         ("tick", 13_000),
         ("apply", {"type": "voice_agent.echo", "erle_db": 3}),
+        ("apply", {"type": "output_audio_buffer.started"}),
+        *[("apply", {"type": "input_audio_buffer.speech_started"})] * 3,
         ("apply", {"type": "voice_agent.latency", "first_sound_ms": 1500}),
         ("apply", {"type": "voice_agent.unit", "stage_ms": {"a": 1200}}),
     ]
@@ -132,7 +134,7 @@ async def test_each_check_says_what_to_do_when_it_is_not_well() -> None:
         rows = await opened.page.evaluate(CHECKS, facts)
     assert {name: row["verdict"] for name, row in rows.items()} == {
         "microphone": "failing",
-        "hearing": "waiting",
+        "hearing": "ok",
         "camera": "failing",
         "echo": "warning",
         "firstSound": "warning",
@@ -142,6 +144,18 @@ async def test_each_check_says_what_to_do_when_it_is_not_well() -> None:
         "engine": "failing",
     }
     assert all(row["advice"] for row in rows.values() if row["verdict"] in ("warning", "failing"))
+
+
+async def test_little_echo_is_no_fault_unless_the_agent_seems_to_hear_itself() -> None:
+    quiet = ("apply", {"type": "voice_agent.echo", "erle_db": 3})
+    speech = ("apply", {"type": "input_audio_buffer.speech_started"})
+    playing = ("apply", {"type": "output_audio_buffer.started"})
+    stopped = ("apply", {"type": "output_audio_buffer.stopped"})
+    async with open_page() as opened:
+        in_turns = await opened.page.evaluate(CHECKS, [quiet, playing, stopped, *[speech] * 5])
+        at_once = await opened.page.evaluate(CHECKS, [quiet, playing, *[speech] * 3])
+    assert in_turns["echo"]["verdict"] == "ok"
+    assert at_once["echo"]["verdict"] == "warning"
 
 
 async def test_a_server_that_never_hears_a_loud_microphone_is_found_out() -> None:

@@ -206,9 +206,9 @@ export class Call extends EventTarget {
   #onConnected() {
     clearTimeout(this.#deadline);
     this.#tell('link', true);
-    if (this.#state !== 'connecting') return;
-    this.#enter('listening');
-    this.#polling = setInterval(() => this.#readStatistics(), this.limits.statisticsMs);
+    // The first events may come before this and have begun the agent's greeting.
+    if (this.#state === 'connecting') this.#enter('listening');
+    this.#polling ||= setInterval(() => this.#readStatistics(), this.limits.statisticsMs);
   }
 
   /** A connection that never was is the network's fault, one that broke is the server's absence. */
