@@ -291,7 +291,7 @@ class Session:
         try:
             await self._conversation.control(command)
         except RequestError as error:
-            self._send(self._protocol.failed(error))
+            self._send(self._protocol.failed(error, command))
 
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:

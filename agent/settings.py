@@ -108,7 +108,7 @@ class CallSettings(_Section):
         default=10.0, ge=1, le=120, description="A call that is not connected by then is dropped."
     )
     watchdog_s: float = Field(
-        default=4.0,
+        default=3.5,
         ge=1,
         le=30,
         description="A peer that is silent on the wire for so long is gone.",
@@ -120,7 +120,7 @@ class CallSettings(_Section):
         default=5, ge=1, le=3600, description="When a refused caller is told to try again."
     )
     shutdown_s: float = Field(
-        default=8.0, ge=0, le=600, description="How long running calls may go on after SIGTERM."
+        default=8.0, ge=0, le=600, description="How long calls may take to end after SIGTERM."
     )
 
 

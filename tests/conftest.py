@@ -1,22 +1,13 @@
-"""What all tests share: how a missing program is reported, and that nothing is left behind.
+"""What all tests share: the check that nothing is left behind.
 
 Fixtures of one part of the system live in that part's own test file.
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator
-from typing import NoReturn
 
 import pytest
-
-
-def require_all(reason: str) -> NoReturn:
-    """Skip the test for `reason`, or fail where VOICE_AGENT_REQUIRE_ALL=1 forbids skipping."""
-    if os.environ.get("VOICE_AGENT_REQUIRE_ALL") == "1":
-        pytest.fail(f"{reason} (VOICE_AGENT_REQUIRE_ALL=1 forbids to skip)")
-    pytest.skip(reason)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whole calls in a real Chromium: its microphone speaks, its camera shows, the real server answers."""
+"""Whole calls in a real Chromium: its microphone speaks, its camera shows, the server answers."""
 
 import asyncio
 import base64

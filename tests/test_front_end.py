@@ -316,6 +316,15 @@ def test_settings_reach_detector_policy_and_units() -> None:
     assert len(units(got)[0].pictures) == 2
 
 
+def test_in_half_duplex_the_microphone_is_silent_while_the_agent_plays() -> None:
+    front_end = make()
+    front_end.update(replace(SETTINGS, mode="half_duplex"))
+    got = hear(front_end, 50) + hear(front_end, 50, start=8_000, playing=True)
+    (unit,) = units(got)
+    assert (unit.audio[:8_000] == 1).all()
+    assert (unit.audio[8_160:] == 0).all()
+
+
 def test_other_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="10 ms"):
         make().push(AudioFrame(np.zeros(320, np.float32), 16_000, 0), False)

@@ -70,6 +70,7 @@ class FrontEnd:
         self._level = _Level()
         self._position = 0
         self._expected: int | None = None
+        self._half_duplex = False
 
     @property
     def erle_db(self) -> float:
@@ -87,6 +88,7 @@ class FrontEnd:
         self._detector.update(settings.turn_detection)
         self._barge_in.update(settings.turn_detection)
         self._units.pictures_per_unit = settings.pictures_per_unit
+        self._half_duplex = settings.mode == "half_duplex"
 
     def push_far(self, frame: AudioFrame) -> None:
         """What was just handed to the sender, 24 kHz."""
@@ -97,7 +99,8 @@ class FrontEnd:
     ) -> list[FrontEndEvent]:
         """10 ms at 16 kHz [160]; `ValueError` for anything else. What was found in them.
 
-        A picture joins the unit that holds this frame.
+        A picture joins the unit that holds this frame. In half duplex the microphone is silent
+        while the agent plays.
         """
         if frame.rate_hz != MIC_RATE_HZ or len(frame.samples) != MIC_FRAME_SAMPLES:
             raise ValueError(f"not 10 ms at 16 kHz: {len(frame.samples)} at {frame.rate_hz} Hz")
@@ -106,7 +109,9 @@ class FrontEnd:
             events += self._hear(np.zeros(MIC_FRAME_SAMPLES, np.float32), agent_playing)
         if picture is not None:
             self._units.add_picture(picture)
-        return events + self._hear(frame.samples, agent_playing)
+        deaf = self._half_duplex and agent_playing
+        samples = np.zeros(MIC_FRAME_SAMPLES, np.float32) if deaf else frame.samples
+        return events + self._hear(samples, agent_playing)
 
     def finish(self) -> list[FrontEndEvent]:
         """End of the microphone: the end of speech still open, and the unit begun."""

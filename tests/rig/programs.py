@@ -2,8 +2,16 @@
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
+
+
+def require_all(reason: str) -> NoReturn:
+    """Skip the test for `reason`, or fail where VOICE_AGENT_REQUIRE_ALL=1 forbids skipping."""
+    if os.environ.get("VOICE_AGENT_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason} (VOICE_AGENT_REQUIRE_ALL=1 forbids to skip)")
+    pytest.skip(reason)
 
 
 def require_program(name: str, apt: str) -> str:
@@ -14,7 +22,4 @@ def require_program(name: str, apt: str) -> str:
     path = shutil.which(name)
     if path is not None:
         return path
-    reason = f"needs {name}: apt install {apt}"
-    if os.environ.get("VOICE_AGENT_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    require_all(f"needs {name}: apt install {apt}")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import pytest
+from tests.rig.programs import require_all
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,10 +17,8 @@ def require_node_module(path: str) -> Path:
     folders = [ROOT / "node_modules", ROOT / "tests" / "node" / "node_modules"]
     if named := os.environ.get("NODE_MODULES"):
         folders.insert(0, Path(named))
-    for folder in folders:
-        if (folder / path).exists():
-            return folder / path
-    reason = f"needs {path.split('/')[0]}: npm install --prefix tests/node"
-    if os.environ.get("VOICE_AGENT_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    found = next((folder / path for folder in folders if (folder / path).exists()), None)
+    if found is None:
+        package = path.split("/", maxsplit=1)[0]
+        require_all(f"needs {package}: npm install --prefix tests/node")
+    return found
