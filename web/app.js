@@ -93,6 +93,7 @@ function startCall() {
   byId('echo-notice').removeAttribute('open');
   startedMs = performance.now();
   preflight = new Preflight(startedMs);
+  showChecks();
   if (call.state !== 'idle') call = newCall();
   void call.start({
     microphoneId: rememberedDevice('audioinput'),
