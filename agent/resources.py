@@ -19,6 +19,11 @@ def assets_folder() -> Path:
     return _first_with("ref_audio", _PACKAGE.parent / "assets", _PACKAGE / "_assets")
 
 
+def readme() -> Path:
+    """The README, to which the page refers."""
+    return _first_with("README.md", _PACKAGE.parent, _PACKAGE / "_web") / "README.md"
+
+
 def _first_with(name: str, *folders: Path) -> Path:
     for folder in folders:
         if (folder / name).exists():

@@ -188,10 +188,15 @@ class Session:
             self._user_fell_silent_s = None
             self._send(self._protocol.speech_started(event.at))
         elif isinstance(event, SpeechEnded):
-            silent_s = (self._mic_samples - event.at) / MIC_RATE_HZ
-            self._user_fell_silent_s = self._clock.now_s() - silent_s
+            self._user_fell_silent_s = self._silence_began_s(event.at)
             self._send(self._protocol.speech_ended(event.at))
         await self._conversation.push(event)
+
+    def _silence_began_s(self, at: int) -> float | None:
+        """When the user's last sound came in; None while the agent speaks and cannot answer."""
+        if self._playout.playing:
+            return None
+        return self._clock.now_s() - (self._mic_samples - at) / MIC_RATE_HZ
 
     async def _inbox(self) -> None:
         async for message in self._transport.messages():

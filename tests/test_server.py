@@ -56,6 +56,9 @@ async def test_health_models_metrics_and_page(http: aiohttp.ClientSession) -> No
     async with http.get("/") as response:
         assert response.status == 200 and "<title" in await response.text()
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+    async with http.get("/README.md") as response:
+        assert response.content_type == "text/plain"
+        assert "How to get the model" in await response.text()
     async with http.get("/app.js") as response:
         assert response.status == 200 and "javascript" in response.content_type
 

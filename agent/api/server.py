@@ -96,7 +96,11 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
             raise web.HTTPNotFound
         return web.FileResponse(path)
 
+    async def readme(_: web.Request) -> web.Response:
+        return web.Response(text=resources.readme().read_text("utf-8"))
+
     router.add_get("/", page)
+    router.add_get("/README.md", readme)
     router.add_get("/{name:.+}", file)
 
 

@@ -49,7 +49,7 @@ def choose(name: str) -> Choice:
     if name not in _ENGINES:
         known = ", ".join(("auto", *_ENGINES))
         raise ConfigError(f"engine.name: there is no engine {name!r}; choose one of {known}")
-    return Choice(name, "asked for")
+    return Choice(name, "it was asked for")
 
 
 def create(name: str, settings: EngineSettings) -> Engine:

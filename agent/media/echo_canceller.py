@@ -189,4 +189,6 @@ class _ErleGauge:
         self._near_power += self._smoothing * (float(np.dot(near, near)) - self._near_power)
         residual = float(np.dot(cleaned, cleaned))
         self._residual_power += self._smoothing * (residual - self._residual_power)
-        self.erle_db = power_dbfs(self._near_power) - power_dbfs(self._residual_power)
+        reduction_db = power_dbfs(self._near_power) - power_dbfs(self._residual_power)
+        # In a silent room the canceller's comfort noise is louder than what it replaces.
+        self.erle_db = max(0.0, reduction_db)
