@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import numpy as np
+import psutil
 import pytest
 
 from agent import resources
@@ -13,7 +14,7 @@ from agent.engines.echo import load_greeting
 from agent.types import FloatArray
 from tests.rig.caller import RATE_HZ, Caller
 from tests.rig.realtime_schema import check_events, check_order
-from tests.rig.server import Footprint, Running, resident_mb, running_server, settle
+from tests.rig.server import Footprint, Running, running_server, serving, settle
 from tests.rig.sound import alike, loud_s
 from tests.rig.voices import say
 
@@ -106,6 +107,8 @@ async def test_its_own_voice_in_the_microphone_opens_no_turn(caller: Caller) -> 
     stop = asyncio.Event()
 
     async def loudspeaker() -> None:
+        # A room has a constant delay: this much in hand, so that a busy machine tears no holes.
+        caller.microphone.say(np.zeros(RATE_HZ // 5, np.float32))
         played = 0
         while not stop.is_set():
             fresh = caller.heard(since_samples=played)
@@ -121,8 +124,8 @@ async def test_its_own_voice_in_the_microphone_opens_no_turn(caller: Caller) -> 
         await caller.wait_for(STOPPED, after=events)
     stop.set()
     await playing
-    assert loud_s(caller.heard(), RATE_HZ) > 6, "there was something to hear"
     assert "input_audio_buffer.speech_started" not in caller.types()
+    assert loud_s(caller.heard(), RATE_HZ) > 6, "there was something to hear"
 
 
 async def test_the_camera_reaches_the_engine(server: Running) -> None:
@@ -274,19 +277,32 @@ async def test_beyond_the_limit_callers_are_told_when_to_come_back() -> None:
         await first.close()
 
 
-@pytest.mark.timeout(300)
-async def test_fifty_calls_in_a_row_leave_memory_tasks_threads_and_sockets_as_they_were() -> None:
+async def test_calls_in_a_row_leave_no_task_thread_or_socket() -> None:
     async with running_server() as server:
         before: Footprint | None = None
-        after_ten_mb = 0.0
-        for number in range(50):
+        for number in range(10):
             caller = Caller(server.url, camera=number % 2 == 0)
             await caller.dial()
             assert await caller.hang_up() == 200
             await caller.close()
-            if number == 9:
-                after_ten_mb = resident_mb()
-                before = Footprint.now()
+            before = before or await settle(Footprint.now(), timeout_s=0)
         assert before is not None
         assert await settle(before) == before
-        assert resident_mb() <= after_ten_mb + 10
+
+
+async def test_fifty_calls_in_a_row_leave_the_server_as_it_was() -> None:
+    async with serving() as (url, process, _):
+        after_ten = (0.0, 0, 0)
+        for number in range(50):
+            caller = Caller(url, camera=number % 2 == 0)
+            await caller.dial()
+            assert await caller.hang_up() == 200
+            await caller.close()
+            if number == 9:
+                after_ten = (_memory_mb(process), process.num_threads(), process.num_fds())
+        assert _memory_mb(process) <= after_ten[0] + 10
+        assert (process.num_threads(), process.num_fds()) == after_ten[1:]
+
+
+def _memory_mb(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 1e6

@@ -3,16 +3,14 @@
 import asyncio
 import io
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
 from tests.rig.caller import Caller
-from tests.rig.server import Footprint, Running, running_server, settle
+from tests.rig.server import Footprint, Running, running_server, serving, settle
 
 CALLS = "/v1/realtime/calls"
 SDP = {"Content-Type": "application/sdp"}
@@ -205,19 +203,13 @@ async def test_an_allow_list_of_origins_is_kept() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_serve_says_what_it_does_and_ends_calls_at_a_signal(number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "agent", "serve", "--port", "0"]
-    environment = {**os.environ, "VOICE_AGENT__RTC__ADDRESSES": "127.0.0.1"}
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment
-    )
-    assert process.stdout is not None and process.stderr is not None
-    line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
-    assert "engine echo (" in line and "http://127.0.0.1:" in line
-    async with running_server():  # our own process must offer the loopback, too
-        caller = Caller("http://" + line.split("http://")[1].split()[0].rstrip("/"))
+    async with serving() as (url, _, process):
+        assert url.startswith("http://127.0.0.1:")
+        caller = Caller(url)
         await caller.dial()
         process.send_signal(number)
         await caller.wait_until_closed()
         assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert process.stderr is not None
         assert "Traceback" not in (await process.stderr.read()).decode()
         await caller.close()

@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import aioice.ice
 import psutil
 from aiohttp import web
 
@@ -96,7 +98,24 @@ async def settle(before: Footprint, timeout_s: float = 5) -> Footprint:
     return now
 
 
-def resident_mb() -> float:
-    """Memory of this process in MB."""
-    gc.collect()
-    return psutil.Process().memory_info().rss / 1e6
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[str, psutil.Process, asyncio.subprocess.Process]]:
+    """`voice-agent serve` in a process of its own, on a free port: its address and itself."""
+    command = [sys.executable, "-m", "agent", "serve", "--port", "0", "--engine", "echo"]
+    environment = {**os.environ, "VOICE_AGENT__RTC__ADDRESSES": "127.0.0.1"}
+    pipe = asyncio.subprocess.PIPE
+    server = await asyncio.create_subprocess_exec(
+        *command, stdout=pipe, stderr=pipe, env=environment
+    )
+    assert server.stdout is not None
+    addresses = aioice.ice.get_host_addresses
+    # The clients in this process must offer the loopback, too.
+    aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+    try:
+        line = (await asyncio.wait_for(server.stdout.readline(), 60)).decode()
+        yield line.split("open ")[1].strip().rstrip("/"), psutil.Process(server.pid), server
+    finally:
+        aioice.ice.get_host_addresses = addresses
+        if server.returncode is None:
+            server.terminate()
+        await server.communicate()
