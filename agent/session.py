@@ -96,6 +96,7 @@ class Session:
         self._mic_samples = 0
         self._user_fell_silent_s: float | None = None
         self._underruns = 0
+        self._cancelled_turn = 0
 
     # ---- life ---------------------------------------------------------------------------------
 
@@ -112,8 +113,7 @@ class Session:
             self._outcome = "failed"
             log.exception("call %s failed", self._protocol.call_id)
         finally:
-            await self._conversation.finish()
-            await self._transport.close()
+            await self._leave()
             self._telemetry.call_ended(self._outcome)
         return self._outcome
 
@@ -121,6 +121,15 @@ class Session:
         """Ask the call to end; `run` returns soon after."""
         self._outcome = outcome
         self._hang_up.set()
+
+    async def _leave(self) -> None:
+        """Release both sides, each whatever the other does: a place must become free again."""
+        for release in (self._conversation.finish, self._transport.close):
+            try:
+                await release()
+            except Exception:
+                self._outcome = "failed"
+                log.exception("call %s did not end cleanly", self._protocol.call_id)
 
     async def _until_hung_up(self) -> None:
         talking = asyncio.ensure_future(self._talk())
@@ -146,14 +155,14 @@ class Session:
         self._playout.tap(self._front_end.push_far)
         self._transport.play(self._speaker)
         async with asyncio.TaskGroup() as group:
-            streams = [
-                group.create_task(stream)
-                for stream in (self._uplink(), self._inbox(), self._downlink())
+            from_peer = [group.create_task(work) for work in (self._uplink(), self._inbox())]
+            to_peer = [
+                group.create_task(work)
+                for work in (self._downlink(), self._follow_playout(), self._report())
             ]
-            followers = [group.create_task(self._follow_playout())]
-            followers.append(group.create_task(self._report()))
-            await asyncio.wait(streams)
-            for task in followers:
+            await asyncio.wait(from_peer)
+            # Nobody listens any more, and nobody pulls playout that the downlink may wait for.
+            for task in to_peer:
                 task.cancel()
 
     def _note(self, outcome: str, error: SessionError) -> None:
@@ -174,10 +183,15 @@ class Session:
         await self._conversation.finish()
 
     def _picture_for(self, frame: AudioFrame) -> VideoFrame | None:
-        """The newest picture, asked for only where a unit ends: turning it into RGB costs."""
-        if (frame.start + MIC_FRAME_SAMPLES) % UNIT_SAMPLES:
+        """The newest picture, asked for as often as a unit takes one: turning it into RGB costs."""
+        end = (frame.start + MIC_FRAME_SAMPLES) * self._protocol.settings.pictures_per_unit
+        if end // UNIT_SAMPLES == (end - self._picture_step) // UNIT_SAMPLES:
             return None
         return self._transport.latest_picture(frame.start)
+
+    @property
+    def _picture_step(self) -> int:
+        return MIC_FRAME_SAMPLES * self._protocol.settings.pictures_per_unit
 
     async def _heard(self, event: Unit | SpeechStarted | SpeechEnded | BargeInDue) -> None:
         if isinstance(event, BargeInDue):
@@ -215,7 +229,7 @@ class Session:
             self._playout.push(event)
         elif isinstance(event, TurnEnded):
             self._playout.end(event.turn)
-            if event.reason == "interrupted" and self._playout.queued_ms:
+            if event.reason == "interrupted" and event.turn != self._cancelled_turn:
                 await self._clear_playout("client_cancelled")
 
     async def _wait_for_room(self, chunk_ms: int) -> None:
@@ -286,7 +300,8 @@ class Session:
 
     async def _cancel(self, turn: int) -> None:
         """Stop generating; what is queued plays out, so it counts as heard."""
-        heard_ms = self._playout.played_ms(turn) + self._playout.queued_ms
+        heard_ms = self._playout.played_ms(turn) + self._playout.waiting_ms(turn)
+        self._cancelled_turn = turn
         self._playout.end(turn)
         await self._command(Interrupt(turn, heard_ms))
 

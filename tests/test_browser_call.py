@@ -124,7 +124,7 @@ async def test_a_person_is_greeted_and_hears_the_own_sentence_with_captions(
 ) -> None:
     async with running_server() as server:
         before = Footprint.now()
-        async with visit(server, script(7.0, SENTENCE, 20.0), tmp_path) as person:
+        async with visit(server, script(10.0, SENTENCE, 20.0), tmp_path) as person:
             await person.start()
             await person.page.click("#camera")
             await person.event("output_audio_buffer.stopped", count=2)
@@ -147,7 +147,7 @@ async def test_talking_over_the_answer_silences_it_in_the_page(tmp_path: Path) -
     long = f"{SENTENCE} {SENTENCE} {SENTENCE}"
     length_s = len(say(long, RATE_HZ)) / RATE_HZ
     async with running_server() as server:
-        microphone = script(7.0, long, 3.5, "Stop it please, stop it now.", 20.0)
+        microphone = script(10.0, long, 3.5, "Stop it please, stop it now.", 20.0)
         async with visit(server, microphone, tmp_path) as person:
             await person.start()
             await person.event("output_audio_buffer.cleared")

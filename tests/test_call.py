@@ -163,6 +163,26 @@ async def test_nonsense_on_the_channel_is_answered_and_the_call_goes_on(caller: 
     check_events(caller.events)
 
 
+async def test_cancel_stops_the_engine_and_lets_what_is_queued_play_out(caller: Caller) -> None:
+    await caller.wait_for("output_audio_buffer.started")
+    caller.send({"type": "response.cancel"})
+    done = await caller.wait_for("response.done")
+    assert done["response"]["status_details"]["reason"] == "client_cancelled"  # type: ignore[index]
+    await caller.wait_for(STOPPED)
+    assert "output_audio_buffer.cleared" not in caller.types()
+    check_events(caller.events)
+
+
+async def test_clear_alone_silences_the_agent(caller: Caller) -> None:
+    await caller.wait_for("output_audio_buffer.started")
+    caller.send({"type": "output_audio_buffer.clear"})
+    await caller.wait_for("output_audio_buffer.cleared")
+    caller.send({"type": "response.create"})
+    await caller.wait_for(STOPPED)
+    check_events(caller.events)
+    check_order(caller.events)
+
+
 async def test_cancel_and_clear_silence_the_agent(caller: Caller) -> None:
     await caller.wait_for("output_audio_buffer.started")
     caller.send({"type": "response.cancel"})

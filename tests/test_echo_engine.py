@@ -1,6 +1,8 @@
 """The echo engine: what it says back, when, and that it can be stopped."""
 
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -179,6 +181,47 @@ def test_client_commits_when_turn_detection_is_off() -> None:
     bench.partner.control(CommitInput("item_1"))
     bench.partner.control(Respond())
     assert abs(sound(bench.run(4)).size / SPEECH_RATE_HZ - 2) < 0.01
+
+
+def test_an_old_utterance_is_still_said_back_when_asked() -> None:
+    bench = greeted()
+    bench.partner.push(SpeechStarted(0))
+    bench.hear(tone(1.0))
+    bench.partner.push(SpeechEnded(8000))
+    bench.run(2)
+    for _ in range(30):
+        bench.hear(np.zeros(MIC_RATE_HZ, np.float32))
+    bench.partner.control(Respond())
+    assert caption(bench.run(2)) == "You spoke for 0.5 s."
+
+
+def test_an_empty_commit_is_answered_by_the_greeting() -> None:
+    bench = greeted(SessionSettings("echo", turn_detection=None))
+    bench.partner.control(CommitInput("item_1"))
+    bench.partner.control(Respond())
+    assert caption(bench.run(2)) == "Hello."
+
+
+def test_a_user_who_only_paused_is_not_answered_yet() -> None:
+    bench = greeted()
+    bench.partner.push(SpeechStarted(0))
+    bench.partner.push(SpeechEnded(8000))
+    bench.partner.push(SpeechStarted(14000))
+    bench.hear(tone(1.0))
+    assert not sound(bench.run(2)).size
+    bench.partner.push(SpeechEnded(24000))
+    bench.hear(tone(1.0))
+    assert caption(bench.run(3)) == "You spoke for 1.5 s."
+
+
+def test_pictures_are_not_kept() -> None:
+    picture = VideoFrame(np.full((480, 640, 3), 51, np.uint8), 0)
+    watched = weakref.ref(picture.rgb)
+    bench = greeted()
+    bench.hear(tone(1.0), picture)
+    del picture
+    gc.collect()
+    assert watched() is None
 
 
 def test_pause_silences_and_resume_listens_again() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.rig.caller import Caller
 from tests.rig.server import Footprint, Running, running_server, serving, settle
@@ -91,12 +92,19 @@ async def test_a_real_offer_damaged_at_any_line_never_breaks_the_server(
     http: aiohttp.ClientSession, server: Running
 ) -> None:
     caller = Caller(server.url)
+    parsed = 0
     lines = (await caller.offer()).split("\r\n")
     for index in range(0, len(lines), 2):
         for damaged in ("", lines[index][: len(lines[index]) // 2], "m=audio", "a=rtpmap:"):
             body = "\r\n".join([*lines[:index], damaged, *lines[index + 1 :]])
             async with http.post(CALLS, data=body, headers=SDP) as response:
-                assert response.status in (201, 400, 503), (lines[index], damaged)
+                assert response.status in (201, 400), (lines[index], damaged)
+                location = response.headers.get("Location")
+            if location:
+                parsed += 1
+                async with http.delete(location) as response:
+                    assert response.status == 200
+    assert parsed
     await caller.close()
     await server.end_calls()
 
@@ -153,6 +161,59 @@ async def test_a_wrong_part_is_named(
         form.add_field(name, text)
     async with http.post(CALLS, data=form) as response:
         assert (await problem(response, 400))["param"] == param
+
+
+@pytest.mark.parametrize(
+    "header", ["Content-Type: text/plain; charset=nope", "Content-Transfer-Encoding: nope"]
+)
+async def test_a_part_in_an_unknown_coding_is_a_clear_error(
+    http: aiohttp.ClientSession, header: str
+) -> None:
+    body = f'--x\r\nContent-Disposition: form-data; name="sdp"\r\n{header}\r\n\r\nv=0\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with http.post(CALLS, data=body.encode(), headers=headers) as response:
+        await problem(response, 400)
+
+
+async def test_a_body_that_is_not_packed_as_it_says_is_a_clear_error(
+    http: aiohttp.ClientSession,
+) -> None:
+    async with http.post(
+        CALLS, data=b"v=0", headers={**SDP, "Content-Encoding": "gzip"}, compress=None
+    ) as response:
+        await problem(response, 400)
+
+
+async def test_more_sections_than_a_call_has_are_refused(
+    http: aiohttp.ClientSession, server: Running
+) -> None:
+    caller = Caller(server.url)
+    offer = await caller.offer()
+    audio = offer[offer.index("m=audio") : offer.index("m=application")]
+    async with http.post(CALLS, data=offer + audio, headers=SDP) as response:
+        assert "more than 1 audio" in str((await problem(response, 400))["message"])
+    await caller.close()
+
+
+async def test_odd_paths_are_not_found(http: aiohttp.ClientSession) -> None:
+    for path in ("/%00", "/" + "a" * 5000, "/..%2fpyproject.toml", "/%2e%2e/pyproject.toml"):
+        async with http.get(URL(path, encoded=True)) as response:
+            await problem(response, 404)
+
+
+async def test_a_call_that_cannot_be_set_up_gives_its_place_back(
+    http: aiohttp.ClientSession, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no more sockets")
+
+    monkeypatch.setattr("agent.transport.rtc.RtcTransport.answer", broken)
+    for _ in range(20):
+        async with http.post(CALLS, data=b"v=0", headers=SDP) as response:
+            await problem(response, 500)
+    assert server.calls == 0
+    async with http.get("/healthz") as response:
+        assert (await response.json())["slots_free"] == 16
 
 
 async def test_a_broken_multipart_body_is_a_clear_error(http: aiohttp.ClientSession) -> None:

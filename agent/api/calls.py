@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
 from agent.config import Config
@@ -21,6 +23,8 @@ from agent.transport.rtc import IceServer, RtcOptions, RtcTransport
 from agent.types import MIC_RATE_HZ, SessionSettings
 
 log = logging.getLogger(__name__)
+
+_MAX_READING = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Calls:
         self._limits = services.config.calls
         self._live: dict[str, _Live] = {}
         self._opening = 0
+        self._reading = 0
         self._closing = False
 
     @property
@@ -68,17 +73,25 @@ class Calls:
         Raises CapacityError without a free place, RequestError for an offer or session that
         cannot be used.
         """
-        if self._closing or self.count >= self._limits.max_calls:
-            self._services.telemetry.call_refused()
-            reason = "the server is shutting down" if self._closing else "every line is busy"
-            raise CapacityError(
-                f"{reason}; try again later", retry_after_s=float(self._limits.retry_after_s)
-            )
+        self._refuse_when_closing()
+        if self.count >= self._limits.max_calls:
+            raise self._no_capacity("every line is busy")
         self._opening += 1
         try:
             return await self._open(offer, session)
         finally:
             self._opening -= 1
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Held while an offer is read: slow senders must not use up the server's sockets."""
+        if self._reading >= _MAX_READING:
+            raise self._no_capacity("too many offers are being sent")
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     async def hang_up(self, call_id: str) -> bool:
         """End a call and wait until it is gone; False when there is no such call."""
@@ -99,7 +112,17 @@ class Calls:
             _, stuck = await asyncio.wait(tasks, timeout=self._limits.shutdown_s)
             for task in stuck:
                 task.cancel()
-            await asyncio.gather(*stuck, return_exceptions=True)
+            if stuck:
+                await asyncio.wait(stuck, timeout=1)
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise self._no_capacity("the server is shutting down")
+
+    def _no_capacity(self, reason: str) -> CapacityError:
+        self._services.telemetry.call_refused()
+        wait_s = float(self._limits.retry_after_s)
+        return CapacityError(f"{reason}; try again later", retry_after_s=wait_s)
 
     async def _open(self, offer: str, session: object) -> Answered:
         engine, config = self._services.engine, self._services.config
@@ -107,21 +130,20 @@ class Calls:
         settings = config.session_settings(engine.name)
         if session is not None:
             settings = parse_session(session, settings, engine.abilities)
-        conversation = await engine.open(settings)
-        transport = RtcTransport(
-            _rtc_options(config), late_frame=self._services.telemetry.late_frame
-        )
-        try:
-            answer = await transport.answer(offer)
-        except BaseException:
-            await transport.close()
-            await conversation.finish()
-            raise
         limits = Limits(max_message_bytes=config.calls.max_message_bytes)
         protocol = RealtimeCall(call_id, settings, engine.abilities, limits)
         front_end, playout = self._media(settings)
-        parts = CallParts(protocol, transport, conversation, front_end, playout)
-        self._run(call_id, parts)
+        async with AsyncExitStack() as undo:
+            conversation = await engine.open(settings)
+            undo.push_async_callback(conversation.finish)
+            late_frame = self._services.telemetry.late_frame
+            transport = RtcTransport(_rtc_options(config), late_frame=late_frame)
+            undo.push_async_callback(transport.close)
+            answer = await transport.answer(offer)
+            self._refuse_when_closing()
+            parts = CallParts(protocol, transport, conversation, front_end, playout)
+            self._run(call_id, parts)
+            undo.pop_all()
         return Answered(call_id, answer)
 
     def _media(self, settings: SessionSettings) -> tuple[FrontEnd, Playout]:

@@ -1,14 +1,18 @@
 """`/v1/realtime/calls`: an SDP offer in, an SDP answer out, as OpenAI's Realtime API does it."""
 
+import asyncio
 import json
+import zlib
 
-from aiohttp import hdrs, web
+from aiohttp import ClientPayloadError, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.api.calls import Calls
 from agent.errors import AgentError, RequestError
 
 CALLS = web.AppKey("calls", Calls)
 
+_BODY_TIMEOUT_S = 10.0
 _OFFER_TYPES = ("application/sdp", "multipart/form-data")
 
 
@@ -17,6 +21,13 @@ class WrongContentType(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class SlowBody(RequestError):
+    """The body did not come in time."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class CallNotFound(AgentError):
@@ -35,8 +46,10 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def open_call(request: web.Request) -> web.Response:
     """201 with the answer and the call's `Location`."""
-    offer, session = await _read_offer(request)
-    answered = await request.app[CALLS].open(offer, session)
+    calls = request.app[CALLS]
+    with calls.reading():
+        offer, session = await _read_in_time(request)
+    answered = await calls.open(offer, session)
     return web.Response(
         status=201,
         text=answered.sdp,
@@ -53,6 +66,16 @@ async def hang_up(request: web.Request) -> web.Response:
     return web.Response(status=200)
 
 
+async def _read_in_time(request: web.Request) -> tuple[str, object]:
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await _read_offer(request)
+    except TimeoutError as error:
+        raise SlowBody(f"the body did not come within {_BODY_TIMEOUT_S:.0f} s") from error
+    except (ClientPayloadError, HttpProcessingError, zlib.error) as error:
+        raise RequestError(f"the body cannot be read: {error}", code="invalid_body") from error
+
+
 async def _read_offer(request: web.Request) -> tuple[str, object]:
     if request.content_type == "application/sdp":
         return _text(await request.read(), "sdp"), None
@@ -67,7 +90,7 @@ async def _read_offer(request: web.Request) -> tuple[str, object]:
 async def _read_form(request: web.Request) -> tuple[str, object]:
     try:
         form = await request.post()
-    except (ValueError, KeyError, AssertionError) as error:
+    except (ValueError, LookupError, AssertionError, RuntimeError) as error:
         raise RequestError(
             f"the multipart body cannot be read: {error}", code="invalid_multipart"
         ) from error

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 _PAGE_POLICY = (
     "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data:; "
-    "object-src 'none'; base-uri 'none'"
+    "object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
 )
 _METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS = "Authorization, Content-Type, X-OpenAI-Agents-SDK"

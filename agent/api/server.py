@@ -91,8 +91,12 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
         return web.FileResponse(root / "index.html")
 
     async def file(request: web.Request) -> web.FileResponse:
-        path = (root / request.match_info["name"]).resolve()
-        if not path.is_relative_to(root) or not path.is_file():
+        try:
+            path = (root / request.match_info["name"]).resolve()
+            found = path.is_relative_to(root) and path.is_file()
+        except (OSError, ValueError) as error:
+            raise web.HTTPNotFound from error
+        if not found:
             raise web.HTTPNotFound
         return web.FileResponse(path)
 

@@ -9,7 +9,7 @@ import asyncio
 import wave
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +102,36 @@ class _Speech:
 
 @dataclass(frozen=True, slots=True)
 class _Utterance:
-    """What the user said: samples on the microphone's clock."""
+    """What the user said: samples on the microphone's clock, and its sound once it is all there."""
 
     start: int
     end: int
     answer: bool
+    sound: FloatArray | None = None  # [T] at 16 kHz
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A unit as it is remembered: its pictures as measures, the pictures themselves are let go."""
+
+    index: int
+    audio: FloatArray  # [16000] at 16 kHz
+    pictures: tuple["_Glimpse", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Glimpse:
+    """What there is to say about a picture."""
+
+    width: int
+    height: int
+    brightness: float
+
+    @classmethod
+    def of(cls, picture: VideoFrame) -> "_Glimpse":
+        height, width = picture.rgb.shape[:2]
+        return cls(width, height, float(picture.rgb[::4, ::4].mean()) / 255)
 
 
 class EchoPartner:
@@ -118,8 +143,7 @@ class EchoPartner:
     def __init__(self, settings: SessionSettings, greeting: Greeting) -> None:
         self._settings = settings
         self._greeting = greeting
-        self._units: deque[Unit] = deque(maxlen=_HISTORY_UNITS)
-        self._pictures: deque[tuple[int, VideoFrame]] = deque(maxlen=_HISTORY_UNITS * 8)
+        self._units: deque[_Heard] = deque(maxlen=_HISTORY_UNITS)
         self._events: deque[EngineEvent] = deque(maxlen=_MAX_PENDING_EVENTS)
         self._onset: int | None = None
         self._committed = 0
@@ -139,7 +163,7 @@ class EchoPartner:
         if isinstance(item, Unit):
             self._take_unit(item)
         elif isinstance(item, SpeechStarted):
-            self._onset = item.at
+            self._onset = self._resumed_from(item.at)
         elif self._onset is not None:
             detection = self._settings.turn_detection
             answer = detection is not None and detection.create_response
@@ -188,9 +212,9 @@ class EchoPartner:
         return self._speech.next_due_s() if self._speech else None
 
     def _take_unit(self, unit: Unit) -> None:
-        self._units.append(unit)
+        glimpses = tuple(_Glimpse.of(picture) for picture in unit.pictures)
+        self._units.append(_Heard(unit.index, unit.audio, glimpses))
         self._unit = unit.index
-        self._pictures.extend((unit.index, picture) for picture in unit.pictures)
         if not self._speech:
             self._events.append(Listened(unit.index))
         self._settle_utterance()
@@ -201,16 +225,29 @@ class EchoPartner:
         if utterance is None or utterance.end + _TAIL_SAMPLES > self._heard_until():
             return
         self._awaited = None
-        self._last_utterance = utterance
+        self._last_utterance = self._complete(utterance)
         if utterance.answer:
             self._due = self._answer
+
+    def _resumed_from(self, at: int) -> int:
+        """The onset of speech that starts at `at`: a user who only paused is not answered yet."""
+        interrupted, self._awaited = self._awaited, None
+        if self._due == self._answer and self._last_utterance and self._last_utterance.answer:
+            interrupted, self._due = self._last_utterance, None
+        return interrupted.start if interrupted else at
+
+    def _complete(self, utterance: _Utterance) -> _Utterance:
+        sound = self._recall(utterance)
+        return replace(utterance, sound=sound, caption=self._caption(utterance))
 
     def _heard_until(self) -> int:
         return (self._unit + 1) * MIC_RATE_HZ
 
     def _commit(self) -> None:
         until = self._heard_until()
-        self._last_utterance = _Utterance(self._committed, until - _TAIL_SAMPLES, False)
+        if until - self._committed > _TAIL_SAMPLES:
+            spoken = _Utterance(self._committed, until - _TAIL_SAMPLES, False)
+            self._last_utterance = self._complete(spoken)
         self._committed = until
 
     def _greet(self, now_s: float) -> None:
@@ -218,11 +255,10 @@ class EchoPartner:
 
     def _answer(self, now_s: float) -> None:
         utterance = self._last_utterance
-        if utterance is None:
+        if utterance is None or utterance.sound is None or not utterance.sound.size:
+            self._greet(now_s)
             return
-        sound = self._recall(utterance)
-        if sound.size:
-            self._begin(_to_speech_rate(sound), self._caption(utterance), now_s)
+        self._begin(_to_speech_rate(utterance.sound), utterance.caption, now_s)
 
     def _begin(self, samples: FloatArray, text: str, now_s: float) -> None:
         self._turn += 1
@@ -271,15 +307,14 @@ class EchoPartner:
 
     def _camera_caption(self, utterance: _Utterance) -> str:
         first, last = utterance.start // MIC_RATE_HZ, utterance.end // MIC_RATE_HZ
-        seen = [picture for unit, picture in self._pictures if first <= unit <= last]
+        units = [unit for unit in self._units if first <= unit.index <= last]
+        seen = [glimpse for unit in units for glimpse in unit.pictures]
         if not seen:
             return ""
-        height, width = seen[-1].rgb.shape[:2]
-        brightness = float(seen[-1].rgb.mean()) / 255
-        rate_hz = len(seen) / (last - first + 1)
+        rate_hz = len(seen) / len(units)
         return (
-            f" I saw {width}×{height} pixels, brightness {brightness:.0%},"
-            f" {rate_hz:.1f} pictures a second."
+            f" I saw {seen[-1].width}×{seen[-1].height} pixels,"
+            f" brightness {seen[-1].brightness:.0%}, {rate_hz:.1f} pictures a second."
         )
 
 

@@ -185,6 +185,11 @@ class Playout:
         """How much of `turn` was pulled; 0 for one not begun, or forgotten long ago."""
         return self._played.get(turn, 0) // _SAMPLES_PER_MS
 
+    def waiting_ms(self, turn: int) -> int:
+        """How much of `turn` waits to be pulled."""
+        queued = next((waiting.queued for waiting in self._turns if waiting.number == turn), 0)
+        return queued // _SAMPLES_PER_MS
+
     @property
     def playing(self) -> bool:
         """Whether a turn has begun and still has sound, or may get more."""

@@ -41,6 +41,8 @@ _MAX_MESSAGES = 1024
 _MAX_MIC_FRAMES = 200
 _MAX_BUFFERED_BYTES = 1 << 20
 _PROBE_EVERY_S = 0.5
+_CLOSE_TIMEOUT_S = 5.0
+_MAX_SECTIONS = {"audio": 1, "video": 2, "application": 1}
 _BAD_SDP = (
     ValueError,
     KeyError,
@@ -218,7 +220,11 @@ class RtcTransport:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._track.stop()
         self._track.source = None
-        await self._peer.close()
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._peer.close()
+        except TimeoutError:
+            log.warning("a peer connection did not close within %.0f s", _CLOSE_TIMEOUT_S)
 
     # ---- what aiortc tells --------------------------------------------------------------------
 
@@ -238,6 +244,7 @@ class RtcTransport:
             self._messages.put_nowait(message)
 
     def _on_track(self, track: MediaStreamTrack) -> None:
+        # A second camera or a screen only takes turns with the first: the newest picture counts.
         read = self._read_microphone if track.kind == "audio" else self._read_camera
         self._start(read(track))
 
@@ -248,7 +255,9 @@ class RtcTransport:
             self._pull_if_nobody_listens()
             if not self._expects_channel:
                 self._ready.set()
-        elif state in ("failed", "closed"):
+        elif state == "failed":
+            self._end(TransportClosed("the connection to the peer broke"))
+        elif state == "closed":
             self._end(None)
 
     def _pull_if_nobody_listens(self) -> None:
@@ -340,7 +349,14 @@ class RtcTransport:
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A reader that fails must not leave a call that is deaf: the call ends."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a media task failed", exc_info=error)
+            self._end(TransportClosed(f"reading from the peer failed: {error}"))
 
 
 def _clean(offer: str) -> str:
@@ -356,6 +372,13 @@ def _clean(offer: str) -> str:
         if not any(line.startswith(needed) for line in lines):
             raise RequestError(
                 f"the SDP offer has no line {needed!r}", param="sdp", code="invalid_offer"
+            )
+    for kind, most in _MAX_SECTIONS.items():
+        if sum(line.startswith(f"m={kind} ") for line in lines) > most:
+            raise RequestError(
+                f"the SDP offer has more than {most} {kind} section(s)",
+                param="sdp",
+                code="invalid_offer",
             )
     kept = [line for line in lines if line.strip() != "a=end-of-candidates"]
     return "\r\n".join(kept) + "\r\n"
