@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import zlib
 
-from aiohttp import ClientPayloadError, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.api.calls import Calls
@@ -72,7 +71,7 @@ async def _read_in_time(request: web.Request) -> tuple[str, object]:
             return await _read_offer(request)
     except TimeoutError as error:
         raise SlowBody(f"the body did not come within {_BODY_TIMEOUT_S:.0f} s") from error
-    except (ClientPayloadError, HttpProcessingError, zlib.error) as error:
+    except (web.RequestPayloadError, HttpProcessingError) as error:
         raise RequestError(f"the body cannot be read: {error}", code="invalid_body") from error
 
 

@@ -26,6 +26,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import PeerTimeout, RequestError, SessionError, TransportClosed
 from agent.interfaces import SpeechSource
+from agent.transport.offer import checked_offer
 from agent.transport.tracks import (
     MicrophoneTimeLine,
     NewestPicture,
@@ -42,7 +43,6 @@ _MAX_MIC_FRAMES = 200
 _MAX_BUFFERED_BYTES = 1 << 20
 _PROBE_EVERY_S = 0.5
 _CLOSE_TIMEOUT_S = 5.0
-_MAX_SECTIONS = {"audio": 1, "video": 2, "application": 1}
 _BAD_SDP = (
     ValueError,
     KeyError,
@@ -150,7 +150,7 @@ class RtcTransport:
 
         An offer without candidates is fine: the peer is found by its first connectivity check.
         """
-        offer = _clean(offer)
+        offer = checked_offer(offer)
         self._expects_channel = "m=application" in offer
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
@@ -225,6 +225,8 @@ class RtcTransport:
                 await self._peer.close()
         except TimeoutError:
             log.warning("a peer connection did not close within %.0f s", _CLOSE_TIMEOUT_S)
+        except _BAD_SDP as error:
+            log.warning("a half-made peer connection did not close cleanly: %r", error)
 
     # ---- what aiortc tells --------------------------------------------------------------------
 
@@ -357,28 +359,3 @@ class RtcTransport:
         if not task.cancelled() and (error := task.exception()):
             log.error("a media task failed", exc_info=error)
             self._end(TransportClosed(f"reading from the peer failed: {error}"))
-
-
-def _clean(offer: str) -> str:
-    """Check what aiortc would only trip over later, and let candidates arrive late."""
-    lines = offer.replace("\r\n", "\n").strip().split("\n")
-    if lines[0].strip() != "v=0":
-        raise RequestError(
-            "the body is not an SDP offer: it must begin with v=0",
-            param="sdp",
-            code="invalid_offer",
-        )
-    for needed in ("m=audio", "a=ice-ufrag:", "a=ice-pwd:", "a=fingerprint:"):
-        if not any(line.startswith(needed) for line in lines):
-            raise RequestError(
-                f"the SDP offer has no line {needed!r}", param="sdp", code="invalid_offer"
-            )
-    for kind, most in _MAX_SECTIONS.items():
-        if sum(line.startswith(f"m={kind} ") for line in lines) > most:
-            raise RequestError(
-                f"the SDP offer has more than {most} {kind} section(s)",
-                param="sdp",
-                code="invalid_offer",
-            )
-    kept = [line for line in lines if line.strip() != "a=end-of-candidates"]
-    return "\r\n".join(kept) + "\r\n"
