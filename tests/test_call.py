@@ -326,3 +326,21 @@ async def test_fifty_calls_in_a_row_leave_the_server_as_it_was() -> None:
 
 def _memory_mb(process: psutil.Process) -> float:
     return float(process.memory_info().rss) / 1e6
+
+
+async def test_an_engine_ahead_of_playout_waits_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.engines.echo._LEAD_S", 1000.0)
+    async with running_server(["playout.max_queued_s=1"]) as server:
+        caller = Caller(server.url)
+        await caller.dial()
+        await caller.wait_for(STOPPED)
+        greeting = load_greeting(resources.assets_folder() / "ref_audio" / "echo_greeting.wav")
+        assert alike(caller.heard(), np.repeat(greeting.samples, 2)) > 0.9
+        caller.send({"type": "response.create"})
+        await caller.wait_for("response.created", after=len(caller.events))
+        await caller.close()
+        async with asyncio.timeout(10):
+            while server.calls:
+                await asyncio.sleep(0.05)

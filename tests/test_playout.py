@@ -221,3 +221,12 @@ def test_events_and_memory_are_bounded() -> None:
     for turn in range(1000, 1000 + 2 * MAX_TURNS):
         playout.push(steady(turn, 1))
     assert playout.queued_ms == MAX_TURNS
+
+
+def test_what_waits_is_told_turn_by_turn() -> None:
+    playout = Playout()
+    for turn, length_ms in ((1, 100), (2, 60)):
+        samples = np.ones(length_ms * 24, np.float32)
+        playout.push(SpeechAudio(turn, 0, 0, samples))
+    playout.pull()
+    assert (playout.waiting_ms(1), playout.waiting_ms(2), playout.waiting_ms(3)) == (80, 60, 0)
