@@ -62,9 +62,42 @@ def test_onset_while_the_agent_plays_silences_it_at_once() -> None:
     ]
 
 
-def test_speech_before_the_agent_plays_does_not_silence_it() -> None:
+def test_speech_before_the_agent_plays_silences_it_after_600_ms_of_overlap() -> None:
     call = Call(agent=[(0, 3000), (5000, 9000)], speech=[(4000, 7000)])
-    assert call.run(9000) == [(4100, started(4000)), (7500, ended(7000))]
+    told = call.run(9000)
+    assert told == [(4100, started(4000)), (5610, due(5610)), (7500, ended(7000))]
+
+
+def test_the_last_words_before_the_agent_plays_do_not_silence_it() -> None:
+    call = Call(agent=[(0, 3000), (5000, 9000)], speech=[(4000, 5450)])
+    assert call.run(9000) == [(4100, started(4000)), (5950, ended(5450))]
+
+
+def test_the_overlap_counts_inside_the_guard_too() -> None:
+    told = Call(agent=[(2000, 9000)], speech=[(1000, 5000)]).run(9000)
+    assert told == [(1100, started(1000)), (2610, due(2610)), (5500, ended(5000))]
+
+
+def test_a_pause_in_the_overlap_does_not_count() -> None:
+    policy = BargeIn(guard_samples=0)
+    voiced = [(100, 1000), (1450, 3000)]
+    told: list[object] = []
+    for now in range(10, 3000, 10):
+        if now == 200:
+            policy.speech_started(100 * MS)
+        heard = max((min(now, end) for at, end in voiced if now >= at), default=0)
+        policy.speech_continues(heard * MS)
+        told += policy.advance(now * MS, now > 900)
+    # Voiced over the agent: 910 to 1000, then 1450 on: 90 ms and 510 ms.
+    assert told == [started(100), due(1960)]
+
+
+def test_speech_that_silenced_one_turn_silences_the_next_that_talks_over_it() -> None:
+    call = Call(agent=[(0, 5200), (6000, 9000)], speech=[(5000, 8000)])
+    assert [event for _, event in call.run(9000) if isinstance(event, BargeInDue)] == [
+        due(5100),
+        due(6610),
+    ]
 
 
 def test_each_segment_silences_once() -> None:
@@ -98,15 +131,20 @@ def test_a_blip_whose_end_is_noticed_after_the_guard_is_swallowed_too(length_ms:
 
 def test_real_speech_inside_the_guard_is_told_late_with_its_true_place() -> None:
     told = Call(agent=[(0, 9000)], speech=[(300, 1000)]).run(9000)
-    assert told == [(900, started(300)), (1500, ended(1000))]
+    assert told == [(900, started(300)), (900, due(900)), (1500, ended(1000))]
     told = Call(agent=[(0, 9000)], speech=[(300, 800)]).run(9000)
     assert told == [(1300, started(300)), (1300, ended(800))]
 
 
-def test_speech_that_outlasts_the_guard_silences_the_agent_then() -> None:
+def test_sure_speech_silences_the_agent_inside_the_guard() -> None:
     told = Call(agent=[(0, 9000)], speech=[(1000, 4000)]).run(9000)
+    assert told == [(1600, started(1000)), (1600, due(1600)), (4500, ended(4000))]
+
+
+def test_speech_that_outlasts_the_guard_silences_the_agent_then() -> None:
+    told = Call(agent=[(0, 9000)], speech=[(1600, 4000)]).run(9000)
     # Frames in which the agent plays count: at 2010 it has played for two seconds.
-    assert told == [(1600, started(1000)), (2010, due(2010)), (4500, ended(4000))]
+    assert told == [(2010, started(1600)), (2010, due(2010)), (4500, ended(4000))]
 
 
 def test_speech_that_began_just_before_the_guard_ended_is_not_lost() -> None:
@@ -117,7 +155,7 @@ def test_speech_that_began_just_before_the_guard_ended_is_not_lost() -> None:
 def test_a_pause_at_the_end_of_the_guard_only_delays() -> None:
     call = Call(agent=[(0, 9000)], speech=[])
     call.policy.update(DETECTION)
-    voiced = [(1000, 1800), (2300, 3000)]
+    voiced = [(1000, 1500), (2300, 3000)]
     told = []
     for now in range(10, 3000, 10):
         if now == 1100:
@@ -125,12 +163,12 @@ def test_a_pause_at_the_end_of_the_guard_only_delays() -> None:
         heard = max((min(now, end) for begin, end in voiced if now >= begin), default=0)
         call.policy.speech_continues(heard * MS)
         told += [(now, event) for event in call.policy.advance(now * MS, True)]
-    assert told == [(1600, started(1000)), (2300, due(2300))]
+    assert told == [(2300, started(1000)), (2300, due(2300))]
 
 
-def test_speech_over_a_turn_that_ends_by_itself_does_not_silence_the_next() -> None:
-    call = Call(agent=[(0, 1000), (3000, 9000)], speech=[(800, 8000)])
-    assert call.run(9000) == [(1400, started(800)), (8500, ended(8000))]
+def test_speech_over_a_turn_that_ends_by_itself_does_not_count_against_the_next() -> None:
+    call = Call(agent=[(0, 1000), (3000, 9000)], speech=[(800, 3550)])
+    assert call.run(9000) == [(1400, started(800)), (4050, ended(3550))]
 
 
 def test_guard_counts_what_the_agent_played_not_time() -> None:

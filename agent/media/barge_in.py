@@ -11,7 +11,7 @@ GUARD_SAMPLES = 2000 * _SAMPLES_PER_MS
 BLIP_SAMPLES = 400 * _SAMPLES_PER_MS
 """Speech below this length, found inside the guard, is taken for a rest of echo."""
 SURE_SAMPLES = 600 * _SAMPLES_PER_MS
-"""Speech of this length is the user's, guard or no guard."""
+"""Speech of this length is the user's, guard or no guard, and whoever spoke first."""
 
 _ECHO_TAIL_SAMPLES = 500 * _SAMPLES_PER_MS
 """So long after the agent's last word its echo may still come in."""
@@ -31,7 +31,11 @@ BargeInEvent: TypeAlias = SpeechStarted | SpeechEnded | BargeInDue
 
 @dataclass(slots=True)
 class _Segment:
-    """Speech between its start and its end. All fields but the flags are sample indices."""
+    """Speech between its start and its end. All fields but the flags are sample indices.
+
+    `over_agent`: it began while the agent played. `overlap_samples` counts what was heard of it,
+    pauses left out, since the agent began to play; `silenced`: it stopped the agent already.
+    """
 
     started: SpeechStarted
     onset: int
@@ -39,6 +43,8 @@ class _Segment:
     over_agent: bool
     guarded: bool
     reported: bool = False
+    overlap_samples: int = 0
+    silenced: bool = False
     ended: SpeechEnded | None = None
 
     @property
@@ -47,13 +53,17 @@ class _Segment:
 
 
 class BargeIn:
-    """Onset while the agent plays silences it at once; speech that began before it does not.
+    """Onset while the agent plays silences it at once; speech that began before it, later.
+
+    Whoever goes on speaking when the agent begins has the floor: 600 ms of speech over the agent,
+    pauses not counted, silence it. Each segment silences the agent once for each time it begins.
 
     During the guard, the first two seconds that the agent plays in a call, what sounds like
     speech may be echo that is not cancelled yet, so decisions are postponed:
     `SpeechStarted` is held back until the speech has lasted 600 ms, or is still going on when the
     guard is over; ended before, it is reported late if it lasted 400 ms and forgotten otherwise.
-    Speech over the agent that still goes on when the guard is over silences the agent then.
+    What goes on for 600 ms over the agent silences it then, and what still goes on when the guard
+    is over does so at that moment.
 
     Tell what the detector found with `speech_started`, `speech_continues` and `speech_ended`,
     then ask with `advance`, once a frame. All times are samples of the microphone at 16 kHz.
@@ -85,8 +95,13 @@ class BargeIn:
 
     def speech_continues(self, voiced_until: int) -> None:
         """The last sample of speech heard so far in the open segment, pauses not counted."""
-        if self._segment is not None:
-            self._segment.voiced_until = voiced_until
+        segment = self._segment
+        if segment is None:
+            return
+        step = voiced_until - segment.voiced_until
+        if self._playing and 0 < step <= _FRESH_SAMPLES:
+            segment.overlap_samples += step
+        segment.voiced_until = voiced_until
 
     def speech_ended(self, at: int) -> None:
         """The detector found the end of the open segment at sample `at`."""
@@ -118,9 +133,10 @@ class BargeIn:
         self._now = now
 
     def _forget_overlap(self) -> None:
-        """The turn that was talked over is gone: speech that goes on does not stop the next."""
+        """The turn that was talked over is gone: what was said over it does not stop the next."""
         if self._segment is not None:
-            self._segment.over_agent = False
+            self._segment.over_agent = self._segment.silenced = False
+            self._segment.overlap_samples = 0
 
     def _guarded(self) -> bool:
         if self._played >= self._guard_samples:
@@ -134,7 +150,7 @@ class BargeIn:
             segment.reported = True
             events.append(segment.started)
         if segment.reported and self._is_due(segment):
-            segment.over_agent = False
+            segment.silenced = True
             events.append(BargeInDue(self._now))
         if segment.ended is not None:
             self._segment = None
@@ -150,7 +166,12 @@ class BargeIn:
 
     def _is_due(self, segment: _Segment) -> bool:
         allowed = self._detection is not None and self._detection.interrupt_response
-        return allowed and segment.over_agent and not self._guarded() and self._goes_on(segment)
+        if not allowed or segment.silenced or not self._goes_on(segment):
+            return False
+        if segment.overlap_samples >= SURE_SAMPLES:
+            return True
+        sure = not self._guarded() or segment.length >= SURE_SAMPLES
+        return segment.over_agent and sure
 
     def _goes_on(self, segment: _Segment) -> bool:
         return segment.ended is None and self._now - segment.voiced_until <= _FRESH_SAMPLES
