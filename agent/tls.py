@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import ssl
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -185,11 +186,15 @@ def names_of_this_machine(host: str) -> CertificateNames:
 def keep_certificate(path: Path, names: CertificateNames, now: datetime) -> Path:
     """The file at `path`, made anew unless it still serves for `names`.
 
-    It holds key and certificate, so that both are replaced in one step. Raises ConfigError naming
+    It holds key and certificate, so that both are replaced in one step. A file that is kept is
+    closed to everybody but its owner, and so is its folder. Raises ConfigError naming
     server.data_folder when it cannot be written.
     """
     try:
-        if not _still_serves(path, names, now):
+        if _still_serves(path, names, now):
+            _close_to_others(path.parent, 0o700)
+            _close_to_others(path, 0o600)
+        else:
             _write_private(path, _self_signed(names, now))
             logger.info("made a self-signed certificate: %s", path)
     except OSError as error:
@@ -240,6 +245,13 @@ def _self_signed(names: CertificateNames, now: datetime) -> bytes:
         serialization.NoEncryption(),
     )
     return private + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _close_to_others(path: Path, mode: int) -> None:
+    """Set `mode` where anybody but the owner has a right; else leave it: it may be read-only."""
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        path.chmod(mode)
+        logger.warning("%s was open to others; now it is its owner's alone", path)
 
 
 def _write_private(path: Path, content: bytes) -> None:

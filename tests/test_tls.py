@@ -178,6 +178,20 @@ def test_it_is_kept_while_it_serves(bundle: Path) -> None:
     assert keep_certificate(bundle, fewer, NOW + timedelta(days=800)).read_bytes() == first
 
 
+def test_a_kept_key_that_others_could_read_is_closed_to_them(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = keep_certificate(bundle, NAMES, NOW).read_bytes()
+    keep_certificate(bundle, NAMES, NOW)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    bundle.chmod(0o644)
+    bundle.parent.chmod(0o755)
+    assert keep_certificate(bundle, NAMES, NOW).read_bytes() == first
+    assert stat.S_IMODE(bundle.stat().st_mode) == 0o600
+    assert stat.S_IMODE(bundle.parent.stat().st_mode) == 0o700
+    assert f"{bundle} was open to others" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("names", "later"),
     [
