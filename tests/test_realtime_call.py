@@ -191,6 +191,33 @@ def test_speech_that_is_open_is_not_opened_again(call: Watched) -> None:
     assert ended[0]["audio_end_ms"] == call.last(USER_CHAIN[0])["audio_start_ms"]
 
 
+def detect(call: Watched, detection: object) -> list[str]:
+    """Set turn detection; what the client is told."""
+    audio = {"input": {"turn_detection": detection}}
+    return kinds(call.send("session.update", session={"type": "realtime", "audio": audio}))
+
+
+def test_speech_ends_without_an_item_when_detection_is_switched_off(call: Watched) -> None:
+    (first,) = call.take(call.call.speech_started(16_000))
+    assert detect(call, None) == [USER_CHAIN[1], "session.updated"]
+    stopped = call.last(USER_CHAIN[1])
+    assert (stopped["item_id"], stopped["audio_end_ms"]) == (first["item_id"], 1000)
+    assert call.take(call.call.speech_ended(32_000)) == []
+    assert detect(call, None) == ["session.updated"]
+    assert detect(call, {"type": "server_vad"}) == ["session.updated"]
+    (second,) = call.take(call.call.speech_started(48_000))
+    assert second["item_id"] != first["item_id"]
+    ended = call.take(call.call.speech_ended(64_000))
+    assert kinds(ended) == USER_CHAIN[1:]
+    assert {event["item_id"] for event in ended[:2]} == {second["item_id"]}
+
+
+def test_speech_goes_on_through_other_settings_of_detection(call: Watched) -> None:
+    call.take(call.call.speech_started(16_000))
+    assert detect(call, {"threshold": 0.7}) == ["session.updated"]
+    assert kinds(call.take(call.call.speech_ended(32_000))) == USER_CHAIN[1:]
+
+
 def test_what_the_user_said_is_written_down(call: Watched) -> None:
     assert call.engine(UserText("", "too early")) == []
     call.take(call.call.speech_started(0))

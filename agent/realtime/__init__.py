@@ -1,9 +1,11 @@
 """OpenAI Realtime (GA) without sockets: client events in, server events and actions out.
 
-`RealtimeCall` is one call; `parse_session` and `session_object` serve the HTTP layer too.
+`RealtimeCall` is one call. The HTTP layer reads the session that came with an offer by
+`parse_opening`, and hands the settings and tools in it to the call.
 """
 
 from agent.realtime.call import RealtimeCall
+from agent.realtime.client_events import parse_opening
 from agent.realtime.limits import Limits
 from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, CloseCall, Reaction
 from agent.realtime.settings import parse_session, session_object
@@ -16,6 +18,7 @@ __all__ = [
     "Limits",
     "Reaction",
     "RealtimeCall",
+    "parse_opening",
     "parse_session",
     "session_object",
 ]

@@ -6,6 +6,7 @@ what the client is to be told and what is to be done comes out as a `Reaction`.
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from agent.errors import AgentError, RequestError
 from agent.realtime.client_events import check_values, client_event_id, read_message
@@ -16,7 +17,7 @@ from agent.realtime.limits import Limits
 from agent.realtime.obey import obey
 from agent.realtime.reaction import CancelTurn, ClearPlayout, CloseCall, Reaction
 from agent.realtime.responses import ClearReason
-from agent.realtime.state import CallState
+from agent.realtime.state import CallState, OpenSpeech
 from agent.types import (
     MIC_RATE_HZ,
     Abilities,
@@ -47,10 +48,12 @@ class RealtimeCall:
         settings: SessionSettings,
         abilities: Abilities,
         limits: Limits = DEFAULT_LIMITS,
+        tools: Sequence[object] = (),
     ) -> None:
+        """`settings` and `tools` are what `parse_opening` gave, or the defaults."""
         self.call_id = call_id
         self._call = CallState(settings, abilities, limits)
-        self._speech: tuple[str, int] | None = None  # item id, first sample at 16 kHz
+        self._call.tools = tuple(tools)
         self._commands: deque[tuple[Command, str]] = deque(maxlen=limits.max_commands)
 
     @property
@@ -91,26 +94,19 @@ class RealtimeCall:
 
         Says nothing while turn detection is off, or when speech is open already.
         """
-        if self._speech is not None or self.settings.turn_detection is None:
+        if self._call.speech is not None or self.settings.turn_detection is None:
             return Reaction()
-        item_id, start = self._speech = (new_id("item"), max(0, at))
-        started = server_event(
-            "input_audio_buffer.speech_started", audio_start_ms=_mic_ms(start), item_id=item_id
-        )
-        return self._call.tell([started])
+        speech = self._call.speech = OpenSpeech(new_id("item"), max(0, at))
+        return self._call.tell([speech.started()])
 
     def speech_ended(self, at: int) -> Reaction:
         """The user stopped at microphone sample `at`: the speech becomes an item."""
-        if self._speech is None:
+        speech, self._call.speech = self._call.speech, None
+        if speech is None:
             return Reaction()
-        item_id, start = self._speech
-        self._speech = None
-        end = max(start, at)
-        stopped = server_event(
-            "input_audio_buffer.speech_stopped", audio_end_ms=_mic_ms(end), item_id=item_id
-        )
-        item = UserSpeechItem(item_id, (end - start) / MIC_RATE_HZ)
-        return self._call.tell([stopped, *self._call.commit(item)])
+        end = max(speech.start, at)
+        item = UserSpeechItem(speech.item_id, (end - speech.start) / MIC_RATE_HZ)
+        return self._call.tell([speech.stopped(end), *self._call.commit(item)])
 
     # ---- the engine ---------------------------------------------------------------------------
 
@@ -229,10 +225,6 @@ class RealtimeCall:
         for action in reaction.actions:
             if not isinstance(action, CancelTurn | ClearPlayout | CloseCall):
                 self._commands.append((action, event_id))
-
-
-def _mic_ms(sample: int) -> int:
-    return sample * 1000 // MIC_RATE_HZ
 
 
 def _request_error(error: RequestError, event_id: str | None) -> Event:

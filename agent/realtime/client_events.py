@@ -9,7 +9,7 @@ from agent.realtime.events import new_id
 from agent.realtime.fields import Fields, wrong_type
 from agent.realtime.items import Item, TextItem, ToolResultItem
 from agent.realtime.limits import Limits
-from agent.realtime.settings import voice_name
+from agent.realtime.settings import parse_session, parse_tools, voice_name
 from agent.types import (
     Abilities,
     AddText,
@@ -53,6 +53,17 @@ def read_message(message: str | bytes, limits: Limits) -> dict[str, object]:
     if not isinstance(document, dict):
         raise _malformed("The message is not a JSON object; send one event as an object.")
     return cast(dict[str, object], document)
+
+
+def parse_opening(
+    document: object, base: SessionSettings, abilities: Abilities, limits: Limits
+) -> tuple[SessionSettings, tuple[object, ...]]:
+    """The session object that came with the offer: settings and tools for `RealtimeCall`.
+
+    It is held to exactly what `session.update` is held to; `RequestError` for anything else.
+    """
+    check_values(document, limits)
+    return parse_session(document, base, abilities), parse_tools(document, ())
 
 
 def client_event_id(document: dict[str, object]) -> str | None:

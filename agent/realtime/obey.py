@@ -43,7 +43,11 @@ def obey(call: CallState, event: Fields) -> Reaction:
 
 
 def update_session(call: CallState, event: Fields) -> Reaction:
-    """`session.update`: all of it or nothing."""
+    """`session.update`: all of it or nothing.
+
+    Switching turn detection off while the user speaks ends that speech: `speech_stopped` comes
+    first, and nothing is committed.
+    """
     document = event.raw("session")
     if document is None:
         raise RequestError(
@@ -56,7 +60,9 @@ def update_session(call: CallState, event: Fields) -> Reaction:
     changed = settings != call.settings
     call.settings = settings
     actions: tuple[Action, ...] = (UpdateSettings(settings),) if changed else ()
-    return call.tell([server_event("session.updated", session=call.session())], *actions)
+    stopped = call.give_up_speech() if settings.turn_detection is None else []
+    updated = server_event("session.updated", session=call.session())
+    return call.tell([*stopped, updated], *actions)
 
 
 # ---- audio buffers ----------------------------------------------------------------------------

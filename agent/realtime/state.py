@@ -1,12 +1,38 @@
 """What a call remembers, shared by those who act on it: client, engine, loudspeaker."""
 
+from dataclasses import dataclass
+
 from agent.realtime.events import Event, new_id, server_event
 from agent.realtime.items import Items, UserSpeechItem, added, done
 from agent.realtime.limits import Limits
 from agent.realtime.reaction import Action, Reaction
 from agent.realtime.responses import Responses
 from agent.realtime.settings import session_object
-from agent.types import Abilities, SessionSettings
+from agent.types import MIC_RATE_HZ, Abilities, SessionSettings
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSpeech:
+    """Speech that goes on; `start` is its first sample at 16 kHz."""
+
+    item_id: str
+    start: int
+
+    def started(self) -> Event:
+        """`input_audio_buffer.speech_started`."""
+        return server_event(
+            "input_audio_buffer.speech_started",
+            audio_start_ms=_mic_ms(self.start),
+            item_id=self.item_id,
+        )
+
+    def stopped(self, end: int) -> Event:
+        """`input_audio_buffer.speech_stopped` at sample `end`."""
+        return server_event(
+            "input_audio_buffer.speech_stopped",
+            audio_end_ms=_mic_ms(end),
+            item_id=self.item_id,
+        )
 
 
 class CallState:
@@ -23,6 +49,8 @@ class CallState:
         self.spoke = False
         """Whether there was sound: from then on the voice stays."""
         self.paused = False
+        self.speech: OpenSpeech | None = None
+        """What the detector reported as begun, and not yet as ended."""
         self._session_id = new_id("sess")
         self._told: tuple[str, int] = ("", 0)
 
@@ -48,6 +76,11 @@ class CallState:
         )
         return [committed, added(item, previous_id), done(item, previous_id)]
 
+    def give_up_speech(self) -> list[Event]:
+        """Nobody listens for its end any more: it stops, of no length, and becomes no item."""
+        speech, self.speech = self.speech, None
+        return [speech.stopped(speech.start)] if speech is not None else []
+
     def _now(self) -> tuple[str, int]:
         playing = self.responses.playing
         if self.paused:
@@ -55,3 +88,7 @@ class CallState:
         if playing is not None:
             return "speaking", playing.turn
         return "listening", self.responses.newest_turn
+
+
+def _mic_ms(sample: int) -> int:
+    return sample * 1000 // MIC_RATE_HZ
