@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -154,7 +154,15 @@ def _range(field: FieldInfo) -> str:
     high = [note.le for note in field.metadata if isinstance(note, Le)]
     if low and high:
         return f"{low[0]} to {high[0]}"
-    return "not empty" if any(isinstance(note, MinLen) for note in field.metadata) else ""
+    return _length(field)
+
+
+def _length(field: FieldInfo) -> str:
+    least = next((note.min_length for note in field.metadata if isinstance(note, MinLen)), 0)
+    most = next((note.max_length for note in field.metadata if isinstance(note, MaxLen)), None)
+    if most is None:
+        return "not empty" if least else ""
+    return f"{least} to {most} characters" if least else f"up to {most} characters"
 
 
 def _literal(value: object) -> str:

@@ -120,7 +120,7 @@ class CallSettings(_Section):
         default=5, ge=1, le=3600, description="When a refused caller is told to try again."
     )
     shutdown_s: float = Field(
-        default=8.0, ge=0, le=600, description="How long calls may take to end after SIGTERM."
+        default=8.0, ge=0, le=8, description="How long calls may take to end after SIGTERM."
     )
 
 
@@ -137,12 +137,20 @@ class RtcSettings(_Section):
 
 
 class SessionDefaults(_Section):
-    """What a call starts with; clients may change it for their call."""
+    """What a call starts with; clients may change it for their call.
 
-    instructions: str = Field(default=_CALL.instructions, description="The system prompt.")
-    voice: str = Field(default=_CALL.voice, description="Voice; empty takes the engine's first.")
+    The ranges lie within those of the protocol, so that a client may send back what it was told.
+    """
+
+    # The longest that still fits into one event of the default size, however it is escaped.
+    instructions: str = Field(
+        default=_CALL.instructions, max_length=20_000, description="The system prompt."
+    )
+    voice: str = Field(
+        default=_CALL.voice, max_length=256, description="Voice; empty takes the engine's first."
+    )
     language: str = Field(
-        default=_CALL.language, min_length=2, description="Language of the answers."
+        default=_CALL.language, min_length=2, max_length=64, description="Language of the answers."
     )
     eagerness: float = Field(
         default=_CALL.eagerness, ge=0, le=1, description="Readiness to speak: 0 waits, 1 jumps in."
@@ -181,7 +189,7 @@ class TurnDefaults(_Section):
     )
     silence_duration_ms: int = Field(
         default=_TURNS.silence_duration_ms,
-        ge=50,
+        ge=100,
         le=10_000,
         description="Silence that ends a turn.",
     )
@@ -189,7 +197,7 @@ class TurnDefaults(_Section):
         default=2.0,
         ge=0,
         le=10,
-        description="In so much of the agent's first words speech must last longer to interrupt, "
+        description="In so much of the agent's first words speech must last 600 ms to interrupt, "
         "since the echo canceller still adapts.",
     )
 

@@ -126,6 +126,9 @@ def test_a_wrong_variable_is_named(text: str) -> None:
         ("server.cors_origins=example.org", "list: "),
         ("server.cors_origins=https://example.org/page", "list: "),
         ("server.host=", "text: not empty"),
+        ("session.language=x", "text: 2 to 64 characters"),
+        ("session.voice=" + 257 * "x", "text: up to 256 characters"),
+        ("calls.shutdown_s=8.1", "number: 0 to 8"),
     ],
 )
 def test_a_wrong_flag_is_named_with_what_is_allowed(override: str, allowed: str) -> None:

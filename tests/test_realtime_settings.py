@@ -1,12 +1,17 @@
 """The session object: read strictly, told back truthfully."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from annotated_types import Ge, Le, MaxLen, MinLen
+from pydantic.fields import FieldInfo
 
+from agent.config import Config
 from agent.errors import RequestError, UnsupportedError
-from agent.realtime import parse_session, session_object
+from agent.realtime import Limits, RealtimeCall, parse_opening, parse_session, session_object
 from agent.types import Abilities, SessionSettings, TurnDetection
 from tests.rig.realtime_schema import check_event
 
@@ -157,6 +162,7 @@ def detection(**fields: object) -> dict[str, object]:
         ({"voice_agent": {"mode": "triplex"}}, "session.voice_agent.mode", "invalid_value"),
         ({"voice_agent": {"max_slices": 0}}, "session.voice_agent.max_slices", None),
         ({"voice_agent": {"max_slices": 10}}, "session.voice_agent.max_slices", None),
+        ({"voice_agent": {"pictures_per_unit": -1}}, "session.voice_agent.pictures_per_unit", None),
         ({"voice_agent": {"pictures_per_unit": 9}}, "session.voice_agent.pictures_per_unit", None),
         ({"voice_agent": {"language": 1}}, "session.voice_agent.language", "invalid_type"),
     ],
@@ -183,3 +189,90 @@ def test_the_voice_is_locked_only_against_change() -> None:
     assert caught.value.code == "cannot_update_voice"
     same = {"audio": {"output": {"voice": "anna"}}}
     assert parse_session(same, BASE, VOICES, voice_locked=True) == BASE
+
+
+# ---- what the server may be configured to, a client may send back ------------------------------
+
+SHARED = [("session", name) for name in type(Config().session).model_fields] + [
+    ("turns", name) for name in type(Config().turns).model_fields if name != "guard_s"
+]
+"""The settings that a call starts with and that its session object tells."""
+
+
+def extremes(field: FieldInfo) -> Iterator[object]:
+    """The values at both ends of what the server's configuration allows; fails on open ends."""
+    if choices := get_args(field.annotation):
+        yield from choices
+    elif field.annotation is str:
+        least = next((note.min_length for note in field.metadata if isinstance(note, MinLen)), 0)
+        (most,) = (note.max_length for note in field.metadata if isinstance(note, MaxLen))
+        # The last is the longest there is in JSON: two escapes for each character.
+        yield from (least * "x", most * "x", most * "\N{GRINNING FACE}")
+    else:
+        (low,) = (note.ge for note in field.metadata if isinstance(note, Ge))
+        (high,) = (note.le for note in field.metadata if isinstance(note, Le))
+        plain = field.annotation
+        yield from (low, high) if plain is int else (float(low), float(high))
+
+
+def configurations() -> Iterator[dict[str, dict[str, object]]]:
+    """Each setting at each of its ends, then all at their first and all at their last."""
+    ends = {
+        (section, name): list(extremes(type(getattr(Config(), section)).model_fields[name]))
+        for section, name in SHARED
+    }
+    for (section, name), values in ends.items():
+        for value in values:
+            yield {section: {name: value}}
+    for which in (0, -1):
+        tree: dict[str, dict[str, object]] = {"session": {}, "turns": {}}
+        for (section, name), values in ends.items():
+            tree[section][name] = values[which]
+        yield tree
+
+
+@pytest.mark.parametrize("abilities", [VOICES, Abilities()])
+def test_a_client_may_send_back_the_session_it_was_given(abilities: Abilities) -> None:
+    tried = 0
+    for tree in configurations():
+        settings = Config.model_validate(tree).session_settings("echo")
+        call = RealtimeCall("rtc_1", settings, abilities)
+        (created, *_) = call.open().events
+        given = json.loads(json.dumps(created["session"]))
+        answer = call.receive(json.dumps({"type": "session.update", "session": given}))
+        told = [event["type"] for event in answer.events]
+        assert told == ["session.updated"], (str(tree)[:200], answer.events)
+        assert call.settings == settings
+        assert answer.events[0]["session"] == given
+        tried += 1
+    assert tried > 2 * len(SHARED)
+
+
+# ---- the session that comes with the offer -----------------------------------------------------
+
+TOOL = {"type": "function", "name": "f", "parameters": {}}
+
+
+@pytest.mark.parametrize(("able", "shown"), [(True, [TOOL]), (False, [])])
+def test_tools_of_the_offer_are_those_of_an_update(able: bool, shown: list[object]) -> None:
+    abilities = Abilities(tools=able)
+    document = {"type": "realtime", "instructions": "Hi.", "tools": [TOOL]}
+    settings, tools = parse_opening(document, BASE, abilities, Limits())
+    opened = RealtimeCall("rtc_1", settings, abilities, Limits(), tools)
+    updated = RealtimeCall("rtc_2", BASE, abilities)
+    updated.receive(json.dumps({"type": "session.update", "session": document}))
+    assert opened.session["tools"] == updated.session["tools"] == shown
+    assert opened.settings == updated.settings == replace(BASE, instructions="Hi.")
+    assert parse_opening({}, BASE, abilities, Limits()) == (BASE, ())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"tools": [1]}, {"tools": [{"x": float("nan")}]}, {"tools": {}}, {"instructions": "\ud800"}],
+)
+def test_an_offer_is_held_to_what_an_update_is_held_to(document: dict[str, object]) -> None:
+    with pytest.raises(RequestError):
+        parse_opening(document, BASE, VOICES, Limits())
+    call = RealtimeCall("rtc_1", BASE, VOICES)
+    answer = call.receive(json.dumps({"type": "session.update", "session": document}))
+    assert [event["type"] for event in answer.events] == ["error"]

@@ -205,7 +205,7 @@ def _voice(output: Fields, current: str, abilities: Abilities, *, locked: bool) 
 def _extension(asked: Fields, settings: SessionSettings, abilities: Abilities) -> SessionSettings:
     language = asked.text("language", settings.language, most=64)
     known = abilities.languages
-    if asked.has("language") and known and language not in known:
+    if known and language not in known and language != settings.language:
         raise UnsupportedError(
             f"The engine does not speak '{language}'; use one of: {', '.join(known)}.",
             param=asked.name("language"),
@@ -217,7 +217,7 @@ def _extension(asked: Fields, settings: SessionSettings, abilities: Abilities) -
         mode=asked.choice("mode", MODES, settings.mode),
         max_slices=asked.integer("max_slices", settings.max_slices, least=1, most=9),
         pictures_per_unit=asked.integer(
-            "pictures_per_unit", settings.pictures_per_unit, least=1, most=8
+            "pictures_per_unit", settings.pictures_per_unit, least=0, most=8
         ),
     )
 
