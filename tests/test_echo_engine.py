@@ -214,6 +214,16 @@ def test_a_user_who_only_paused_is_not_answered_yet() -> None:
     assert caption(bench.run(3)) == "You spoke for 1.5 s."
 
 
+def test_speech_left_open_when_turn_detection_goes_off_is_forgotten() -> None:
+    bench = greeted()
+    bench.partner.push(SpeechStarted(0))
+    bench.partner.control(UpdateSettings(SessionSettings("echo", turn_detection=None)))
+    bench.partner.control(UpdateSettings(SessionSettings("echo")))
+    bench.partner.push(SpeechEnded(8000))
+    bench.hear(tone(1.0))
+    assert not sound(bench.run(2)).size
+
+
 def test_pictures_are_not_kept() -> None:
     picture = VideoFrame(np.full((480, 640, 3), 51, np.uint8), 0)
     watched = weakref.ref(picture.rgb)

@@ -16,7 +16,7 @@ from agent.media.front_end import FrontEnd
 from agent.media.playout import Playout
 from agent.media.units import UnitBuilder
 from agent.media.vad import SileroModel, SileroVad
-from agent.realtime import Limits, RealtimeCall, parse_session
+from agent.realtime import Limits, RealtimeCall, parse_opening
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
 from agent.transport.rtc import IceServer, RtcOptions, RtcTransport
@@ -127,11 +127,12 @@ class Calls:
     async def _open(self, offer: str, session: object) -> Answered:
         engine, config = self._services.engine, self._services.config
         call_id = f"rtc_{secrets.token_hex(16)}"
-        settings = config.session_settings(engine.name)
-        if session is not None:
-            settings = parse_session(session, settings, engine.abilities)
         limits = Limits(max_message_bytes=config.calls.max_message_bytes)
-        protocol = RealtimeCall(call_id, settings, engine.abilities, limits)
+        settings = config.session_settings(engine.name)
+        tools: tuple[object, ...] = ()
+        if session is not None:
+            settings, tools = parse_opening(session, settings, engine.abilities, limits)
+        protocol = RealtimeCall(call_id, settings, engine.abilities, limits, tools)
         front_end, playout = self._media(settings)
         async with AsyncExitStack() as undo:
             conversation = await engine.open(settings)

@@ -178,6 +178,9 @@ class EchoPartner:
                 self._stop(turn)
             case UpdateSettings(settings=settings):
                 self._settings = settings
+                if settings.turn_detection is None:
+                    # Nobody will tell where speech that has begun ends.
+                    self._onset = None
             case Respond():
                 self._due = self._answer if self._last_utterance else self._greet
             case CommitInput():
