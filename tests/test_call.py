@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from agent import resources
-from agent.engines.echo import load_greeting
+from agent.engines.greeting import load_greeting
 from agent.types import FloatArray
 from tests.rig.caller import RATE_HZ, Caller
 from tests.rig.realtime_schema import check_events, check_order

@@ -10,7 +10,8 @@ import pytest
 from agent import resources
 from agent.clock import Clock
 from agent.engines import EngineSettings, choose, create
-from agent.engines.echo import EchoPartner, Greeting, load_greeting
+from agent.engines.echo import EchoPartner
+from agent.engines.greeting import Greeting, load_greeting
 from agent.errors import CapacityError, ConfigError, UnsupportedError
 from agent.types import (
     MIC_RATE_HZ,

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.engines.echo import EchoEngine, load_greeting
+from agent.engines.echo import EchoEngine
+from agent.engines.greeting import load_greeting
 from agent.errors import ConfigError
 from agent.interfaces import Engine
 

@@ -6,17 +6,16 @@ agent would hear. `EchoPartner` is the whole behaviour, synchronous, its time pa
 """
 
 import asyncio
-import wave
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.errors import CapacityError, ConfigError, UnsupportedError
-from agent.media.audio import Resampler, from_pcm16
+from agent.engines.greeting import Greeting
+from agent.errors import CapacityError, UnsupportedError
+from agent.media.audio import Resampler
 from agent.types import (
     MIC_RATE_HZ,
     SPEECH_RATE_HZ,
@@ -60,28 +59,6 @@ enough for an uneven event loop, little enough that an interruption finds the tu
 _MAX_PENDING_EVENTS = 256
 
 ABILITIES = Abilities(duplex=True, speech=True, camera=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """What the engine says first, and its words."""
-
-    samples: FloatArray  # [T] at 24 kHz
-    text: str
-
-
-def load_greeting(path: Path) -> Greeting:
-    """Read the greeting: WAV, 24 kHz, mono, 16 bit. `ConfigError` when it is anything else."""
-    try:
-        with wave.open(str(path), "rb") as file:
-            layout = (file.getframerate(), file.getnchannels(), file.getsampwidth())
-            data = file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        raise ConfigError(f"cannot read the greeting {path}: {error}") from error
-    if layout != (SPEECH_RATE_HZ, 1, 2):
-        raise ConfigError(f"the greeting {path} must be 24 kHz, mono, 16 bit")
-    text = "Hello! I am the echo engine. Say something, and I will say it back to you."
-    return Greeting(from_pcm16(np.frombuffer(data, dtype="<i2")), text)
 
 
 @dataclass(slots=True)
