@@ -21,6 +21,17 @@ def alike(heard: FloatArray, said: FloatArray) -> float:
     return float(np.max(products / np.sqrt(np.maximum(local, whole * 1e-2) * whole)))
 
 
+def alike_in_pieces(heard: FloatArray, said: FloatArray, rate_hz: int) -> float:
+    """The median of `alike` over half-second pieces of `said`.
+
+    For sound that went through a browser: its jitter buffer stretches and squeezes time, so that
+    the pieces of a sentence arrive well but not exactly where they were.
+    """
+    step = rate_hz // 2
+    pieces = [said[at : at + step] for at in range(0, len(said) - step + 1, step)]
+    return float(np.median([alike(heard, piece) for piece in pieces]))
+
+
 def loud_s(sound: FloatArray, rate_hz: int) -> float:
     """Seconds of sound above −45 dBFS, counted in 10 ms frames."""
     step = rate_hz // 100
