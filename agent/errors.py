@@ -7,6 +7,7 @@ AgentError
 │ └ UnsupportedError     the engine in use cannot do that          → 400, `unsupported_by_engine`
 ├ AuthError              no or wrong key                           → 401
 ├ CapacityError          no slot                                   → 503 + Retry-After
+├ MediaError             sound that is not what it claims to be   → dropped, the call goes on
 ├ SessionError           ends one call
 │ ├ TransportClosed      the peer hung up or the connection broke
 │ └ PeerTimeout          the peer vanished without a word
@@ -65,6 +66,10 @@ class CapacityError(AgentError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class MediaError(AgentError):
+    """A packet or recording that is not what it claims to be; dropped where it is found."""
 
 
 class SessionError(AgentError):

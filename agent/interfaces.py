@@ -9,6 +9,7 @@ from agent.types import (
     Command,
     EngineEvent,
     FloatArray,
+    LinkQuality,
     Load,
     SessionSettings,
     SpeechEnded,
@@ -63,6 +64,32 @@ class SpeechSource(Protocol):
         """The next 480 samples at 24 kHz; silence when there is nothing to say. Never blocks."""
 
 
+class AudioDecoder(Protocol):
+    """Packets of one codec into 16 kHz mono; one stream, in order. Counts at 16 kHz."""
+
+    def samples_in(self, payload: bytes) -> int:
+        """How much sound `payload` holds; `MediaError` when it is no packet of this codec."""
+
+    def decode(self, payload: bytes) -> FloatArray:
+        """The sound of the next packet [T]; `MediaError` as above."""
+
+    def repair(self, following: bytes, samples: int) -> FloatArray:
+        """`samples` lost just before `following`, from its redundancy where it carries any."""
+
+    def conceal(self, samples: int) -> FloatArray:
+        """`samples` that were lost without a trace: what went before goes on and fades."""
+
+
+class SpeechEncoder(Protocol):
+    """24 kHz mono into packets of 20 ms."""
+
+    def encode(self, samples: FloatArray) -> bytes:
+        """The packet of the next 20 ms [480]."""
+
+    def expect_loss(self, share: float) -> None:
+        """Spend redundancy for so many lost packets, 0..1, from the next packet on."""
+
+
 class Transport(Protocol):
     """One peer's connection. `TransportClosed` or `PeerTimeout` end every iterator."""
 
@@ -80,6 +107,15 @@ class Transport(Protocol):
 
     def play(self, source: SpeechSource) -> None:
         """From now on send what `source` gives, at real-time pace."""
+
+    def speech_position(self, rtp_timestamp: int) -> int | None:
+        """Which sample (24 kHz, counted since `play`) a client's RTP timestamp stands for.
+
+        None before anything was sent; clients may name any number, so check the range.
+        """
+
+    def link(self) -> LinkQuality:
+        """How the way to the peer is, by its own reports."""
 
     def send(self, message: str) -> None:
         """Queue one server event; a peer that does not read is disconnected, not buffered."""

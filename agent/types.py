@@ -56,6 +56,15 @@ class Unit:
     speculative: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LinkQuality:
+    """The way to a peer; zeros until the peer has reported. `loss` is a share, 0..1."""
+
+    rtt_ms: float = 0.0
+    jitter_ms: float = 0.0
+    loss: float = 0.0
+
+
 # ---- media events -----------------------------------------------------------------------------
 
 
