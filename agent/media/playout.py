@@ -1,13 +1,22 @@
-"""What the agent says, on its way to the sender: queued by turn, pulled at real-time pace."""
+"""What the agent says, on its way to the sender: queued by turn, pulled at real-time pace.
+
+`duck` silences a turn without giving it up, `resume` lets it go on. The next pull after `duck`
+fades the 10 ms that were due, at the held position, by a falling edge; the first pull after
+`resume` begins with the same 10 ms times what that edge left out. Added up, each sample sounds
+exactly once: no click, no word lost, none said twice, however often the agent ducks. A listener
+hears a breath in the middle of a word; a decoder finds the two halves of the word, and of the
+stretch between them every sample with the gains of both adding up to one. Rewinding to the
+beginning of the word would be kinder to the ear, but repeats sound that was heard.
+"""
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from agent.media.audio import fade_out
+from agent.media.audio import fade_out, falling_edge
 from agent.types import (
     SPEECH_FRAME_SAMPLES,
     SPEECH_RATE_HZ,
@@ -50,7 +59,41 @@ class Flushed:
     unheard: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Ducked:
+    """Silent for now: `turn` is held at its millisecond `at_ms`."""
+
+    turn: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """`turn` goes on at its millisecond `at_ms`."""
+
+    turn: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentSpan:
+    """Samples `start` … `start + samples` of `turn` are those from `position` on in all that was
+    ever pulled (24 kHz).
+
+    The spans of a turn join without gap or overlap. A stretch that is faded out and in again
+    counts where it comes back, so the spans add up to what `played_ms` says.
+    """
+
+    position: int
+    turn: int
+    start: int
+    samples: int
+
+
 PlayoutEvent: TypeAlias = PlayoutStarted | PlayoutDrained
+
+_Flow: TypeAlias = Literal["flowing", "falling", "held", "rising"]
+"""Falling: ducked, the fade-out not pulled yet. Rising: resumed, the fade-in not pulled yet."""
 
 
 @dataclass(slots=True)
@@ -83,6 +126,18 @@ class _Turn:
         self.queued -= filled
         return filled
 
+    def peek(self, samples: int) -> FloatArray:
+        """The next [<= samples], which stay."""
+        ahead = np.zeros(min(samples, self.queued), np.float32)
+        filled, offset = 0, self.offset
+        for piece in self.pieces:
+            part = piece[offset : offset + len(ahead) - filled]
+            ahead[filled : filled + len(part)] = part
+            filled, offset = filled + len(part), 0
+            if filled == len(ahead):
+                break
+        return ahead
+
 
 class Playout:
     """A `SpeechSource`: turns in the order of their numbers, silence when there is nothing.
@@ -102,14 +157,17 @@ class Playout:
         self._dropped = 0
         self._position = 0
         self._fading = np.zeros(0, np.float32)
+        self._flow: _Flow = "flowing"
+        self._faded = 0  # samples at the held position that already sounded, fading
         self._played: dict[int, int] = {}
         self._events: deque[PlayoutEvent] = deque(maxlen=MAX_TURNS)
         self._taps: tuple[Callable[[AudioFrame], None], ...] = ()
+        self._span_taps: tuple[Callable[[SentSpan], None], ...] = ()
         self._gap_frames = 0
         self.underruns = 0
         """Holes in the middle of a turn, each counted once, when its sound goes on."""
         self.underrun_frames = 0
-        """Pulls that found less than 20 ms in those holes."""
+        """Pulls that found less than 20 ms in those holes. While ducked none are counted."""
 
     # ---- from the engine ----------------------------------------------------------------------
 
@@ -141,14 +199,15 @@ class Playout:
     def pull(self) -> FloatArray:
         """The next 20 ms [480] at 24 kHz; not to be written to. Never blocks."""
         frame = np.zeros(SPEECH_FRAME_SAMPLES, np.float32)
+        if self._flow == "falling":
+            self._fading = fade_out(self._turns[0].peek(FADE_SAMPLES))
+            self._faded = len(self._fading)
+            self._flow = "held"
         filled = len(self._fading)
         frame[:filled] = self._fading
         self._fading = self._fading[:0]
-        while filled < len(frame) and self._turns and self._turns[0].queued:
-            filled += self._take_into(frame[filled:])
-            self._retire()
-        if filled < len(frame) and self._turns and self._turns[0].played:
-            self._gap_frames += 1
+        if self._flow != "held":
+            self._fill(frame, filled)
         self._tell(frame)
         return frame
 
@@ -156,24 +215,55 @@ class Playout:
         """From now on `listener` gets every frame as it is pulled; `start` counts all of them."""
         self._taps = (*self._taps, listener)
 
-    # ---- for whoever watches ------------------------------------------------------------------
+    def tap_spans(self, listener: Callable[[SentSpan], None]) -> None:
+        """From now on `listener` is told which sound each pull carried; of silence, nothing."""
+        self._span_taps = (*self._span_taps, listener)
+
+    # ---- from whoever decides who speaks ------------------------------------------------------
+
+    def duck(self) -> Ducked | None:
+        """Fade to silence within the next pull and hold the position; None when nothing plays.
+
+        Ducking twice changes nothing and tells the same mark.
+        """
+        if not self.playing:
+            return None
+        if self._flow == "flowing":
+            self._flow = "falling"
+        elif self._flow == "rising":
+            self._flow = "held"
+        head = self._turns[0]
+        return Ducked(head.number, head.played // _SAMPLES_PER_MS)
+
+    def resume(self) -> Resumed | None:
+        """Go on exactly where it ducked; None when it is not ducked."""
+        if not self.ducked:
+            return None
+        head = self._turns[0]
+        # Before the fade-out was pulled nothing has happened to the sound yet.
+        self._flow = "rising" if self._flow == "held" and self._faded else "flowing"
+        self._retire()
+        return Resumed(head.number, head.played // _SAMPLES_PER_MS)
 
     def flush(self) -> Flushed | None:
         """Silence now, but for a 10 ms fade-out; None when no turn is there to be cut off.
 
-        All turns known are given up, those that are drained but not ended too.
+        All turns known are given up, those that are drained but not ended too. What is silent
+        already, because it is ducked, stays so.
         """
         if not self._turns:
             return None
         head, *waiting = self._turns
-        if head.played:
-            rest = np.zeros(FADE_SAMPLES, np.float32)
-            self._fading = fade_out(rest[: head.take_into(rest)])
+        if head.played and self._flow in ("flowing", "falling"):
+            self._fading = fade_out(head.peek(FADE_SAMPLES))
         self._turns.clear()
         self._queued = 0
         self._gap_frames = 0
+        self._flow = "flowing"
         played_ms = self._played.get(head.number, 0) // _SAMPLES_PER_MS
         return Flushed(head.number, played_ms, tuple(turn.number for turn in waiting))
+
+    # ---- for whoever watches ------------------------------------------------------------------
 
     def take_events(self) -> list[PlayoutEvent]:
         """What happened since the last call, in order."""
@@ -182,7 +272,10 @@ class Playout:
         return events
 
     def played_ms(self, turn: int) -> int:
-        """How much of `turn` was pulled; 0 for one not begun, or forgotten long ago."""
+        """How much of `turn` was pulled; 0 for one not begun, or forgotten long ago.
+
+        While ducked that is where `resume` goes on.
+        """
         return self._played.get(turn, 0) // _SAMPLES_PER_MS
 
     def waiting_ms(self, turn: int) -> int:
@@ -192,8 +285,13 @@ class Playout:
 
     @property
     def playing(self) -> bool:
-        """Whether a turn has begun and still has sound, or may get more."""
+        """Whether a turn has begun and still has sound, or may get more; also while ducked."""
         return bool(self._turns) and self._turns[0].played > 0
+
+    @property
+    def ducked(self) -> bool:
+        """Whether a turn is held in silence until `resume` or `flush`."""
+        return self._flow in ("falling", "held")
 
     @property
     def queued_ms(self) -> int:
@@ -226,14 +324,28 @@ class Playout:
         self._retire()
         return self._turns[-1]
 
-    def _take_into(self, room: FloatArray) -> int:
+    def _fill(self, frame: FloatArray, filled: int) -> None:
+        """Sound into `frame` from its sample `filled` on, as far as there is any."""
+        while filled < len(frame) and self._turns and self._turns[0].queued:
+            filled += self._take_into(frame, filled)
+            self._retire()
+        if filled < len(frame) and self._turns and self._turns[0].played:
+            self._gap_frames += 1
+        if self._flow == "rising":
+            frame[: self._faded] *= 1.0 - falling_edge(self._faded)
+            self._flow = "flowing"
+
+    def _take_into(self, frame: FloatArray, filled: int) -> int:
         head = self._turns[0]
         if not head.played:
             self._events.append(PlayoutStarted(head.number))
-        taken = head.take_into(room)
+        taken = head.take_into(frame[filled:])
+        span = SentSpan(self._position + filled, head.number, head.played, taken)
         head.played += taken
         self._queued -= taken
         self._remember(head)
+        for listener in self._span_taps:
+            listener(span)
         return taken
 
     def _remember(self, turn: _Turn) -> None:
@@ -242,7 +354,9 @@ class Playout:
             del self._played[next(iter(self._played))]
 
     def _retire(self) -> None:
-        """Turns in front that are ended and empty are done."""
+        """Turns in front that are ended and empty are done, but not while one is held."""
+        if self.ducked:
+            return
         while self._turns and self._turns[0].ended and not self._turns[0].queued:
             self._events.append(PlayoutDrained(self._turns.popleft().number))
             self._gap_frames = 0
