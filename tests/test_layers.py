@@ -70,8 +70,8 @@ ENGINE_LIBRARIES = {
     "transformers",
 }
 ONLY_IMPORTERS = {
-    "aiortc": ("agent.transport.rtc",),
-    "aioice": ("agent.transport.rtc",),
+    "aiortc": ("agent.transport.rtc", "agent.transport.aiortc_inside"),
+    "aioice": ("agent.transport.aiortc_inside",),
     "aiohttp": ("agent.api", "agent.transport.websocket"),
     "ray": ("agent.fleet.pool",),
 }

@@ -1,0 +1,173 @@
+"""What is known of the inside of aiortc and aioice: the one place to look when either changes.
+
+`check_fit` tries all of it at start, so that another version fails there and not in a call.
+"""
+
+import importlib.metadata
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Protocol
+
+import aioice.ice
+import aioice.stun
+import av
+from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender
+from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from aiortc.rtcrtpreceiver import RemoteStreamTrack
+from aiortc.rtp import RtpPacket
+
+from agent.errors import ConfigError
+
+_JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
+_RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
+_PACKET_COUNT = "_RTCRtpSender__packet_count"
+
+
+class EncodedPicture(Protocol):
+    """What aiortc's decoder thread takes; it rewrites `timestamp`."""
+
+    data: bytes
+    timestamp: int
+
+
+class PacketOrder(Protocol):
+    """What stands where aiortc has its jitter buffer."""
+
+    def add(self, packet: Any) -> tuple[bool, EncodedPicture | None]:
+        """Take a packet: whether the sender must start afresh, and what can be decoded now."""
+
+
+class _AudioTap:
+    """Hands every packet on as it comes; nothing is left for aiortc to decode."""
+
+    def __init__(self, on_packet: Callable[[Any], None]) -> None:
+        self._on_packet = on_packet
+
+    def add(self, packet: Any) -> tuple[bool, None]:
+        self._on_packet(packet)
+        return False, None
+
+
+def take_audio(receiver: RTCRtpReceiver, on_packet: Callable[[Any], None]) -> None:
+    """From now on `on_packet` gets each RTP packet; aiortc goes on with its receiver reports.
+
+    aiortc's own buffer adds 80 ms, holds on to 280 ms after the first lost packet, and drops what
+    waited for the hole.
+    """
+    setattr(receiver, _JITTER_BUFFER, _AudioTap(on_packet))
+
+
+def take_video(receiver: RTCRtpReceiver, order: PacketOrder) -> None:
+    """From now on `order` decides when a picture is complete.
+
+    aiortc's own buffer waits for the first packet of the next picture, which at two pictures a
+    second comes half a second later.
+    """
+    setattr(receiver, _JITTER_BUFFER, order)
+
+
+def last_timestamp(sender: RTCRtpSender) -> int | None:
+    """The RTP timestamp of the packet sent last; None before the first.
+
+    aiortc begins at a random number that it keeps to itself.
+    """
+    return int(getattr(sender, _RTP_TIMESTAMP)) if getattr(sender, _PACKET_COUNT) else None
+
+
+async def is_there(peer: RTCPeerConnection) -> bool:
+    """Ask a silent peer (muted, on hold) for a sign of life by a STUN check.
+
+    The same request as aioice's own consent check, which comes only every five seconds.
+    """
+    connection = peer.getTransceivers()[0].receiver.transport.transport._connection
+    for pair in list(connection._nominated.values()):
+        try:
+            await pair.protocol.request(
+                connection.build_request(pair, nominate=False),
+                pair.remote_addr,
+                integrity_key=str(connection.remote_password).encode(),
+                retransmissions=0,
+            )
+        except (aioice.stun.TransactionError, ConnectionError):
+            continue
+        return True
+    return False
+
+
+_found_addresses = aioice.ice.get_host_addresses
+
+
+def offer_addresses(addresses: tuple[str, ...], *, loopback: bool) -> None:
+    """Choose the addresses that answers carry, for this process.
+
+    aioice offers every address of the machine but 127.0.0.1. `addresses`, unless empty, replace
+    those; `loopback` adds 127.0.0.1, without which a call on a machine that has no network fails.
+    """
+
+    def chosen(use_ipv4: bool, use_ipv6: bool) -> list[str]:
+        found = list(addresses) or _found_addresses(use_ipv4, use_ipv6)
+        return [*dict.fromkeys([*found, "127.0.0.1"])] if loopback else found
+
+    aioice.ice.get_host_addresses = chosen
+
+
+# ---- at start ---------------------------------------------------------------------------------
+
+_OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48_000, channels=2, payloadType=111)
+_PAYLOAD = b"\xf8\xff\xfe"  # 20 ms of silence in Opus
+
+
+class _OnePacket(MediaStreamTrack):
+    """Gives encoded packets, as the agent's voice does."""
+
+    kind = "audio"
+
+    async def recv(self) -> Any:
+        packet = av.Packet(_PAYLOAD)
+        packet.pts, packet.time_base = 960, Fraction(1, 48_000)
+        return packet
+
+
+async def check_fit() -> None:
+    """Send a packet through each place that is taken over.
+
+    `ConfigError` names aiortc's version and what is not as expected. Takes some milliseconds.
+    """
+    version = importlib.metadata.version("aiortc")
+    peer = RTCPeerConnection()
+    try:
+        await _check_receiving(peer)
+        await _check_sending(peer)
+    except (AttributeError, TypeError, AssertionError, KeyError) as error:
+        raise ConfigError(
+            f"aiortc {version} does not fit: {error}; install a version that pyproject.toml names"
+        ) from error
+    finally:
+        await peer.close()
+
+
+async def _check_receiving(peer: RTCPeerConnection) -> None:
+    receiver = peer.addTransceiver("audio").receiver
+    if not hasattr(receiver, _JITTER_BUFFER):
+        raise AttributeError("its receiver has no jitter buffer to take the place of")
+    taken: list[Any] = []
+    receiver._track = RemoteStreamTrack(kind="audio")
+    take_audio(receiver, taken.append)
+    await receiver.receive(RTCRtpReceiveParameters(codecs=[_OPUS]))
+    try:
+        packet = RtpPacket(payload_type=111, sequence_number=7, timestamp=960, payload=_PAYLOAD)
+        await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
+    finally:
+        await receiver.stop()
+    if [each.sequence_number for each in taken] != [7] or taken[0].payload != _PAYLOAD:
+        raise AttributeError("packets do not come to the place of its jitter buffer")
+
+
+async def _check_sending(peer: RTCPeerConnection) -> None:
+    sender = peer.addTrack(_OnePacket())
+    if last_timestamp(sender) is not None or not isinstance(getattr(sender, _RTP_TIMESTAMP), int):
+        raise AttributeError("its sender does not tell the timestamp of its last packet")
+    frame = await sender._next_encoded_frame(_OPUS)
+    if frame is None or frame.payloads != [_PAYLOAD] or frame.timestamp != 960:
+        raise AttributeError("its sender does not pass encoded packets on as they are")
