@@ -3,12 +3,19 @@
 One registry per server, so that two servers in one process do not mix.
 """
 
+from collections.abc import Mapping
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from agent.types import UnitReport
+from agent.types import LinkQuality, UnitReport
 
 _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+_ERLE_BUCKETS_DB = (3, 6, 10, 15, 20, 25, 30, 40, 50)
+_ECHO_DELAY_BUCKETS_MS = (20, 50, 100, 150, 200, 300, 400, 600, 800, 1000)
+_RTT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+_LOSS_BUCKETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _FIRST_SOUND_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
@@ -23,6 +30,20 @@ class Telemetry:
         self._underruns = self._counter("underruns", "Gaps inside the agent's speech")
         self._late_frames = self._counter("late_frames", "20 ms frames sent more than 20 ms late")
         self._barge_ins = self._counter("barge_ins", "Times that the user talked over the agent")
+        self._ducks = self._counter("ducks", "Times that the agent grew quiet", "verdict")
+        self._packets = self._counter("microphone_packets", "Packets by their fate", "fate")
+        self._erle = self._histogram(
+            "echo_erle_db", "Echo taken out, once a second of speech", _ERLE_BUCKETS_DB
+        )
+        self._echo_delay = self._histogram(
+            "echo_delay_ms", "The echo's way, once a second of speech", _ECHO_DELAY_BUCKETS_MS
+        )
+        self._rtt = self._histogram(
+            "link_rtt_seconds", "Round trip, once a second of speech", _RTT_BUCKETS_S
+        )
+        self._loss = self._histogram(
+            "link_loss_ratio", "Our packets that peers lost, once a second of speech", _LOSS_BUCKETS
+        )
         self._stages = self._histogram("stage_seconds", "Work per unit", _STAGE_BUCKETS_S, "stage")
         self._lag = self._histogram("loop_lag_seconds", "Event loop lateness", _LAG_BUCKETS_S)
         self._first_sound = self._histogram(
@@ -55,6 +76,27 @@ class Telemetry:
     def barge_in(self) -> None:
         """The user talked over the agent."""
         self._barge_ins.inc()
+
+    def duck_ended(self, verdict: Literal["resumed", "flushed"]) -> None:
+        """The agent had grown quiet; it went on, or gave the turn up."""
+        self._ducks.labels(verdict).inc()
+
+    def microphone(self, fates: Mapping[str, int]) -> None:
+        """So many more packets were received, lost, repaired, …"""
+        for fate, count in fates.items():
+            if count > 0:
+                self._packets.labels(fate).inc(count)
+
+    def echo(self, erle_db: float, delay_ms: float) -> None:
+        """How well the echo is cancelled; a delay of 0 is not known."""
+        self._erle.observe(erle_db)
+        if delay_ms > 0:
+            self._echo_delay.observe(delay_ms)
+
+    def link(self, quality: LinkQuality) -> None:
+        """What a peer reports of the way to it."""
+        self._rtt.observe(quality.rtt_ms / 1000)
+        self._loss.observe(quality.loss)
 
     def unit(self, report: UnitReport) -> None:
         """Stage times of one unit."""
