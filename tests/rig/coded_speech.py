@@ -40,16 +40,17 @@ _BLOCK_FRAMES = 1024
 
 _MIN_SHARE = 0.4
 """Of a frame's power the three components hold so much, or it is not a word."""
-_MIN_TONE_SHARE = 0.03
+_MIN_TONE_SHARE = 0.015
 _MIN_POWER = 10 ** (-60 / 10)
-_TOLERANCE_S = 0.008
+_TOLERANCE_S = 0.006
 """Frames of one piece agree within this about when its word began."""
 _MIN_PURITY = 0.5
 """The strongest tone of a group holds so much of the group, or it is not a word."""
 _ECHO_RATIO = 2.0
-_MIN_FRAMES = 5
+_MIN_FRAMES = 6
 _MAX_HOLE_S = 0.02
 _HOLE_LEVEL = 0.4
+_SNAP_S = 0.016
 _MAX_PART_S = WORD_S + 2 * _MARGIN_S
 
 
@@ -226,9 +227,10 @@ class _Frames:
         # A window half filled by a sound that begins or ends shows half its amplitude.
         half = float(level.max()) / 2
         return [
-            (CodedWord(index, began_s + a, began_s + b, max(0.0, a), min(WORD_S, b)), 2 * half)
+            (CodedWord(index, began_s + from_s, began_s + to_s, from_s, to_s), 2 * half)
             for a, b in _crossings(at_s, level, half)
-            if b - a >= _MIN_FRAMES * _HOP_S
+            for from_s, to_s in ((_snapped(a, 0.0), _snapped(b, WORD_S)),)
+            if to_s - from_s >= _MIN_FRAMES * _HOP_S
         ]
 
 
@@ -298,6 +300,11 @@ def _crossings(
         stretches.append((begin_s, end_s))
         left = past
     return stretches
+
+
+def _snapped(edge_s: float, natural_s: float) -> float:
+    """An edge near a word's own is that one: the sweep tells it better than a coloured level."""
+    return natural_s if abs(edge_s - natural_s) < _SNAP_S else min(max(edge_s, 0.0), WORD_S)
 
 
 def _between(
