@@ -110,7 +110,7 @@ def stretched(sound: npt.NDArray[np.floating], ppm: float) -> FloatArray:
     phases = np.arange(_PHASES)[:, None] / _PHASES
     offset = np.arange(_TAPS)[None, :] - (_TAPS // 2 - 1) - phases
     weights = np.sinc(offset) * np.cos(np.pi * offset / (_TAPS + 2)) ** 2
-    padded = np.pad(sound, _TAPS)
+    padded = np.pad(sound, (_TAPS, 2 * _TAPS + int(len(sound) * abs(ppm) * 1e-6)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, _TAPS)
     result = np.empty(len(sound))
     for first in range(0, len(sound), MIC_RATE_HZ):
