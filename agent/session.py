@@ -16,7 +16,14 @@ from agent.errors import PeerTimeout, RequestError, SessionError
 from agent.interfaces import Conversation, Transport
 from agent.media.front_end import BargeInDue, FrontEnd
 from agent.media.playout import Playout, PlayoutDrained, PlayoutStarted
-from agent.realtime import CancelTurn, ClearPlayout, CloseCall, Reaction, RealtimeCall
+from agent.realtime import (
+    CancelTurn,
+    ClearPlayout,
+    CloseCall,
+    PlayoutReport,
+    Reaction,
+    RealtimeCall,
+)
 from agent.telemetry import Telemetry
 from agent.types import (
     MIC_FRAME_SAMPLES,
@@ -270,7 +277,7 @@ class Session:
         while True:
             await self._clock.sleep_until(self._clock.now_s() + _REPORT_EVERY_S)
             if self._playout.playing:
-                self._send(self._protocol.echo(self._front_end.erle_db))
+                self._send(self._protocol.echo(self._front_end.erle_db, 0.0))
 
     async def _clear_playout(self, reason: ClearReason) -> None:
         """Silence the agent now: what was not played is given up everywhere."""
@@ -295,6 +302,8 @@ class Session:
                     await self._clear_playout("client_cancelled")
                 case CloseCall(reason=reason):
                     self.hang_up(reason)
+                case PlayoutReport():
+                    pass
                 case _:
                     await self._command(action)
 

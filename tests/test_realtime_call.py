@@ -239,9 +239,9 @@ def test_barge_in_in_mid_response_keeps_only_what_was_heard(call: Watched) -> No
     done = call.last("response.done")["response"]
     assert done["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
     assert done["output"][0]["status"] == "incomplete"
-    assert done["output"][0]["content"][0]["transcript"] == "One two "
+    assert done["output"][0]["content"][0]["transcript"] == "One"
     assert call.last(TRUNCATED)["audio_end_ms"] == 1500
-    assert heard(call) == "One two "
+    assert heard(call) == "One", "half of a word is no word"
     assert call.text(1, "four") == []
     assert call.sound(1, 500) == []
     assert call.end(1, "interrupted") == []
@@ -253,8 +253,51 @@ def test_barge_in_after_response_done_only_truncates(call: Watched) -> None:
     events = call.take(call.call.speech_started(32_000))
     events += call.take(call.call.playout_cleared(1, 900, "turn_detected"))
     assert kinds(events) == [USER_CHAIN[0], CLEARED, TRUNCATED]
-    assert heard(call) == "One "
+    assert heard(call) == "One"
     assert item_of(call)["status"] == "incomplete"
+
+
+def test_while_it_plays_an_item_tells_the_words_heard_so_far(call: Watched) -> None:
+    call.spoken(1, ("One ", 1000), ("two ", 1000), ("three", 1000))
+    assert heard(call) == "One two three", "nobody follows what is heard"
+    for heard_ms, words in ((-5, ""), (0, ""), (1100, "One"), (1900, "One two"), (2500, "One two")):
+        call.call.heard(1, heard_ms)
+        assert heard(call) == words
+    assert item_of(call)["status"] == "completed", "generated it is"
+    call.take(call.call.playout_drained(1))
+    assert heard(call) == "One two three"
+    call.call.heard(1, 1100)
+    assert heard(call) == "One two three", "late news of a turn that is over"
+
+
+def test_what_is_told_at_the_end_of_generation_is_all_of_it(call: Watched) -> None:
+    call.speak(1, ("One ", 1000), ("two", 1000))
+    call.call.heard(1, 300)
+    assert heard(call) == ""
+    call.end(1)
+    done = call.last("response.done")["response"]["output"][0]["content"]
+    assert done == [{"type": "output_audio", "transcript": "One two"}]
+
+
+def test_a_turn_that_waits_behind_another_was_not_heard_yet(call: Watched) -> None:
+    call.spoken(1, ("One", 3000))
+    call.start(2)
+    call.text(2, "Two")
+    call.sound(2, 1000)
+    call.call.heard(1, 2000)
+    assert heard(call) == ""
+    call.take(call.call.playout_drained(1))
+    call.take(call.call.playout_started(2))
+    call.call.heard(2, 1000)
+    assert heard(call) == "Two"
+
+
+def test_a_barge_in_keeps_what_the_ledger_says_whatever_was_heard_before(call: Watched) -> None:
+    call.spoken(1, ("One ", 1000), ("two ", 1000), ("three", 1000))
+    call.call.heard(1, 1100)
+    call.take(call.call.playout_cleared(1, 2100, "turn_detected"))
+    assert call.last(TRUNCATED)["audio_end_ms"] == 2100
+    assert heard(call) == "One two"
 
 
 def test_the_cut_lies_within_what_was_generated(call: Watched) -> None:
@@ -360,11 +403,13 @@ def test_measurements_are_told(call: Watched) -> None:
     (unit,) = call.engine(UnitReport(7, (("prefill", 12.34567),), 900), Listened(7))
     assert unit["stage_ms"] == {"prefill": 12.346}
     assert (unit["unit"], unit["context_tokens"]) == (7, 900)
-    assert call.take(call.call.echo(31.2))[0]["erle_db"] == 31.2
+    (echo,) = call.take(call.call.echo(31.2, 120.04))
+    assert (echo["erle_db"], echo["delay_ms"]) == (31.2, 120.0)
     assert call.take(call.call.latency(1, 480))[0]["first_sound_ms"] == 480
     assert call.take(call.call.ducked(1, 800))[0]["at_ms"] == 800
     assert call.take(call.call.resumed(1, 900))[0]["turn"] == 1
-    assert call.take(call.call.echo(float("inf"))) == []
+    assert call.take(call.call.echo(float("inf"), 0.0)) == []
+    assert call.take(call.call.echo(31.2, float("nan"))) == []
     assert call.take(call.call.latency(1, float("nan"))) == []
 
 

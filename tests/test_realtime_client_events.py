@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.realtime import CancelTurn, ClearPlayout, Limits
+from agent.realtime import CancelTurn, ClearPlayout, Limits, PlayoutReport
 from agent.types import (
     Abilities,
     AddText,
@@ -14,6 +14,7 @@ from agent.types import (
     CommitInput,
     DeleteItem,
     ForceListen,
+    Interrupt,
     Pause,
     Respond,
     Resume,
@@ -213,8 +214,9 @@ def test_items_are_deleted_once(call: Watched) -> None:
     [
         (0, 0, ""),
         (-5, 0, ""),
-        (400, 400, "One "),
-        (600.7, 600, "One two"),
+        (400, 400, "One"),
+        (600.7, 600, "One"),
+        (999, 999, "One"),
         (10**9, 1000, "One two"),
     ],
 )
@@ -230,6 +232,48 @@ def test_truncation_is_clamped_never_refused(
     assert retrieved["item"]["content"] == [{"type": "output_audio", "transcript": words}]
     (again,) = call.send(TRUNCATED.removesuffix("d"), **(truncate | {"audio_end_ms": 5000}))
     assert again["audio_end_ms"] == answered
+
+
+def truncate(call: Watched, end_ms: float, item_id: str | None = None) -> list[object]:
+    """The client cuts the agent's newest item; what is then to be done."""
+    call.actions.clear()
+    item_id = item_id or call.last("response.output_item.added")["item"]["id"]
+    where = {"item_id": item_id, "content_index": 0, "audio_end_ms": end_ms}
+    call.send("conversation.item.truncate", **where)
+    return [*call.actions]
+
+
+def test_what_a_client_truncates_the_engine_forgets(call: Watched) -> None:
+    call.spoken(1, ("One ", 500), ("two", 500))
+    assert truncate(call, 10**9) == [], "all of it was heard: nothing is taken away"
+    assert truncate(call, 700) == [Interrupt(1, 700)]
+    assert truncate(call, 300.9) == [Interrupt(1, 300)]
+    assert truncate(call, 300) == truncate(call, 900) == [], "it never grows back"
+    assert truncate(call, -20) == [Interrupt(1, 0)]
+
+
+def test_truncating_a_turn_that_still_grows_stops_it(call: Watched) -> None:
+    call.speak(1, ("One ", 500), ("two", 500))
+    assert truncate(call, 10**9) == [Interrupt(1, 1000)]
+    assert kinds(call.end(1, "interrupted")) == ["response.done"]
+
+
+def test_a_client_corrects_our_own_cut_downwards_only(call: Watched) -> None:
+    call.spoken(1, ("One ", 500), ("two", 500))
+    call.take(call.call.playout_cleared(1, 600, "turn_detected"))
+    assert truncate(call, 800) == []
+    assert call.last(TRUNCATED)["audio_end_ms"] == 600
+    assert truncate(call, 450) == [Interrupt(1, 450)]
+
+
+def test_of_a_turn_that_was_answered_only_the_transcript_is_cut(call: Watched) -> None:
+    call.spoken(1, ("One ", 500), ("two", 500))
+    first = call.last("response.output_item.added")["item"]["id"]
+    call.take(call.call.playout_drained(1))
+    call.spoken(2, ("Three", 500))
+    assert truncate(call, 500, first) == []
+    (retrieved,) = call.send("conversation.item.retrieve", item_id=first)
+    assert retrieved["item"]["content"][0]["transcript"] == "One"
 
 
 def test_only_what_was_said_aloud_can_be_truncated(call: Watched) -> None:
@@ -300,11 +344,11 @@ def test_interrupting_as_stock_clients_do(call: Watched) -> None:
     call.send("response.cancel", response_id=call.last("response.created")["response"]["id"])
     assert call.send("output_audio_buffer.clear") == []
     assert call.actions == [CancelTurn(1), ClearPlayout()]
-    cleared = call.take(call.call.playout_cleared(1, 300, "client_cancelled"))
+    cleared = call.take(call.call.playout_cleared(1, 450, "client_cancelled"))
     assert kinds(cleared) == [CLEARED, TRUNCATED]
     item_id = call.last(TRUNCATED)["item_id"]
     (retrieved,) = call.send("conversation.item.retrieve", item_id=item_id)
-    assert retrieved["item"]["content"][0]["transcript"] == "One "
+    assert retrieved["item"]["content"][0]["transcript"] == "One"
 
 
 def test_clearing_alone_stops_the_response_too(call: Watched) -> None:
@@ -334,8 +378,40 @@ def test_our_own_page_pauses_and_hushes(call: Watched) -> None:
     call.send("voice_agent.listen", on=True)
     assert call.actions == [Pause(), Resume(), ForceListen(True)]
     assert refused(call, "voice_agent.listen", on="yes") == ("invalid_type", "on")
+
+
+def test_the_page_tells_what_it_plays(call: Watched) -> None:
     assert call.send("voice_agent.playout", rtp_timestamp=123456, at_ms=10.5) == []
-    assert refused(call, "voice_agent.playout", rtp_timestamp="1", at_ms=1)[1] == "rtp_timestamp"
+    assert call.actions == [PlayoutReport(123456, 10.5)]
+
+
+@pytest.mark.parametrize(
+    ("rtp_timestamp", "at_ms", "read"),
+    [
+        ("4294967295", "0", PlayoutReport(2**32 - 1, 0.0)),
+        ("4294967297.9", "-5", PlayoutReport(1, -5.0)),
+        ("-1", "1e15", PlayoutReport(2**32 - 1, 1e15)),
+        ("1e300", "1", None),
+        ("1", "-1e300", None),
+        ("1e999", "1", None),
+        ("1", "9" * 400, None),
+        ("9" * 400, "1", None),
+    ],
+)
+def test_playout_in_wild_numbers_is_passed_over(
+    call: Watched, rtp_timestamp: str, at_ms: str, read: PlayoutReport | None
+) -> None:
+    fields = f'"rtp_timestamp":{rtp_timestamp},"at_ms":{at_ms},"n":[1e999]'
+    assert call.take(call.call.receive(f'{{"type":"voice_agent.playout",{fields}}}')) == []
+    assert call.actions == ([] if read is None else [read])
+
+
+@pytest.mark.parametrize("field", ["rtp_timestamp", "at_ms"])
+@pytest.mark.parametrize("wrong", ["1", True, [], {}, None, "\ud800"])
+def test_playout_that_is_no_number_is_refused(call: Watched, field: str, wrong: object) -> None:
+    fields = {"rtp_timestamp": 1, "at_ms": 1} | {field: wrong}
+    assert refused(call, "voice_agent.playout", **fields)[1] == field
+    assert call.actions == []
 
 
 # ---- messages that are none -------------------------------------------------------------------

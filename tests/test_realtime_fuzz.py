@@ -92,7 +92,7 @@ class Party:
         """One thing happens."""
         happenings: list[Callable[[], object]] = [
             self.speak, self.speak, self.speak, self.end, self.play, self.play, self.drain,
-            self.user, self.barge_in, self.client, self.aside,
+            self.user, self.barge_in, self.client, self.aside, self.listen,
         ]  # fmt: skip
         self.dice.choice(happenings)()
 
@@ -129,6 +129,10 @@ class Party:
         self.over.update(self.queue)
         turn, self.queue, self.playing = self.queue[0], [], False
         self.call.take(self.call.call.playout_cleared(turn, played, reason))
+
+    def listen(self) -> None:
+        if self.queue:
+            self.call.call.heard(self.queue[0], self.dice.randrange(-100, 2000))
 
     def user(self) -> None:
         at = self.dice.randrange(10**6)

@@ -7,7 +7,14 @@
 from agent.realtime.call import RealtimeCall
 from agent.realtime.client_events import parse_opening
 from agent.realtime.limits import Limits
-from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, CloseCall, Reaction
+from agent.realtime.reaction import (
+    Action,
+    CancelTurn,
+    ClearPlayout,
+    CloseCall,
+    PlayoutReport,
+    Reaction,
+)
 from agent.realtime.settings import parse_session, session_object
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "ClearPlayout",
     "CloseCall",
     "Limits",
+    "PlayoutReport",
     "Reaction",
     "RealtimeCall",
     "parse_opening",

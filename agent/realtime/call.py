@@ -15,7 +15,7 @@ from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
 from agent.realtime.limits import Limits
 from agent.realtime.obey import obey
-from agent.realtime.reaction import CancelTurn, ClearPlayout, CloseCall, Reaction
+from agent.realtime.reaction import CancelTurn, ClearPlayout, CloseCall, PlayoutReport, Reaction
 from agent.realtime.responses import ClearReason
 from agent.realtime.state import CallState, OpenSpeech
 from agent.types import (
@@ -79,7 +79,9 @@ class RealtimeCall:
         try:
             document = read_message(message, self._call.limits)
             event_id = client_event_id(document)
-            check_values(document, self._call.limits)
+            if document.get("type") != "voice_agent.playout":
+                # Of that one, numbers that mean nothing are passed over; nothing is kept.
+                check_values(document, self._call.limits)
             reaction = obey(self._call, Fields(document))
         except RequestError as error:
             return self._call.tell([_request_error(error, event_id)])
@@ -147,17 +149,28 @@ class RealtimeCall:
         """Nothing of `turn` is queued any more."""
         return self._call.tell(self._call.responses.playout_drained(turn))
 
-    def playout_cleared(self, turn: int, played_ms: int, reason: ClearReason) -> Reaction:
-        """The queue was dropped after `played_ms` milliseconds of `turn` were heard."""
-        return self._call.tell(self._call.responses.playout_cleared(turn, played_ms, reason))
+    def playout_cleared(self, turn: int, heard_ms: int, reason: ClearReason) -> Reaction:
+        """The queue was dropped; of `turn` the user will have heard `heard_ms`, once what is
+        under way has sounded."""
+        return self._call.tell(self._call.responses.playout_cleared(turn, heard_ms, reason))
+
+    def heard(self, turn: int, heard_ms: int) -> None:
+        """By now the user has heard `heard_ms` of `turn`, and nothing of later turns.
+
+        To be told before `receive`: `conversation.item.retrieve` answers by it while a turn
+        plays. Before the first time it answers with all that was generated.
+        """
+        self._call.responses.heard(turn, heard_ms)
 
     # ---- what only our own page listens to ----------------------------------------------------
 
-    def echo(self, erle_db: float) -> Reaction:
-        """How much echo is taken out; silent on a figure that is not finite."""
-        if not math.isfinite(erle_db):
+    def echo(self, erle_db: float, delay_ms: float) -> Reaction:
+        """How much echo is taken out, and how late it comes (0 while unknown); silent on a
+        figure that is not finite."""
+        if not (math.isfinite(erle_db) and math.isfinite(delay_ms)):
             return Reaction()
-        return self._call.tell([server_event("voice_agent.echo", erle_db=round(erle_db, 2))])
+        figures = {"erle_db": round(erle_db, 2), "delay_ms": round(delay_ms, 1)}
+        return self._call.tell([server_event("voice_agent.echo", **figures)])
 
     def latency(self, turn: int, first_sound_ms: float) -> Reaction:
         """How long the user waited for the first sound of `turn`."""
@@ -223,7 +236,7 @@ class RealtimeCall:
 
     def _remember_commands(self, reaction: Reaction, event_id: str) -> None:
         for action in reaction.actions:
-            if not isinstance(action, CancelTurn | ClearPlayout | CloseCall):
+            if not isinstance(action, CancelTurn | ClearPlayout | CloseCall | PlayoutReport):
                 self._commands.append((action, event_id))
 
 

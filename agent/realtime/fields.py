@@ -75,11 +75,19 @@ class Fields:
         value = self._object.get(field)
         if value is None:
             return self._or_missing(field, default)
+        number = self.any_number(field)
+        if not least <= number <= most:
+            raise out_of_range(self.name(field), f"{least:g} to {most:g}", number)
+        return float(number)
+
+    def any_number(self, field: str) -> int | float:
+        """A number as it came, however large or odd; required."""
+        value = self._object.get(field)
+        if value is None:
+            return self._or_missing(field, None)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong_type(self.name(field), "a number", value)
-        if not least <= value <= most:
-            raise out_of_range(self.name(field), f"{least:g} to {most:g}", value)
-        return float(value)
+        return value
 
     def integer(self, field: str, default: int | None = None, *, least: int, most: int) -> int:
         """A whole number in `least`..`most`; required when there is no default."""

@@ -1,8 +1,8 @@
 """The conversation's items, and for speech: which words were heard.
 
 Each piece of the agent's text is kept with the milliseconds of sound that its turn had when the
-piece came: where the piece starts to be audible. Cutting the sound at `t` keeps the pieces that
-start before `t`.
+piece came: where the piece starts to be audible. Cutting the sound at `t` keeps the words that had
+sounded in full by then (`heard_words`).
 """
 
 from collections import OrderedDict
@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from agent.errors import RequestError
 from agent.realtime.events import Event, server_event
+from agent.realtime.heard_words import words_before
 from agent.realtime.limits import Limits
 from agent.types import Role
 
@@ -93,6 +94,9 @@ class SpokenItem:
     status: ItemStatus = "in_progress"
     generated_ms: int = 0
     cut_ms: int | None = None
+    """Nothing beyond was or will be heard; None while nothing is cut off."""
+    sounded_ms: int | None = None
+    """So much was heard by now; None unless it is playing or waits for that."""
     pieces: list[tuple[int, str]] = field(default_factory=list)  # (start_ms, text)
     _chars: int = 0
 
@@ -120,9 +124,7 @@ class SpokenItem:
 
     def heard(self) -> str:
         """The words before the cut; all of them while there is none."""
-        if self.cut_ms is None:
-            return self.said()
-        return "".join(text for start_ms, text in self.pieces if start_ms < self.cut_ms)
+        return self._words(self.cut_ms)
 
     def part(self, text: str) -> dict[str, object]:
         """A content part of a response event that holds `text`."""
@@ -131,13 +133,26 @@ class SpokenItem:
         return {"type": "audio", "transcript": text}
 
     def content(self) -> dict[str, object]:
-        """The item in OpenAI's shape, with the words that were heard; empty at the start."""
+        """The item in OpenAI's shape, with the words up to the cut; empty at the start."""
+        return self._content(self.heard())
+
+    def content_so_far(self) -> dict[str, object]:
+        """The same with the words that were heard by now, should it still be playing."""
+        ends_ms = [end for end in (self.cut_ms, self.sounded_ms) if end is not None]
+        return self._content(self._words(min(ends_ms, default=None)))
+
+    def _words(self, end_ms: int | None) -> str:
+        if end_ms is None or self.shape == "text":
+            return self.said()
+        return words_before(self.pieces, self.generated_ms, end_ms)
+
+    def _content(self, words: str) -> dict[str, object]:
         if self.shape == "undecided" or (self.status == "in_progress" and not self.pieces):
             return _message(self.id, "assistant", self.status, [])
         kind, name = ("output_audio", "transcript")
         if self.shape == "text":
             kind, name = ("output_text", "text")
-        return _message(self.id, "assistant", self.status, [{"type": kind, name: self.heard()}])
+        return _message(self.id, "assistant", self.status, [{"type": kind, name: words}])
 
 
 Item: TypeAlias = TextItem | UserSpeechItem | ToolCallItem | ToolResultItem | SpokenItem

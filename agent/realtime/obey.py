@@ -3,12 +3,12 @@
 Each of them checks first and changes second; a `RequestError` leaves everything as it was.
 """
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 from agent.errors import RequestError
 from agent.realtime.client_events import (
+    EXACT_INTEGER,
     MAX_ID_CHARS,
     item_id_of,
     parse_item,
@@ -18,12 +18,14 @@ from agent.realtime.client_events import (
 from agent.realtime.events import new_id, server_event
 from agent.realtime.fields import Fields, quoted
 from agent.realtime.items import SpokenItem, UserSpeechItem, added, done
-from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, Reaction
+from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, PlayoutReport, Reaction
 from agent.realtime.settings import parse_session, parse_tools
 from agent.realtime.state import CallState
 from agent.types import CommitInput, DeleteItem, ForceListen, Pause, Resume, UpdateSettings
 
 Obey: TypeAlias = Callable[[CallState, Fields], Reaction]
+
+_RTP_TIMESTAMPS = 2**32
 
 
 def obey(call: CallState, event: Fields) -> Reaction:
@@ -126,13 +128,17 @@ def create_item(call: CallState, event: Fields) -> Reaction:
 
 
 def retrieve_item(call: CallState, event: Fields) -> Reaction:
-    """`conversation.item.retrieve`: of the agent's speech, the words that were heard."""
+    """`conversation.item.retrieve`: of the agent's speech, the words that were heard so far."""
     item = call.items.get(item_id_of(event))
-    return call.tell([server_event("conversation.item.retrieved", item=item.content())])
+    content = item.content_so_far() if isinstance(item, SpokenItem) else item.content()
+    return call.tell([server_event("conversation.item.retrieved", item=content)])
 
 
 def truncate_item(call: CallState, event: Fields) -> Reaction:
-    """`conversation.item.truncate`: clients ask for more than there is; they get what there is."""
+    """`conversation.item.truncate`: clients ask for more than there is; they get what there is.
+
+    A client that truncates knows what it played: of the last turn the engine is told, too.
+    """
     item_id, end_ms = parse_truncation(event)
     item = call.items.get(item_id)
     if not isinstance(item, SpokenItem) or item.shape == "text":
@@ -141,13 +147,14 @@ def truncate_item(call: CallState, event: Fields) -> Reaction:
             param="item_id",
             code="invalid_value",
         )
+    interrupts = call.responses.truncate(item, end_ms)
     truncated = server_event(
         "conversation.item.truncated",
         item_id=item_id,
         content_index=0,
-        audio_end_ms=item.cut(end_ms),
+        audio_end_ms=item.cut_ms,
     )
-    return call.tell([truncated])
+    return call.tell([truncated], *interrupts)
 
 
 def delete_item(call: CallState, event: Fields) -> Reaction:
@@ -202,10 +209,13 @@ def listen(call: CallState, event: Fields) -> Reaction:
 
 
 def note_playout(call: CallState, event: Fields) -> Reaction:
-    """`voice_agent.playout {rtp_timestamp, at_ms}`: checked, and not yet made use of."""
-    event.number("rtp_timestamp", least=-math.inf, most=math.inf)
-    event.number("at_ms", least=-math.inf, most=math.inf)
-    return Reaction()
+    """`voice_agent.playout {rtp_timestamp, at_ms}`: ten a second, so numbers without meaning are
+    passed over in silence."""
+    rtp_timestamp, at_ms = event.any_number("rtp_timestamp"), event.any_number("at_ms")
+    if not (abs(rtp_timestamp) <= EXACT_INTEGER and abs(at_ms) <= EXACT_INTEGER):
+        return Reaction()
+    report = PlayoutReport(int(rtp_timestamp) % _RTP_TIMESTAMPS, float(at_ms))
+    return Reaction(actions=(report,))
 
 
 OBEY: dict[str, Obey] = {

@@ -26,7 +26,17 @@ class CloseCall:
     reason: str
 
 
-Action: TypeAlias = Command | CancelTurn | ClearPlayout | CloseCall
+@dataclass(frozen=True, slots=True)
+class PlayoutReport:
+    """The client says that it plays the packet of `rtp_timestamp` (0 … 2³² − 1) when its own
+    clock, whose origin only it knows, stands at `at_ms`. Both may be nonsense."""
+
+    rtp_timestamp: int
+    at_ms: float
+
+
+Action: TypeAlias = Command | CancelTurn | ClearPlayout | CloseCall | PlayoutReport
+"""A `Command` is for the engine, all else for the session."""
 
 
 @dataclass(frozen=True, slots=True)

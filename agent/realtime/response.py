@@ -127,6 +127,11 @@ class Response:
             done(item, previous_id),
         ]
 
+    def silence(self) -> None:
+        """Its sound is over: what was heard of it, only a cut can tell from now on."""
+        self.buffer = "stopped"
+        self.item.sounded_ms = None
+
     def finish(self, status: Status, reason: StopReason | None = None) -> None:
         """Settle how it ended; a second call changes nothing."""
         if self.closed:

@@ -15,7 +15,7 @@ from agent.realtime.events import Event, new_id
 from agent.realtime.items import Items, SpokenItem, ToolCallItem
 from agent.realtime.limits import Limits
 from agent.realtime.response import Response, Status, StopReason
-from agent.types import SPEECH_RATE_HZ, SessionSettings, ToolCalled, TurnEndReason
+from agent.types import SPEECH_RATE_HZ, Interrupt, SessionSettings, ToolCalled, TurnEndReason
 
 Step: TypeAlias = Callable[[], list[Event]]
 ClearReason: TypeAlias = Literal["turn_detected", "client_cancelled"]
@@ -115,11 +115,11 @@ class Responses:
         response.drained = True
         return self._stop(response) if response.closed else []
 
-    def playout_cleared(self, turn: int, played_ms: int, reason: ClearReason) -> list[Event]:
-        """All that was queued is dropped; the user heard `played_ms` of `turn`, and nothing of
+    def playout_cleared(self, turn: int, heard_ms: int, reason: ClearReason) -> list[Event]:
+        """All that was queued is dropped; the user heard `heard_ms` of `turn`, and nothing of
         the turns behind it."""
         events = self._drop_waiting_before(turn)
-        events += self._clear(turn, played_ms, reason)
+        events += self._clear(turn, heard_ms, reason)
         while self._active is not None and self._active.buffer == "empty":
             self._active.lost_ms = self._active.item.generated_ms
             if not self._active.waits_for_sound:
@@ -127,11 +127,34 @@ class Responses:
             events += self._clear(self._active.turn, 0, reason)
         return events
 
+    def heard(self, turn: int, heard_ms: int) -> None:
+        """So much of `turn` has sounded by now, all of those before it, of later ones nothing."""
+        for response in self._by_turn.values():
+            if response.pending_sound and response.turn >= turn:
+                response.item.sounded_ms = max(0, heard_ms) if response.turn == turn else 0
+
     # ---- what the client or a failure does ----------------------------------------------------
 
     def cancel(self, response: Response) -> list[Event]:
         """The client wants no more of it; what is queued may play out."""
         return self._close(response, "cancelled", "client_cancelled") + self._release()
+
+    def truncate(self, item: SpokenItem, end_ms: int) -> list[Interrupt]:
+        """The client heard no more than `end_ms` of `item`: cuts it there, within what there is.
+
+        What the engine must be told: nothing of a turn before the last, whose answer it knows
+        already, and nothing where this takes no sound away.
+        """
+        known_ms = item.cut_ms
+        end_ms = item.cut(end_ms)
+        response = self.last()
+        if response is None or response.item is not item:
+            return []
+        generated = response.closed or response.ended is not None
+        bound_ms = item.generated_ms if generated and known_ms is None else known_ms
+        if bound_ms is not None and end_ms >= bound_ms:
+            return []
+        return [Interrupt(response.turn, end_ms)]
 
     def fail(self, code: str | None) -> list[Event]:
         """The engine is gone; nothing follows."""
@@ -195,6 +218,7 @@ class Responses:
         self._active = self._by_turn[turn] = response
         if len(self._by_turn) > self._limits.max_responses:
             _, forgotten = self._by_turn.popitem(last=False)
+            forgotten.silence()
             self._forget_playing(forgotten)
         return response
 
@@ -234,18 +258,18 @@ class Responses:
             return events
         return events + self._complete(response)
 
-    def _clear(self, turn: int, played_ms: int, reason: ClearReason) -> list[Event]:
+    def _clear(self, turn: int, heard_ms: int, reason: ClearReason) -> list[Event]:
         response = self._by_turn.get(turn)
         if response is None or response.buffer == "stopped":
             return []
         if response.closed and not response.pending_sound:
             return []
-        response.buffer = "stopped"
+        response.silence()
         self._forget_playing(response)
         events = [response.buffered("cleared")]
         if response.item.shape == "text":
             return events + self._close(response, "cancelled", reason) + self._release()
-        end_ms = response.item.cut(played_ms)
+        end_ms = response.item.cut(heard_ms)
         events += self._close(response, "cancelled", reason)
         events.append(response.truncated(end_ms))
         return events + self._release()
@@ -309,7 +333,7 @@ class Responses:
         self._forget_playing(response)
         if response.buffer != "playing":
             return []
-        response.buffer = "stopped"
+        response.silence()
         return [response.buffered("stopped")]
 
     def _forget_playing(self, response: Response) -> None:

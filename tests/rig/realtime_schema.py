@@ -39,6 +39,7 @@ class _Unit(_Ours):
 
 class _Echo(_Ours):
     erle_db: float
+    delay_ms: float
 
 
 class _Latency(_Ours):
