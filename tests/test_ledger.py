@@ -197,6 +197,37 @@ def test_wild_reports_change_nothing(position: int, shift_s: float) -> None:
     assert line.final() == 2000
 
 
+@pytest.mark.parametrize("at_s", [math.inf, -math.inf, math.nan])
+def test_a_report_without_a_time_is_ignored(at_s: float) -> None:
+    line = Line()
+    line.speak(1, 5000)
+    line.run(1000)
+    by_estimate = line.heard()
+    line.ledger.rendered(500 * MS, at_s)
+    assert line.heard() == by_estimate
+    assert line.final() == 1000
+
+
+def test_a_negative_position_is_ignored() -> None:
+    line = Line()
+    line.speak(1, 5000)
+    line.run(1000)
+    by_estimate = line.heard()
+    line.ledger.rendered(-1, line.clock.time_s)
+    assert line.heard() == by_estimate > 900
+
+
+def test_late_news_of_an_outage_does_not_end_it() -> None:
+    line = Line()
+    line.speak(1, 9000)
+    line.follow(2000, lag_ms=120)
+    for _ in range(8):
+        line.run(100)
+        line.ledger.rendered(1900 * MS, line.clock.time_s)
+    line.ledger.rendered(1900 * MS, line.clock.time_s - 0.75)
+    assert line.final() == 1900
+
+
 def test_a_report_of_zero_leaves_what_was_heard() -> None:
     line = Line()
     line.speak(1, 5000)
@@ -315,6 +346,16 @@ def test_a_page_clock_that_leaps_is_trusted_again(leap_ms: float) -> None:
         mapped_s = clock.server_s(at_ms, arrived_s, rtt_s=0.04)
         assert arrived_s - MAX_WAY_S <= mapped_s <= arrived_s
     assert mapped_s == pytest.approx(arrived_s - 0.02)
+
+
+def test_a_page_that_slept_is_right_again_at_once() -> None:
+    """Some clocks of a page stand still while the machine sleeps."""
+    clock = ReportClock()
+    for arrived_s in (1000.0, 1000.1, 1000.2):
+        clock.server_s(arrived_s * 1000 - 20, arrived_s, rtt_s=0.04)
+    slept_s = 60.0
+    mapped_s = clock.server_s(1000_300.0 - 20, 1000.3 + slept_s, rtt_s=0.04)
+    assert mapped_s == pytest.approx(1000.3 + slept_s - 0.02)
 
 
 @pytest.mark.parametrize("wild", [math.nan, math.inf, -math.inf, 1e300, -1e300, 0.0])

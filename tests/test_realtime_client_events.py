@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent.errors import UnsupportedError
 from agent.realtime import CancelTurn, ClearPlayout, Limits, PlayoutReport
 from agent.types import (
     Abilities,
@@ -383,6 +384,15 @@ def test_our_own_page_pauses_and_hushes(call: Watched) -> None:
 def test_the_page_tells_what_it_plays(call: Watched) -> None:
     assert call.send("voice_agent.playout", rtp_timestamp=123456, at_ms=10.5) == []
     assert call.actions == [PlayoutReport(123456, 10.5)]
+
+
+def test_playout_reports_do_not_make_a_refused_command_nameless(call: Watched) -> None:
+    call.send("voice_agent.listen", on=True, event_id="mine")
+    (command,) = call.actions
+    for number in range(100):
+        call.send("voice_agent.playout", rtp_timestamp=number, at_ms=number, event_id="other")
+    refusal = call.call.failed(UnsupportedError("not here"), command)  # type: ignore[arg-type]
+    assert call.take(refusal)[0]["error"]["event_id"] == "mine"
 
 
 @pytest.mark.parametrize(

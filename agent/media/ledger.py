@@ -108,8 +108,8 @@ class Ledger:
     """Which part of each turn was sent, and which of it has sounded. One for each call.
 
     To be fed by `playout.tap_spans(ledger.sent)` on the thread that asks. Never raises on what
-    a client says: impossible reports are ignored, impossible times brought to the nearest
-    possible one. Remembers 30 s of sound and `MAX_TURNS` turns.
+    a client says: impossible reports are ignored, a time to come is now. Remembers 30 s of sound
+    and `MAX_TURNS` turns.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK, report_lead_s: float = REPORT_LEAD_S) -> None:
@@ -146,8 +146,7 @@ class Ledger:
         self._arrived_s = now_s
         self._newest_s = max(self._newest_s, at_s)
         if self._furthest is None or position > self._furthest.position:
-            sounds_s = max(at_s + self._report_lead_s, self._sent_s(position))
-            self._furthest = _Report(position, at_s, sounds_s)
+            self._furthest = _Report(position, at_s, at_s + self._report_lead_s)
 
     def estimate(self, delay_s: float) -> None:
         """Until a client reports, what was sent is taken to sound `delay_s` later."""
@@ -192,13 +191,6 @@ class Ledger:
             return -1
         last = self._spans[-1]
         return last.end + (now_s - last.at_s) * SPEECH_RATE_HZ + _SLACK_SAMPLES
-
-    def _sent_s(self, position: int) -> float:
-        """When the sound at `position` left; long ago where there was none."""
-        for sent in reversed(self._spans):
-            if sent.span.position <= position:
-                return sent.at_s if position < sent.end else -math.inf
-        return -math.inf
 
     def _sent_by(self, at_s: float) -> float:
         """Up to where sound had left by `at_s`, had it left at real-time pace."""
