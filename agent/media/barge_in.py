@@ -3,30 +3,83 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from agent.media.overlap import Overlap, UserLevel, VoiceFrame
 from agent.types import MIC_RATE_HZ, SpeechEnded, SpeechStarted, TurnDetection
 
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
-GUARD_SAMPLES = 2000 * _SAMPLES_PER_MS
-"""Two seconds: so much of the agent's first words the echo canceller needs to converge."""
-BLIP_SAMPLES = 400 * _SAMPLES_PER_MS
-"""Speech below this length, found inside the guard, is taken for a rest of echo."""
-SURE_SAMPLES = 600 * _SAMPLES_PER_MS
-"""Speech of this length is the user's, guard or no guard, and whoever spoke first."""
-
 _ECHO_TAIL_SAMPLES = 500 * _SAMPLES_PER_MS
 """So long after the agent's last word its echo may still come in."""
 _FRESH_SAMPLES = 100 * _SAMPLES_PER_MS
 """Speech heard within this time goes on; older, it has paused or ended."""
+_UNSURE_SAMPLES = 250 * _SAMPLES_PER_MS
+"""So long after a duck the canceller may still eat the user's voice with the echo."""
+_UNSURE_LIFT_DB = 12.0
+_LEAST_WEIGHT = 0.2
+"""Whatever does not sound like the user still counts so much: nobody is ignored for ever."""
 
 
 @dataclass(frozen=True, slots=True)
-class BargeInDue:
-    """The agent must be silenced now, at sample `at` (16 kHz) of the microphone."""
+class BargeInRules:
+    """Every threshold of turn taking over the agent's speech, and one dial over all of them.
+
+    `eagerness`, 0..1, is how readily the agent yields. At 0.5 the others hold as they are; at 1
+    speech is yielded to in half the time, at 0 in twice the time, and `duck_score`, `user_db`
+    and `stranger_db` move along.
+    """
+
+    eagerness: float = 0.5
+    guard_s: float = 2.0
+    """So much of the agent's first words only speech of `sure_ms` interrupts: the echo canceller
+    still converges."""
+    duck_score: float = 0.6
+    """Sum of speech likelihoods, each frame's counting 0.8 of the next's, at which to duck."""
+    yield_ms: int = 750
+    """Speech of this length interrupts."""
+    repeat_share: float = 0.6
+    """So much of it is enough from somebody who tries again."""
+    memory_ms: int = 1000
+    """Who speaks again within this time tries again."""
+    resume_ms: int = 96
+    """Silence of this length lets the agent go on."""
+    max_duck_ms: int = 2500
+    """The agent is never held longer than this without being interrupted."""
+    user_db: float = 4.0
+    """Speech down to this much below the user's own level counts fully."""
+    stranger_db: float = 8.5
+    """At this much below it and more, it is somebody else's and counts a fifth."""
+    sure_ms: int = 600
+    """Speech of this length is the user's, guard or no guard, and whoever spoke first."""
+    blip_ms: int = 400
+    """Speech below this length, found inside the guard, is taken for a rest of echo."""
+
+    @property
+    def patience(self) -> float:
+        """By how much times grow with less eagerness: 2 at 0, 1 at 0.5, 0.5 at 1."""
+        return float(2 ** (1 - 2 * self.eagerness))
+
+
+@dataclass(frozen=True, slots=True)
+class DuckDue:
+    """The agent must fall silent and hold its place, at sample `at` (16 kHz) of the microphone."""
 
     at: int
 
 
-BargeInEvent: TypeAlias = SpeechStarted | SpeechEnded | BargeInDue
+@dataclass(frozen=True, slots=True)
+class ResumeDue:
+    """It was nothing: the agent goes on where it ducked."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class BargeInDue:
+    """The agent must give up what it is saying, at sample `at` (16 kHz) of the microphone."""
+
+    at: int
+
+
+BargeInEvent: TypeAlias = SpeechStarted | SpeechEnded | DuckDue | ResumeDue | BargeInDue
 
 
 @dataclass(slots=True)
@@ -53,37 +106,67 @@ class _Segment:
 
 
 class BargeIn:
-    """Onset while the agent plays silences it at once; speech that began before it, later.
+    """Silences the agent in two steps when the user talks over it.
+
+    As soon as something sounds like speech the agent ducks (`DuckDue`): it falls silent and holds
+    its place. Speech that lasts, loud enough to be the user's, interrupts it (`BargeInDue`); what
+    fades, or is somebody else's, lets it go on (`ResumeDue`). Every duck ends in one of the two,
+    after `max_duck_ms` at the latest, and also when the agent stops by itself, when settings
+    forbid to interrupt, and at the end.
 
     Whoever goes on speaking when the agent begins has the floor: 600 ms of speech over the agent,
-    pauses not counted, silence it. Each segment silences the agent once for each time it begins.
+    pauses not counted, interrupt it at once.
 
     During the guard, the first two seconds that the agent plays in a call, what sounds like
     speech may be echo that is not cancelled yet, so decisions are postponed:
     `SpeechStarted` is held back until the speech has lasted 600 ms, or is still going on when the
     guard is over; ended before, it is reported late if it lasted 400 ms and forgotten otherwise.
-    What goes on for 600 ms over the agent silences it then, and what still goes on when the guard
-    is over does so at that moment.
+    The agent does not duck; what goes on for 600 ms over it interrupts it.
 
-    Tell what the detector found with `speech_started`, `speech_continues` and `speech_ended`,
-    then ask with `advance`, once a frame. All times are samples of the microphone at 16 kHz.
+    Tell each frame of the detector with `hear`, what it found with `speech_started`,
+    `speech_continues` and `speech_ended`, then ask with `advance`, once a frame of the
+    microphone. All times are samples of the microphone at 16 kHz.
     """
 
-    def __init__(self, guard_samples: int = GUARD_SAMPLES) -> None:
-        self._guard_samples = guard_samples
+    def __init__(self, rules: BargeInRules | None = None) -> None:
+        self._rules = BargeInRules() if rules is None else rules
         self._detection: TurnDetection | None = TurnDetection()
+        self._overlap = Overlap(self._rules.memory_ms * _SAMPLES_PER_MS)
+        self._user = UserLevel()
         self._played = 0
         self._now = 0
         self._silent_since: int | None = None
         self._playing = False
         self._segment: _Segment | None = None
-        self._reports: list[BargeInEvent] = []
+        self._ducked_at: int | None = None
+        self._active_at = 0
+        self._dismissed = False
+
+    @property
+    def ducked(self) -> bool:
+        """Whether the agent was told to fall silent, and neither to go on nor to give up."""
+        return self._ducked_at is not None
+
+    @property
+    def user_dbfs(self) -> float | None:
+        """How loud this user speaks; None while unknown."""
+        return self._user.dbfs
 
     def update(self, detection: TurnDetection | None) -> None:
         """Follow these settings; None forgets the speech that is going on."""
         if detection is None:
             self._segment = None
+            self._overlap.forget()
         self._detection = detection
+
+    def hear(self, frame: VoiceFrame) -> None:
+        """The next frame that the detector judged."""
+        voiced = self._overlap.push(frame)
+        if voiced and not self._playing and not self._echo_lasts():
+            self._user.push(frame)
+        unsure = self._ducked_at is not None and self._now - self._ducked_at < _UNSURE_SAMPLES
+        if voiced or (unsure and self._overlap.lift_db > _UNSURE_LIFT_DB):
+            self._active_at = frame.until
 
     def speech_started(self, at: int) -> None:
         """The detector found an onset; `at` includes its padding."""
@@ -112,14 +195,22 @@ class BargeIn:
     def advance(self, now_samples: int, agent_playing: bool) -> list[BargeInEvent]:
         """What is to be told and done, now that the microphone stands at `now_samples`."""
         self._follow_agent(now_samples, agent_playing)
-        return self._decide(self._segment) if self._segment is not None else []
+        events = self._report()
+        events += self._contest()
+        if self._segment is not None and self._segment.ended is not None:
+            events += [self._segment.ended] if self._segment.reported else []
+            self._segment = None
+        return events
 
     def finish(self) -> list[BargeInEvent]:
         """End of the microphone: a reported segment that is still open ends where it was heard."""
+        events = self._let_go()
         segment, self._segment = self._segment, None
-        if segment is None or not segment.reported:
-            return []
-        return [SpeechEnded(segment.voiced_until)]
+        if segment is not None and segment.reported:
+            events.append(SpeechEnded(segment.voiced_until))
+        return events
+
+    # ---- the agent ----------------------------------------------------------------------------
 
     def _follow_agent(self, now: int, agent_playing: bool) -> None:
         if self._playing:
@@ -134,44 +225,124 @@ class BargeIn:
 
     def _forget_overlap(self) -> None:
         """The turn that was talked over is gone: what was said over it does not stop the next."""
+        self._overlap.forget()
+        self._dismissed = False
         if self._segment is not None:
             self._segment.over_agent = self._segment.silenced = False
             self._segment.overlap_samples = 0
 
     def _guarded(self) -> bool:
-        if self._played >= self._guard_samples:
+        if self._played >= self._rules.guard_s * MIC_RATE_HZ:
             return False
-        since = self._silent_since
-        return self._playing or (since is not None and self._now - since < _ECHO_TAIL_SAMPLES)
+        return self._playing or self._echo_lasts()
 
-    def _decide(self, segment: _Segment) -> list[BargeInEvent]:
-        events: list[BargeInEvent] = []
-        if not segment.reported and self._is_speech(segment):
-            segment.reported = True
-            events.append(segment.started)
-        if segment.reported and self._is_due(segment):
-            segment.silenced = True
-            events.append(BargeInDue(self._now))
-        if segment.ended is not None:
-            self._segment = None
-            events += [segment.ended] if segment.reported else []
-        return events
+    def _echo_lasts(self) -> bool:
+        since = self._silent_since
+        return since is not None and self._now - since < _ECHO_TAIL_SAMPLES
+
+    # ---- what is reported ---------------------------------------------------------------------
+
+    def _report(self) -> list[BargeInEvent]:
+        segment = self._segment
+        if segment is None or segment.reported or not self._is_speech(segment):
+            return []
+        segment.reported = True
+        return [segment.started]
 
     def _is_speech(self, segment: _Segment) -> bool:
-        if not segment.guarded or segment.length >= SURE_SAMPLES:
+        if not segment.guarded or segment.length >= self._rules.sure_ms * _SAMPLES_PER_MS:
             return True
         if segment.ended is not None:
-            return segment.length >= BLIP_SAMPLES
+            return segment.length >= self._rules.blip_ms * _SAMPLES_PER_MS
         return not self._guarded() and self._goes_on(segment)
-
-    def _is_due(self, segment: _Segment) -> bool:
-        allowed = self._detection is not None and self._detection.interrupt_response
-        if not allowed or segment.silenced or not self._goes_on(segment):
-            return False
-        if segment.overlap_samples >= SURE_SAMPLES:
-            return True
-        sure = not self._guarded() or segment.length >= SURE_SAMPLES
-        return segment.over_agent and sure
 
     def _goes_on(self, segment: _Segment) -> bool:
         return segment.ended is None and self._now - segment.voiced_until <= _FRESH_SAMPLES
+
+    # ---- who speaks ---------------------------------------------------------------------------
+
+    def _contest(self) -> list[BargeInEvent]:
+        allowed = self._detection is not None and self._detection.interrupt_response
+        if not allowed or not self._playing:
+            return self._let_go()
+        if self._segment is not None and self._has_won(self._segment):
+            return self._interrupt(self._segment)
+        if self._ducked_at is None:
+            return self._duck() if self._is_suspicious() else []
+        return self._let_go() if self._is_over(self._ducked_at) else []
+
+    def _has_won(self, segment: _Segment) -> bool:
+        if segment.silenced or not segment.reported or not self._goes_on(segment):
+            return False
+        sure = self._rules.sure_ms * _SAMPLES_PER_MS
+        if segment.overlap_samples >= sure and not segment.over_agent:
+            return True
+        if self._guarded():
+            return segment.over_agent and segment.length >= sure
+        return segment.over_agent and self._is_sustained()
+
+    def _is_sustained(self) -> bool:
+        attempt = self._overlap.attempt
+        if attempt is None:
+            return False
+        rules = self._rules
+        share = rules.repeat_share if attempt.spells > 1 else 1.0
+        needed = rules.yield_ms * _SAMPLES_PER_MS * rules.patience * share
+        return attempt.samples * self._weight() >= needed
+
+    def _weight(self) -> float:
+        """How much what is heard sounds like the user, 0.2 to 1."""
+        attempt, user_dbfs = self._overlap.attempt, self._user.dbfs
+        if attempt is None or attempt.steady:
+            return _LEAST_WEIGHT
+        if user_dbfs is None or attempt.level_dbfs is None:
+            return 1.0
+        shift_db = 6.0 * (self._rules.eagerness - 0.5)
+        below_db = user_dbfs - attempt.level_dbfs - shift_db
+        rules = self._rules
+        likeness = (rules.stranger_db - below_db) / (rules.stranger_db - rules.user_db)
+        return min(max(likeness, _LEAST_WEIGHT), 1.0)
+
+    def _is_suspicious(self) -> bool:
+        if self._guarded() or self._has_floor():
+            return False
+        if self._dismissed:
+            self._dismissed = self._now - self._active_at < 4 * _FRESH_SAMPLES
+            return False
+        eagerness = self._rules.eagerness
+        return self._overlap.suspicion >= self._rules.duck_score * 2 ** (0.5 - eagerness)
+
+    def _has_floor(self) -> bool:
+        """Whether the user began to speak before the agent and has not finished."""
+        segment = self._segment
+        return segment is not None and not segment.over_agent
+
+    def _is_over(self, ducked_at: int) -> bool:
+        rules = self._rules
+        if self._now - ducked_at >= rules.max_duck_ms * _SAMPLES_PER_MS:
+            self._dismissed = True
+            return True
+        if self._now - self._active_at >= rules.resume_ms * _SAMPLES_PER_MS:
+            return True
+        attempt = self._overlap.attempt
+        known = attempt is not None and attempt.powers >= 6
+        long = attempt is not None and attempt.samples >= rules.sure_ms * _SAMPLES_PER_MS
+        self._dismissed = known and long and self._weight() < 2 * _LEAST_WEIGHT
+        return self._dismissed
+
+    def _duck(self) -> list[BargeInEvent]:
+        self._ducked_at = self._active_at = self._now
+        return [DuckDue(self._now)]
+
+    def _interrupt(self, segment: _Segment) -> list[BargeInEvent]:
+        segment.silenced = True
+        self._ducked_at = None
+        self._overlap.forget()
+        return [BargeInDue(self._now)]
+
+    def _let_go(self) -> list[BargeInEvent]:
+        if self._ducked_at is None:
+            return []
+        self._ducked_at = None
+        self._overlap.suspicion = 0.0
+        return [ResumeDue(self._now)]

@@ -1,87 +1,108 @@
-"""Keeps the canceller's reference close before its echo: policy between measuring and reading."""
+"""When an echo canceller needs another reference: policy between measuring and reading."""
 
-from agent.media.echo_delay import EchoDelay
-from agent.media.echo_far import FAR_DELAY_SAMPLES, Reference
-from agent.types import MIC_FRAME_SAMPLES, MIC_RATE_HZ, FloatArray
+from dataclasses import dataclass
+
+from agent.media.echo_reference import Alignment, Reference
+from agent.types import MIC_RATE_HZ
 
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
 _LONGEST_LEAD_SAMPLES = 420 * _SAMPLES_PER_MS
 """AEC3 finds no echo that comes more than some 450 ms after its reference."""
-_SHORTEST_LEAD_SAMPLES = 8 * _SAMPLES_PER_MS
-"""None either that comes before it; what the delay says may be off by a reflection."""
+_SHORTEST_LEAD_SAMPLES = 4 * _SAMPLES_PER_MS
+"""None either that comes before it."""
 _GOOD_LEAD_SAMPLES = 100 * _SAMPLES_PER_MS
 _TOLERATED_SAMPLES = 150 * _SAMPLES_PER_MS
-"""What changes by less, AEC3 follows by itself; to move the reference costs it as much."""
+"""What changes by less, AEC3 follows by itself."""
 _RESERVE_SAMPLES = 40 * _SAMPLES_PER_MS
+_LEAST_SPARE_SAMPLES = 2 * _SAMPLES_PER_MS
+_RESERVE_HISTORY_SAMPLES = 2 * MIC_RATE_HZ
 _DRIFT_WORTH_PPM = 10.0
 _DRIFT_STEP_PPM = 4.0
+_DRIFT_WORTH_MOVING_PPM = 60.0
+"""AEC3 follows less than this by itself with hardly any loss."""
+_RETRY_SAMPLES = 4 * MIC_RATE_HZ
+_RESERVE_RETRY_SAMPLES = 20 * MIC_RATE_HZ
 
 
-class EchoAlignment:
-    """The reference that belongs to each 10 ms of microphone.
+@dataclass(frozen=True, slots=True)
+class EchoFound:
+    """At near index `at` the echo lags by `lag` and, where that is certain, drifts.
 
-    Until an echo was found it is what arrives. Then it is moved when the echo comes more than
-    420 ms after it, or before it, or when that lead changed by more than 150 ms; and its clock
-    follows the drift of the echo.
+    `since` is where what was measured began; the two lags count samples at 16 kHz.
+    """
+
+    at: int
+    since: int
+    lag: float
+    arrival_lag: int
+    drift_ppm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Give the canceller this alignment, from what was heard since near index `since` on."""
+
+    alignment: Alignment
+    since: int
+
+
+class AlignmentPolicy:
+    """Decides from each measurement what becomes of the reference.
+
+    The lead is how long before its echo the reference comes. AEC3 manages any lead up to 420 ms
+    but must learn anew when it changes, so it is left alone unless it grows beyond that, vanishes
+    or is another one by more than 150 ms. Drift is followed at once where nothing has to be moved
+    for it; an echo that comes ever earlier needs a reference that is held back.
     """
 
     def __init__(self) -> None:
-        self._reference = Reference()
-        self._delay = EchoDelay()
         self._lead: float | None = None
+        self._not_before = 0
+        self._no_reserve_before = 0
 
-    @property
-    def delay_ms(self) -> float:
-        """How long after it was sent the echo arrives; 0 while unknown."""
-        if self._delay.lag is None:
-            return 0.0
-        late = self._delay.lag - self._reference.arrival_lag + FAR_DELAY_SAMPLES
-        return max(0.0, late) / _SAMPLES_PER_MS
-
-    @property
-    def pre_delay_ms(self) -> float:
-        """How long the reference is held back."""
-        return (self._reference.lag - self._reference.arrival_lag) / _SAMPLES_PER_MS
-
-    @property
-    def drift_ppm(self) -> float:
-        """How much faster the microphone counts than the echo, as corrected; 0 while unknown."""
-        return self._reference.drift_ppm
-
-    def push_far(self, samples: FloatArray) -> None:
-        """What was just sent, [T] at 24 kHz; any thread may call."""
-        self._reference.far.push(samples)
-
-    def take(self, near: FloatArray) -> FloatArray:
-        """The reference of these 10 ms [160], before it what is to be skipped: [160 * k]."""
-        taken = self._reference.take()
-        reference = self._reference
-        start = reference.near_index - MIC_FRAME_SAMPLES
-        self._delay.push(near, start, reference.arrival_lag)
-        if self._delay.work(reference.far.read) and self._delay.lag is not None:
-            self._follow_drift()
-            self._keep_lead(self._delay.lag - reference.lag)
-        return taken
-
-    def _keep_lead(self, lead: float) -> None:
+    def judge(self, found: EchoFound, reference: Reference) -> Move | None:
+        """What to do about `found`; a change that costs nothing is made on `reference` itself."""
+        lead = found.lag - reference.lag
         if self._lead is None:
-            self._reference.release()
-            fits = _SHORTEST_LEAD_SAMPLES <= lead <= _LONGEST_LEAD_SAMPLES
-            self._lead = lead if fits else _GOOD_LEAD_SAMPLES
-        strays = abs(lead - self._lead) > _TOLERATED_SAMPLES
-        if strays or not _SHORTEST_LEAD_SAMPLES <= lead <= _LONGEST_LEAD_SAMPLES:
-            self._move(lead - self._lead)
-        elif self._reference.drift_ppm < 0 and self._reference.spare_samples < 0:
-            self._move(min(_RESERVE_SAMPLES, lead / 2))
+            self._lead = lead if _fits(lead) else _GOOD_LEAD_SAMPLES
+        drift_ppm = _wanted_ppm(found.drift_ppm, reference.drift_ppm)
+        if not _fits(lead) or abs(lead - self._lead) > _TOLERATED_SAMPLES:
+            return self._restore(found, drift_ppm)
+        if -drift_ppm > _DRIFT_WORTH_MOVING_PPM and reference.spare_samples < _LEAST_SPARE_SAMPLES:
+            return self._reserve(found, lead, drift_ppm)
+        reference.release(drift_ppm)
+        return None
 
-    def _move(self, samples: float) -> None:
-        """Hold the reference back so much more, but never let it go before what was sent."""
-        self._reference.hold_back(max(samples, -max(0.0, self._reference.spare_samples)))
+    def decided(self, found: EchoFound, reference: Reference) -> None:
+        """The canceller moved, or proved better where it was: `reference` is the one to keep."""
+        lead = found.lag - reference.lag
+        if _fits(lead):
+            self._lead = lead
 
-    def _follow_drift(self) -> None:
-        drift_ppm = self._delay.drift_ppm
-        if drift_ppm is None:
-            return
-        wanted_ppm = drift_ppm if abs(drift_ppm) >= _DRIFT_WORTH_PPM else 0.0
-        if abs(wanted_ppm - self._reference.drift_ppm) >= _DRIFT_STEP_PPM:
-            self._reference.follow_drift(wanted_ppm)
+    def _restore(self, found: EchoFound, drift_ppm: float) -> Move | None:
+        """Bring back the lead that the canceller had, as far as sound that was sent allows."""
+        if self._lead is None or found.at < self._not_before:
+            return None
+        self._not_before = found.at + _RETRY_SAMPLES
+        lead = min(self._lead, found.lag - found.arrival_lag)
+        return Move(Alignment(found.at, found.lag - lead, drift_ppm), found.since)
+
+    def _reserve(self, found: EchoFound, lead: float, drift_ppm: float) -> Move | None:
+        """Hold the reference back, so that it can run ahead for a while."""
+        if found.at < self._no_reserve_before:
+            return None
+        self._no_reserve_before = found.at + _RESERVE_RETRY_SAMPLES
+        lag = found.lag - lead + min(_RESERVE_SAMPLES, lead / 2)
+        return Move(Alignment(found.at, lag, drift_ppm), found.at - _RESERVE_HISTORY_SAMPLES)
+
+
+def _fits(lead: float) -> bool:
+    return _SHORTEST_LEAD_SAMPLES <= lead <= _LONGEST_LEAD_SAMPLES
+
+
+def _wanted_ppm(measured_ppm: float | None, followed_ppm: float) -> float:
+    """Small drift and small changes of it are not worth a change."""
+    if measured_ppm is None:
+        return followed_ppm
+    wanted_ppm = measured_ppm if abs(measured_ppm) >= _DRIFT_WORTH_PPM else 0.0
+    return wanted_ppm if abs(wanted_ppm - followed_ppm) >= _DRIFT_STEP_PPM else followed_ppm

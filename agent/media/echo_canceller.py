@@ -1,15 +1,22 @@
-"""Takes the agent's own voice out of the microphone: WebRTC's AEC3, and its alignment in time."""
+"""Takes the agent's own voice out of the microphone: WebRTC's AEC3, aligned with the echo."""
 
 import importlib
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from agent.errors import ConfigError
 from agent.interfaces import EchoCanceller
-from agent.media.audio import power_dbfs
-from agent.media.echo_align import EchoAlignment
+from agent.media.audio import falling_edge, power_dbfs
+from agent.media.echo_align import AlignmentPolicy, EchoFound
+from agent.media.echo_delay import EchoDelay
+from agent.media.echo_far import FAR_DELAY_SAMPLES, FarEnd, History
+from agent.media.echo_lane import AudioProcessing, Lane, Rival
+from agent.media.echo_reference import Reference
 from agent.types import MIC_FRAME_SAMPLES, MIC_RATE_HZ, SPEECH_RATE_HZ, AudioFrame, FloatArray
+
+_SAMPLES_PER_MS = MIC_RATE_HZ // 1000
+_NEAR_HISTORY_SAMPLES = 2 * MIC_RATE_HZ
 
 
 @runtime_checkable
@@ -43,17 +50,25 @@ class PassThrough:
 class Aec3:
     """AEC3 of WebRTC, noise suppression and gain control off: a `MeasuringCanceller`.
 
-    The near end sets the pace: every `cancel` consumes 10 ms of the far end. `push_far` may be
-    called from another thread than `cancel`, which itself belongs to one thread. Raises
-    `ConfigError` where pywebrtc-audio is missing.
+    The near end sets the pace: every `cancel` consumes 10 ms of the far end. While the agent
+    speaks, the delay of its echo and the drift between the two clocks are measured. Where AEC3
+    needs another reference for them, a second one learns it from the last two seconds of both
+    ends, four times as fast as they were heard, and takes over when it does better.
+
+    `push_far` may be called from another thread than `cancel`, which itself belongs to one
+    thread. Raises `ConfigError` where pywebrtc-audio is missing.
     """
 
     delay_samples = 128
     """8 ms, its filter bank; measured by correlating output with input."""
 
     def __init__(self) -> None:
-        self._apm = _load_aec3()
-        self._alignment = EchoAlignment()
+        self._far = FarEnd()
+        self._near = History(_NEAR_HISTORY_SAMPLES)
+        self._lane = Lane(_load_aec3(), Reference(self._far))
+        self._rival: Rival | None = None
+        self._delay = EchoDelay()
+        self._policy = AlignmentPolicy()
         self._gauge = _ErleGauge()
 
     @property
@@ -64,36 +79,77 @@ class Aec3:
     @property
     def delay_ms(self) -> float:
         """Found while the agent speaks, followed from then on; 0 before, and without any echo."""
-        return self._alignment.delay_ms
+        if self._delay.lag is None:
+            return 0.0
+        late = self._delay.lag - self._arrival_lag + FAR_DELAY_SAMPLES
+        return max(0.0, late) / _SAMPLES_PER_MS
 
     @property
     def drift_ppm(self) -> float:
         """How much faster the microphone's clock runs than the echo's, as far as corrected."""
-        return self._alignment.drift_ppm
+        return self._lane.reference.drift_ppm
 
     @property
     def pre_delay_ms(self) -> float:
-        """How long the reference waits, so that AEC3 finds a late echo."""
-        return self._alignment.pre_delay_ms
+        """How long the reference is held back, so that AEC3 finds a late echo."""
+        return (self._lane.reference.lag - self._arrival_lag) / _SAMPLES_PER_MS
 
     def push_far(self, frame: AudioFrame) -> None:
         """What was just sent: 24 kHz, normally 20 ms. Raises `ValueError` for another rate."""
         if frame.rate_hz != SPEECH_RATE_HZ:
             raise ValueError(f"the far end comes at {SPEECH_RATE_HZ} Hz, not {frame.rate_hz}")
-        self._alignment.push_far(frame.samples)
+        self._far.push(frame.samples)
 
     def cancel(self, near: FloatArray) -> FloatArray:
         """10 ms of microphone at 16 kHz [160] in, the same without the agent's voice out."""
-        far = self._alignment.take(near)
-        # Skipped far frames meet silence: their echo may still be on its way.
-        padded = np.zeros(len(far), np.float32)
-        padded[-MIC_FRAME_SAMPLES:] = near
-        cleaned: FloatArray = self._apm.process(padded, far)[-MIC_FRAME_SAMPLES:]
-        self._gauge.push(near, cleaned, far[-MIC_FRAME_SAMPLES:])
+        padding = self._lane.reference.padding(self._far.advance())
+        if padding:
+            # Skipped far frames meet silence: their echo may still be on its way.
+            near = np.concatenate((np.zeros(padding, np.float32), near))
+            self._rival = None
+        self._near.append(near)
+        cleaned = self._lane.process(near)
+        near = near[-MIC_FRAME_SAMPLES:]
+        self._gauge.push(near, cleaned, self._lane.far)
+        self._measure(near)
+        return self._challenge(cleaned) if self._rival is not None else cleaned
+
+    @property
+    def _arrival_lag(self) -> int:
+        return self._near.end - self._far.anchor
+
+    def _measure(self, near: FloatArray) -> None:
+        self._delay.push(near, self._near.end - len(near), self._arrival_lag)
+        if not self._delay.work(self._far.read) or self._rival is not None:
+            return
+        found = self._found()
+        move = self._policy.judge(found, self._lane.reference) if found else None
+        if move is not None:
+            self._rival = Rival(_load_aec3(), self._far, self._near, move)
+
+    def _found(self) -> EchoFound | None:
+        delay = self._delay
+        if delay.lag is None:
+            return None
+        return EchoFound(self._near.end, delay.since, delay.lag, self._arrival_lag, delay.drift_ppm)
+
+    def _challenge(self, cleaned: FloatArray) -> FloatArray:
+        """Let the rival work; what is heard, crossed over within this frame if it takes over."""
+        assert self._rival is not None
+        theirs = self._rival.advance(self._near, self._lane.residual)
+        if theirs is not None:
+            self._lane = self._rival.lane
+            self._lane.reference.settle()
+            cleaned = cleaned * _FALLING + theirs * (1.0 - _FALLING)
+        if theirs is not None or self._rival.beaten:
+            self._rival = None
+            found = self._found()
+            if found is not None:
+                self._policy.decided(found, self._lane.reference)
         return cleaned
 
 
-def _load_aec3() -> Any:
+def _load_aec3() -> AudioProcessing:
     try:
         module = importlib.import_module("pywebrtc_audio")
     except ImportError as error:
@@ -101,31 +157,36 @@ def _load_aec3() -> Any:
             "echo cancellation needs the package pywebrtc-audio: install it, or switch echo "
             "cancellation off where every client cancels its own echo"
         ) from error
-    return module.EchoCanceller(sample_rate=MIC_RATE_HZ)
+    apm: AudioProcessing = module.EchoCanceller(sample_rate=MIC_RATE_HZ)
+    return apm
+
+
+_FALLING = falling_edge(MIC_FRAME_SAMPLES)
 
 
 class _ErleGauge:
     """Compares the microphone before and after, while an echo can be expected."""
 
-    _far_active_dbfs = -50.0
+    _far_active_power = 1e-5  # −50 dBFS
     # The echo comes up to 420 ms after its reference.
     _hold_frames = 42
     _smoothing = 0.01
 
     def __init__(self) -> None:
-        self.erle_db = 0.0
         self._active_frames = 0
         self._near_power = 0.0
         self._residual_power = 0.0
 
+    @property
+    def erle_db(self) -> float:
+        """In a silent room the canceller's comfort noise is louder than what it replaces."""
+        return max(0.0, power_dbfs(self._near_power) - power_dbfs(self._residual_power))
+
     def push(self, near: FloatArray, cleaned: FloatArray, far: FloatArray) -> None:
-        loud = power_dbfs(float(np.dot(far, far)) / len(far)) > self._far_active_dbfs
+        loud = float(np.dot(far, far)) > self._far_active_power * len(far)
         self._active_frames = self._hold_frames if loud else self._active_frames - 1
         if self._active_frames <= 0:
             return
         self._near_power += self._smoothing * (float(np.dot(near, near)) - self._near_power)
         residual = float(np.dot(cleaned, cleaned))
         self._residual_power += self._smoothing * (residual - self._residual_power)
-        reduction_db = power_dbfs(self._near_power) - power_dbfs(self._residual_power)
-        # In a silent room the canceller's comfort noise is louder than what it replaces.
-        self.erle_db = max(0.0, reduction_db)

@@ -65,6 +65,8 @@ class EchoDelay:
 
     def __init__(self) -> None:
         self.lag: float | None = None
+        self.since = 0
+        """Near index at which the lag was first seen about where it is now."""
         self._drift = ClockDrift()
         self._near = np.zeros(BLOCK_SAMPLES, np.float32)
         self._filled = 0
@@ -77,6 +79,7 @@ class EchoDelay:
         self._slip = 0.0
         self._judged_at = 0
         self._candidate: float | None = None
+        self._candidate_since = 0
 
     @property
     def drift_ppm(self) -> float | None:
@@ -116,7 +119,7 @@ class EchoDelay:
         self._last = correlation
         candidate = self._best(correlation, latest, block.base)
         if candidate is not None:
-            self._consider(candidate)
+            self._consider(candidate, block.near_index)
         if self.lag is not None:
             self._track(correlation, block)
 
@@ -139,14 +142,14 @@ class EchoDelay:
                 return base + peak.index
         return None
 
-    def _consider(self, lag: float) -> None:
+    def _consider(self, lag: float, near_index: int) -> None:
         """Believe what two blocks in a row agree on."""
-        known = self._candidate
-        self._candidate = lag
+        known, since = self._candidate, self._candidate_since
+        self._candidate, self._candidate_since = lag, near_index
         if self.lag is not None and abs(lag - self.lag) <= _TRACKED_SAMPLES:
             return
         if known is not None and abs(lag - known) <= _ALIKE_SAMPLES:
-            self.lag = lag
+            self.lag, self.since = lag, since
             self._drift.jump()
 
     def _track(self, correlation: FloatArray, block: "_Block") -> None:

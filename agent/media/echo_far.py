@@ -1,16 +1,10 @@
-"""The far end as the echo canceller hears it: kept in step with the microphone, then aligned.
-
-Two clocks of samples at 16 kHz run here. The far index counts what was sent; the near index counts
-the microphone, whole frames of padding included. Where the one stands when the other is at some
-sample is a lag: near index minus far index.
-"""
+"""The far end: what was sent, kept in step with the microphone."""
 
 from collections import deque
 
 import numpy as np
 
 from agent.media.audio import Resampler
-from agent.media.echo_fraction import LOOK_AHEAD_SAMPLES, read_between
 from agent.types import MIC_FRAME_SAMPLES, MIC_RATE_HZ, SPEECH_RATE_HZ, FloatArray
 
 FAR_RING_SAMPLES = 2 * MIC_RATE_HZ
@@ -44,7 +38,7 @@ class FarEnd:
     def __init__(self) -> None:
         self._inbox: deque[FloatArray] = deque(maxlen=_INBOX_FRAMES)
         self._resampler = Resampler(SPEECH_RATE_HZ, MIC_RATE_HZ)
-        self._line = _History(2 * FAR_RING_SAMPLES)
+        self._line = History(2 * FAR_RING_SAMPLES)
         self._lowest: deque[int] = deque(maxlen=max(pushes for _, pushes in self._limits))
         self._near_moved = False
         self.anchor = 0
@@ -96,117 +90,7 @@ class FarEnd:
         return 0
 
 
-class Reference:
-    """What the canceller is fed: the far end, held back as long as its echo needs.
-
-    While nothing is known, the reference is the far end as it arrives (`lead` 0). `hold_back`
-    makes it later, and from then on it goes on sample by sample whatever arrival does: sound that
-    comes late is still read where it belongs. `follow_drift` lets it run slower or faster than
-    the microphone, read between the samples.
-    """
-
-    # So long the reference waits for sound that a sender owes before it believes it gone.
-    _patience_frames = 20
-
-    def __init__(self) -> None:
-        self.far = FarEnd()
-        self.near_index = 0
-        """Near index behind the last frame that was taken."""
-        self._start = 0
-        self._fraction = 0.0
-        self._held_samples = 0.0
-        self._drift = 0.0
-        self._free = False
-        self._short_frames = 0
-
-    @property
-    def lag(self) -> float:
-        """Near index minus the far index that the reference gives it."""
-        return self.near_index - self._start - self._fraction
-
-    @property
-    def arrival_lag(self) -> int:
-        """The same, had the reference gone by arrival alone."""
-        return self.near_index - self.far.anchor
-
-    @property
-    def drift_ppm(self) -> float:
-        """How much faster the microphone counts than the echo, as `follow_drift` was told."""
-        return self._drift * 1e6
-
-    def take(self) -> FloatArray:
-        """The reference of the next 10 ms [160], before it what is to be skipped: [160 * k]."""
-        count = MIC_FRAME_SAMPLES + self._follow(self.far.advance())
-        taken = self._read(count)
-        self.near_index += count
-        if not self._free:
-            self._start = self.far.anchor
-        return taken
-
-    def release(self) -> None:
-        """Go on sample by sample from here, whatever arrival does."""
-        self._free = True
-
-    def hold_back(self, samples: float) -> None:
-        """Make the reference so much later (negative: earlier) from the next frame on."""
-        self._free = True
-        self._held_samples += samples
-        self._place(self._start + self._fraction - samples)
-
-    def follow_drift(self, ppm: float) -> None:
-        """From here on the lag of the echo grows by `ppm` samples in a million."""
-        self._free = True
-        self._drift = ppm * 1e-6
-
-    @property
-    def spare_samples(self) -> float:
-        """How much further the reference could run ahead before it meets sound not yet sent."""
-        return self.far.anchor - (self._start + self._fraction) - LOOK_AHEAD_SAMPLES
-
-    def _follow(self, skipped: int) -> int:
-        """Keep the place after what arrival did; how much silence to pad the microphone with."""
-        if not self._free:
-            self._start = self.far.met
-            return skipped
-        # What the reference is ahead of arrival already need not be skipped once more.
-        ahead = self._start + self._fraction + self._held_samples - self.far.met
-        padding = min(skipped, max(0, skipped - round(ahead)))
-        return padding - padding % MIC_FRAME_SAMPLES
-
-    def _read(self, count: int) -> FloatArray:
-        if not self._free:
-            have = self.far.anchor - self._start
-            taken = np.zeros(count, np.float32)
-            taken[:have] = self.far.read(self._start, have)
-            return taken
-        self._wait_or_give_up(count)
-        step = 1.0 - self._drift
-        taken = (
-            read_between(self.far.read, self._start, self._fraction, step, count)
-            if self._drift or self._fraction
-            else self.far.read(self._start, count)
-        )
-        self._place(self._start + self._fraction + count * step)
-        return taken
-
-    def _wait_or_give_up(self, count: int) -> None:
-        """Deal with a reference that has run into sound that has not come."""
-        ahead = LOOK_AHEAD_SAMPLES if self._drift or self._fraction else 0
-        short = self._start + count + ahead - self.far.received
-        if short <= 0:
-            self._short_frames = 0
-            return
-        self._short_frames += 1
-        # A little is drift that cannot be followed any further; much is a sender that stalls.
-        if short <= 2 * LOOK_AHEAD_SAMPLES or self._short_frames > self._patience_frames:
-            self._start -= short
-
-    def _place(self, position: float) -> None:
-        self._start = int(np.floor(position))
-        self._fraction = position - self._start
-
-
-class _History:
+class History:
     """The newest samples of a stream by their index since it began."""
 
     def __init__(self, capacity: int) -> None:
@@ -216,7 +100,13 @@ class _History:
         self.end = 0
         """Index behind the newest sample."""
 
+    @property
+    def oldest(self) -> int:
+        """Index of the oldest sample that is still there."""
+        return self.end - min(self._filled, self._capacity)
+
     def append(self, samples: FloatArray) -> None:
+        """The next samples [T]."""
         newest = samples[-self._capacity :]
         if self._filled + len(newest) > len(self._buffer):
             kept = min(self._filled, self._capacity - len(newest))

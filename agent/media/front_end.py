@@ -1,36 +1,38 @@
 """Everything between the microphone and the engine, joined: echo, speech, barge-in, units."""
 
+from collections import deque
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from agent.interfaces import EchoCanceller, VoiceDetector
 from agent.media.audio import SILENCE_DBFS, falling_edge, power_dbfs
-from agent.media.barge_in import BargeIn, BargeInDue
+from agent.media.barge_in import BargeIn, BargeInDue, BargeInEvent, DuckDue, ResumeDue
 from agent.media.echo_canceller import MeasuringCanceller
+from agent.media.overlap import VoiceFrame
 from agent.media.units import UnitBuilder
+from agent.media.vad import Judged
 from agent.types import (
     MIC_FRAME_SAMPLES,
     MIC_RATE_HZ,
     AudioFrame,
     FloatArray,
     SessionSettings,
-    SpeechEnded,
     SpeechStarted,
     Unit,
     VideoFrame,
 )
 
-__all__ = ["BargeInDue", "FrontEnd", "FrontEndEvent", "SpeechDetector"]
+__all__ = ["BargeInDue", "DuckDue", "FrontEnd", "FrontEndEvent", "ResumeDue", "SpeechDetector"]
 
-FrontEndEvent: TypeAlias = Unit | SpeechStarted | SpeechEnded | BargeInDue
+FrontEndEvent: TypeAlias = Unit | BargeInEvent
 
 MAX_FILLED_SAMPLES = MIC_RATE_HZ
 """A hole of up to a second in the microphone becomes silence; the rest of a longer one is lost."""
 
 
 class SpeechDetector(VoiceDetector, Protocol):
-    """A voice detector that also tells how far the speech going on was heard."""
+    """A voice detector that also tells how sure it is, and how far the speech was heard."""
 
     @property
     def speaking(self) -> bool:
@@ -40,13 +42,16 @@ class SpeechDetector(VoiceDetector, Protocol):
     def voiced_until(self) -> int:
         """The end of the last frame that held speech, in samples at 16 kHz."""
 
+    def take_judged(self) -> list[Judged]:
+        """Its frames since the last call, in order."""
+
 
 class FrontEnd:
     """Takes 10 ms of microphone at a time and tells, in stream order, what is in it.
 
-    Speech is looked for in the signal without echo. Units hear the microphone itself while the
-    agent is silent and has been for a second, and the signal without echo while it plays: the
-    canceller spares the echo nowhere and the user's voice not always.
+    Speech is looked for in the signal without echo. Units hear the signal without echo while the
+    agent sounds, and the microphone itself while it is silent, ducked or not, and its echo is
+    gone: the canceller spares the echo nowhere and the user's voice not always.
 
     All sample indices that come out count the samples taken in, holes of up to a second
     included; they equal the microphone's own `start` until a longer hole. What one push gives is
@@ -68,6 +73,7 @@ class FrontEnd:
         self._barge_in = barge_in
         self._ears = _UnitEars(canceller.delay_samples)
         self._level = _Level()
+        self._powers = _Powers()
         self._position = 0
         self._expected: int | None = None
         self._half_duplex = False
@@ -77,6 +83,12 @@ class FrontEnd:
         """What the canceller says of itself; 0 when it does not measure, or not yet."""
         canceller = self._canceller
         return canceller.erle_db if isinstance(canceller, MeasuringCanceller) else 0.0
+
+    @property
+    def echo_delay_ms(self) -> float:
+        """How far the echo is behind what was sent; 0 while that is unknown."""
+        canceller = self._canceller
+        return canceller.delay_ms if isinstance(canceller, MeasuringCanceller) else 0.0
 
     @property
     def near_level_dbfs(self) -> float:
@@ -129,13 +141,14 @@ class FrontEnd:
         self._position += MIC_FRAME_SAMPLES
         self._level.push(near)
         cleaned = self._canceller.cancel(near)
+        self._powers.push(near, cleaned)
         events: list[FrontEndEvent] = [*self._judge(cleaned, agent_playing)]
-        unit = self._units.push(self._ears.push(near, cleaned, agent_playing))
+        sounding = agent_playing and not self._barge_in.ducked
+        heard = self._ears.push(near, cleaned, sounding, self.echo_delay_ms)
+        unit = self._units.push(heard)
         return [*events, unit] if unit is not None else events
 
-    def _judge(
-        self, cleaned: FloatArray, agent_playing: bool
-    ) -> list[SpeechStarted | SpeechEnded | BargeInDue]:
+    def _judge(self, cleaned: FloatArray, agent_playing: bool) -> list[BargeInEvent]:
         for event in self._detector.push(cleaned):
             if isinstance(event, SpeechStarted):
                 self._barge_in.speech_started(event.at)
@@ -143,6 +156,8 @@ class FrontEnd:
                 self._barge_in.speech_ended(event.at)
         if self._detector.speaking:
             self._barge_in.speech_continues(self._detector.voiced_until)
+        for judged in self._detector.take_judged():
+            self._barge_in.hear(self._powers.frame(judged))
         return self._barge_in.advance(self._position, agent_playing)
 
 
@@ -153,22 +168,49 @@ class _UnitEars:
     falls into would be cut by 8 ms.
     """
 
-    _echo_tail_frames = 100
+    _longest_tail_frames = 100
+    # Beyond the echo's delay: the room, and the pull that the last sound still waits for.
+    _room_ms = 250.0
 
     def __init__(self, delay_samples: int) -> None:
         self._echo_frames_left = 0
         self._delayed = np.zeros(delay_samples, np.float32)
         self._falling = falling_edge(MIC_FRAME_SAMPLES)
 
-    def push(self, near: FloatArray, cleaned: FloatArray, agent_playing: bool) -> FloatArray:
+    def push(
+        self, near: FloatArray, cleaned: FloatArray, agent_sounding: bool, echo_delay_ms: float
+    ) -> FloatArray:
+        """10 ms of what the next unit hears; `echo_delay_ms` is 0 where it is unknown."""
         line = np.concatenate((self._delayed, near))
         near, self._delayed = line[: len(near)], line[len(near) :]
-        left = self._echo_tail_frames if agent_playing else max(0, self._echo_frames_left - 1)
+        tail = self._tail_frames(echo_delay_ms)
+        left = tail if agent_sounding else max(0, self._echo_frames_left - 1)
         before, self._echo_frames_left = self._echo_frames_left, left
         if bool(before) == bool(left):
             return cleaned if left else near
         leaving, coming = (near, cleaned) if left else (cleaned, near)
         return leaving * self._falling + coming * (1.0 - self._falling)
+
+    def _tail_frames(self, echo_delay_ms: float) -> int:
+        if echo_delay_ms <= 0:
+            return self._longest_tail_frames
+        return min(int((echo_delay_ms + self._room_ms) / 10), self._longest_tail_frames)
+
+
+class _Powers:
+    """How loud the last 30 ms were, about a frame of the detector, before and after cancelling."""
+
+    def __init__(self) -> None:
+        self._near: deque[float] = deque(maxlen=3)
+        self._cleaned: deque[float] = deque(maxlen=3)
+
+    def push(self, near: FloatArray, cleaned: FloatArray) -> None:
+        self._near.append(float(np.dot(near, near)) / len(near))
+        self._cleaned.append(float(np.dot(cleaned, cleaned)) / len(cleaned))
+
+    def frame(self, judged: Judged) -> VoiceFrame:
+        near, cleaned = (sum(powers) / 3 for powers in (self._near, self._cleaned))
+        return VoiceFrame(judged.until, judged.likelihood, power_dbfs(near), power_dbfs(cleaned))
 
 
 class _Level:

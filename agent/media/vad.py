@@ -1,6 +1,8 @@
 """Where speech starts and ends: the Silero model, without torch, and the rule around it."""
 
 import importlib.util
+from collections import deque
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Final
@@ -24,6 +26,7 @@ ONSET_FRAMES = 3
 """So many voiced frames in a row open a segment: 96 ms, longer than a click or a key stroke."""
 
 _CONTEXT_SAMPLES = 64
+_MAX_JUDGED = 64
 _HYSTERESIS = 0.15
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
 _SEMANTIC_SILENCE_MS: Final[dict[Eagerness, int]] = {
@@ -74,6 +77,17 @@ class SileroModel:
         return float(likelihood[0, 0]), memory_after
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One frame of the detector, ending at sample `until`: how likely it holds speech, 0..1.
+
+    Likelihoods are told as if the threshold were 0.5: below it is below the threshold.
+    """
+
+    until: int
+    likelihood: float
+
+
 class _SpeechState:
     """What the model remembers of one stream."""
 
@@ -107,6 +121,7 @@ class SileroVad:
         self._position = 0
         self._voiced_frames = 0
         self._reported_end = 0
+        self._judged: deque[Judged] = deque(maxlen=_MAX_JUDGED)
         self.speaking = False
         """Whether a segment is open: reported as started, not yet as ended."""
         self.voiced_until = 0
@@ -132,10 +147,17 @@ class SileroVad:
         self._waiting = signal[whole:]
         return events
 
+    def take_judged(self) -> list[Judged]:
+        """The frames since the last call, in order; of frames not taken the newest 64 stay."""
+        judged = list(self._judged)
+        self._judged.clear()
+        return judged
+
     def _judge(
         self, frame: FloatArray, detection: TurnDetection
     ) -> list[SpeechStarted | SpeechEnded]:
         likelihood = self._state.likelihood(frame)
+        self._judged.append(Judged(self._position, _centred(likelihood, detection.threshold)))
         if self.speaking:
             return self._watch_for_end(likelihood, detection)
         self._voiced_frames = self._voiced_frames + 1 if likelihood >= detection.threshold else 0
@@ -162,6 +184,14 @@ class SileroVad:
     def _close(self) -> None:
         self.speaking = False
         self._voiced_frames = 0
+
+
+def _centred(likelihood: float, threshold: float) -> float:
+    """`likelihood` on a scale on which `threshold` is at 0.5."""
+    middle = min(max(threshold, 0.01), 0.99)
+    if likelihood < middle:
+        return 0.5 * likelihood / middle
+    return 1.0 - 0.5 * (1.0 - likelihood) / (1.0 - middle)
 
 
 def _silence_frames(detection: TurnDetection) -> int:
