@@ -1,0 +1,88 @@
+"""`bench.load`: lateness from RTP timestamps, and one call through the whole harness."""
+
+import io
+import json
+
+import aioice.ice
+import numpy as np
+import pytest
+
+from bench.load import _capacity, measure
+from bench.load_slots import Lateness, SlotLog
+from bench.load_steps import LoadOptions, Step
+from bench.report import Report
+
+
+def stream(late_ms: list[float], *, first: int = 0, lost: tuple[int, ...] = ()) -> SlotLog:
+    """A stream whose n-th slot is late by so much, on a grid that begins at 10 s."""
+    log = SlotLog()
+    for slot, late in enumerate(late_ms):
+        if slot not in lost:
+            timestamp = (first + 960 * slot) % (1 << 32)
+            log.note(10.0 + 0.02 * slot + late / 1000, timestamp, 40)
+    return log
+
+
+def test_lateness_counts_from_the_earliest_slot_of_the_call() -> None:
+    late_ms = stream([3.0, 8.0, 3.0, 33.0]).late_ms(9.99, 10.09)
+
+    assert late_ms[:4] == pytest.approx([0.0, 5.0, 0.0, 30.0], abs=1e-6)
+    assert np.isinf(late_ms[4])  # due at 10.083 s, never sent
+
+
+def test_lateness_survives_the_wrap_of_timestamps() -> None:
+    late_ms = stream([0.0, 1.0, 2.0], first=(1 << 32) - 960).late_ms(9.999, 10.05)
+
+    assert late_ms == pytest.approx([0.0, 1.0, 2.0], abs=1e-6)
+
+
+def test_a_slot_left_out_is_late_without_end() -> None:
+    late = Lateness.of(stream([0.0] * 10, lost=(4, 5)).late_ms(9.999, 10.199))
+
+    assert late.missing == 2
+    assert late.on_time == pytest.approx(0.8)
+    assert late.max_ms == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_new_window_keeps_the_grid() -> None:
+    log = stream([0.0, 0.0])
+    log.begin()
+    log.note(10.04 + 0.007, 1920, 40)
+
+    assert log.late_ms(10.03, 10.059) == pytest.approx([7.0], abs=1e-6)
+
+
+def test_a_stream_that_stopped_is_late_throughout() -> None:
+    assert np.isinf(SlotLog().late_ms(5.0, 5.2)).sum() == 10
+
+
+def test_speech_is_told_from_silence_by_size() -> None:
+    log = SlotLog()
+    for slot, size in enumerate((30, 120, 130, 30)):
+        log.note(slot * 0.02, slot * 960, size)
+
+    assert log.share_above(50) == 0.5
+
+
+def test_capacity_ends_below_the_first_rung_that_failed() -> None:
+    fine, bad = (Lateness(0.0, 1.0, 2.0, share, 0) for share in (0.995, 0.994))
+    steps = [
+        Step(calls, 10.0, 0.0, late, {}, 0.0, 0.5, [])
+        for calls, late in ((4, fine), (8, fine), (12, bad), (16, fine))
+    ]
+
+    assert _capacity(steps) == 8
+
+
+async def test_one_call_through_the_whole_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", aioice.ice.get_host_addresses)
+    out = io.StringIO()
+    options = LoadOptions(server_core=0, client_core=0, warm_up_s=0.3, seconds=1.0)
+
+    await measure(Report(as_json=True, out=out), ("transport",), (1,), options)
+
+    rows = {row["name"]: row for row in map(json.loads, out.getvalue().splitlines()[1:])}
+    assert rows["transport_1_calls_frames_per_s"]["value"] == pytest.approx(100, abs=15)
+    assert 0 < rows["cpu_transport_percent"]["value"] < 100
+    assert rows["cpu_transport_percent"]["target"] == {"at_most": 4}
+    assert rows["transport_1_calls_on_time_percent"]["value"] > 50
