@@ -18,7 +18,7 @@ _LEAST_SPARE_SAMPLES = 2 * _SAMPLES_PER_MS
 _RESERVE_HISTORY_SAMPLES = 2 * MIC_RATE_HZ
 _DRIFT_WORTH_PPM = 10.0
 _DRIFT_STEP_PPM = 4.0
-_DRIFT_WORTH_MOVING_PPM = 60.0
+_DRIFT_WORTH_MOVING_PPM = 40.0
 """AEC3 follows less than this by itself with hardly any loss."""
 _RETRY_SAMPLES = 4 * MIC_RATE_HZ
 _RESERVE_RETRY_SAMPLES = 20 * MIC_RATE_HZ
@@ -68,7 +68,8 @@ class AlignmentPolicy:
         drift_ppm = _wanted_ppm(found.drift_ppm, reference.drift_ppm)
         if not _fits(lead) or abs(lead - self._lead) > _TOLERATED_SAMPLES:
             return self._restore(found, drift_ppm)
-        if -drift_ppm > _DRIFT_WORTH_MOVING_PPM and reference.spare_samples < _LEAST_SPARE_SAMPLES:
+        if reference.spare_samples < _LEAST_SPARE_SAMPLES and drift_ppm:
+            reference.release(reference.drift_ppm)
             return self._reserve(found, lead, drift_ppm)
         reference.release(drift_ppm)
         return None
@@ -88,11 +89,12 @@ class AlignmentPolicy:
         return Move(Alignment(found.at, found.lag - lead, drift_ppm), found.since)
 
     def _reserve(self, found: EchoFound, lead: float, drift_ppm: float) -> Move | None:
-        """Hold the reference back, so that it can run ahead for a while."""
-        if found.at < self._no_reserve_before:
+        """Hold the reference back: to be read between samples, and to run ahead for a while."""
+        if found.at < self._no_reserve_before or abs(drift_ppm) < _DRIFT_WORTH_MOVING_PPM:
             return None
         self._no_reserve_before = found.at + _RESERVE_RETRY_SAMPLES
-        lag = found.lag - lead + min(_RESERVE_SAMPLES, lead / 2)
+        reserve = min(_RESERVE_SAMPLES, lead / 2) if drift_ppm < 0 else 2 * _LEAST_SPARE_SAMPLES
+        lag = found.lag - lead + reserve
         return Move(Alignment(found.at, lag, drift_ppm), found.at - _RESERVE_HISTORY_SAMPLES)
 
 

@@ -117,9 +117,9 @@ class EchoDelay:
         latest = correlation + self._last
         self._sum = _FORGETTING * self._sum + correlation
         self._last = correlation
-        candidate = self._best(correlation, latest, block.base)
+        candidate, certain = self._best(correlation, latest, block.base)
         if candidate is not None:
-            self._consider(candidate, block.near_index)
+            self._consider(candidate, block.near_index, certain)
         if self.lag is not None:
             self._track(correlation, block)
 
@@ -134,22 +134,30 @@ class EchoDelay:
             self._sum, self._last = _shifted(self._sum, shift), _shifted(self._last, shift)
         self._sum_base, self._judged_at = block.base, block.near_index
 
-    def _best(self, alone: FloatArray, latest: FloatArray, base: int) -> float | None:
-        """The lag that stands out in this block with the last, else in the sum; None if none."""
-        for correlation, ratio, height in ((latest, 2.0, 12.0), (self._sum, 1.7, 10.0)):
+    def _best(self, alone: FloatArray, latest: FloatArray, base: int) -> tuple[float | None, bool]:
+        """The lag that stands out in this block, with the last, or in the sum; None if none does.
+
+        And whether this block alone leaves no doubt.
+        """
+        for correlation, ratio, height, certain in (
+            (alone, 3.5, 20.0, True),
+            (latest, 2.0, 12.0, False),
+            (self._sum, 1.7, 10.0, False),
+        ):
             peak = find_peak(correlation)
             if peak.surpasses(ratio, height):
-                return base + peak.index
-        return None
+                return base + peak.index, certain
+        return None, False
 
-    def _consider(self, lag: float, near_index: int) -> None:
-        """Believe what two blocks in a row agree on."""
+    def _consider(self, lag: float, near_index: int, certain: bool) -> None:
+        """Believe what leaves no doubt, or two blocks in a row agree on."""
         known, since = self._candidate, self._candidate_since
         self._candidate, self._candidate_since = lag, near_index
         if self.lag is not None and abs(lag - self.lag) <= _TRACKED_SAMPLES:
             return
-        if known is not None and abs(lag - known) <= _ALIKE_SAMPLES:
-            self.lag, self.since = lag, since
+        agreed = known is not None and abs(lag - known) <= _ALIKE_SAMPLES
+        if agreed or certain:
+            self.lag, self.since = lag, since if agreed else near_index
             self._drift.jump()
 
     def _track(self, correlation: FloatArray, block: "_Block") -> None:
