@@ -2,7 +2,7 @@
 
 Three streams run side by side until the peer hangs up: microphone and camera to the engine
 (uplink), engine to playout and protocol (downlink), client events to the protocol (inbox).
-Playout is pulled by the transport; `_Speaker` taps there what the echo canceller must know.
+The transport pulls the `Loudspeaker`; the echo canceller is told there what is sent.
 """
 
 import asyncio
@@ -14,7 +14,9 @@ from typing import Literal
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import PeerTimeout, RequestError, SessionError
 from agent.interfaces import Conversation, Transport
-from agent.media.front_end import BargeInDue, FrontEnd
+from agent.loudspeaker import Loudspeaker
+from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
+from agent.media.front_end import FrontEnd, FrontEndEvent
 from agent.media.playout import Playout, PlayoutDrained, PlayoutStarted
 from agent.realtime import (
     CancelTurn,
@@ -28,12 +30,10 @@ from agent.telemetry import Telemetry
 from agent.types import (
     MIC_FRAME_SAMPLES,
     MIC_RATE_HZ,
-    SPEECH_RATE_HZ,
     UNIT_SAMPLES,
     AudioFrame,
     Command,
     EngineEvent,
-    FloatArray,
     Interrupt,
     SpeechAudio,
     SpeechEnded,
@@ -63,22 +63,6 @@ class CallParts:
     playout: Playout
 
 
-class _Speaker:
-    """What the transport pulls: playout, which wakes those who follow it."""
-
-    def __init__(self, playout: Playout) -> None:
-        self._playout = playout
-        self.pulled = asyncio.Event()
-        self.room = asyncio.Event()
-
-    def pull(self) -> FloatArray:
-        """20 ms for the sender."""
-        samples = self._playout.pull()
-        self.pulled.set()
-        self.room.set()
-        return samples
-
-
 class Session:
     """One call, from the answered offer to the end. `run` it once."""
 
@@ -94,7 +78,7 @@ class Session:
         self._conversation = parts.conversation
         self._front_end = parts.front_end
         self._playout = parts.playout
-        self._speaker = _Speaker(parts.playout)
+        self._loudspeaker = Loudspeaker(parts.playout, parts.transport, clock)
         self._telemetry = telemetry
         self._max_duration_s = max_duration_s
         self._clock = clock
@@ -104,6 +88,7 @@ class Session:
         self._user_fell_silent_s: float | None = None
         self._underruns = 0
         self._cancelled_turn = 0
+        self._sounding_turn = 0
 
     # ---- life ---------------------------------------------------------------------------------
 
@@ -160,7 +145,7 @@ class Session:
         await self._transport.connected()
         self._send(self._protocol.open())
         self._playout.tap(self._front_end.push_far)
-        self._transport.play(self._speaker)
+        self._transport.play(self._loudspeaker)
         async with asyncio.TaskGroup() as group:
             from_peer = [group.create_task(work) for work in (self._uplink(), self._inbox())]
             to_peer = [
@@ -200,11 +185,19 @@ class Session:
     def _picture_step(self) -> int:
         return MIC_FRAME_SAMPLES * self._protocol.settings.pictures_per_unit
 
-    async def _heard(self, event: Unit | SpeechStarted | SpeechEnded | BargeInDue) -> None:
-        if isinstance(event, BargeInDue):
-            self._telemetry.barge_in()
-            await self._clear_playout("turn_detected")
-            return
+    async def _heard(self, event: FrontEndEvent) -> None:
+        match event:
+            case DuckDue():
+                self._duck()
+            case ResumeDue():
+                self._resume()
+            case BargeInDue():
+                self._telemetry.barge_in()
+                await self._clear_playout("turn_detected")
+            case _:
+                await self._listened(event)
+
+    async def _listened(self, event: Unit | SpeechStarted | SpeechEnded) -> None:
         if isinstance(event, SpeechStarted):
             self._user_fell_silent_s = None
             self._send(self._protocol.speech_started(event.at))
@@ -221,6 +214,9 @@ class Session:
 
     async def _inbox(self) -> None:
         async for message in self._transport.messages():
+            if self._sounding_turn:
+                heard_ms = self._loudspeaker.heard_ms(self._sounding_turn)
+                self._protocol.heard(self._sounding_turn, heard_ms)
             await self._apply(self._protocol.receive(message))
 
     async def _downlink(self) -> None:
@@ -232,31 +228,25 @@ class Session:
 
     async def _play(self, event: EngineEvent) -> None:
         if isinstance(event, SpeechAudio):
-            await self._wait_for_room(len(event.samples) * 1000 // SPEECH_RATE_HZ)
-            self._playout.push(event)
+            await self._loudspeaker.play(event)
         elif isinstance(event, TurnEnded):
             self._playout.end(event.turn)
             if event.reason == "interrupted" and event.turn != self._cancelled_turn:
                 await self._clear_playout("client_cancelled")
 
-    async def _wait_for_room(self, chunk_ms: int) -> None:
-        """The engine waits while playout is full; a chunk larger than playout waits for empty."""
-        while self._playout.room_ms < chunk_ms and self._playout.queued_ms:
-            self._speaker.room.clear()
-            await self._speaker.room.wait()
-
     # ---- what follows from playout ------------------------------------------------------------
 
     async def _follow_playout(self) -> None:
         while True:
-            await self._speaker.pulled.wait()
-            self._speaker.pulled.clear()
+            await self._loudspeaker.pulled.wait()
+            self._loudspeaker.pulled.clear()
             self._announce_playout()
 
     def _announce_playout(self) -> None:
         for event in self._playout.take_events():
             match event:
                 case PlayoutStarted(turn=turn):
+                    self._sounding_turn = turn
                     self._send(self._protocol.playout_started(turn))
                     self._note_first_sound(turn)
                 case PlayoutDrained(turn=turn):
@@ -277,18 +267,31 @@ class Session:
         while True:
             await self._clock.sleep_until(self._clock.now_s() + _REPORT_EVERY_S)
             if self._playout.playing:
-                self._send(self._protocol.echo(self._front_end.erle_db, 0.0))
+                erle_db, delay_ms = self._front_end.erle_db, self._front_end.echo_delay_ms
+                self._telemetry.echo(erle_db, delay_ms)
+                self._telemetry.link(self._transport.link())
+                self._send(self._protocol.echo(erle_db, delay_ms))
+
+    def _duck(self) -> None:
+        """Hold the agent's breath: perhaps the user begins to speak."""
+        if ducked := self._playout.duck():
+            self._send(self._protocol.ducked(ducked.turn, ducked.at_ms))
+
+    def _resume(self) -> None:
+        """It was nothing: go on where it was silenced."""
+        if resumed := self._playout.resume():
+            self._telemetry.duck_ended("resumed")
+            self._send(self._protocol.resumed(resumed.turn, resumed.at_ms))
 
     async def _clear_playout(self, reason: ClearReason) -> None:
-        """Silence the agent now: what was not played is given up everywhere."""
+        """Silence the agent now: what was not sent is given up everywhere."""
         self._announce_playout()
-        flushed = self._playout.flush()
-        if flushed is None:
-            return
-        silenced = [(flushed.turn, flushed.played_ms), *((turn, 0) for turn in flushed.unheard)]
-        for turn, played_ms in silenced:
-            self._send(self._protocol.playout_cleared(turn, played_ms, reason))
-            await self._command(Interrupt(turn, played_ms))
+        if self._playout.ducked:
+            self._telemetry.duck_ended("flushed")
+        for silenced in self._loudspeaker.silence():
+            turn, heard_ms = silenced.turn, silenced.heard_ms
+            self._send(self._protocol.playout_cleared(turn, heard_ms, reason))
+            await self._command(Interrupt(turn, heard_ms))
 
     # ---- what the protocol wants done ---------------------------------------------------------
 
@@ -302,14 +305,14 @@ class Session:
                     await self._clear_playout("client_cancelled")
                 case CloseCall(reason=reason):
                     self.hang_up(reason)
-                case PlayoutReport():
-                    pass
+                case PlayoutReport(rtp_timestamp=timestamp, at_ms=at_ms):
+                    self._loudspeaker.reported(timestamp, at_ms)
                 case _:
                     await self._command(action)
 
     async def _cancel(self, turn: int) -> None:
         """Stop generating; what is queued plays out, so it counts as heard."""
-        heard_ms = self._playout.played_ms(turn) + self._playout.waiting_ms(turn)
+        heard_ms = self._loudspeaker.to_be_heard_ms(turn)
         self._cancelled_turn = turn
         self._playout.end(turn)
         await self._command(Interrupt(turn, heard_ms))

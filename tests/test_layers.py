@@ -35,6 +35,7 @@ LAYERS = {
     "agent.scheduler": 3,
     "agent.fleet.worker": 4,
     "agent.session": 5,
+    "agent.loudspeaker": 5,
     "agent.fleet": 5,
     "agent.transport": 6,
     "agent.tls": 6,
@@ -47,6 +48,8 @@ PARTS = {
     "agent.config": "config",
     "agent.__main__": "command line",
     "agent.doctor": "command line",
+    "agent.session": "session",
+    "agent.loudspeaker": "session",
 }
 """Modules that are one part without sharing a folder."""
 

@@ -13,6 +13,7 @@ from agent.interfaces import EchoCanceller, Engine
 from agent.media.barge_in import BargeIn
 from agent.media.echo_canceller import Aec3, PassThrough
 from agent.media.front_end import FrontEnd
+from agent.media.jitter import LineCounts
 from agent.media.playout import Playout
 from agent.media.units import UnitBuilder
 from agent.media.vad import SileroModel, SileroVad
@@ -20,11 +21,12 @@ from agent.realtime import Limits, RealtimeCall, parse_opening
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
 from agent.transport.rtc import IceServer, RtcOptions, RtcTransport
-from agent.types import MIC_RATE_HZ, SessionSettings
+from agent.types import SessionSettings
 
 log = logging.getLogger(__name__)
 
 _MAX_READING = 64
+_FATES = ("received", "late", "duplicate", "malformed", "lost", "repaired", "resynchronised")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,12 @@ class Calls:
         async with AsyncExitStack() as undo:
             conversation = await engine.open(settings)
             undo.push_async_callback(conversation.finish)
-            late_frame = self._services.telemetry.late_frame
-            transport = RtcTransport(_rtc_options(config), late_frame=late_frame)
+            telemetry = self._services.telemetry
+            transport = RtcTransport(
+                _rtc_options(config),
+                late_frame=telemetry.late_frame,
+                packets=_PacketFates(telemetry).note,
+            )
             undo.push_async_callback(transport.close)
             answer = await transport.answer(offer)
             self._refuse_when_closing()
@@ -154,7 +160,7 @@ class Calls:
             canceller,
             SileroVad(self._services.voice_model),
             UnitBuilder(),
-            BargeIn(guard_samples=int(config.turns.guard_s * MIC_RATE_HZ)),
+            BargeIn(),
         )
         front_end.update(settings)
         return front_end, Playout(max_queued_ms=int(config.playout.max_queued_s * 1000))
@@ -165,6 +171,20 @@ class Calls:
         self._live[call_id] = _Live(session, task)
         task.add_done_callback(lambda _: self._live.pop(call_id, None))
         log.info("call %s opened, %d in progress", call_id, len(self._live))
+
+
+class _PacketFates:
+    """Tells the telemetry what became of one call's packets since the last time."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._told: dict[str, int] = {}
+
+    def note(self, counts: LineCounts) -> None:
+        """All so far."""
+        fates = {name: getattr(counts, name) for name in _FATES}
+        self._telemetry.microphone({name: fates[name] - self._told.get(name, 0) for name in fates})
+        self._told = fates
 
 
 def _rtc_options(config: Config) -> RtcOptions:

@@ -1,7 +1,7 @@
 """WebRTC: one aiortc peer connection behind the seam `Transport`.
 
-The only importer of aiortc. What it knows of aiortc's and aioice's inside stands in
-`offer_addresses` (which addresses become candidates) and `RtcTransport._probe` (is the peer there).
+Sound does not take aiortc's way: packets of the microphone go to `media.jitter` as they come, and
+the agent's voice is encoded here. What that takes of aiortc's inside stands in `aiortc_inside`.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 
-import aioice.ice
-import aioice.stun
 import av
 from aiortc import (
     RTCConfiguration,
     RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
+    RTCRemoteInboundRtpStreamStats,
+    RTCRtpSender,
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
@@ -25,23 +25,35 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import PeerTimeout, RequestError, SessionError, TransportClosed
-from agent.interfaces import SpeechSource
-from agent.transport.offer import checked_offer
+from agent.interfaces import SpeechEncoder, SpeechSource
+from agent.media.jitter import LineCounts, LineOptions, MicrophoneLine
+from agent.transport import aiortc_inside
+from agent.transport.codecs import audio_decoder, speech_encoder
+from agent.transport.microphone import Microphone
+from agent.transport.offer import asking_for_redundancy, audio_codec, checked_offer
+from agent.transport.pictures import NewestPicture, PictureOrder
 from agent.transport.tracks import (
-    MicrophoneTimeLine,
-    NewestPicture,
+    SILENCE,
+    WIRE_RATE_HZ,
+    Encoded,
     SendGrid,
-    SpeechEncoder,
+    SentPositions,
+    Unencoded,
+    WireForm,
+    WireFrame,
 )
-from agent.types import AudioFrame, VideoFrame
+from agent.types import SPEECH_FRAME_SAMPLES, AudioFrame, LinkQuality, VideoFrame
 
 log = logging.getLogger(__name__)
 
 EVENTS_LABEL = "oai-events"
 _MAX_MESSAGES = 1024
-_MAX_MIC_FRAMES = 200
 _MAX_BUFFERED_BYTES = 1 << 20
+_OLD_CODECS_RATE_HZ = 8_000
+"""G.711, and G.722 by an old mistake in its standard."""
 _PROBE_EVERY_S = 0.5
+_LEAST_LOSS = 0.05
+"""Some redundancy always: the first lost packet comes before the first report of one."""
 _CLOSE_TIMEOUT_S = 5.0
 _BAD_SDP = (
     ValueError,
@@ -75,23 +87,6 @@ class RtcOptions:
     watchdog_s: float = 4.0
 
 
-_found_addresses = aioice.ice.get_host_addresses
-
-
-def offer_addresses(addresses: tuple[str, ...], *, loopback: bool) -> None:
-    """Choose the addresses that answers carry, for this process.
-
-    aioice offers every address of the machine but 127.0.0.1. `addresses`, unless empty, replace
-    those; `loopback` adds 127.0.0.1, without which a call on a machine that has no network fails.
-    """
-
-    def chosen(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-        found = list(addresses) or _found_addresses(use_ipv4, use_ipv6)
-        return [*dict.fromkeys([*found, "127.0.0.1"])] if loopback else found
-
-    aioice.ice.get_host_addresses = chosen
-
-
 class _SpeechTrack(MediaStreamTrack):
     """The agent's voice; aiortc pulls it, and it paces itself against an absolute start."""
 
@@ -100,14 +95,27 @@ class _SpeechTrack(MediaStreamTrack):
     def __init__(self, clock: Clock, late: Callable[[], None]) -> None:
         super().__init__()
         self.source: SpeechSource | None = None
+        self.sender: RTCRtpSender | None = None
+        self.form: WireForm = Unencoded()
+        self.sent = SentPositions()
         self._grid = SendGrid(clock, late)
-        self._encoder = SpeechEncoder()
+        self._pulled = 0
 
-    async def recv(self) -> av.AudioFrame:
+    async def recv(self) -> WireFrame:
         if self.readyState != "live":
             raise MediaStreamError
+        self._note_last()
         slot = await self._grid.next_slot()
-        return self._encoder.frame(self.source.pull() if self.source else None, slot)
+        if self.source is None:
+            return self.form.form(SILENCE, slot)
+        self._pulled += SPEECH_FRAME_SAMPLES
+        return self.form.form(self.source.pull(), slot)
+
+    def _note_last(self) -> None:
+        """By the time the next packet is asked for, the one before it is out."""
+        timestamp = aiortc_inside.last_timestamp(self.sender) if self.sender else None
+        if timestamp is not None and self._pulled:
+            self.sent.note(timestamp, self._pulled - SPEECH_FRAME_SAMPLES)
 
 
 class RtcTransport:
@@ -118,24 +126,30 @@ class RtcTransport:
         options: RtcOptions,
         clock: Clock = SYSTEM_CLOCK,
         late_frame: Callable[[], None] = lambda: None,
+        packets: Callable[[LineCounts], None] = lambda counts: None,
     ) -> None:
+        """`late_frame` is told of each frame that left late, `packets` of the microphone's
+        packets so far, twice a second and at the end."""
         servers = [
             RTCIceServer(server.url, server.username or None, server.credential or None)
             for server in options.ice_servers
         ]
         self._options = options
         self._clock = clock
+        self._packets = packets
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._track = _SpeechTrack(clock, late_frame)
-        self._time_line = MicrophoneTimeLine()
-        self._camera = NewestPicture()
+        self._microphone = Microphone(clock, self._hear)
+        self._encoder: SpeechEncoder | None = None
+        self._loss = _LEAST_LOSS
+        self._camera = NewestPicture(clock)
+        self._link = LinkQuality()
         self._channel: RTCDataChannel | None = None
         self._expects_channel = False
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
         self._reason: SessionError | None = None
         self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue(_MAX_MESSAGES + 1)
-        self._mic: asyncio.Queue[AudioFrame | None] = asyncio.Queue(_MAX_MIC_FRAMES + 1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard_s = clock.now_s()
         self._closed = False
@@ -152,9 +166,10 @@ class RtcTransport:
         """
         offer = checked_offer(offer)
         self._expects_channel = "m=application" in offer
+        codec = audio_codec(offer)
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
-            self._peer.addTrack(self._track)
+            self._track.sender = self._peer.addTrack(self._track)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except _BAD_SDP as error:
             await self.close()
@@ -163,8 +178,18 @@ class RtcTransport:
                 param="sdp",
                 code="invalid_offer",
             ) from error
+        self._choose_codec(codec)
         self._start(self._watch())
-        return self._peer.localDescription.sdp
+        return asking_for_redundancy(self._peer.localDescription.sdp)
+
+    def _choose_codec(self, name: str) -> None:
+        clock_rate_hz = WIRE_RATE_HZ if name == "opus" else _OLD_CODECS_RATE_HZ
+        decoder = audio_decoder(f"audio/{name}", clock_rate_hz)
+        self._microphone.listen(MicrophoneLine(decoder, LineOptions(clock_rate_hz)))
+        if name == "opus":
+            self._encoder = speech_encoder()
+            self._encoder.expect_loss(_LEAST_LOSS)
+            self._track.form = Encoded(self._encoder)
 
     async def connected(self) -> None:
         """Return when sound and events flow; `TransportClosed` when that takes too long."""
@@ -181,7 +206,7 @@ class RtcTransport:
 
     async def microphone(self) -> AsyncIterator[AudioFrame]:
         """10 ms frames at 16 kHz on one time line; a slow reader loses the oldest beyond 2 s."""
-        while (frame := await self._mic.get()) is not None:
+        async for frame in self._microphone.frames():
             yield frame
         self._raise_reason()
 
@@ -198,6 +223,14 @@ class RtcTransport:
     def play(self, source: SpeechSource) -> None:
         """From now on send what `source` gives."""
         self._track.source = source
+
+    def speech_position(self, rtp_timestamp: int) -> int | None:
+        """Which sample of what was played an RTP timestamp stands for."""
+        return self._track.sent.position(rtp_timestamp)
+
+    def link(self) -> LinkQuality:
+        """By the peer's last receiver report."""
+        return self._link
 
     def send(self, message: str) -> None:
         """Send one event; a peer that lets more than 1 MiB pile up is disconnected."""
@@ -239,21 +272,27 @@ class RtcTransport:
         self._ready.set()
 
     def _on_message(self, message: str | bytes) -> None:
-        self._heard_s = self._clock.now_s()
+        self._hear()
         if self._messages.qsize() >= _MAX_MESSAGES:
             self._end(TransportClosed("the peer sends events faster than they can be read"))
         else:
             self._messages.put_nowait(message)
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        # A second camera or a screen only takes turns with the first: the newest picture counts.
-        read = self._read_microphone if track.kind == "audio" else self._read_camera
-        self._start(read(track))
+        receiver = next(
+            each.receiver for each in self._peer.getTransceivers() if each.receiver.track is track
+        )
+        if track.kind == "audio":
+            aiortc_inside.take_audio(receiver, self._microphone.push)
+        else:
+            # A second camera or a screen only takes turns with the first: the newest counts.
+            aiortc_inside.take_video(receiver, PictureOrder(self._clock))
+            self._start(self._read_camera(track))
 
     def _on_state(self) -> None:
         state = self._peer.connectionState
         if state == "connected":
-            self._heard_s = self._clock.now_s()
+            self._hear()
             self._pull_if_nobody_listens()
             if not self._expects_channel:
                 self._ready.set()
@@ -279,54 +318,43 @@ class RtcTransport:
             while True:
                 await self._track.recv()
 
-    async def _read_microphone(self, track: MediaStreamTrack) -> None:
-        with contextlib.suppress(MediaStreamError):
-            while True:
-                frame = await track.recv()
-                self._heard_s = self._clock.now_s()
-                if isinstance(frame, av.AudioFrame):
-                    for piece in self._time_line.push(frame):
-                        self._keep_newest(piece)
-
-    def _keep_newest(self, frame: AudioFrame) -> None:
-        if self._mic.qsize() >= _MAX_MIC_FRAMES:
-            self._mic.get_nowait()
-        self._mic.put_nowait(frame)
-
     async def _read_camera(self, track: MediaStreamTrack) -> None:
         with contextlib.suppress(MediaStreamError):
             while True:
                 frame = await track.recv()
-                self._heard_s = self._clock.now_s()
+                self._hear()
                 if isinstance(frame, av.VideoFrame):
                     self._camera.put(frame)
 
     async def _watch(self) -> None:
         """Notice a peer that vanished: ICE itself needs half a minute for that."""
         await self._ready.wait()
+        self._microphone.begin()
         while not self._ended.is_set():
             await self._clock.sleep_until(self._clock.now_s() + _PROBE_EVERY_S)
+            self._packets(self._microphone.counts)
             silent_s = self._clock.now_s() - self._heard_s
             if silent_s > self._options.watchdog_s:
                 self._end(PeerTimeout(f"nothing was heard from the peer for {silent_s:.1f} s"))
-            elif silent_s > _PROBE_EVERY_S:
-                await self._probe()
+            elif silent_s > _PROBE_EVERY_S and await aiortc_inside.is_there(self._peer):
+                self._hear()
+            await self._read_reports()
 
-    async def _probe(self) -> None:
-        """Ask a silent peer (muted, on hold) for a sign of life by a STUN check.
+    def _hear(self) -> None:
+        self._heard_s = self._clock.now_s()
 
-        The same request as aioice's own consent check, which comes only every five seconds.
-        """
-        connection = self._peer.getTransceivers()[0].receiver.transport.transport._connection
-        for pair in list(connection._nominated.values()):
-            with contextlib.suppress(aioice.stun.TransactionError, ConnectionError):
-                await pair.protocol.request(
-                    connection.build_request(pair, nominate=False),
-                    pair.remote_addr,
-                    integrity_key=str(connection.remote_password).encode(),
-                    retransmissions=0,
-                )
-                self._heard_s = self._clock.now_s()
+    async def _read_reports(self) -> None:
+        """What the peer says of our packets sets how much redundancy they carry."""
+        if self._track.sender is None:
+            return
+        for report in (await self._track.sender.getStats()).values():
+            if isinstance(report, RTCRemoteInboundRtpStreamStats):
+                loss = report.fractionLost / 256
+                jitter_ms = report.jitter * 1000 / WIRE_RATE_HZ
+                self._link = LinkQuality((report.roundTripTime or 0.0) * 1000, jitter_ms, loss)
+                self._loss = max(loss, 0.9 * self._loss, _LEAST_LOSS)
+                if self._encoder:
+                    self._encoder.expect_loss(self._loss)
 
     # ---- ending -------------------------------------------------------------------------------
 
@@ -340,9 +368,8 @@ class RtcTransport:
         self._ended.set()
         self._ready.set()
         self._messages.put_nowait(None)
-        if self._mic.full():
-            self._mic.get_nowait()
-        self._mic.put_nowait(None)
+        self._microphone.end()
+        self._packets(self._microphone.counts)
 
     def _raise_reason(self) -> None:
         if self._reason:

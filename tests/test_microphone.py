@@ -1,0 +1,107 @@
+"""The microphone between the wire and its listener."""
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.clock import Clock
+from agent.media.jitter import MicrophoneLine
+from agent.transport.microphone import MAX_FRAMES, Microphone
+from agent.types import AudioFrame, FloatArray
+
+
+class StoppedClock(Clock):
+    """Time passes only when the test says so."""
+
+    now = 10.0
+
+    def now_s(self) -> float:
+        return self.now
+
+
+class Steps:
+    """A decoder whose sound is the number in the payload."""
+
+    def samples_in(self, payload: bytes) -> int:
+        return 320
+
+    def decode(self, payload: bytes) -> FloatArray:
+        return np.full(320, payload[0] / 256, np.float32)
+
+    def repair(self, following: bytes, samples: int) -> FloatArray:
+        return np.zeros(samples, np.float32)
+
+    def conceal(self, samples: int) -> FloatArray:
+        return np.zeros(samples, np.float32)
+
+
+@dataclass
+class Packet:
+    sequence_number: int
+    timestamp: int
+    payload: bytes
+
+
+def packet(number: int) -> Packet:
+    return Packet(number, number * 960, bytes([number % 256]))
+
+
+def listening() -> tuple[Microphone, list[int], StoppedClock]:
+    heard: list[int] = []
+    clock = StoppedClock()
+    microphone = Microphone(clock, lambda: heard.append(1))
+    microphone.listen(MicrophoneLine(Steps()))
+    return microphone, heard, clock
+
+
+async def collected(microphone: Microphone) -> list[AudioFrame]:
+    return [frame async for frame in microphone.frames()]
+
+
+async def test_packets_become_frames_at_once_and_each_is_a_sign_of_life() -> None:
+    microphone, heard, _ = listening()
+    for number in range(3):
+        microphone.push(packet(number))
+    microphone.end()
+    frames = await collected(microphone)
+    assert [frame.start for frame in frames] == [160 * at for at in range(6)]
+    assert [round(float(frame.samples[0]) * 256) for frame in frames] == [0, 0, 1, 1, 2, 2]
+    assert len(heard) == 3
+
+
+async def test_a_listener_that_is_too_far_behind_loses_the_oldest() -> None:
+    microphone, _, _ = listening()
+    for number in range(MAX_FRAMES):
+        microphone.push(packet(number))
+    microphone.end()
+    frames = await collected(microphone)
+    assert len(frames) == MAX_FRAMES
+    assert frames[0].start == MAX_FRAMES * 160, "two frames a packet: the first half is gone"
+
+
+async def test_what_comes_after_the_end_is_not_heard() -> None:
+    microphone, heard, _ = listening()
+    microphone.end()
+    microphone.push(packet(0))
+    assert await collected(microphone) == [] and heard == []
+
+
+async def test_a_hole_is_closed_by_the_timer_though_nothing_more_comes() -> None:
+    microphone, _, clock = listening()
+    got: list[int] = []
+
+    async def listen() -> None:
+        async for frame in microphone.frames():
+            got.append(frame.start)
+
+    listener = asyncio.create_task(listen())
+    microphone.push(packet(0))
+    microphone.push(packet(2))
+    clock.now += 0.07
+    async with asyncio.timeout(5):
+        while len(got) < 6:
+            await asyncio.sleep(0.005)
+    assert got == [160 * at for at in range(6)]
+    microphone.end()
+    await listener
