@@ -107,7 +107,7 @@ class MicrophoneLine:
         self._cutter = _Cutter()
         self._counts = LineCounts()
         self._ahead: dict[int, _Arrival] = {}
-        self._stray: _Arrival | None = None
+        self._stray: tuple[_Arrival, float] | None = None
         self._synchronised = False
         self._next_sequence = 0
         self._edge_ticks = 0  # RTP time of the first sample that was not given out yet
@@ -208,16 +208,17 @@ class MicrophoneLine:
         """One stray packet must not move the line: two that belong together do."""
         if arrival.sequence == self._next_sequence:
             return self.finish() + self._resynchronise(arrival, now_s)
-        first, self._stray = self._stray, arrival
-        if first is None:
+        stray, self._stray = self._stray, (arrival, now_s)
+        if stray is None:
             return []
+        first, first_s = stray
         steps = _signed(arrival.sequence - first.sequence, 16)
         ticks = _signed(arrival.ticks - first.ticks, 32)
         if not (0 < steps <= _MAX_AHEAD and 0 < ticks <= self._jump_ticks):
             self._counts.late += 1
             return []
         self._stray = None
-        frames = self.finish() + self._resynchronise(first, now_s)
+        frames = self.finish() + self._resynchronise(first, first_s)
         second = replace(arrival, sequence=first.sequence + steps, ticks=first.ticks + ticks)
         self._keep(second, now_s)
         return frames + self._drain(now_s)
