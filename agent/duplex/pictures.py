@@ -1,0 +1,188 @@
+"""From a picture to normalised patches: how it is sized, cut into slices and patched.
+
+A picture becomes a thumbnail of about 448 × 448 pixels and, where slices are allowed and its area
+is worth them, a grid of cells of that area each. Sizes are rounded to whole patches of 14 pixels
+with Python's own rounding (halves to even). The thumbnail comes first, then the cells row by row.
+
+What cannot be shown to the model is refused with RequestError, never cut down in silence: more
+than 64 million pixels, shapes beyond 1:25, and data that no decoder understands. A picture of a
+single pixel is fine: it is enlarged like any other.
+"""
+
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from agent.errors import RequestError
+from agent.types import ByteArray
+
+PATCH_PX = 14
+PATCH_VALUES = 3 * PATCH_PX * PATCH_PX
+SCALE_PX = 448
+"""The side of the square whose area a thumbnail or cell has."""
+MAX_SLICES = 9
+"""The most cells that the model was trained on."""
+MAX_SIDE_PATCHES = 160
+"""As far as the tables of positions go."""
+MAX_RATIO = 25
+"""The longest shape that these tables hold: 448 · √25 pixels are 160 patches."""
+MAX_PICTURE_PX = 64_000_000
+"""Beyond a telephone's 50 megapixels; its RGB takes a quarter of a gigabyte while it is resized."""
+
+_KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What browsers send; the library's other decoders (PostScript, say) see nothing of strangers."""
+_DAMAGES = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, zlib.error)
+"""What the decoders raise, besides their own errors, on data that was cut or altered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How many cells a picture is cut into."""
+
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """One thumbnail or cell: normalised pixels in −1..1, each patch as (channel, row, column)."""
+
+    pixels: Tensor  # f32 [rows · columns, 3 · 14 · 14]
+    rows: int
+    columns: int
+
+
+def patch_picture(rgb: ByteArray, max_slices: int = 1) -> list[Patches]:
+    """RGB [H, W, 3] → the thumbnail and then, if it is cut up, its cells row by row."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"a picture is u8 [H, W, 3], not {rgb.dtype} {list(rgb.shape)}")
+    check_picture(rgb.shape[1], rgb.shape[0], max_slices)
+    return [_patch(piece) for piece in _pieces(Image.fromarray(rgb), max_slices)]
+
+
+def decode_picture(data: bytes) -> ByteArray:
+    """A picture file (JPEG, PNG, WebP, GIF, BMP) as RGB [H, W, 3], upright as its EXIF data says.
+
+    The first picture of an animation; transparency becomes what lies under it. RequestError when
+    it is damaged, cut off, of another kind or too large; too large is seen before unpacking.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_KINDS) as picture:
+            _check_size(picture.width, picture.height)
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise _refused(f"the picture is none of {', '.join(_KINDS)}, or damaged") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large("the picture") from error
+    except _DAMAGES as error:
+        raise _refused(f"the picture is damaged: {error}") from error
+
+
+def check_picture(width: int, height: int, max_slices: int = 1) -> None:
+    """RequestError when a picture of this size cannot be shown to the model."""
+    if not 1 <= max_slices <= MAX_SLICES:
+        raise RequestError(
+            f"a picture is cut into 1 to {MAX_SLICES} slices, not {max_slices}",
+            param="max_slice_nums",
+        )
+    _check_size(width, height)
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise _refused(
+            f"a picture of {width}×{height} pixels is too long and narrow to be seen; crop it to "
+            f"at most 1:{MAX_RATIO}"
+        )
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise _refused("the picture is empty")
+    if width * height > MAX_PICTURE_PX:
+        raise _too_large(f"a picture of {width}×{height} pixels")
+
+
+def _too_large(what: str) -> RequestError:
+    return _refused(f"{what} is too large; send at most {MAX_PICTURE_PX // 10**6} million pixels")
+
+
+def _refused(message: str) -> RequestError:
+    return RequestError(message, param="image", code="invalid_image")
+
+
+# ---- sizes --------------------------------------------------------------------------------------
+
+
+def choose_grid(width: int, height: int, max_slices: int) -> Grid | None:
+    """The cells that a picture of this size is cut into; None when it stays whole."""
+    cells = min(math.ceil(width * height / SCALE_PX**2), max_slices)
+    if cells <= 1:
+        return None
+    counts = [one for one in (cells - 1, cells, cells + 1) if 1 < one <= max_slices]
+    grids = [Grid(c, one // c) for one in counts for c in range(1, one + 1) if one % c == 0]
+    ratio = math.log(width / height)
+    # The first of equals: `min` keeps it.
+    return min(grids, key=lambda grid: abs(ratio - math.log(grid.columns / grid.rows)))
+
+
+def piece_sizes(width: int, height: int, max_slices: int = 1) -> list[tuple[int, int]]:
+    """(width, height) in pixels of the thumbnail and of each cell, whole patches all of them."""
+    grid = choose_grid(width, height, max_slices)
+    thumbnail = _fitted(width, height, enlarge=grid is None)
+    if grid is None:
+        return [thumbnail]
+    return [thumbnail] + [_cell(width, height, grid)] * (grid.columns * grid.rows)
+
+
+def piece_grids(width: int, height: int, max_slices: int = 1) -> list[tuple[int, int]]:
+    """(rows, columns) in patches of the thumbnail and of each cell."""
+    sizes = piece_sizes(width, height, max_slices)
+    return [(high // PATCH_PX, wide // PATCH_PX) for wide, high in sizes]
+
+
+def _rounded(length: float, step: int) -> int:
+    return max(round(length / step) * step, step)
+
+
+def _fitted(width: float, height: float, *, enlarge: bool) -> tuple[int, int]:
+    """The size in whole patches, of 448² area when it is larger than that or may be enlarged."""
+    if width * height > SCALE_PX**2 or enlarge:
+        ratio = width / height
+        height = int(SCALE_PX / math.sqrt(ratio))
+        width = int(height * ratio)
+    return _rounded(width, PATCH_PX), _rounded(height, PATCH_PX)
+
+
+def _cell(width: int, height: int, grid: Grid) -> tuple[int, int]:
+    wide = _rounded(width, grid.columns) / grid.columns
+    high = _rounded(height, grid.rows) / grid.rows
+    return _fitted(wide, high, enlarge=True)
+
+
+# ---- pixels -------------------------------------------------------------------------------------
+
+
+def _pieces(picture: Image.Image, max_slices: int) -> list[Image.Image]:
+    width, height = picture.size
+    thumbnail, *cells = piece_sizes(width, height, max_slices)
+    pieces = [picture.resize(thumbnail, Image.Resampling.BICUBIC)]
+    grid = choose_grid(width, height, max_slices)
+    if grid is None:
+        return pieces
+    wide, high = cells[0]
+    whole = picture.resize((wide * grid.columns, high * grid.rows), Image.Resampling.BICUBIC)
+    corners = [(c * wide, r * high) for r in range(grid.rows) for c in range(grid.columns)]
+    return pieces + [whole.crop((x, y, x + wide, y + high)) for x, y in corners]
+
+
+def _patch(piece: Image.Image) -> Patches:
+    pixels = torch.from_numpy(np.array(piece)).to(torch.float32)  # [H, W, 3]
+    pixels = (pixels / 255 - 0.5) / 0.5
+    rows, columns = piece.height // PATCH_PX, piece.width // PATCH_PX
+    cut = pixels.view(rows, PATCH_PX, columns, PATCH_PX, 3)
+    return Patches(cut.permute(0, 2, 4, 1, 3).reshape(-1, PATCH_VALUES), rows, columns)
