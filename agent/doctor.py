@@ -1,10 +1,7 @@
 """`voice-agent doctor`: tries everything that a call needs, and says what to do about the rest."""
 
-import ctypes
-import ctypes.util
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import socket
@@ -19,7 +16,7 @@ import numpy as np
 
 from agent import __version__, engines, tls
 from agent.config import Config
-from agent.errors import ConfigError
+from agent.errors import ConfigError, MediaError
 from agent.resources import assets_folder, web_folder
 from agent.types import MIC_FRAME_SAMPLES, SPEECH_FRAME_SAMPLES, SPEECH_RATE_HZ, AudioFrame
 
@@ -120,26 +117,19 @@ def check_checkpoint() -> Check:
 
 
 def check_opus() -> Check:
-    """The Opus library that PyAV brings along, which encodes and decodes every call's sound."""
-    path = _opus_library()
+    """Encodes 20 ms; says which library codes every call's sound."""
     advice = "reinstall the package av from its wheel"
-    if path is None:
-        return Check("Opus", "failure", "no libopus beside PyAV nor on the system", advice)
     try:
-        library = ctypes.CDLL(path)
-        library.opus_get_version_string.restype = ctypes.c_char_p
-        version = library.opus_get_version_string().decode()
-    except (OSError, AttributeError) as error:
-        return Check("Opus", "failure", f"{path}: {error}", advice)
-    return Check("Opus", "ok", f"{version} ({Path(path).name})")
-
-
-def _opus_library() -> str | None:
-    spec = importlib.util.find_spec("av")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for found in sorted(Path(folder).with_name("av.libs").glob("libopus*")):
-            return str(found)
-    return ctypes.util.find_library("opus")
+        codecs = importlib.import_module("agent.transport.codecs")
+        codecs.speech_encoder().encode(np.zeros(SPEECH_FRAME_SAMPLES, np.float32))
+        codecs.audio_decoder("audio/opus", codecs.OPUS_CLOCK_HZ)
+    except (ConfigError, MediaError, ImportError, OSError) as error:
+        return Check("Opus", "failure", str(error), advice)
+    source = codecs.codec_source()
+    if source.kind == "pyav":
+        detail = f"{source.detail}: lost packets are not repaired"
+        return Check("Opus", "warning", detail, f"{advice}, or install libopus0")
+    return Check("Opus", "ok", source.detail)
 
 
 def check_echo_canceller(config: Config) -> Check:

@@ -1,6 +1,5 @@
 """Each check finds what it looks for, and says what to do when it does not."""
 
-import ctypes
 import json
 import socket
 import sys
@@ -14,6 +13,7 @@ from agent import doctor, tls
 from agent.config import Config, load_config
 from agent.doctor import Check
 from agent.errors import ConfigError
+from agent.transport import codecs, opus
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -121,15 +121,24 @@ def test_a_missing_torch_is_a_warning_since_the_echo_engine_needs_none(
 def test_the_opus_that_pyav_brings_is_loaded() -> None:
     check = doctor.check_opus()
     assert check.status == "ok"
-    assert check.detail.startswith("libopus ")
+    assert check.detail.startswith("libopus ") and "bundled with PyAV" in check.detail
 
 
-def test_a_missing_or_foreign_opus_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_opus_library", lambda: None)
-    assert doctor.check_opus().status == "failure"
-    monkeypatch.setattr(doctor, "_opus_library", lambda: "/nowhere/libopus.so")
-    assert doctor.check_opus().status == "failure"
-    monkeypatch.setattr(doctor, "_opus_library", lambda: ctypes.CDLL(None)._name)
+def test_opus_without_libopus_is_a_warning_and_without_pyav_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> opus.Libopus:
+        raise ConfigError("no libopus")
+
+    codecs.codec_source.cache_clear()
+    with monkeypatch.context() as without_libopus:
+        without_libopus.setattr(opus, "libopus", missing)
+        check = doctor.check_opus()
+        assert check.status == "warning" and "not repaired" in check.detail
+        without_libopus.setattr(codecs, "PyavOpusEncoder", lambda _: missing())
+        assert doctor.check_opus().status == "failure"
+    codecs.codec_source.cache_clear()
+    monkeypatch.setitem(sys.modules, "agent.transport.codecs", None)
     assert doctor.check_opus().status == "failure"
 
 

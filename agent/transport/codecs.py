@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import av
@@ -52,7 +53,8 @@ def codec_source() -> CodecSource:
     except ConfigError as error:
         log.warning("Opus is coded by PyAV, lost packets are not repaired: %s", error)
         return CodecSource("pyav", f"PyAV {av.__version__} ({error})")
-    return CodecSource(library.origin, f"{library.version}, {library.origin} ({library.path})")
+    whose = "bundled with PyAV" if library.origin == "bundled" else "the system's"
+    return CodecSource(library.origin, f"{library.version}, {whose} ({Path(library.path).name})")
 
 
 def audio_decoder(mime_type: str, clock_rate_hz: int) -> AudioDecoder:
