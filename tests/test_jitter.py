@@ -1,98 +1,13 @@
 """The microphone's time line: every 20 ms exactly once, as early as it can be, for ever."""
 
 import struct
-from collections.abc import Iterable
-from functools import cache
 
 import numpy as np
 import pytest
 
-from agent.errors import MediaError
-from agent.media.jitter import LineOptions, MicrophoneLine, RtpAudio
+from agent.media.jitter import RtpAudio
 from agent.media.reordering import Reordering
-from agent.transport.opus import OpusDecoder, OpusEncoder
-from agent.types import AudioFrame, FloatArray
-from tests.rig.sound import alike
-from tests.rig.voices import talk
-
-CONCEALED = -1000.0
-REPAIRED = 500.0
-SLOT_S = 0.02
-
-
-class SlotDecoder:
-    """Sound that says where it came from: packet n is n, repaired n is n + 500."""
-
-    def samples_in(self, payload: bytes) -> int:
-        if len(payload) != 6:
-            raise MediaError("garbage")
-        return int(struct.unpack("!IH", payload)[1]) * 16
-
-    def decode(self, payload: bytes) -> FloatArray:
-        number, ms = struct.unpack("!IH", payload)
-        if number == 0xFFFFFFFF:
-            raise MediaError("looks fine, is not")
-        return np.full(ms * 16, number, np.float32)
-
-    def repair(self, following: bytes, samples: int) -> FloatArray:
-        number = struct.unpack("!IH", following)[0]
-        return np.full(samples, number - 1 + REPAIRED, np.float32)
-
-    def conceal(self, samples: int) -> FloatArray:
-        return np.full(samples, CONCEALED, np.float32)
-
-
-def packet(number: int, ms: int = 20, ticks: int | None = None) -> RtpAudio:
-    """Packet `number`, both counters near their wrap; at `ticks` instead of its usual place."""
-    at = number * ms * 48 if ticks is None else ticks
-    payload = struct.pack("!IH", number, ms)
-    return RtpAudio((65_530 + number) & 0xFFFF, (0xFFFFFFFF - 5000 + at) & 0xFFFFFFFF, payload)
-
-
-class Driven:
-    """A line with its timers served, that checks every frame and notes when it came out."""
-
-    def __init__(self, options: LineOptions | None = None) -> None:
-        self.line = MicrophoneLine(SlotDecoder(), options)
-        self.now_s = 1000.0
-        self.sound: list[FloatArray] = []
-        self.given_s: list[float] = []
-
-    def until(self, now_s: float) -> None:
-        """Let time pass."""
-        while (due_s := self.line.due_s()) is not None and due_s <= now_s:
-            self.now_s = max(self.now_s, due_s)
-            self._note(self.line.advance(self.now_s))
-            assert (later_s := self.line.due_s()) is None or later_s > due_s
-        self.now_s = now_s
-
-    def push(self, item: RtpAudio, now_s: float | None = None) -> None:
-        self.until(self.now_s if now_s is None else now_s)
-        self._note(self.line.push(item, self.now_s))
-
-    def finish(self) -> None:
-        self._note(self.line.finish())
-
-    def slots(self) -> list[float]:
-        """What each 20 ms is, by its last sample (a fade begins at its own value)."""
-        whole = np.concatenate(self.sound)
-        return [float(value) for value in whole[319 : len(whole) // 320 * 320 : 320]]
-
-    def _note(self, frames: Iterable[AudioFrame]) -> None:
-        for frame in frames:
-            assert frame.start == 160 * len(self.sound), "the time line has no gap"
-            assert frame.samples.shape == (160,) and frame.rate_hz == 16_000
-            self.sound.append(frame.samples)
-            self.given_s.append(self.now_s)
-
-
-def driven(numbers: Iterable[int], options: LineOptions | None = None) -> Driven:
-    """Packets in the order given, 20 ms after one another."""
-    run = Driven(options)
-    for place, number in enumerate(numbers):
-        run.push(packet(number), 1000.0 + place * SLOT_S)
-    return run
-
+from tests.rig.driven_line import CONCEALED, REPAIRED, SLOT_S, Driven, driven, packet
 
 # ---- written patterns -------------------------------------------------------------------------
 
@@ -226,9 +141,9 @@ def test_a_pause_of_the_sender_itself_is_concealed_not_lost() -> None:
 
 
 def test_timestamps_read_from_a_clock_are_not_spliced_sample_by_sample() -> None:
-    run, random = Driven(), np.random.default_rng(1)
+    run, chance = Driven(), np.random.default_rng(1)
     for number in range(500):
-        run.push(packet(number, 20, number * 960 + int(random.integers(-90, 90))))
+        run.push(packet(number, 20, number * 960 + int(chance.integers(-90, 90))))
     assert run.slots() == list(range(500))
     assert run.line.counts.concealed_samples == 0
 
@@ -323,12 +238,12 @@ def test_time_passes_before_the_first_packet_once_begun() -> None:
 @pytest.mark.parametrize("ppm", [-300, 300])
 def test_drifting_clocks_neither_fill_nor_drop_nor_delay(ppm: int) -> None:
     run, frames = Driven(), 0
-    packet_s = 0.06 * (1 + ppm * 1e-6)
-    for number in range(60_000):  # an hour
+    packet_s = 0.12 * (1 + ppm * 1e-6)
+    for number in range(30_000):  # an hour
         now_s = 1000.0 + number * packet_s
         due_s = run.line.due_s()
         assert due_s is None or due_s > now_s + 0.9
-        frames += len(run.line.push(packet(number, 60), now_s))
+        frames += len(run.line.push(packet(number, 120), now_s))
     counts = run.line.counts
     assert frames == 360_000
     assert (counts.concealed_samples, counts.silent_samples, counts.late) == (0, 0, 0)
@@ -366,64 +281,7 @@ def test_a_silence_of_hours_is_not_made_up_for_in_one_go() -> None:
     assert len(run.line.advance(99_000.0)) <= 300
 
 
-# ---- any network ------------------------------------------------------------------------------
-
-
-def arrivals(
-    seed: int, loss: float, jitter_s: float, overtake: bool, copies: float
-) -> list[tuple[float, int]]:
-    """When packets come, of 700: [(seconds, number)]; the first and the last do come."""
-    random = np.random.default_rng(seed)
-    came: list[tuple[float, int]] = []
-    last_s = 0.0
-    for number in range(700):
-        if 0 < number < 699 and random.random() < loss:
-            continue
-        at_s = 1000.0 + number * SLOT_S + 0.03 + float(random.random()) * jitter_s
-        last_s = at_s = at_s if overtake else max(at_s, last_s)
-        if 0 < number < 699:
-            came.append((at_s, number))
-            if random.random() < copies:
-                came.append((at_s + float(random.random()) * 0.1, number))
-    return [(1000.0, 0), *sorted(came), (1000.0 + 700 * SLOT_S + 0.2, 699)]
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("overtake", [False, True])
-@pytest.mark.parametrize("loss", [0.0, 0.01, 0.1, 0.3])
-def test_on_any_network_each_slot_is_given_out_once_and_in_time(
-    seed: int, overtake: bool, loss: float
-) -> None:
-    came = arrivals(seed, loss, 0.07, overtake, 0.05)
-    run = Driven()
-    for at_s, number in came:
-        run.push(packet(number), at_s)
-    run.finish()
-    slots = run.slots()
-    assert len(slots) == 700
-    first_s: dict[int, float] = {}
-    for at_s, number in came:
-        first_s.setdefault(number, at_s)
-    kept = 0
-    for number, value in enumerate(slots):
-        assert value in (number, number + REPAIRED) or CONCEALED <= value <= 0.0
-        kept += value == number
-    for number, at_s in first_s.items():
-        given_s = run.given_s[2 * number]
-        # Given out by a later packet already, or at most the longest wait after it came.
-        assert given_s <= at_s + 0.06 + 1e-9
-        if loss == 0.0 and not overtake:
-            assert given_s == at_s
-    assert kept >= (0.9 if overtake else 1.0) * len(first_s)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_link_that_only_loses_never_waits(seed: int) -> None:
-    run = Driven()
-    for at_s, number in arrivals(seed, 0.1, 0.03, False, 0.0):
-        run.push(packet(number), at_s)
-        assert run.line.counts.depth == 0
-        assert run.slots()[-1] == number
+# ---- how long a hole waits --------------------------------------------------------------------
 
 
 def test_waiting_is_unlearned_when_the_link_only_loses() -> None:
@@ -444,57 +302,3 @@ def test_what_comes_later_than_any_wait_teaches_no_waiting() -> None:
     assert reordering.found(1, 1.2)
     assert reordering.wait_s == 0.0
     assert not reordering.found(1, 1.2), "a second copy was not missing"
-
-
-# ---- with real sound --------------------------------------------------------------------------
-
-
-class Unrepaired(OpusDecoder):
-    """The same without redundancy."""
-
-    def repair(self, following: bytes, samples: int) -> FloatArray:
-        return self.conceal(samples)
-
-
-@cache
-def spoken(seconds: float, rate_hz: int) -> FloatArray:
-    return talk(seconds, rate_hz)
-
-
-@cache
-def opus_packets(seconds: float, loss: float) -> list[RtpAudio]:
-    encoder = OpusEncoder()
-    encoder.expect_loss(loss)
-    cut = spoken(seconds, 24_000).reshape(-1, 480)
-    return [RtpAudio(n, n * 960, encoder.encode(piece)) for n, piece in enumerate(cut)]
-
-
-def heard(line: MicrophoneLine, packets: Iterable[RtpAudio]) -> FloatArray:
-    frames: list[AudioFrame] = []
-    for item in packets:
-        frames += line.push(item, item.timestamp / 48_000)
-    return np.concatenate([frame.samples for frame in frames + line.finish()])
-
-
-def test_without_loss_the_sound_is_that_of_decoding_in_one_go() -> None:
-    packets = opus_packets(8, 0.0)
-    decoder = OpusDecoder()
-    whole = np.concatenate([decoder.decode(item.payload) for item in packets])
-    assert np.array_equal(heard(MicrophoneLine(OpusDecoder()), packets), whole)
-
-
-@pytest.mark.parametrize("loss", [0.05, 0.2])
-def test_lost_speech_is_repaired_better_than_it_is_concealed(loss: float) -> None:
-    packets = opus_packets(8, loss)
-    clean = heard(MicrophoneLine(OpusDecoder()), packets)
-    lost = np.random.default_rng(5).random(len(packets)) < loss
-    lost[0] = lost[-1] = False
-    left = [item for item in packets if not lost[item.sequence]]
-    repaired = heard(MicrophoneLine(OpusDecoder()), left)
-    concealed = heard(MicrophoneLine(Unrepaired()), left)
-    assert len(repaired) == len(clean)
-    error, plain_error = (float(np.sum((sound - clean) ** 2)) for sound in (repaired, concealed))
-    assert error < 0.6 * plain_error
-    said = spoken(8, 16_000)
-    assert alike(repaired, said) > alike(concealed, said)
-    assert alike(repaired, said) > 1.0 - 2.0 * loss

@@ -25,12 +25,15 @@ from agent.types import MIC_FRAME_SAMPLES, MIC_RATE_HZ, AudioFrame, FloatArray
 _MAX_AHEAD = 64
 """Packets kept behind a hole; one more closes the hole at once, nothing is thrown away."""
 _MAX_DROPOUT = 3000
+"""A minute of packets: numbers that jump further belong to another source."""
 _CONTIGUOUS_SAMPLES = MIC_RATE_HZ // 200
 """Timestamps of packets in sequence may be off by 5 ms (senders that read a clock) unheeded."""
 _FILL_SAMPLES = MIC_RATE_HZ // 10
+"""Silence for a stall goes out 100 ms at a time: ten timers a second."""
 _MAX_FILL_SAMPLES = 3 * MIC_RATE_HZ
 _LATE_RUN_S = 0.2
 _CATCHING_UP = 1.5
+"""A stored backlog comes at more than one and a half times the pace of live sound."""
 _FULL_SAMPLES = MIC_RATE_HZ // 10
 _FADE = np.concatenate((np.ones(_FULL_SAMPLES, np.float32), falling_edge(_FULL_SAMPLES)))
 """Concealment of what was lost: 100 ms as the decoder gives it, 100 ms of fading, then zeros."""
