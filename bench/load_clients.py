@@ -30,6 +30,7 @@ _RTCP_EVERY_SLOTS = 50
 _PLAYOUT_EVERY_SLOTS = 5
 _IN_THE_PAGE_TICKS = 4 * _SLOT_TICKS
 _CONNECT_PATIENCE_S = 15.0
+ANSWER_PATIENCE = aiohttp.ClientTimeout(total=15.0)
 _SPREAD = (math.sqrt(5) - 1) / 2
 """Steps of the golden section: any number of callers lies evenly over the 20 ms."""
 
@@ -201,7 +202,7 @@ class Crowd:
 
     async def grow_to(self, count: int) -> None:
         """Dial until there are `count` callers."""
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession(timeout=ANSWER_PATIENCE) as http:
             while len(self._callers) < count:
                 number = len(self._callers)
                 place = number * _SPREAD % 1.0

@@ -7,23 +7,23 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
 import numpy as np
 
-from bench.load_clients import Crowd
+from bench.load_clients import ANSWER_PATIENCE, Crowd
 from bench.load_server import OFFER_PATHS, Kind
 from bench.load_slots import Lateness
 
 ON_TIME = 0.995
 CLIENT_MAX_LATE_MS = 10.0
 """Callers that are later than half a slot one time in a hundred are no measure for a server."""
-_SPEECH_BYTES = 50
+_SPEECH_BYTES = 80
 """Packets of silence are smaller, header and authentication included."""
 _START_PATIENCE_S = 60.0
-_SETTLE_S = 0.1
+_END_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class LoadOptions:
     client_core: int = 1
     warm_up_s: float = 4.0
     seconds: float = 12.0
-    realtime: bool = False
+    first: bool = False
     loop: str = "auto"
 
 
@@ -80,30 +80,21 @@ class Ladder:
         await asyncio.sleep(self._options.warm_up_s)
         await self._ask("begin")
         self._crowd.begin()
-        since_s, busy_s = time.time(), _core_busy_s(self._options.server_core)
+        since_s, busy_s = time.monotonic(), _core_busy_s(self._options.server_core)
         await asyncio.sleep(self._options.seconds)
-        until_s = time.time()
+        passed_s = time.monotonic() - since_s
         busy_s = _core_busy_s(self._options.server_core) - busy_s
-        inside = await self._ask("figures")
-        await asyncio.sleep(_SETTLE_S)
-        return self._step(calls, inside, busy_s, (since_s, until_s))
+        step = self._step(calls, await self._ask("figures"), passed_s)
+        others_percent = max(0.0, 100 * busy_s / passed_s - step.cpu_percent)
+        return replace(step, others_percent=others_percent)
 
-    def _step(
-        self,
-        calls: int,
-        inside: dict[str, float | None],
-        busy_s: float,
-        window_s: tuple[float, float],
-    ) -> Step:
-        since_s, until_s = window_s
+    def _step(self, calls: int, inside: dict[str, float | None], passed_s: float) -> Step:
         callers = self._crowd.callers
-        # What is due at the very beginning may have come before the callers' window began.
-        late_ms = [caller.heard.late_ms(since_s + 0.05, until_s - 0.05) for caller in callers]
-        cpu_percent = inside.pop("cpu_percent") or 0.0
+        late_ms = [caller.heard.late_ms(passed_s) for caller in callers]
         return Step(
             calls=calls,
-            cpu_percent=cpu_percent,
-            others_percent=max(0.0, 100 * busy_s / (until_s - since_s) - cpu_percent),
+            cpu_percent=inside.pop("cpu_percent") or 0.0,
+            others_percent=0.0,
             late=Lateness.of(np.concatenate(late_ms)),
             inside=inside,
             client_late_p99_ms=float(np.percentile(self._crowd.late_ms, 99)),
@@ -112,7 +103,7 @@ class Ladder:
         )
 
     async def _ask(self, what: str) -> dict[str, float | None]:
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession(timeout=ANSWER_PATIENCE) as http:
             async with http.post(f"{self._url}/bench/{what}") as reply:
                 text = await reply.text()
         figures: dict[str, float | None] = json.loads(text) if text else {}
@@ -137,8 +128,19 @@ async def ladder(
     try:
         yield Ladder(url, crowd, options)
     finally:
+        await _end(process)
         await crowd.close()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask the server to end, which it may be too busy to hear."""
+    if process.stdin is not None:
         process.stdin.close()
+    try:
+        async with asyncio.timeout(_END_PATIENCE_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
         await process.wait()
 
 
@@ -147,7 +149,7 @@ def _command(kind: Kind, options: LoadOptions) -> list[str]:
     loop = ("asyncio" if kind == "stock" else "uvloop") if options.loop == "auto" else options.loop
     command = [sys.executable, "-m", "bench.load_server", kind, "--loop", loop]
     command += ["--core", str(options.server_core)]
-    return [*command, "--realtime"] if options.realtime else command
+    return [*command, "--first"] if options.first else command
 
 
 def _core_busy_s(core: int) -> float:
