@@ -21,6 +21,7 @@ _DRIFT_STEP_PPM = 4.0
 _DRIFT_WORTH_MOVING_PPM = 40.0
 """AEC3 follows less than this by itself with hardly any loss."""
 _RETRY_SAMPLES = 4 * MIC_RATE_HZ
+_LONGEST_RETRY_SAMPLES = 64 * MIC_RATE_HZ
 _RESERVE_RETRY_SAMPLES = 20 * MIC_RATE_HZ
 
 
@@ -51,13 +52,14 @@ class AlignmentPolicy:
 
     The lead is how long before its echo the reference comes. AEC3 manages any lead up to 420 ms
     but must learn anew when it changes, so it is left alone unless it grows beyond that, vanishes
-    or is another one by more than 150 ms. Drift is followed at once where nothing has to be moved
-    for it; an echo that comes ever earlier needs a reference that is held back.
+    or is another one by more than 150 ms. What did not help is tried again ever more rarely.
+    To follow drift, the reference must be held back: it may have to run ahead of arrival.
     """
 
     def __init__(self) -> None:
         self._lead: float | None = None
         self._not_before = 0
+        self._retry_samples = _RETRY_SAMPLES
         self._no_reserve_before = 0
 
     def judge(self, found: EchoFound, reference: Reference) -> Move | None:
@@ -79,22 +81,23 @@ class AlignmentPolicy:
         lead = found.lag - reference.lag
         if _fits(lead):
             self._lead = lead
+            self._retry_samples = _RETRY_SAMPLES
 
     def _restore(self, found: EchoFound, drift_ppm: float) -> Move | None:
         """Bring back the lead that the canceller had, as far as sound that was sent allows."""
         if self._lead is None or found.at < self._not_before:
             return None
-        self._not_before = found.at + _RETRY_SAMPLES
+        self._not_before = found.at + self._retry_samples
+        self._retry_samples = min(2 * self._retry_samples, _LONGEST_RETRY_SAMPLES)
         lead = min(self._lead, found.lag - found.arrival_lag)
         return Move(Alignment(found.at, found.lag - lead, drift_ppm), found.since)
 
     def _reserve(self, found: EchoFound, lead: float, drift_ppm: float) -> Move | None:
-        """Hold the reference back: to be read between samples, and to run ahead for a while."""
+        """Hold the reference back, so that it can run ahead of arrival for a while."""
         if found.at < self._no_reserve_before or abs(drift_ppm) < _DRIFT_WORTH_MOVING_PPM:
             return None
         self._no_reserve_before = found.at + _RESERVE_RETRY_SAMPLES
-        reserve = min(_RESERVE_SAMPLES, lead / 2) if drift_ppm < 0 else 2 * _LEAST_SPARE_SAMPLES
-        lag = found.lag - lead + reserve
+        lag = found.lag - lead + min(_RESERVE_SAMPLES, lead / 2)
         return Move(Alignment(found.at, lag, drift_ppm), found.at - _RESERVE_HISTORY_SAMPLES)
 
 

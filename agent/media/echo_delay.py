@@ -17,10 +17,9 @@ from agent.types import MIC_RATE_HZ, FloatArray
 
 BLOCK_SAMPLES = 8192
 LAGS = 16384
-"""Delays from 24 ms before arrival to a second after it."""
+"""Delays of up to a second after arrival: an echo cannot come before what was sent."""
 
 _FFT_SAMPLES = BLOCK_SAMPLES + LAGS
-_AHEAD_SAMPLES = 384
 _LOWEST_HZ, _HIGHEST_HZ = 200.0, 3800.0
 _ENVELOPE_BINS = 8
 _ENVELOPE_FLOOR = 0.05
@@ -91,7 +90,7 @@ class EchoDelay:
         if near_index != self._near_index + self._filled:
             self._filled = 0
         if self._filled == 0:
-            self._near_index, self._base = near_index, arrival_lag - _AHEAD_SAMPLES
+            self._near_index, self._base = near_index, arrival_lag
         taken = min(len(near), BLOCK_SAMPLES - self._filled)
         self._near[self._filled : self._filled + taken] = near[:taken]
         self._filled += taken
