@@ -33,6 +33,9 @@ _SPOKEN_POWER = 1e-6  # −60 dBFS
 _BEFORE_SAMPLES, _AFTER_SAMPLES = 128, 480
 _ALIKE_SAMPLES = 32
 _TRACKED_SAMPLES = 48
+_BORNE_OUT = 5.0
+# Speech fills four fifths of the band, music half, a chord a twentieth.
+_LEAST_BREADTH = 0.2
 
 ComplexArray = npt.NDArray[np.complex64]
 
@@ -89,14 +92,16 @@ class EchoDelay:
         """The microphone [T] from `near_index` on, and the lag that arrival alone would give."""
         if near_index != self._near_index + self._filled:
             self._filled = 0
-        if self._filled == 0:
-            self._near_index, self._base = near_index, arrival_lag
-        taken = min(len(near), BLOCK_SAMPLES - self._filled)
-        self._near[self._filled : self._filled + taken] = near[:taken]
-        self._filled += taken
-        if self._filled == BLOCK_SAMPLES:
-            self._filled = 0
-            self._block = _Block(self._near.copy(), self._near_index, self._base)
+        while len(near):
+            if self._filled == 0:
+                self._near_index, self._base = near_index, arrival_lag
+            taken = min(len(near), BLOCK_SAMPLES - self._filled)
+            self._near[self._filled : self._filled + taken] = near[:taken]
+            self._filled += taken
+            near, near_index = near[taken:], near_index + taken
+            if self._filled == BLOCK_SAMPLES:
+                self._block = _Block(self._near.copy(), self._near_index, self._base)
+                self._near_index, self._filled = near_index, 0
 
     def work(self, read_far: Callable[[int, int], FloatArray]) -> bool:
         """One step; whether `lag` and `drift_ppm` were judged anew by it."""
@@ -117,7 +122,7 @@ class EchoDelay:
         self._sum = _FORGETTING * self._sum + correlation
         self._last = correlation
         candidate, certain = self._best(correlation, latest, block.base)
-        if candidate is not None:
+        if candidate is not None and _is_high(correlation, candidate - block.base):
             self._consider(candidate, block.near_index, certain)
         if self.lag is not None:
             self._track(correlation, block)
@@ -149,7 +154,7 @@ class EchoDelay:
         return None, False
 
     def _consider(self, lag: float, near_index: int, certain: bool) -> None:
-        """Believe what leaves no doubt, or two blocks in a row agree on."""
+        """Believe what leaves no doubt, or two blocks agree on."""
         known, since = self._candidate, self._candidate_since
         self._candidate, self._candidate_since = lag, near_index
         if self.lag is not None and abs(lag - self.lag) <= _TRACKED_SAMPLES:
@@ -201,7 +206,9 @@ class _Block:
         self.worthless = not _is_spoken(far)
         if self.worthless:
             return None
-        return _whitened(_spectrum(far * _FAR_EDGES))
+        spectrum = _whitened(_spectrum(far * _FAR_EDGES))
+        self.worthless = _breadth(spectrum) < _LEAST_BREADTH
+        return spectrum
 
     def _compare(self, far_spectrum: ComplexArray) -> ComplexArray:
         spectrum = _spectrum(self._near * _NEAR_EDGES)
@@ -225,6 +232,13 @@ def find_peak(correlation: FloatArray) -> Peak:
     heights[max(0, at - _BEFORE_SAMPLES) : at + _AFTER_SAMPLES] = 0.0
     second, rest = float(heights.max()), float(np.sqrt(np.mean(heights**2)))
     return Peak(at + _summit(correlation, at), top / max(second, 1e-20), top / max(rest, 1e-20))
+
+
+def _is_high(correlation: FloatArray, index: float) -> bool:
+    """Whether this block itself bears out what the sum over several says."""
+    first = max(0, round(index) - _ALIKE_SAMPLES)
+    there = float(np.abs(correlation[first : first + 2 * _ALIKE_SAMPLES]).max(initial=0.0))
+    return there > _BORNE_OUT * float(np.sqrt(np.mean(correlation**2)))
 
 
 def _summit(correlation: FloatArray, at: int) -> float:
@@ -257,6 +271,13 @@ def _whitened(spectrum: ComplexArray) -> ComplexArray:
     envelope = (total[width:] - total[:-width]) / width
     whitened: ComplexArray = spectrum / (envelope + _ENVELOPE_FLOOR * envelope.mean() + 1e-12)
     return whitened
+
+
+def _breadth(whitened: ComplexArray) -> float:
+    """The share of the band, 0..1, that a signal fills: tones alone say nothing of their time."""
+    size = np.abs(whitened)
+    energy = float(size @ size) * len(size)
+    return float(size.sum()) ** 2 / energy if energy else 0.0
 
 
 def _edges(samples: int) -> FloatArray:
