@@ -20,13 +20,17 @@ SAID: list[dict[str, Any]] = [
     {"type": "conversation.item.truncated", "item_id": "a1", "audio_end_ms": 700},
     {"type": "input_audio_buffer.speech_started", "item_id": "u1"},
     {"type": "input_audio_buffer.speech_stopped", "item_id": "u1"},
-    {"type": "voice_agent.echo", "erle_db": 4.0},
+    {
+        "type": "conversation.item.retrieved",
+        "item": {"id": "a1", "content": [{"type": "output_audio", "transcript": "Hello, "}]},
+    },
+    {"type": "voice_agent.echo", "erle_db": 4.0, "delay_ms": 120.0},
     {"type": "voice_agent.latency", "turn": 1, "first_sound_ms": 2500},
 ]
 CODES = (
     "microphone-denied microphone-missing microphone-busy camera-denied camera-missing "
-    "insecure-context server-gone no-slot connection-failed call-refused browser-too-old "
-    "server-error"
+    "screen-denied screen-missing insecure-context server-gone no-slot connection-failed "
+    "call-refused browser-too-old server-error"
 ).split()
 SHOW_PROBLEM = """async (code) => {
   const { CallProblem } = await import('./problems.js');
@@ -79,6 +83,11 @@ async def test_in_a_call_and_after_it(size: str, scheme: Scheme) -> None:
         await opened.server_says(*SAID)
         await opened.shows('[data-check="firstSound"][data-verdict="failing"]')
         await opened.state("speaking")
+        assert await _findings(opened) == []
+        await opened.page.click("#screen")
+        await opened.server_says({"type": "voice_agent.ducked", "turn": 1, "at_ms": 700})
+        await opened.shows('#screen[aria-pressed="true"]')
+        await opened.shows('.stage[data-ducked="on"]')
         assert await _findings(opened) == []
         await opened.page.click("#mute")
         await opened.shows('#mute[aria-pressed="true"]')
@@ -136,6 +145,10 @@ async def test_a_call_can_be_made_and_ended_with_the_keyboard_alone() -> None:
         await opened.shows('#mute[aria-pressed="true"]')
         await page.keyboard.press("v")
         await opened.shows('#camera[aria-pressed="true"]')
+        await page.keyboard.press("s")
+        await opened.shows('#screen[aria-pressed="true"]')
+        await page.keyboard.press("s")
+        await opened.shows('#screen[aria-pressed="false"]')
         await page.keyboard.press("h")
         await opened.state("ended")
 

@@ -67,6 +67,69 @@ async def test_speech_without_a_transcript_is_noted_until_one_comes() -> None:
         assert await opened.page.evaluate(LINES) == [["user", "Yes.", ""]]
 
 
+def _said_in_one_call(*answers: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        _delta("a1", "One two three. "),
+        _delta("a1", "Four five six seven eight nine ten eleven twelve thirteen fourteen."),
+        {"type": "conversation.item.truncated", "item_id": "a1", "audio_end_ms": 900},
+        *answers,
+    ]
+
+
+def _retrieved(item: str, transcript: str) -> dict[str, Any]:
+    part = {"type": "output_audio", "transcript": transcript}
+    return {"type": "conversation.item.retrieved", "item": {"id": item, "content": [part]}}
+
+
+ASKED = "window.farEnd.received.filter((each) => each.type === 'conversation.item.retrieve')"
+
+
+async def test_words_cut_off_before_they_were_heard_are_struck_out() -> None:
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(*_said_in_one_call())
+        await opened.until(f"{ASKED}.length === 1")
+        (question,) = await opened.page.evaluate(ASKED)
+        assert question["item_id"] == "a1"
+        await opened.server_says(_retrieved("a1", "One two three. "))
+        await opened.shows(".line s")
+        text = "[...document.querySelector('.line p').childNodes].map((each) => each.textContent)"
+        heard, rest = await opened.page.evaluate(text)
+        assert heard == "One two three. "
+        assert rest == "Four five six seven eight nine ten eleven twelve thirteen…"
+
+
+async def test_what_counts_as_heard_is_what_the_server_says() -> None:
+    said = "One two three."
+    heard = {"a1": "", "a2": "Quite other words.", "a3": "One tw", "a4": said}
+    shown = {"a1": "<s>One two three.</s>", "a3": "One tw<s>o three.</s>"}
+    async with open_page() as opened:
+        await opened.call()
+        for item, words in heard.items():
+            done = {"type": "response.output_audio_transcript.done", "item_id": item}
+            cut = {"type": "conversation.item.truncated", "item_id": item, "audio_end_ms": 9}
+            await opened.server_says(_delta(item, "One"), cut, _retrieved(item, words))
+            await opened.server_says(done | {"transcript": said})
+        # Asked for by nobody, of a line that was not interrupted: nothing to strike out.
+        await opened.server_says(_delta("a5", said), _retrieved("a5", "One"), _delta("a6", "."))
+        await opened.shows('[data-item-id="a6"]')
+        for item, words in (heard | {"a5": said}).items():
+            text = await opened.page.inner_html(f'[data-item-id="{item}"] p')
+            assert text == shown.get(item, words), item
+
+
+async def test_a_server_that_forgot_what_was_heard_is_not_complained_about() -> None:
+    forgot = "{ type: 'error', error: { message: 'no such item', event_id: asked.event_id } }"
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(*_said_in_one_call())
+        await opened.until(f"{ASKED}.length === 1")
+        await opened.page.evaluate(f"{ASKED}.forEach((asked) => window.farEnd.send({forgot}))")
+        await opened.server_says(_delta("a2", "later"))
+        await opened.shows('[data-item-id="a2"]')
+        assert not await opened.page.is_visible("#problem")
+
+
 async def test_captions_follow_the_newest_line_but_not_under_a_readers_eyes() -> None:
     async with open_page() as opened:
         await opened.call()
@@ -109,20 +172,37 @@ async def test_the_checks_turn_green_in_a_good_call() -> None:
         await opened.call()
         await opened.server_says(
             {"type": "input_audio_buffer.speech_started", "item_id": "u"},
-            {"type": "voice_agent.echo", "erle_db": 21.5},
+            {"type": "voice_agent.echo", "erle_db": 21.5, "delay_ms": 180.2},
             {"type": "voice_agent.latency", "turn": 1, "first_sound_ms": 300},
             {"type": "voice_agent.unit", "unit": 1, "stage_ms": {"llm": 80, "mel": 20}},
         )
-        for check in ("microphone", "hearing", "echo", "firstSound", "engine", "loss", "roundTrip"):
+        for check in (
+            "microphone",
+            "hearing",
+            "echo",
+            "firstSound",
+            "engine",
+            "loss",
+            "roundTrip",
+            "concealed",
+        ):
             await opened.shows(f'#checks [data-check="{check}"][data-verdict="ok"]')
-        assert await opened.page.inner_text('[data-check="engine"] .value') == "100 ms"
+        value = '[data-check="{}"] .value'
+        assert await opened.page.inner_text(value.format("engine")) == "100 ms"
+        assert await opened.page.inner_text(value.format("echo")) == "22 dB, 180 ms delay"
 
 
 async def test_each_check_says_what_to_do_when_it_is_not_well() -> None:
-    bad = {"roundTripMs": 900, "lossPercent": 20, "jitterBufferMs": 200, "camera": None}
+    bad = {
+        "roundTripMs": 900,
+        "lossPercent": 20,
+        "concealedPercent": 3,
+        "jitterBufferMs": 200,
+        "picture": None,
+    }
     facts = [
         ("statistics", bad),
-        ("camera", True),
+        ("picture", "camera"),
         ("tick", 13_000),
         ("apply", {"type": "voice_agent.echo", "erle_db": 3}),
         ("apply", {"type": "output_audio_buffer.started"}),
@@ -135,11 +215,12 @@ async def test_each_check_says_what_to_do_when_it_is_not_well() -> None:
     assert {name: row["verdict"] for name, row in rows.items()} == {
         "microphone": "failing",
         "hearing": "ok",
-        "camera": "failing",
+        "picture": "failing",
         "echo": "warning",
         "firstSound": "warning",
         "roundTrip": "failing",
         "loss": "failing",
+        "concealed": "warning",
         "jitterBuffer": "warning",
         "engine": "failing",
     }
@@ -168,26 +249,49 @@ async def test_a_server_that_never_hears_a_loud_microphone_is_found_out() -> Non
         assert rows["hearing"]["verdict"] == "ok"
 
 
-def _sound(second: int, lost: int, received: int) -> dict[str, Any]:
+def _sound(second: int, lost: int, received: int, concealed: int = 9_000) -> dict[str, Any]:
     return {
         "type": "inbound-rtp",
         "kind": "audio",
         "packetsLost": lost,
         "packetsReceived": received,
+        "totalSamplesReceived": 48_000 * second,
+        "concealedSamples": concealed,
         "jitterBufferDelay": 0.04 * 48_000 * second,
         "jitterBufferEmittedCount": 48_000 * second,
     }
 
 
-async def test_loss_is_of_the_last_ten_seconds_alone() -> None:
+async def test_loss_and_gaps_are_of_the_last_ten_seconds_alone() -> None:
     calm = [[_sound(n, lost=500, received=50 * n)] for n in range(1, 12)]
-    rough = [*calm, [_sound(12, lost=550, received=550)]]
+    rough = [*calm, [_sound(12, lost=550, received=550, concealed=33_000)]]
     async with open_page() as opened:
         quiet = await opened.page.evaluate(STATISTICS, calm)
         assert quiet["lossPercent"] == 0
+        assert quiet["concealedPercent"] == 0
         assert quiet["jitterBufferMs"] == pytest.approx(40)
         noisy = await opened.page.evaluate(STATISTICS, rough)
         assert noisy["lossPercent"] == pytest.approx(10, abs=1)
+        assert noisy["concealedPercent"] == pytest.approx(5)
+
+
+async def test_sound_that_is_held_back_for_long_is_said_at_once() -> None:
+    hint = """async (jitterBufferMs) => {
+      const { Preflight } = await import('./preflight.js');
+      const preflight = new Preflight(0);
+      preflight.statistics({ jitterBufferMs });
+      return preflight.alarm();
+    }"""
+    async with open_page() as opened:
+        assert await opened.page.evaluate(hint, 290) == ""
+        assert "0.6 s late" in await opened.page.evaluate(hint, 560)
+        await opened.page.evaluate(
+            """import('./statistics.js').then(({ StatisticsReader }) => {
+              StatisticsReader.prototype.read = () => ({ jitterBufferMs: 560 });
+            })"""
+        )
+        await opened.call()
+        await opened.until("document.getElementById('hint').textContent.includes('0.6 s late')")
 
 
 async def test_the_round_trip_is_the_receivers_own_where_it_reports_one() -> None:
@@ -205,4 +309,4 @@ async def test_the_camera_rate_is_counted_between_readings() -> None:
 
     async with open_page() as opened:
         read = await opened.page.evaluate(STATISTICS, [sent(10, 1000), sent(14, 3000)])
-        assert read["camera"] == {"width": 640, "height": 480, "perSecond": 2}
+        assert read["picture"] == {"width": 640, "height": 480, "perSecond": 2}

@@ -6,16 +6,19 @@
  *   #call-button        starts and ends a call; data-live = true | false
  *   #state              data-state = idle | connecting | listening | speaking | ended | problem
  *   .stage              the same data-state; data-user = speaking while the server hears the user;
- *                       data-camera = on
- *   #hint               a line under the state: the length of the call, or why it waits
+ *                       data-ducked = on while the agent holds its breath; data-picture = camera |
+ *                       screen while it is shown
+ *   #hint               a line under the state: the length of the call, why it waits, or an alarm
  *   #mute #camera       aria-pressed = true while muted / while the camera is on; hidden outside a call
- *   #self-view          <video> of the own camera
+ *   #screen             aria-pressed = true while the screen is shared; hidden where that cannot be
+ *   #self-view          <video> of what the agent is shown; data-source = camera | screen
  *   #captions           role=log; .line[data-speaker = agent | user][data-item-id], [data-interrupted],
- *                       [data-placeholder] where the user spoke and no transcript came (yet)
+ *                       [data-placeholder] where the user spoke and no transcript came (yet),
+ *                       <s> around words that were cut off before they were heard
  *   #newest             leads back to the newest caption after scrolling up
  *   #mic-meter          role=meter, aria-valuenow = 0 to 100
  *   #microphone-select #speaker-select #camera-select, in <details id="devices">
- *   #shortcuts          checkbox: keys M (mute), V (camera), H (hang up)
+ *   #shortcuts          checkbox: keys M (mute), V (camera), S (screen), H (hang up)
  *   #agent-audio        <audio> with the agent's stream as srcObject: the only way out for sound
  *   #sound-button       shown where the browser refuses to play without a press
  *   #problem            role=alert, data-problem = code (problems.js) or '' ; #problem-action its button
@@ -27,6 +30,7 @@
 
 import { Call } from './call.js';
 import { Captions, clock } from './captions.js';
+import { canShareScreen } from './capture.js';
 import { fillSelect, recall, remember, rememberDevice, rememberedDevice } from './devices.js';
 import { meterShare, MicrophoneMeter } from './meter.js';
 import { Preflight, showRows, summary } from './preflight.js';
@@ -76,7 +80,7 @@ function newCall() {
   on('serverevent', (event) => onServerEvent(event));
   on('sound', (stream) => play(stream));
   on('microphone', (stream) => onMicrophone(stream));
-  on('camera', (stream) => onCamera(stream));
+  on('picture', (picture) => onPicture(picture));
   on('muted', (muted) => onMuted(muted));
   on('link', (whole) => (waiting = whole ? '' : 'The connection broke: waiting for it to come back…'));
   on('statistics', (statistics) => preflight.statistics(statistics));
@@ -148,6 +152,9 @@ function onServerEvent(event) {
   preflight.apply(event);
   if (event.type === 'input_audio_buffer.speech_started') stage.userSpeaking(true);
   else if (event.type === 'input_audio_buffer.speech_stopped') stage.userSpeaking(false);
+  else if (event.type === 'voice_agent.ducked') stage.ducked(call.state === 'speaking');
+  else if (event.type === 'voice_agent.resumed') stage.ducked(false);
+  else if (event.type === 'conversation.item.truncated') call.retrieve(event.item_id);
   else if (event.type === 'voice_agent.state') waiting = WAITS[event.state] ?? '';
 }
 
@@ -197,13 +204,19 @@ function onMuted(muted) {
   preflight.muted(muted);
 }
 
-/** @param {MediaStream | null} stream */
-function onCamera(stream) {
-  selfView.srcObject = stream;
-  selfView.hidden = stream === null;
-  stage.camera(stream !== null);
-  preflight.camera(stream !== null);
-  if (stream) void refreshDevices();
+/** @type {Record<import('./pictures.js').PictureSource, string>} */
+const SELF_VIEWS = { camera: 'Your camera’s picture', screen: 'Your screen, as the agent sees it' };
+
+/** @param {import('./pictures.js').Picture | null} picture */
+function onPicture(picture) {
+  const source = picture?.source ?? null;
+  selfView.srcObject = picture?.stream ?? null;
+  selfView.hidden = picture === null;
+  selfView.dataset.source = source ?? '';
+  selfView.setAttribute('aria-label', source ? SELF_VIEWS[source] : '');
+  stage.picture(source);
+  preflight.picture(source);
+  if (source === 'camera') void refreshDevices();
 }
 
 // ---- devices ------------------------------------------------------------------------------------
@@ -263,8 +276,8 @@ function captionsCard() {
 }
 
 /** @param {number} nowMs */
-function onPicture(nowMs) {
-  requestAnimationFrame(onPicture);
+function onRepaint(nowMs) {
+  requestAnimationFrame(onRepaint);
   if (!call.live || !meter) return;
   const levelDb = call.muted ? -Infinity : meter.levelDb();
   preflight.microphoneLevel(levelDb);
@@ -274,7 +287,7 @@ function onPicture(nowMs) {
 function onSecond() {
   if (call.state === 'listening' || call.state === 'speaking') {
     preflight.tick(performance.now());
-    stage.hint(waiting || clock(sinceStart()));
+    stage.hint(waiting || preflight.alarm() || clock(sinceStart()));
   }
   showChecks();
 }
@@ -294,6 +307,7 @@ function pressCall() {
 const KEYS = {
   m: () => call.setMuted(!call.muted),
   v: () => void call.setCamera(!call.cameraOn),
+  s: () => void (canShareScreen() && call.setScreen(!call.screenOn)),
   h: () => call.hangUp(),
 };
 
@@ -313,6 +327,7 @@ function onVisible() {
 byId('call-button').addEventListener('click', pressCall);
 byId('mute').addEventListener('click', KEYS.m);
 byId('camera').addEventListener('click', KEYS.v);
+byId('screen').addEventListener('click', KEYS.s);
 soundButton.addEventListener('click', tryToPlay);
 document.addEventListener('keydown', onKey);
 document.addEventListener('visibilitychange', onVisible);
@@ -322,5 +337,5 @@ shortcuts.addEventListener('change', () => remember('shortcuts', shortcuts.check
 preparePickers();
 showChecks();
 setInterval(onSecond, 1000);
-requestAnimationFrame(onPicture);
+requestAnimationFrame(onRepaint);
 void showEngine();

@@ -9,18 +9,22 @@
  *   serverevent [object]              each event of the server, as it came
  *   sound       [MediaStream]         the agent's voice, for an <audio> element
  *   microphone  [MediaStream]         opened or changed, for a meter
- *   camera      [MediaStream | null]  switched on or off
+ *   picture     [Picture | null]      what is shown from now on: of the camera, of the screen, nothing
  *   muted       [boolean]
  *   link        [boolean]             false: the connection broke and is being waited for
  *   statistics  [Statistics]          once a second
  */
 
-import { CallProblem, cameraProblem, microphoneProblem } from './problems.js';
+import { openCamera, openMicrophone, openScreen, requireBrowser, stop } from './capture.js';
+import { Pictures } from './pictures.js';
+import { PlayoutReports } from './playout.js';
+import { CallProblem } from './problems.js';
 import { Signalling } from './signalling.js';
 import { StatisticsReader } from './statistics.js';
 
 /**
  * @typedef {'idle' | 'connecting' | 'listening' | 'speaking' | 'ended' | 'problem'} State
+ * @typedef {import('./pictures.js').PictureSource} PictureSource
  * @typedef {object} Limits
  * @property {number} connectMs from the answer until media flows
  * @property {number} graceMs that a broken connection has to come back
@@ -34,16 +38,16 @@ import { StatisticsReader } from './statistics.js';
 /** @type {Limits} */
 const LIMITS = { connectMs: 10_000, graceMs: 5_000, statisticsMs: 1_000 };
 
-/** The model looks at one or two pictures a second; more would only cost bandwidth. */
-const CAMERA_RATE_HZ = 2;
+/** Begins the id of a question whose refusal nobody need hear of. */
+const OPTIONAL = 'optional.';
 
 export class Call extends EventTarget {
   #pc = /** @type {RTCPeerConnection | null} */ (null);
   #events = /** @type {RTCDataChannel | null} */ (null);
   #microphone = /** @type {MediaStream | null} */ (null);
   #microphoneSender = /** @type {RTCRtpSender | null} */ (null);
-  #camera = /** @type {MediaStream | null} */ (null);
-  #cameraSender = /** @type {RTCRtpSender | null} */ (null);
+  #pictures = /** @type {Pictures | null} */ (null);
+  #playout = /** @type {PlayoutReports | null} */ (null);
   #callUrl = /** @type {URL | null} */ (null);
   #options = /** @type {Options} */ ({});
   /** Device changes run one after the other, so that two quick presses cannot interleave. */
@@ -51,6 +55,7 @@ export class Call extends EventTarget {
   #deadline = 0;
   #polling = 0;
   #muted = false;
+  #choosingScreen = false;
   /** @type {State} */
   #state = 'idle';
 
@@ -74,7 +79,11 @@ export class Call extends EventTarget {
   }
 
   get cameraOn() {
-    return this.#camera !== null;
+    return this.#pictures?.source === 'camera';
+  }
+
+  get screenOn() {
+    return this.#pictures?.source === 'screen';
   }
 
   /** Whether it has begun and not ended. */
@@ -113,13 +122,32 @@ export class Call extends EventTarget {
   }
 
   /**
-   * Camera on or off; the sender was offered from the start, so nothing is renegotiated.
+   * Camera on, instead of the screen, or off.
    * @param {boolean} on
    * @param {string} [cameraId] another camera than so far
    */
   setCamera(on, cameraId) {
     if (cameraId !== undefined) this.#options.cameraId = cameraId;
     return this.#next(() => this.#switchCamera(on));
+  }
+
+  /**
+   * Share the screen, instead of the camera, or stop sharing it. Call it within a press.
+   * @param {boolean} on
+   */
+  async setScreen(on) {
+    if (!on) return this.#next(() => this.#pictures?.drop('screen'));
+    if (this.#choosingScreen || !this.live) return;
+    this.#choosingScreen = true;
+    try {
+      const screen = await openScreen();
+      if (screen) await this.#next(() => this.#showPicture('screen', screen));
+      if (!this.live) stop(screen);
+    } catch (error) {
+      this.#report(error);
+    } finally {
+      this.#choosingScreen = false;
+    }
   }
 
   /** @param {string} microphoneId '' is the system's default */
@@ -136,8 +164,7 @@ export class Call extends EventTarget {
 
   /** How loud the agent is just now, 0 to 1, without a graph on the way to the loudspeaker. */
   agentLevel() {
-    const receiver = this.#pc?.getReceivers().find((each) => each.track.kind === 'audio');
-    return receiver?.getSynchronizationSources()[0]?.audioLevel ?? 0;
+    return this.#speechSource()?.audioLevel ?? 0;
   }
 
   /**
@@ -148,6 +175,15 @@ export class Call extends EventTarget {
     if (this.#events?.readyState !== 'open') return false;
     this.#events.send(JSON.stringify(event));
     return true;
+  }
+
+  /**
+   * Ask for an item as it stands now, `conversation.item.retrieved`: of the agent's speech it holds
+   * the words that were heard. No answer comes where the server has forgotten it.
+   * @param {string} itemId
+   */
+  retrieve(itemId) {
+    return this.send({ type: 'conversation.item.retrieve', item_id: itemId, event_id: OPTIONAL + itemId });
   }
 
   // ---- the connection ---------------------------------------------------------------------------
@@ -179,8 +215,7 @@ export class Call extends EventTarget {
   #addSenders(pc, microphone) {
     const [track] = microphone.getAudioTracks();
     this.#microphoneSender = pc.addTransceiver(track, { direction: 'sendrecv', streams: [microphone] }).sender;
-    const sendEncodings = [{ maxFramerate: CAMERA_RATE_HZ }];
-    this.#cameraSender = pc.addTransceiver('video', { direction: 'sendonly', sendEncodings }).sender;
+    this.#pictures = new Pictures(pc, (picture) => this.#tell('picture', picture));
   }
 
   /** @param {RTCPeerConnection} pc */
@@ -232,6 +267,11 @@ export class Call extends EventTarget {
     if (report && this.live) this.#tell('statistics', this.statistics.read(report.values()));
   }
 
+  #speechSource() {
+    const receiver = this.#pc?.getReceivers().find((each) => each.track.kind === 'audio');
+    return receiver?.getSynchronizationSources()[0];
+  }
+
   // ---- what the server says ---------------------------------------------------------------------
 
   /**
@@ -243,7 +283,7 @@ export class Call extends EventTarget {
     else if (event.type === 'output_audio_buffer.started') this.#turnTo('speaking');
     else if (event.type === 'output_audio_buffer.stopped') this.#turnTo('listening');
     else if (event.type === 'output_audio_buffer.cleared') this.#turnTo('listening');
-    else if (event.type === 'error') {
+    else if (event.type === 'error' && !event.error?.event_id?.startsWith(OPTIONAL)) {
       this.#tell('problem', new CallProblem('server-error', { detail: event.error?.message }));
     }
     this.#tell('serverevent', event);
@@ -252,6 +292,8 @@ export class Call extends EventTarget {
   #greetSession() {
     const { session } = this.#options;
     if (session) this.send({ type: 'session.update', session: { type: 'realtime', ...session } });
+    this.#playout ??= new PlayoutReports(() => this.#speechSource(), (report) => this.send(report));
+    this.#playout.speaking(this.#state === 'speaking');
   }
 
   /** @param {'listening' | 'speaking'} state */
@@ -261,7 +303,7 @@ export class Call extends EventTarget {
 
   // ---- devices ----------------------------------------------------------------------------------
 
-  /** @param {() => Promise<void>} work */
+  /** @param {() => Promise<void> | undefined} work */
   #next(work) {
     this.#deviceWork = this.#deviceWork.then(() => (this.live ? work() : undefined)).catch((error) => this.#report(error));
     return this.#deviceWork;
@@ -299,22 +341,21 @@ export class Call extends EventTarget {
 
   /** @param {boolean} on */
   async #switchCamera(on) {
-    if (this.#camera) await this.#showCamera(null);
-    if (!on) return;
-    const camera = await openCamera(this.#options.cameraId);
-    if (!this.live) return stop(camera);
-    for (const track of camera.getVideoTracks()) track.onended = () => this.setCamera(false);
-    await this.#showCamera(camera);
+    // Phones lend one camera at a time, so the old one goes first.
+    await this.#pictures?.drop('camera');
+    if (on) await this.#showPicture('camera', await openCamera(this.#options.cameraId));
   }
 
-  /** @param {MediaStream | null} camera */
-  async #showCamera(camera) {
-    stop(this.#camera);
-    this.#camera = camera;
-    await this.#cameraSender?.replaceTrack(camera?.getVideoTracks()[0] ?? null);
-    this.#tell('camera', camera);
+  /**
+   * @param {PictureSource} source
+   * @param {MediaStream} stream
+   */
+  async #showPicture(source, stream) {
+    if (!this.live) return stop(stream);
+    // Unplugged, or ended by the browser's own button.
+    for (const track of stream.getVideoTracks()) track.onended = () => this.#next(() => this.#pictures?.drop(source));
+    await this.#pictures?.show({ source, stream });
   }
-
   // ---- the end ----------------------------------------------------------------------------------
 
   /** @param {CallProblem | null} problem null is an ordinary end */
@@ -326,9 +367,8 @@ export class Call extends EventTarget {
     if (this.#callUrl && !endedByServer) this.signalling.hangUp(this.#callUrl);
     this.#state = problem ? 'problem' : 'ended';
     stop(this.#microphone);
-    stop(this.#camera);
-    if (this.#camera) this.#tell('camera', null);
-    this.#camera = null;
+    this.#pictures?.finish();
+    this.#playout?.finish();
     this.#events?.close();
     this.#pc?.close();
     if (problem) this.#tell('problem', problem);
@@ -338,6 +378,7 @@ export class Call extends EventTarget {
   /** @param {State} state */
   #enter(state) {
     this.#state = state;
+    this.#playout?.speaking(state === 'speaking');
     this.#tell('state', state);
   }
 
@@ -348,42 +389,6 @@ export class Call extends EventTarget {
   #tell(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
-}
-
-/** @throws {CallProblem} insecure-context or browser-too-old */
-function requireBrowser() {
-  if (typeof RTCPeerConnection === 'undefined') throw new CallProblem('browser-too-old');
-  if (!navigator.mediaDevices?.getUserMedia) throw new CallProblem('insecure-context');
-}
-
-/**
- * The browser's own echo canceller first: it knows the loudspeaker, the server only the network.
- * @param {string} [deviceId]
- */
-async function openMicrophone(deviceId) {
-  const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
-  try {
-    return await navigator.mediaDevices.getUserMedia({ audio: deviceId ? { ...audio, deviceId } : audio });
-  } catch (error) {
-    throw microphoneProblem(error);
-  }
-}
-
-/** @param {string} [deviceId] */
-async function openCamera(deviceId) {
-  const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 10 } };
-  try {
-    return await navigator.mediaDevices.getUserMedia({
-      video: deviceId ? { ...video, deviceId } : { ...video, facingMode: 'user' },
-    });
-  } catch (error) {
-    throw cameraProblem(error);
-  }
-}
-
-/** @param {MediaStream | null} stream */
-function stop(stream) {
-  for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
 /** @param {unknown} error */

@@ -2,16 +2,29 @@
 /**
  * Who said what, and when: a log of lines, oldest first, one line per conversation item. It follows
  * the newest line until the reader scrolls up, and keeps MAX_LINES lines: the oldest go.
+ *
+ * The words of the agent come before their sound. Where it was interrupted, what the user had heard
+ * stays as it is, and the beginning of the rest is struck out.
  */
 
 export const MAX_LINES = 500;
 /** Of one line; what a turn says beyond it is not shown. */
 const MAX_CHARACTERS = 20_000;
+/** Of what was said after an interruption, as much as shows how the sentence went on. */
+const MAX_UNHEARD_CHARACTERS = 60;
 /** Nearer to the end than this counts as "at the end". */
 const END_PX = 32;
 
 /** @typedef {'agent' | 'user'} Speaker */
-/** @typedef {{root: HTMLElement, text: HTMLElement, note: HTMLElement}} Line */
+/**
+ * `heard` is null until the server has said which of the words that is.
+ * @typedef {object} Line
+ * @property {HTMLElement} root
+ * @property {HTMLElement} text
+ * @property {HTMLElement} note
+ * @property {string} said
+ * @property {string | null} heard
+ */
 
 /** @type {Record<Speaker, string>} */
 const NAMES = { agent: 'Agent', user: 'You' };
@@ -74,6 +87,9 @@ export class Captions {
       case 'conversation.item.truncated':
         this.#interrupt(event.item_id, event.audio_end_ms);
         break;
+      case 'conversation.item.retrieved':
+        this.#keepHeard(event.item);
+        break;
       case 'input_audio_buffer.speech_started':
         this.#speaking = { itemId: event.item_id, atMs };
         break;
@@ -93,7 +109,7 @@ export class Captions {
     const line = this.#line(speaker, itemId, atMs);
     // Busy: a screen reader waits and reads the line once, whole, instead of word by word.
     this.root.setAttribute('aria-busy', 'true');
-    this.#write(line, spokenBefore(line) + delta);
+    this.#write(line, line.said + delta);
   }
 
   /**
@@ -117,8 +133,9 @@ export class Captions {
     this.#speaking = null;
     if (this.#lines.has(itemId)) return;
     const line = this.#line('user', itemId, startedMs);
-    this.#write(line, `spoke for ${seconds(atMs - startedMs)}`);
+    line.text.textContent = `spoke for ${seconds(atMs - startedMs)}`;
     line.root.dataset.placeholder = '';
+    this.#afterChange();
   }
 
   /**
@@ -135,12 +152,27 @@ export class Captions {
   }
 
   /**
-   * @param {Line} line
-   * @param {string} text
+   * An item as the server holds it, asked for after an interruption: with the words that were heard.
+   * @param {any} item
    */
-  #write(line, text) {
+  #keepHeard(item) {
+    const line = this.#lines.get(item?.id);
+    if (!line || !('interrupted' in line.root.dataset)) return;
+    line.heard = (item.content ?? []).map((/** @type {any} */ part) => part.transcript ?? '').join('');
+    this.#write(line, line.said);
+  }
+
+  /**
+   * @param {Line} line
+   * @param {string} said
+   */
+  #write(line, said) {
     delete line.root.dataset.placeholder;
-    line.text.textContent = text.slice(0, MAX_CHARACTERS);
+    line.said = said.slice(0, MAX_CHARACTERS);
+    const heard = line.heard ?? line.said;
+    const unheard = line.said.startsWith(heard) ? line.said.slice(heard.length).trimStart() : '';
+    line.text.textContent = unheard ? line.said.slice(0, -unheard.length) : heard;
+    if (unheard) line.text.append(struckOut(unheard));
     this.#afterChange();
   }
 
@@ -181,9 +213,12 @@ export class Captions {
   }
 }
 
-/** @param {Line} line */
-function spokenBefore(line) {
-  return 'placeholder' in line.root.dataset ? '' : (line.text.textContent ?? '');
+/** @param {string} text */
+function struckOut(text) {
+  const element = document.createElement('s');
+  const words = text.slice(0, MAX_UNHEARD_CHARACTERS).replace(/\s+\S*$/, '');
+  element.textContent = text.length > MAX_UNHEARD_CHARACTERS ? `${words}…` : text;
+  return element;
 }
 
 /**
@@ -198,7 +233,7 @@ function makeLine(speaker, atMs) {
   name.textContent = NAMES[speaker];
   time.textContent = clock(atMs);
   root.append(name, time, text, note);
-  return { root, text, note };
+  return { root, text, note, said: '', heard: null };
 }
 
 /**

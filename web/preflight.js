@@ -10,12 +10,14 @@ import { SILENT_DB } from './meter.js';
  * @typedef {'waiting' | 'ok' | 'warning' | 'failing'} Verdict
  * @typedef {{id: string, label: string, verdict: Verdict, value: string, advice: string}} Row
  * @typedef {import('./statistics.js').Statistics} Statistics
+ * @typedef {import('./pictures.js').PictureSource} PictureSource
  */
 
 /** Good below the first figure, still usable below the second. */
 const LIMITS = {
   roundTripMs: [200, 400],
   lossPercent: [2, 8],
+  concealedPercent: [2, 5],
   jitterBufferMs: [150, 300],
   firstSoundMs: [1000, 2000],
   unitMs: [700, 1000],
@@ -28,6 +30,12 @@ const GOOD_ERLE_DB = 10;
 /** Speech found while the agent speaks, so often, may be the agent itself. */
 const SUSPICIOUS_OVERLAPS = 3;
 
+/** @type {Record<PictureSource, string>} */
+const NOTHING_SENT = {
+  camera: 'No picture goes out: is the camera covered, or used by another program? Switch it off and on again.',
+  screen: 'No picture goes out: is the shared window hidden or minimised? Show it, or share another one.',
+};
+
 /** @type {Record<Verdict, string>} */
 const WORDS = { waiting: 'waiting', ok: 'ok', warning: 'look at this', failing: 'not working' };
 
@@ -38,9 +46,9 @@ export class Preflight {
   #heard = false;
   #agentSpeaks = false;
   #overlaps = 0;
-  #cameraSinceMs = /** @type {number | null} */ (null);
+  #picture = /** @type {{source: PictureSource, sinceMs: number} | null} */ (null);
   #muted = false;
-  #erleDb = /** @type {number | null} */ (null);
+  #echo = /** @type {{erleDb: number, delayMs: number} | null} */ (null);
   #firstSoundMs = /** @type {number | null} */ (null);
   #unit = /** @type {{ms: number, tokens: number} | null} */ (null);
   #statistics = /** @type {Statistics | null} */ (null);
@@ -72,9 +80,9 @@ export class Preflight {
     this.#muted = muted;
   }
 
-  /** @param {boolean} on */
-  camera(on) {
-    this.#cameraSinceMs = on ? this.#nowMs : null;
+  /** @param {PictureSource | null} source what is shown from now on */
+  picture(source) {
+    this.#picture = source && { source, sinceMs: this.#nowMs };
   }
 
   /** @param {Statistics} statistics */
@@ -90,24 +98,32 @@ export class Preflight {
     if (event.type === 'input_audio_buffer.speech_started') this.#onSpeech();
     else if (event.type === 'output_audio_buffer.started') this.#agentSpeaks = true;
     else if (event.type.startsWith('output_audio_buffer.')) this.#agentSpeaks = false;
-    else if (event.type === 'voice_agent.echo') this.#erleDb = event.erle_db;
+    else if (event.type === 'voice_agent.echo') this.#echo = { erleDb: event.erle_db, delayMs: event.delay_ms ?? 0 };
     else if (event.type === 'voice_agent.latency') this.#firstSoundMs = event.first_sound_ms;
     else if (event.type === 'voice_agent.unit') {
       this.#unit = { ms: sum(Object.values(event.stage_ms ?? {})), tokens: event.context_tokens ?? 0 };
     }
   }
 
+  /** What cannot wait until somebody looks at the rows; '' when all is well. */
+  alarm() {
+    const delayMs = this.#statistics?.jitterBufferMs ?? 0;
+    if (delayMs <= LIMITS.jitterBufferMs[1]) return '';
+    return `Sound comes ${(delayMs / 1000).toFixed(1)} s late: see the checks`;
+  }
+
   /** @returns {Row[]} */
   rows() {
-    const { roundTripMs = null, lossPercent = null, jitterBufferMs = null } = this.#statistics ?? {};
+    const { roundTripMs = null, lossPercent = null, concealedPercent = null, jitterBufferMs = null } = this.#statistics ?? {};
     return [
       this.#microphoneRow(),
       this.#hearingRow(),
-      this.#cameraRow(),
+      this.#pictureRow(),
       this.#echoRow(),
       graded('firstSound', 'Time to first sound', this.#firstSoundMs, LIMITS.firstSoundMs, 'ms', 'The agent is slow to answer: the engine may need a faster GPU, or fewer calls at once.'),
       graded('roundTrip', 'Network round trip', roundTripMs, LIMITS.roundTripMs, 'ms', 'The network is slow: try a cable, another Wi-Fi, or a server nearer to you.'),
       graded('loss', 'Lost packets', lossPercent, LIMITS.lossPercent, '%', 'Sound is being lost: go nearer to the Wi-Fi router, or use a cable.'),
+      graded('concealed', 'Gaps filled in', concealedPercent, LIMITS.concealedPercent, '%', 'Your browser makes up for sound that came too late: try a cable or another Wi-Fi.'),
       graded('jitterBuffer', 'Jitter buffer', jitterBufferMs, LIMITS.jitterBufferMs, 'ms', 'Packets come unevenly, so sound is held back: try a cable or another Wi-Fi.'),
       this.#engineRow(),
     ];
@@ -138,20 +154,22 @@ export class Preflight {
     return judge(row, 'failing', 'not yet', 'Your microphone works here, but no speech was found there. Speak a whole sentence; if that fails, call again.');
   }
 
-  #cameraRow() {
-    const row = rowOf('camera', 'Camera');
-    if (this.#cameraSinceMs === null) return judge(row, 'waiting', 'off');
-    const sent = this.#statistics?.camera;
-    if (sent && sent.perSecond > 0) return judge(row, 'ok', `${sent.width} × ${sent.height}, ${sent.perSecond.toFixed(1)} per s`);
-    if (this.#nowMs - this.#cameraSinceMs < PATIENCE_MS) return judge(row, 'waiting', 'starting');
-    return judge(row, 'failing', 'nothing sent', 'No picture goes out: is the camera covered, or used by another program? Switch it off and on again.');
+  #pictureRow() {
+    const row = rowOf('picture', 'Picture');
+    if (this.#picture === null) return judge(row, 'waiting', 'off');
+    const { source, sinceMs } = this.#picture;
+    const sent = this.#statistics?.picture;
+    if (sent && sent.perSecond > 0) return judge(row, 'ok', `${source} ${sent.width} × ${sent.height}, ${sent.perSecond.toFixed(1)} per s`);
+    if (this.#nowMs - sinceMs < PATIENCE_MS) return judge(row, 'waiting', 'starting');
+    return judge(row, 'failing', 'nothing sent', NOTHING_SENT[source]);
   }
 
   #echoRow() {
     const row = rowOf('echo', 'Echo reduction');
-    if (this.#erleDb === null || this.#erleDb === undefined) return judge(row, 'waiting', 'when the agent has spoken');
-    const value = inDb('', this.#erleDb);
-    if (this.#erleDb >= GOOD_ERLE_DB) return judge(row, 'ok', value);
+    if (this.#echo === null) return judge(row, 'waiting', 'when the agent has spoken');
+    const { erleDb, delayMs } = this.#echo;
+    const value = inDb('', erleDb) + (delayMs > 0 ? `, ${delayMs.toFixed(0)} ms delay` : '');
+    if (erleDb >= GOOD_ERLE_DB) return judge(row, 'ok', value);
     // Low is normal with headphones, or where the browser removed the echo before the server could.
     if (this.#overlaps < SUSPICIOUS_OVERLAPS) return judge(row, 'ok', `${value}, little to remove`);
     return judge(row, 'warning', value, 'The agent may be hearing itself: turn the loudspeaker down, or use headphones.');
@@ -172,7 +190,7 @@ export function summary(rows) {
   const bad = rows.filter((row) => row.verdict === 'warning' || row.verdict === 'failing').length;
   if (bad) return `${bad} to look at`;
   const good = rows.filter((row) => row.verdict === 'ok').length;
-  return `${good} of ${rows.length} ok`;
+  return `${good}/${rows.length} ok`;
 }
 
 /**

@@ -6,8 +6,8 @@
 
 /**
  * @typedef {'microphone-denied' | 'microphone-missing' | 'microphone-busy' | 'camera-denied'
- *   | 'camera-missing' | 'insecure-context' | 'server-gone' | 'no-slot' | 'connection-failed'
- *   | 'call-refused' | 'browser-too-old' | 'server-error'} ProblemCode
+ *   | 'camera-missing' | 'screen-denied' | 'screen-missing' | 'insecure-context' | 'server-gone'
+ *   | 'no-slot' | 'connection-failed' | 'call-refused' | 'browser-too-old' | 'server-error'} ProblemCode
  * @typedef {{title: string, advice: string, action: string}} Wording
  */
 
@@ -54,6 +54,17 @@ const WORDINGS = {
   'camera-missing': {
     title: 'No camera could be opened',
     advice: 'The call goes on without it. Check that one is plugged in and that no other program uses it.',
+    action: 'OK',
+  },
+  'screen-denied': {
+    title: 'The screen may not be shared',
+    advice:
+      'The call goes on without it. Allow this browser to record the screen in your system’s privacy settings, then share again.',
+    action: 'OK',
+  },
+  'screen-missing': {
+    title: 'The screen could not be shared',
+    advice: 'The call goes on without it. Share again, and choose another window or the whole screen.',
     action: 'OK',
   },
   'insecure-context': {
@@ -149,6 +160,16 @@ export function microphoneProblem(error) {
 export function cameraProblem(error) {
   const denied = ['NotAllowedError', 'SecurityError'].includes(nameOf(error));
   return new CallProblem(denied ? 'camera-denied' : 'camera-missing', { cause: error });
+}
+
+/**
+ * What a refused `getDisplayMedia()` means; null where the user thought better of it, which needs no
+ * words. Browsers tell that from the system's refusal by their message alone.
+ * @param {unknown} error
+ */
+export function screenProblem(error) {
+  if (nameOf(error) !== 'NotAllowedError') return new CallProblem('screen-missing', { cause: error });
+  return /system|polic/i.test(String(error)) ? new CallProblem('screen-denied', { cause: error }) : null;
 }
 
 /**

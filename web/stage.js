@@ -2,9 +2,11 @@
 /** The middle of the page: orb, state, call controls, and the card that tells of a problem. */
 
 import { clock } from './captions.js';
+import { canShareScreen } from './capture.js';
 import { canRetry, describe } from './problems.js';
 
 /** @typedef {import('./call.js').State} State */
+/** @typedef {import('./pictures.js').PictureSource} PictureSource */
 /** @typedef {import('./problems.js').CallProblem} CallProblem */
 
 /** @type {Record<State, string>} */
@@ -42,12 +44,14 @@ function one(selector, root = document) {
 export class Stage {
   #root = one('.stage');
   #state = byId('state');
+  #said = one('#state .said');
   #hint = byId('hint');
   #orb = byId('orb');
   #meter = byId('mic-meter');
   #callButton = byId('call-button');
   #mute = byId('mute');
   #camera = byId('camera');
+  #screen = byId('screen');
   #meterAtMs = 0;
 
   /**
@@ -58,11 +62,13 @@ export class Stage {
     const live = ['connecting', 'listening', 'speaking'].includes(state);
     const talking = live && state !== 'connecting';
     this.#root.dataset.state = this.#state.dataset.state = state;
-    this.#state.textContent = STATE_TEXT[state];
+    this.#said.textContent = STATE_TEXT[state];
     this.#callButton.dataset.live = String(live);
     label(this.#callButton, callLabel(state, live));
     for (const control of [this.#mute, this.#camera, this.#meter]) control.hidden = !talking;
+    this.#screen.hidden = !talking || !canShareScreen();
     if (!talking) this.userSpeaking(false);
+    this.ducked(false);
     this.hint(hintFor(state, lastedMs));
   }
 
@@ -76,17 +82,28 @@ export class Stage {
     this.#root.dataset.user = speaking ? 'speaking' : '';
   }
 
+  /**
+   * The agent holds its breath, because the user may want the word. Seen, not announced: it often
+   * lasts for less than a word.
+   * @param {boolean} ducked
+   */
+  ducked(ducked) {
+    this.#root.dataset.ducked = ducked ? 'on' : '';
+  }
+
   /** @param {boolean} muted */
   muted(muted) {
     this.#mute.setAttribute('aria-pressed', String(muted));
     label(this.#mute, muted ? 'Muted' : 'Mute');
   }
 
-  /** @param {boolean} on */
-  camera(on) {
-    this.#camera.setAttribute('aria-pressed', String(on));
-    label(this.#camera, on ? 'Camera on' : 'Camera');
-    this.#root.dataset.camera = on ? 'on' : '';
+  /** @param {PictureSource | null} source what is shown */
+  picture(source) {
+    this.#camera.setAttribute('aria-pressed', String(source === 'camera'));
+    this.#screen.setAttribute('aria-pressed', String(source === 'screen'));
+    label(this.#camera, source === 'camera' ? 'Camera on' : 'Camera');
+    label(this.#screen, source === 'screen' ? 'Sharing' : 'Share screen');
+    this.#root.dataset.picture = source ?? '';
   }
 
   /**

@@ -6,14 +6,24 @@
  * @typedef {object} Statistics
  * @property {number | null} roundTripMs
  * @property {number | null} lossPercent of the agent's sound, over the last WINDOW readings
+ * @property {number | null} concealedPercent of the agent's sound, made up by the browser where none came in time
  * @property {number | null} jitterBufferMs how long the agent's sound waited before it was heard
- * @property {{width: number, height: number, perSecond: number} | null} camera what is sent
+ * @property {{width: number, height: number, perSecond: number} | null} picture what is sent
  */
 
-/** Readings that loss and delay are taken over: at one a second, ten seconds. */
+/** Readings that loss, gaps and delay are taken over: at one a second, ten seconds. */
 const WINDOW = 10;
 
-/** @typedef {{received: number, lost: number, delayS: number, emitted: number}} Sound */
+/**
+ * Counters of the agent's sound; all but the packets and the delay are in samples.
+ * @typedef {object} Sound
+ * @property {number} received packets
+ * @property {number} lost packets
+ * @property {number} played
+ * @property {number} concealed
+ * @property {number} delayS summed over all emitted
+ * @property {number} emitted
+ */
 
 export class StatisticsReader {
   /** @type {Sound[]} */
@@ -32,8 +42,9 @@ export class StatisticsReader {
     return {
       roundTripMs: roundTripMs(all),
       lossPercent: this.#lossPercent(),
+      concealedPercent: this.#concealedPercent(),
       jitterBufferMs: this.#jitterBufferMs(),
-      camera: this.#camera(all.find((each) => each.type === 'outbound-rtp' && each.kind === 'video')),
+      picture: this.#picture(all.find((each) => each.type === 'outbound-rtp' && each.kind === 'video')),
     };
   }
 
@@ -42,6 +53,8 @@ export class StatisticsReader {
     this.#window.push({
       received: report.packetsReceived ?? 0,
       lost: report.packetsLost ?? 0,
+      played: report.totalSamplesReceived ?? 0,
+      concealed: report.concealedSamples ?? 0,
       delayS: report.jitterBufferDelay ?? 0,
       emitted: report.jitterBufferEmittedCount ?? 0,
     });
@@ -63,13 +76,18 @@ export class StatisticsReader {
     return sent > 0 ? (100 * lost) / sent : null;
   }
 
+  #concealedPercent() {
+    const played = this.#growth('played');
+    return played > 0 ? (100 * this.#growth('concealed')) / played : null;
+  }
+
   #jitterBufferMs() {
     const emitted = this.#growth('emitted');
     return emitted > 0 ? (1000 * this.#growth('delayS')) / emitted : null;
   }
 
   /** @param {any} report */
-  #camera(report) {
+  #picture(report) {
     if (!report?.frameWidth) return null;
     const now = { frames: report.framesSent ?? report.framesEncoded ?? 0, atMs: report.timestamp };
     const before = this.#lastPictures;

@@ -16,7 +16,8 @@ from tests.web_page.server import ScriptedServer, serve_page
 FAR_END = Path(__file__).with_name("far_end.js")
 FLAGS = [
     "--no-sandbox",
-    "--use-fake-device-for-media-stream",
+    # Made-up microphone and camera; the screen that is shared is really the page's own tab.
+    "--use-fake-device-for-media-stream=display-media-type=browser",
     "--use-fake-ui-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
     "--disable-features=WebRtcHideLocalIpsWithMdns",

@@ -14,6 +14,7 @@
     received: [], // client events
     offers: [], // SDP texts
     streams: [], // what the page got from getUserMedia
+    screens: [], // and from getDisplayMedia
     near: null, // the page's own peer connection
     pc: null,
     ear: null,
@@ -45,6 +46,13 @@
   navigator.mediaDevices.getUserMedia = async (wanted) => {
     const stream = await realGetUserMedia(wanted);
     farEnd.streams.push(stream);
+    return stream;
+  };
+
+  const realGetDisplayMedia = navigator.mediaDevices.getDisplayMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getDisplayMedia = async (wanted) => {
+    const stream = await realGetDisplayMedia(wanted);
+    farEnd.screens.push(stream);
     return stream;
   };
 
