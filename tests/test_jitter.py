@@ -197,6 +197,7 @@ def test_after_a_hold_the_line_goes_on_where_the_peer_is() -> None:
     run.push(packet(50, 20, 48 * 10_000), 1010.0)
     assert len(run.sound) * 160 == 16_000 * 10 + 320
     assert run.slots()[-1] == 50
+    assert not np.any(np.concatenate(run.sound)[50 * 320 + 3200 : -320]), "silence stays silence"
     run.push(packet(51, 20, 48 * 10_020), 1010.02)
     assert run.slots()[-1] == 51
     assert run.line.counts.resynchronised == 0
@@ -211,6 +212,29 @@ def test_what_comes_for_time_that_was_given_out_as_silence_is_dropped() -> None:
     assert run.line.counts.late == filled - 50
     assert run.slots()[filled:] == list(range(filled, 151))
     assert run.line.counts.resynchronised == 0
+
+
+def test_a_backlog_that_comes_faster_than_live_reaches_the_present() -> None:
+    run = driven(range(50))
+    run.until(1005.0)
+    for number in range(50, 400):
+        run.push(packet(number), 1005.0 + (number - 50) * SLOT_S / 3)
+    assert run.line.counts.resynchronised == 0
+    assert run.slots()[-1] == 399
+    assert len(run.sound) == 800
+
+
+def test_of_a_packet_that_comes_half_too_late_the_other_half_is_given_out() -> None:
+    run = Driven()
+    for number in range(20):
+        run.push(packet(number, 60), 1000.0 + number * 0.06)
+    run.until(1002.26)
+    assert len(run.sound) == 130, "100 ms of silence"
+    run.push(packet(20, 60))
+    assert len(run.sound) == 130
+    run.push(packet(21, 60))
+    assert [float(samples[0]) for samples in run.sound[130:]] == [21.0, 21.0]
+    assert run.line.counts.late == 1
 
 
 def test_a_sender_whose_clock_stood_still_is_heard_again() -> None:
@@ -265,6 +289,17 @@ def test_another_source_goes_on_where_the_line_is(ticks: int, dropout: int) -> N
     assert run.line.counts.resynchronised == 1
 
 
+@pytest.mark.parametrize("dropout", [-50, 10_000])
+def test_other_sequence_numbers_alone_lose_nothing(dropout: int) -> None:
+    run = driven(range(100))
+    for number in range(100, 150):
+        item = packet(number)
+        sequence = (item.sequence + dropout) & 0xFFFF
+        run.push(RtpAudio(sequence, item.timestamp, item.payload), 1000.0 + number * SLOT_S)
+    assert run.slots() == list(range(150))
+    assert (run.line.counts.resynchronised, run.line.counts.lost) == (1, 0)
+
+
 def test_one_stray_packet_does_not_move_the_line() -> None:
     run = driven(range(100))
     run.push(RtpAudio(12_345, 999_999_999, packet(7).payload))
@@ -282,6 +317,30 @@ def test_a_silence_of_hours_is_not_made_up_for_in_one_go() -> None:
 
 
 # ---- how long a hole waits --------------------------------------------------------------------
+
+
+def test_among_losses_reordering_is_still_waited_for() -> None:
+    run, order = Driven(), [0]
+    for at in range(1, 601, 6):  # one lost, two swapped, two in order
+        order += [at + 1, at + 3, at + 2, at + 4, at + 5]
+    for place, number in enumerate(order):
+        run.push(packet(number), 1000.0 + place * SLOT_S)
+    assert run.line.counts.late == 1, "the first one taught it"
+    assert run.line.counts.lost <= 102
+    for place, number in enumerate(range(602, 700, 2)):
+        run.push(packet(number), 1100.0 + place * 2 * SLOT_S)
+    assert run.line.counts.wait_s == 0.0
+
+
+def test_what_is_remembered_as_missing_is_bounded() -> None:
+    reordering = Reordering(0.06)
+    for first in range(0, 100_000, 1000):
+        reordering.miss(first, first + 900, 1.0)
+    assert not reordering.found(99_000, 1.01)
+    assert not reordering.found(98_899, 1.01)
+    assert reordering.found(99_899, 1.01)
+    reordering.forget()
+    assert not reordering.found(99_898, 1.01)
 
 
 def test_waiting_is_unlearned_when_the_link_only_loses() -> None:
