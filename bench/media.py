@@ -182,6 +182,7 @@ def _barge_in(
             Row(f"{name}_p50_ms", _percentile(result.latency_ms, 50), "ms", targets[0], n=n),
             Row(f"{name}_p95_ms", _percentile(result.latency_ms, 95), "ms", targets[1], n=n),
             Row(f"{name}_missed", result.missed, "times", n=n),
+            Row(f"{name}_unprovoked", result.unprovoked, "times", n=n + result.unprovoked),
         ]
 
     return measure

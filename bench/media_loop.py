@@ -30,6 +30,7 @@ _NOISE_DBFS = -65.0
 _FIRST_TURN_S = 3.5
 """The first turn goes on so long before anybody interrupts: no guard holds after 2 s of it."""
 _AUDIBLE = 0.02
+_PAUSE_S = 0.04
 _WATCH_S = 2.0
 PHRASES = (
     ("Wait a moment please, I have a question.", "en-us+f3"),
@@ -78,6 +79,8 @@ class BargeIns:
     latency_ms: list[float]
     missed: int
     """Interruptions that did not silence the agent within two seconds."""
+    unprovoked: int
+    """Turns that had fallen silent before the user said anything; they were tried again."""
 
 
 async def barge_ins(rig: Rig, user_over_echo_db: float, count: int) -> BargeIns:
@@ -87,7 +90,7 @@ async def barge_ins(rig: Rig, user_over_echo_db: float, count: int) -> BargeIns:
     echo = fftconvolve(at_page_rate(agent[: 10 * SPEECH_RATE_HZ]), response)
     echo_db = active_level_db(echo.astype(np.float32)) + _ECHO_GAIN_DB
     latency_ms: list[float] = []
-    missed = 0
+    missed = unprovoked = 0
     async with conversation(rig, RecitingEngine(agent)) as page:
         noise = np.random.default_rng(6).normal(0, 10 ** (_NOISE_DBFS / 20), RATE_HZ)
         await page.open_room(
@@ -96,15 +99,17 @@ async def barge_ins(rig: Rig, user_over_echo_db: float, count: int) -> BargeIns:
             response=response,
             noise=noise.astype(np.float32),
         )
-        for number in range(count):
+        while len(latency_ms) < count and unprovoked <= count:
+            number = len(latency_ms) + unprovoked
             text, voice = PHRASES[number % len(PHRASES)]
             phrase = say(text, RATE_HZ, voice, echo_db + user_over_echo_db)
-            recording = await _interrupt(page, phrase, number)
-            took_ms = silenced_after_ms(recording)
-            if took_ms > _WATCH_S * 1000:
-                missed += 1
+            took_ms = silenced_after_ms(await _interrupt(page, phrase, number))
+            if took_ms < -_PAUSE_S * 1000:
+                unprovoked += 1
+                continue
+            missed += took_ms > _WATCH_S * 1000
             latency_ms.append(took_ms)
-    return BargeIns(latency_ms, missed)
+    return BargeIns(latency_ms, missed, unprovoked)
 
 
 def silenced_after_ms(recording: Recording) -> float:
@@ -139,14 +144,14 @@ async def _interrupt(page: MeasuringPage, phrase: FloatArray, number: int) -> Re
 
 
 def _without_pauses(speech: FloatArray) -> FloatArray:
-    """The same without its pauses beyond 40 ms: silence must come from an interruption alone."""
+    """Without pauses beyond `_PAUSE_S`: silence must come from an interruption alone."""
     step = SPEECH_RATE_HZ // 100
     frames = speech[: len(speech) // step * step].reshape(-1, step)
     quiet = np.mean(frames**2, axis=1) < np.mean(speech**2) * 10 ** (-25 / 10)
     kept, run = [], 0
     for frame, is_quiet in zip(frames, quiet, strict=True):
         run = run + 1 if is_quiet else 0
-        if run <= 4:
+        if run <= _PAUSE_S * 100:
             kept.append(frame)
     return np.concatenate(kept)
 

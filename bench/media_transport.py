@@ -248,15 +248,19 @@ async def recoveries_s(
 
 
 def recovery_s(passages: list[Passage], lost_s: float, window_s: float) -> float:
-    """From the loss until the first word after which all are on time; `window_s` if none."""
+    """From the loss until words come on time again; 0 if none was late, `window_s` if none is.
+
+    On time again is the first of three words whose median is: one that a busy machine held up
+    says nothing about the jitter buffer.
+    """
     after = [
         passage for passage in passages if -_PACKET_S <= passage.said_s - lost_s < window_s - 0.3
     ]
-    late = [place for place, passage in enumerate(after) if passage.latency_ms > ON_TIME_MS]
-    if not late and after:
-        return 0.0
-    recovered = late[-1] + 1 if late else 0
-    return after[recovered].said_s - lost_s if recovered < len(after) else window_s
+    for place in range(len(after) - 2):
+        median_ms = sorted(passage.latency_ms for passage in after[place : place + 3])[1]
+        if after[place].latency_ms <= ON_TIME_MS and median_ms <= ON_TIME_MS:
+            return max(0.0, after[place].said_s - lost_s) if place else 0.0
+    return window_s
 
 
 # ---- flush ---------------------------------------------------------------------------------------

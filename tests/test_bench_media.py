@@ -84,6 +84,7 @@ def test_recovery_ends_with_the_last_late_word() -> None:
     assert transport.recovery_s(on_time, 1.0, 3.0) == 0.0
     late = [*on_time[:4], passage(1.0, 90), passage(1.25, 51), *on_time[6:]]
     assert transport.recovery_s(late, 0.99, 3.0) == pytest.approx(0.51)
+    assert transport.recovery_s([*on_time[:8], passage(2, 90), *on_time[9:]], 0.99, 3.0) == 0.0
     latched = [*on_time[:4], *(passage(1 + at * 0.25, 280) for at in range(8))]
     assert transport.recovery_s(latched, 1.0, 3.0) == 3.0
     assert transport.recovery_s([], 1.0, 3.0) == 3.0
