@@ -99,7 +99,8 @@ def _log_mel(sound: Tensor) -> Tensor:
     """
     windows = sound.unfold(0, WINDOW_SAMPLES, HOP_SAMPLES) * _hann()
     power = (torch.fft.rfft(windows.double()).abs() ** 2).float()  # [frames, 201]
-    return (mel_filters() @ power.T).clamp(min=10.0**LOWEST).log10()
+    bands: Tensor = mel_filters() @ power.T
+    return bands.clamp(min=10.0**LOWEST).log10()
 
 
 def _floor(loudest: float) -> float:

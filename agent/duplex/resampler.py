@@ -18,6 +18,8 @@ class Resampler(nn.Module):
     column are coded apart, so it reaches every shape of picture that is let in.
     """
 
+    PREFIX = "resampler."
+
     def __init__(self, config: ResamplerConfig, attention: Attention = "sdpa") -> None:
         super().__init__()
         width, epsilon = config.width, config.norm_eps

@@ -63,6 +63,8 @@ def _shape_tables(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 class VisionTower(nn.Module):
     """Pre-norm transformer over patches; every patch of a picture sees all of its others."""
 
+    PREFIX = "vpm."
+
     def __init__(self, config: VisionConfig, attention: Attention = "sdpa") -> None:
         super().__init__()
         if config.table_side != _TABLE_SIDE:

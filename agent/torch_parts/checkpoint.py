@@ -3,7 +3,7 @@
     checkpoint = open_checkpoint(folder)                  # headers only: keys, shapes, sizes
     with torch.device("meta"):
         tower = VisionTower(config)                       # no memory yet
-    load_parts(checkpoint, {"vpm.": tower}, unused={"llm.": "not needed here"}, target=Target())
+    load_parts(checkpoint, {VisionTower.PREFIX: tower}, unused={"llm.": "not needed here"}, target=Target())
 
 A part is a module and the prefix of its keys in the checkpoint. Before a byte is read, every key
 of the checkpoint must belong to a part or be declared unused with a reason, every key of a part
