@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from agent.media.audio import level_dbfs
+from agent.media.echo_align import Move
 from agent.media.echo_canceller import Aec3, MeasuringCanceller, PassThrough
+from agent.media.echo_far import FarEnd, History
+from agent.media.echo_lane import Lane, Rival
+from agent.media.echo_reference import Alignment, Reference
 from agent.types import AudioFrame
-from tests.rig.echo_path import EchoPath
+from tests.rig.echo_path import HARD_DRIVE, EchoPath, PathChange
 from tests.rig.voices import say, talk
 
 
@@ -86,6 +90,92 @@ def test_takes_the_agents_voice_out(delay_ms: int) -> None:
     erle_db = level_dbfs(mic[settled]) - level_dbfs(cleaned[settled])
     assert erle_db > 20
     assert canceller.erle_db > 20
+
+
+def reduction_db(mic: np.ndarray, cleaned: np.ndarray, from_s: float, to_s: float) -> float:
+    part = slice(round(from_s * 16_000), round(to_s * 16_000))
+    return level_dbfs(mic[part]) - level_dbfs(cleaned[part])
+
+
+@pytest.mark.parametrize(("delay_ms", "drive"), [(600, 1.0), (1000, HARD_DRIVE)])
+def test_an_echo_that_comes_late_is_taken_out_too(delay_ms: int, drive: float) -> None:
+    far = talk(8, 24_000)
+    mic = EchoPath(delay_ms, drive=drive).record(far)
+    canceller = Aec3()
+    cleaned = cancel_all(canceller, far, mic)
+    assert canceller.delay_ms == pytest.approx(delay_ms, abs=0.5)
+    assert 60 <= delay_ms - canceller.pre_delay_ms <= 150
+    assert reduction_db(mic, cleaned, 3, 8) > 20
+
+
+def test_within_reach_of_aec3_nothing_is_moved() -> None:
+    far = talk(4, 24_000)
+    canceller = Aec3()
+    cancel_all(canceller, far, EchoPath(300).record(far))
+    assert canceller.delay_ms == pytest.approx(300, abs=0.5)
+    assert canceller.pre_delay_ms == 0
+
+
+@pytest.mark.parametrize(("before_ms", "after_ms"), [(80, 240), (240, 80), (80, 700)])
+def test_after_a_jump_of_the_delay_the_echo_is_soon_gone_again(
+    before_ms: int, after_ms: int
+) -> None:
+    far = talk(10, 24_000)
+    mic = EchoPath(before_ms, changes=(PathChange(5, after_ms),)).record(far)
+    canceller = Aec3()
+    cleaned = cancel_all(canceller, far, mic)
+    assert canceller.delay_ms == pytest.approx(after_ms, abs=0.5)
+    assert reduction_db(mic, cleaned, 7.5, 10) > 18
+
+
+@pytest.mark.parametrize("drift_ppm", [-400, 400])
+def test_clocks_that_drift_apart_are_followed(drift_ppm: int) -> None:
+    far = talk(14, 24_000)
+    mic = EchoPath(120, drift_ppm=drift_ppm).record(far)
+    canceller = Aec3()
+    cleaned = cancel_all(canceller, far, mic)
+    assert canceller.drift_ppm == pytest.approx(drift_ppm, abs=6)
+    # Without it 27 dB are left at the end of this, and less as time goes on.
+    assert reduction_db(mic, cleaned, 9, 14) > 34
+
+
+def test_a_user_with_a_headset_is_left_alone_while_the_agent_speaks() -> None:
+    user = np.tile(say("I would like to know when the next train leaves, please.", 16_000), 3)
+    canceller = Aec3()
+    cleaned = cancel_all(canceller, talk(len(user) / 16_000, 24_000, "en-gb+f3"), user)
+    assert canceller.delay_ms == 0
+    assert canceller.pre_delay_ms == 0
+    # AEC3 itself takes two seconds to learn that there is no echo.
+    assert reduction_db(user[: len(cleaned)], cleaned, 3, len(cleaned) / 16_000) < 3.5
+
+
+@pytest.mark.parametrize(("lag_ms", "wins"), [(500, True), (100, False)])
+def test_a_rival_takes_over_only_when_it_is_better(lag_ms: int, wins: bool) -> None:
+    """The one in use stands 100 ms before the echo, its rival as much or 500 ms."""
+    pywebrtc_audio = pytest.importorskip("pywebrtc_audio")
+    voice = talk(12, 24_000)
+    mic = EchoPath(600).record(voice)
+    far, near = FarEnd(), History(32_000)
+    lag = 0.0 if wins else 8000.0
+    lane = Lane(
+        pywebrtc_audio.EchoCanceller(sample_rate=16_000), Reference(far, 0, Alignment(0, lag))
+    )
+    rival, taken = None, None
+    for frame in range(1200):
+        if frame % 2 == 0:
+            far.push(voice[frame * 240 : frame * 240 + 480])
+        far.advance()
+        near.append(mic[frame * 160 : frame * 160 + 160])
+        lane.process(near.read(frame * 160, 160))
+        if frame == 400:
+            move = Move(Alignment(near.end, lag_ms * 16.0), near.end - 32_000)
+            apm = pywebrtc_audio.EchoCanceller(sample_rate=16_000)
+            rival = Rival(apm, far, near, move)
+        if rival is not None and taken is None:
+            taken = rival.advance(near, lane.residual)
+    assert (taken is not None) is wins
+    assert rival is not None
+    assert rival.beaten is not wins
 
 
 def test_leaves_the_user_alone_while_the_agent_is_silent() -> None:
@@ -172,6 +262,84 @@ def test_what_waits_is_bounded_to_two_seconds(apm: RecordingApm) -> None:
     assert line.late_ms == pytest.approx(1990, abs=2)
 
 
+# ---- once the delay is known --------------------------------------------------------------------
+
+
+class Echo:
+    """A loudspeaker that plays noise, a microphone that hears it 100 ms later, and nobody else."""
+
+    def __init__(self, apm: RecordingApm) -> None:
+        self._apm = apm
+        self.canceller = Aec3()
+        noise = np.random.default_rng(7).standard_normal(24_000 * 20) * 0.05
+        self._far = noise.astype(np.float32)
+        self._mic = EchoPath(100, rt60_s=0.05).record(self._far)
+        self._sent = self._heard = 0
+
+    def send(self, slots: int = 1) -> None:
+        for _ in range(slots):
+            start = self._sent * 480
+            self.canceller.push_far(AudioFrame(self._far[start : start + 480], 24_000, start))
+            self._sent += 1
+
+    def hear(self, slots: int = 1) -> None:
+        for _ in range(slots):
+            for start in (self._heard * 320, self._heard * 320 + 160):
+                self.canceller.cancel(self._mic[start : start + 160])
+            self._heard += 1
+
+    def skip(self, slots: int) -> None:
+        """The microphone loses so much."""
+        self._heard += slots
+
+    def run(self, slots: int) -> None:
+        for _ in range(slots):
+            self.send()
+            self.hear()
+
+    @property
+    def lead_ms(self) -> float:
+        """How long before its echo WebRTC was fed the far end, over the last 300 ms."""
+        near, far = self._apm.near[-4800:], self._apm.far[-4800 - 4000 :]
+        likeness = [float(np.dot(near, far[4000 - lag :][:4800])) for lag in range(4000)]
+        return int(np.argmax(likeness)) / 16 + 1.75
+
+
+def test_a_sender_that_comes_late_leaves_no_trace(apm: RecordingApm) -> None:
+    echo = Echo(apm)
+    echo.run(100)
+    assert echo.canceller.delay_ms == pytest.approx(100, abs=0.2)
+    assert echo.lead_ms == pytest.approx(100, abs=0.2)
+    echo.hear(2)
+    echo.send(2)
+    echo.run(20)
+    assert echo.lead_ms == pytest.approx(100, abs=0.2)
+    echo.run(100)
+    assert echo.lead_ms == pytest.approx(100, abs=0.2)
+
+
+def test_a_microphone_that_loses_sound_is_caught_up_with(apm: RecordingApm) -> None:
+    echo = Echo(apm)
+    echo.run(100)
+    echo.send(15)
+    echo.skip(15)
+    echo.run(20)
+    assert echo.lead_ms == pytest.approx(90, abs=11)
+
+
+def test_a_sender_that_stays_late_is_waited_for(apm: RecordingApm) -> None:
+    """After a quarter of a second without sound, what comes next counts as the next."""
+    echo = Echo(apm)
+    echo.run(100)
+    echo.hear(13)
+    before = len(apm.far)
+    echo.run(3)
+    assert np.abs(apm.far[before:]).min() > 0
+
+
+# ---- the rest -----------------------------------------------------------------------------------
+
+
 def test_far_end_in_other_lengths_is_caught_up_with_in_whole_frames(apm: RecordingApm) -> None:
     line = Line(apm)
     line.hear(1)
@@ -197,6 +365,7 @@ def test_pass_through_changes_nothing() -> None:
     assert canceller.cancel(near) is near
     assert isinstance(canceller, MeasuringCanceller)
     assert canceller.erle_db == 0.0
+    assert canceller.delay_ms == 0.0
 
 
 def test_missing_package_is_named() -> None:
