@@ -193,12 +193,80 @@ class TurnDefaults(_Section):
         le=10_000,
         description="Silence that ends a turn.",
     )
+
+
+class BargeInSettings(_Section):
+    """When the user's voice silences the agent; `agent.media.barge_in` says how it works."""
+
+    # Layer rules keep this file from reading the defaults there; a test holds the two together.
+    eagerness: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="How readily the agent yields: 0 insists, 1 yields to a word. "
+        "Moves the thresholds below; at 0.5 they hold as they are.",
+    )
     guard_s: float = Field(
         default=2.0,
         ge=0,
         le=10,
-        description="In so much of the agent's first words speech must last 600 ms to interrupt, "
+        description="In so much of the agent's first words only speech of `sure_ms` interrupts, "
         "since the echo canceller still adapts.",
+    )
+    duck_score: float = Field(
+        default=0.6,
+        ge=0.1,
+        le=4,
+        description="Sum of speech probabilities, older ones fading, at which the agent ducks.",
+    )
+    yield_ms: int = Field(
+        default=700, ge=100, le=5000, description="Speech of this length interrupts."
+    )
+    repeat_share: float = Field(
+        default=0.6,
+        ge=0.1,
+        le=1,
+        description="So much of that is enough from somebody who tries again.",
+    )
+    memory_ms: int = Field(
+        default=1000,
+        ge=300,
+        le=5000,
+        description="Who speaks again within this time tries again.",
+    )
+    resume_ms: int = Field(
+        default=128,
+        ge=64,
+        le=1000,
+        description="Silence after which a ducked agent goes on; less on long ways to the client.",
+    )
+    max_duck_ms: int = Field(
+        default=2500, ge=200, le=10_000, description="Longest duck that is no interruption."
+    )
+    user_db: float = Field(
+        default=4.0,
+        ge=0,
+        le=30,
+        description="Speech so much weaker than this user's counts fully.",
+    )
+    stranger_db: float = Field(
+        default=8.5,
+        ge=0,
+        le=40,
+        description="Speech so much weaker is somebody else's and counts a fifth.",
+    )
+    sure_ms: int = Field(
+        default=600,
+        ge=100,
+        le=5000,
+        description="Speech of this length interrupts inside the guard, and when it began before "
+        "the agent's.",
+    )
+    blip_ms: int = Field(
+        default=400,
+        ge=0,
+        le=5000,
+        description="Shorter speech inside the guard is taken for echo and not reported.",
     )
 
 
@@ -235,6 +303,7 @@ class Config(_Section):
     rtc: RtcSettings = RtcSettings()
     session: SessionDefaults = SessionDefaults()
     turns: TurnDefaults = TurnDefaults()
+    barge_in: BargeInSettings = BargeInSettings()
     echo: EchoSettings = EchoSettings()
     playout: PlayoutSettings = PlayoutSettings()
     logging: LogSettings = LogSettings()

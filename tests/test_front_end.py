@@ -7,9 +7,9 @@ from agent.interfaces import EchoCanceller
 from agent.media.audio import level_dbfs
 from agent.media.barge_in import BargeIn
 from agent.media.echo_canceller import Aec3, PassThrough
-from agent.media.front_end import BargeInDue, FrontEnd, FrontEndEvent
+from agent.media.front_end import BargeInDue, DuckDue, FrontEnd, FrontEndEvent, ResumeDue
 from agent.media.units import UnitBuilder
-from agent.media.vad import SileroModel, SileroVad
+from agent.media.vad import Judged, SileroModel, SileroVad
 from agent.types import (
     AudioFrame,
     SessionSettings,
@@ -33,23 +33,32 @@ class Doubling(PassThrough):
 
 
 class WrittenDetector:
-    """Reports what was written down, each at its sample."""
+    """Reports what was written down, each at its sample, and in between is sure of it."""
 
     def __init__(self, script: dict[int, SpeechStarted | SpeechEnded] | None = None) -> None:
         self._script = script or {}
         self._position = 0
+        self._judged: list[Judged] = []
         self.speaking = False
         self.voiced_until = 0
         self.detections: list[TurnDetection | None] = []
 
     def push(self, samples: np.ndarray) -> list[SpeechStarted | SpeechEnded]:
-        self._position += len(samples)
+        before, self._position = self._position, self._position + len(samples)
+        if self._position // 512 > before // 512:
+            until = self._position // 512 * 512
+            self._judged.append(Judged(until, 0.99 if self.speaking else 0.01))
+            self.voiced_until = until if self.speaking else self.voiced_until
         event = self._script.get(self._position)
         if event is None:
             return []
         self.speaking = isinstance(event, SpeechStarted)
         self.voiced_until = self._position
         return [event]
+
+    def take_judged(self) -> list[Judged]:
+        judged, self._judged = self._judged, []
+        return judged
 
     def update(self, detection: TurnDetection | None) -> None:
         self.detections.append(detection)
@@ -140,6 +149,10 @@ def test_a_minute_of_the_agents_own_voice_opens_no_speech(
     events = room.run(far, EchoPath(delay_ms).record(far), stalls)
     assert starts(events) == []
     assert not [event for event in events if isinstance(event, BargeInDue)]
+    # Where the microphone loses sound without a word the echo has to be found anew.
+    after_skip = range(30 * 16_000, 32 * 16_000)
+    ducks = [event.at for event in events if isinstance(event, DuckDue)]
+    assert [at for at in ducks if at not in after_skip] == []
 
 
 def test_without_canceller_that_voice_is_taken_for_the_users(model: SileroModel) -> None:
@@ -160,10 +173,25 @@ def test_user_over_the_agent_is_found_and_silences_it(
     onset = 7 * 16_000
     mic[onset : onset + len(user)] += user
     events = [event for event in Room(model, Aec3()).run(far, mic) if not isinstance(event, Unit)]
-    assert isinstance(events[0], SpeechStarted)
-    assert isinstance(events[1], BargeInDue)
-    assert 0 < events[1].at - onset < 0.5 * 16_000
-    assert abs(events[0].at + 0.3 * 16_000 - onset) < 0.4 * 16_000
+    assert isinstance(events[0], DuckDue)
+    assert 0 < events[0].at - onset < 0.25 * 16_000
+    started = next(event for event in events if isinstance(event, SpeechStarted))
+    assert abs(started.at + 0.3 * 16_000 - onset) < 0.4 * 16_000
+    interrupted = next(event for event in events if isinstance(event, BargeInDue))
+    assert 0.5 * 16_000 < interrupted.at - onset < 1.0 * 16_000
+
+
+def test_a_backchannel_over_the_agent_only_ducks_it(model: SileroModel) -> None:
+    far = talk(12, 24_000)
+    mic = EchoPath(60).record(far)
+    word = say("Yeah.", 16_000, "en-us+m3", level_dbfs(mic) + 8)
+    mic[7 * 16_000 : 7 * 16_000 + len(word)] += word
+    events = Room(model, Aec3()).run(far, mic)
+    decisions = [event for event in events if isinstance(event, DuckDue | ResumeDue | BargeInDue)]
+    ducked, resumed = decisions
+    assert isinstance(ducked, DuckDue)
+    assert isinstance(resumed, ResumeDue)
+    assert resumed.at - (7 * 16_000 + len(word)) < 0.2 * 16_000
 
 
 # ---- the parts in order -----------------------------------------------------------------------
@@ -178,18 +206,53 @@ def test_every_second_gives_a_unit_and_finish_the_rest() -> None:
     assert make().finish() == []
 
 
-def test_speech_comes_before_its_barge_in_and_both_before_the_unit() -> None:
-    detector = WrittenDetector({64_000: SpeechStarted(60_000)})
-    got = hear(make(detector=detector), 400, playing=True)
-    assert got[3:6] == [SpeechStarted(60_000), BargeInDue(64_000), got[-1]]
-    assert len(units(got)) == 4
+def melody(frames: int) -> list[float]:
+    """The level of a voice, frame by frame: it rises and falls."""
+    return [0.05 * (1 + (frame // 5) % 3) for frame in range(frames)]
+
+
+def speak(front_end: FrontEnd, frames: int, start: int) -> list[FrontEndEvent]:
+    """A voice over the agent, from sample `start` on."""
+    events: list[FrontEndEvent] = []
+    for index, value in enumerate(melody(frames)):
+        events += front_end.push(mic_frame(start + index * 160, value), True)
+    return events
+
+
+def test_a_duck_comes_first_and_speech_before_its_barge_in_and_both_before_the_unit() -> None:
+    detector = WrittenDetector({48_000: SpeechStarted(44_000)})
+    front_end = make(detector=detector)
+    got = hear(front_end, 300, playing=True, value=0.0)
+    got += speak(front_end, 100, 48_000)
+    kinds = [type(event) for event in got[2:]]
+    assert kinds == [SpeechStarted, Unit, DuckDue, BargeInDue, Unit]
+
+
+def test_units_hear_the_bare_microphone_while_the_agent_is_ducked() -> None:
+    class Known(Doubling):
+        delay_ms = 100.0
+
+    detector = WrittenDetector({48_000: SpeechStarted(44_000), 56_000: SpeechEnded(55_000)})
+    front_end = make(Known(), detector)
+    hear(front_end, 300, playing=True, value=0.0)
+    got = speak(front_end, 50, 48_000) + hear(front_end, 50, 56_000, playing=True, value=0.001)
+    ducked, resumed = (
+        next(event.at for event in got if isinstance(event, kind)) for kind in (DuckDue, ResumeDue)
+    )
+    spoken = np.repeat(np.array([*melody(50), *[0.001] * 50], np.float32), 160)
+    ratio = units(got)[-1].audio / spoken
+    # The echo of what was sent before the duck still comes in for a while: 100 ms, and the room.
+    bare = np.flatnonzero(np.isclose(ratio, 1.0)) + 48_000
+    assert 0.3 * 16_000 < bare[0] - ducked < 0.4 * 16_000
+    assert 0 <= resumed - bare[-1] < 0.02 * 16_000
+    assert len(bare) > 0.1 * 16_000
 
 
 def test_finish_ends_speech_that_is_still_open() -> None:
     front_end = make(detector=WrittenDetector({1600: SpeechStarted(0)}))
     assert hear(front_end, 20) == [SpeechStarted(0)]
     ended, rest = front_end.finish()
-    assert ended == SpeechEnded(1600)
+    assert ended == SpeechEnded(6 * 512)
     assert isinstance(rest, Unit)
 
 
@@ -247,6 +310,7 @@ def test_far_end_and_erle_are_the_cancellers() -> None:
 
     class Measuring(PassThrough):
         erle_db = 12.5
+        delay_ms = 140.0
 
         def push_far(self, frame: AudioFrame) -> None:
             far.append(frame)
@@ -264,7 +328,9 @@ def test_far_end_and_erle_are_the_cancellers() -> None:
     front_end.push_far(frame)
     assert far == [frame]
     assert front_end.erle_db == 12.5
+    assert front_end.echo_delay_ms == 140.0
     assert make(Plain()).erle_db == 0.0
+    assert make(Plain()).echo_delay_ms == 0.0
 
 
 def test_level_follows_the_microphone() -> None:
@@ -304,15 +370,15 @@ def test_a_picture_joins_the_unit_that_its_frame_completes() -> None:
 
 
 def test_settings_reach_detector_policy_and_units() -> None:
-    detector = WrittenDetector({64_000: SpeechStarted(60_000)})
+    detector = WrittenDetector({48_000: SpeechStarted(44_000)})
     front_end = make(detector=detector)
     polite = replace(TurnDetection(), interrupt_response=False)
     front_end.update(replace(SETTINGS, turn_detection=polite, pictures_per_unit=2))
     assert detector.detections == [polite]
     for _ in range(3):
         front_end.push(mic_frame(0), True, VideoFrame(np.zeros((1, 1, 3), np.uint8), 0))
-    got = hear(front_end, 397, playing=True)
-    assert [event for event in got if not isinstance(event, Unit)] == [SpeechStarted(60_000)]
+    got = hear(front_end, 297, playing=True, value=0.0) + speak(front_end, 100, 48_000)
+    assert [event for event in got if not isinstance(event, Unit)] == [SpeechStarted(44_000)]
     assert len(units(got)[0].pictures) == 2
 
 

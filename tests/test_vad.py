@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agent.errors import ConfigError
-from agent.media.vad import SileroModel, SileroVad, packaged_model
+from agent.media.vad import Judged, SileroModel, SileroVad, packaged_model
 from agent.types import SpeechEnded, SpeechStarted, TurnDetection
 from tests.rig.voices import USER_TEXT, say
 
@@ -118,6 +118,37 @@ def test_switched_off_it_reports_nothing_and_keeps_counting() -> None:
     assert detector.push(np.zeros(512 * 20, np.float32)) == []
     detector.update(UNPADDED)
     assert detector.push(np.zeros(512 * 3, np.float32)) == [SpeechStarted(23 * 512)]
+
+
+def test_every_frame_is_told_once_with_its_likelihood() -> None:
+    detector = SileroVad(FakeModel([0.1, 0.6, 0.9]), UNPADDED)
+    detector.push(np.zeros(512 * 2, np.float32))
+    assert detector.take_judged() == [Judged(512, 0.1), Judged(1024, 0.6)]
+    assert detector.take_judged() == []
+    detector.push(np.zeros(600, np.float32))
+    assert detector.take_judged() == [Judged(1536, 0.9)]
+    detector.update(None)
+    detector.push(np.zeros(512 * 3, np.float32))
+    assert detector.take_judged() == []
+
+
+def test_likelihoods_are_told_as_if_the_threshold_were_a_half() -> None:
+    detector = SileroVad(FakeModel([0.0, 0.4, 0.8, 0.9, 1.0]), replace(UNPADDED, threshold=0.8))
+    detector.push(np.zeros(512 * 5, np.float32))
+    told = [judged.likelihood for judged in detector.take_judged()]
+    assert told == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+    for extreme in (0.0, 1.0):
+        detector = SileroVad(FakeModel([0.0, 1.0]), replace(UNPADDED, threshold=extreme))
+        detector.push(np.zeros(512 * 2, np.float32))
+        assert [judged.likelihood for judged in detector.take_judged()] == [0.0, 1.0]
+
+
+def test_frames_that_nobody_takes_do_not_pile_up() -> None:
+    detector = SileroVad(FakeModel([0.1] * 100), UNPADDED)
+    detector.push(np.zeros(512 * 100, np.float32))
+    judged = detector.take_judged()
+    assert len(judged) == 64
+    assert judged[-1].until == 512 * 100
 
 
 def test_calls_share_the_weights_and_nothing_else(model: SileroModel) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from agent.config import Config
 from agent.errors import CapacityError
 from agent.interfaces import EchoCanceller, Engine
-from agent.media.barge_in import BargeIn
+from agent.media.barge_in import BargeIn, BargeInRules
 from agent.media.echo_canceller import Aec3, PassThrough
 from agent.media.front_end import FrontEnd
 from agent.media.jitter import LineCounts
@@ -160,7 +160,7 @@ class Calls:
             canceller,
             SileroVad(self._services.voice_model),
             UnitBuilder(),
-            BargeIn(),
+            BargeIn(BargeInRules(**config.barge_in.model_dump())),
         )
         front_end.update(settings)
         return front_end, Playout(max_queued_ms=int(config.playout.max_queued_s * 1000))

@@ -11,9 +11,13 @@ _ECHO_TAIL_SAMPLES = 500 * _SAMPLES_PER_MS
 """So long after the agent's last word its echo may still come in."""
 _FRESH_SAMPLES = 100 * _SAMPLES_PER_MS
 """Speech heard within this time goes on; older, it has paused or ended."""
-_UNSURE_SAMPLES = 250 * _SAMPLES_PER_MS
-"""So long after a duck the canceller may still eat the user's voice with the echo."""
+_UNKNOWN_DELAY_MS = 120.0
+_ROOM_MS = 130.0
+"""So long after the echo's delay the room still rings."""
 _UNSURE_LIFT_DB = 12.0
+_GAP_MS = 215.0
+"""Of the 300 ms of a good gap, what is left for the way there and back and for waiting."""
+_LEAST_RESUME_MS = 64.0
 _LEAST_WEIGHT = 0.2
 """Whatever does not sound like the user still counts so much: nobody is ignored for ever."""
 
@@ -33,13 +37,13 @@ class BargeInRules:
     still converges."""
     duck_score: float = 0.6
     """Sum of speech likelihoods, each frame's counting 0.8 of the next's, at which to duck."""
-    yield_ms: int = 750
+    yield_ms: int = 700
     """Speech of this length interrupts."""
     repeat_share: float = 0.6
     """So much of it is enough from somebody who tries again."""
     memory_ms: int = 1000
     """Who speaks again within this time tries again."""
-    resume_ms: int = 96
+    resume_ms: int = 128
     """Silence of this length lets the agent go on."""
     max_duck_ms: int = 2500
     """The agent is never held longer than this without being interrupted."""
@@ -141,6 +145,8 @@ class BargeIn:
         self._ducked_at: int | None = None
         self._active_at = 0
         self._dismissed = False
+        self.echo_delay_ms = 0.0
+        """How long what is sent takes to come back; to be kept up to date; 0 while unknown."""
 
     @property
     def ducked(self) -> bool:
@@ -161,11 +167,10 @@ class BargeIn:
 
     def hear(self, frame: VoiceFrame) -> None:
         """The next frame that the detector judged."""
-        voiced = self._overlap.push(frame)
+        voiced = self._overlap.push(frame, self._user.dbfs)
         if voiced and not self._playing and not self._echo_lasts():
             self._user.push(frame)
-        unsure = self._ducked_at is not None and self._now - self._ducked_at < _UNSURE_SAMPLES
-        if voiced or (unsure and self._overlap.lift_db > _UNSURE_LIFT_DB):
+        if voiced or (self._is_unsure() and self._overlap.lift_db > _UNSURE_LIFT_DB):
             self._active_at = frame.until
 
     def speech_started(self, at: int) -> None:
@@ -299,8 +304,8 @@ class BargeIn:
             return 1.0
         shift_db = 6.0 * (self._rules.eagerness - 0.5)
         below_db = user_dbfs - attempt.level_dbfs - shift_db
-        rules = self._rules
-        likeness = (rules.stranger_db - below_db) / (rules.stranger_db - rules.user_db)
+        span_db = max(self._rules.stranger_db - self._rules.user_db, 0.1)
+        likeness = (self._rules.stranger_db - below_db) / span_db
         return min(max(likeness, _LEAST_WEIGHT), 1.0)
 
     def _is_suspicious(self) -> bool:
@@ -313,22 +318,37 @@ class BargeIn:
         return self._overlap.suspicion >= self._rules.duck_score * 2 ** (0.5 - eagerness)
 
     def _has_floor(self) -> bool:
-        """Whether the user began to speak before the agent and has not finished."""
+        """Whether the user began to speak before the agent, or stopped it, and has not finished."""
         segment = self._segment
-        return segment is not None and not segment.over_agent
+        return segment is not None and (segment.silenced or not segment.over_agent)
 
     def _is_over(self, ducked_at: int) -> bool:
         rules = self._rules
         if self._now - ducked_at >= rules.max_duck_ms * _SAMPLES_PER_MS:
             self._dismissed = True
             return True
-        if self._now - self._active_at >= rules.resume_ms * _SAMPLES_PER_MS:
+        if self._now - self._active_at >= self._patience_ms() * _SAMPLES_PER_MS:
             return True
         attempt = self._overlap.attempt
         known = attempt is not None and attempt.powers >= 6
         long = attempt is not None and attempt.samples >= rules.sure_ms * _SAMPLES_PER_MS
         self._dismissed = known and long and self._weight() < 2 * _LEAST_WEIGHT
         return self._dismissed
+
+    def _is_unsure(self) -> bool:
+        """Whether the agent's echo may still hide what there is."""
+        if self._ducked_at is None:
+            return False
+        delay_ms = self.echo_delay_ms or _UNKNOWN_DELAY_MS
+        return self._now - self._ducked_at < (delay_ms + _ROOM_MS) * _SAMPLES_PER_MS
+
+    def _patience_ms(self) -> float:
+        """How long to wait in silence for another word: less where the way to the page is long,
+        so that the agent is heard again within 300 ms."""
+        longest_ms = self._rules.resume_ms
+        if not self.echo_delay_ms:
+            return longest_ms
+        return min(longest_ms, max(_LEAST_RESUME_MS, _GAP_MS - self.echo_delay_ms))
 
     def _duck(self) -> list[BargeInEvent]:
         self._ducked_at = self._active_at = self._now
@@ -344,5 +364,5 @@ class BargeIn:
         if self._ducked_at is None:
             return []
         self._ducked_at = None
-        self._overlap.suspicion = 0.0
+        self._overlap.calm()
         return [ResumeDue(self._now)]

@@ -156,6 +156,7 @@ class FrontEnd:
                 self._barge_in.speech_ended(event.at)
         if self._detector.speaking:
             self._barge_in.speech_continues(self._detector.voiced_until)
+        self._barge_in.echo_delay_ms = self.echo_delay_ms
         for judged in self._detector.take_judged():
             self._barge_in.hear(self._powers.frame(judged))
         return self._barge_in.advance(self._position, agent_playing)

@@ -1,0 +1,214 @@
+"""What is heard while the agent speaks: how much of it sounds like the user, and how long."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from agent.media.audio import SILENCE_DBFS, power_dbfs
+from agent.types import MIC_RATE_HZ
+
+_SAMPLES_PER_MS = MIC_RATE_HZ // 1000
+
+_LIKELY = 0.5
+_STILL_LIKELY = 0.35
+"""A voice that is there already needs less to count on."""
+_LEAST_LIFT_DB = 6.0
+_FULL_LIFT_DB = 18.0
+"""So far above the residual echo a likelihood counts fully; below the first, not at all."""
+_LOUD_LIFT_DB = 15.0
+_FULLY_LOUD_LIFT_DB = 25.0
+"""The same for a sound that the canceller may have made unlike any voice."""
+_USERLIKE_DB = 10.0
+"""Such a sound is not weaker than the user by more than this."""
+_MAX_BACKDATE_SAMPLES = 300 * _SAMPLES_PER_MS
+_FADED_DB = 25.0
+"""So far below its loudest moment a voice has ended, whatever its reverberation looks like."""
+_CLEAN_DB = 3.0
+"""Where the canceller takes away less than this, what is left has its true level."""
+_SYLLABLE_GAP_SAMPLES = 64 * _SAMPLES_PER_MS
+_SPELL_GAP_SAMPLES = 250 * _SAMPLES_PER_MS
+"""A shorter pause belongs to a word or lies between two; after a longer one it is a new attempt."""
+_STEADY_DB = 1.2
+"""Speech rises and falls; what varies less than this is a motor, a tone or a hum."""
+_STEADY_FRAMES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceFrame:
+    """A step of the voice detector, which ends at sample `until` (16 kHz) of the microphone.
+
+    `likelihood`, 0..1, that it holds speech; its level in the microphone and without echo.
+    """
+
+    until: int
+    likelihood: float
+    near_dbfs: float
+    cleaned_dbfs: float
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Speech over the agent: one spell of it, or several with pauses of up to a second."""
+
+    voiced_until: int
+    spell_from: int
+    loudest_dbfs: float
+    spells: int = 1
+    earlier_samples: int = 0
+    power: float = 0.0
+    powers: int = 0
+    levels_dbfs: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+
+    @property
+    def samples(self) -> int:
+        """How long it has lasted, short pauses counted, long ones not."""
+        return self.earlier_samples + self.voiced_until - self.spell_from
+
+    @property
+    def level_dbfs(self) -> float | None:
+        """Its effective level, from where that could be heard without echo; None if nowhere."""
+        return power_dbfs(self.power / self.powers) if self.powers else None
+
+    @property
+    def steady(self) -> bool:
+        """Whether its level hardly varies, as no speech is."""
+        if len(self.levels_dbfs) < _STEADY_FRAMES:
+            return False
+        return float(np.std(list(self.levels_dbfs))) < _STEADY_DB
+
+    def add(self, frame: VoiceFrame, begin: int) -> None:
+        """Another frame of voice, from sample `begin` on."""
+        if begin - self.voiced_until >= _SPELL_GAP_SAMPLES:
+            self.earlier_samples = self.samples
+            self.spell_from = begin
+            self.spells += 1
+        self.voiced_until = frame.until
+        self.loudest_dbfs = max(self.loudest_dbfs, frame.cleaned_dbfs)
+        if frame.cleaned_dbfs > frame.near_dbfs - _CLEAN_DB:
+            self.power += 10 ** (frame.cleaned_dbfs / 10)
+            self.powers += 1
+            self.levels_dbfs.append(frame.cleaned_dbfs)
+
+
+class Overlap:
+    """Follows the voice in the microphone, a frame of the detector at a time.
+
+    `suspicion` is quick and forgetful: the likelihoods of the last 150 ms or so, weighed by how
+    far the sound stands out of the residual echo. To these comes a little for any sound as loud
+    as the user: the canceller takes so much out of a voice that is not louder than the echo that
+    the detector may not know it any more.
+
+    `attempt` is what has been said since the last pause of `memory_samples`; None before anybody
+    spoke.
+    """
+
+    _suspicion_kept = 0.8
+    _presence_kept = 0.85
+    _presence_weight = 0.1
+    _floor_falls, _floor_rises = 0.3, 0.03
+
+    def __init__(self, memory_samples: int) -> None:
+        self._memory_samples = memory_samples
+        self._until = 0
+        self._floor_dbfs = -50.0
+        self._voice = 0.0
+        self._presence = 0.0
+        self._sound_from = 0
+        self._sound_until = 0
+        self.lift_db = 0.0
+        """How far the last frame stood out of the residual echo."""
+        self.attempt: Attempt | None = None
+
+    @property
+    def suspicion(self) -> float:
+        """That somebody speaks; 1 is as good as sure."""
+        return self._voice + self._presence_weight * self._presence
+
+    def push(self, frame: VoiceFrame, user_dbfs: float | None) -> bool:
+        """The next frame, and how loud the user speaks, if known; whether it holds voice."""
+        begin, self._until = self._until, frame.until
+        self.lift_db = frame.cleaned_dbfs - self._floor_dbfs
+        self._follow_floor(frame)
+        weight = _share(self.lift_db, _LEAST_LIFT_DB, _FULL_LIFT_DB)
+        self._voice = self._suspicion_kept * self._voice + weight * frame.likelihood
+        self._follow_sound(frame, begin, user_dbfs)
+        if weight == 0 or not self._is_voice(frame):
+            return False
+        if self.attempt is None:
+            onset = max(self._sound_from, begin - _MAX_BACKDATE_SAMPLES)
+            self.attempt = Attempt(onset, onset, frame.cleaned_dbfs)
+        self.attempt.add(frame, begin)
+        return True
+
+    def forget(self) -> None:
+        """Nobody has spoken."""
+        self.calm()
+        self.attempt = None
+
+    def calm(self) -> None:
+        """Suspect nobody, but remember the attempt."""
+        self._voice = self._presence = 0.0
+
+    def _follow_sound(self, frame: VoiceFrame, begin: int, user_dbfs: float | None) -> None:
+        """Where the sound that goes on began, and how much there was of it lately."""
+        quiet = user_dbfs is not None and frame.cleaned_dbfs < user_dbfs - _USERLIKE_DB
+        loud = 0.0 if quiet else _share(self.lift_db, _LOUD_LIFT_DB, _FULLY_LOUD_LIFT_DB)
+        self._presence = self._presence_kept * self._presence + loud
+        if self.lift_db >= _FULL_LIFT_DB:
+            if begin - self._sound_until > _SYLLABLE_GAP_SAMPLES:
+                self._sound_from = begin
+            self._sound_until = frame.until
+        elif begin - self._sound_until > _SYLLABLE_GAP_SAMPLES:
+            self._sound_from = begin
+
+    def _follow_floor(self, frame: VoiceFrame) -> None:
+        """Down at once, up slowly, and hardly up while somebody speaks."""
+        level = min(max(frame.cleaned_dbfs, SILENCE_DBFS), self._floor_dbfs + 10.0)
+        speed = self._floor_falls if level < self._floor_dbfs else self._floor_rises
+        self._floor_dbfs += speed * (level - self._floor_dbfs)
+
+    def _is_voice(self, frame: VoiceFrame) -> bool:
+        pause = frame.until - self.attempt.voiced_until if self.attempt else self._memory_samples
+        if pause >= self._memory_samples:
+            self.attempt = None
+        if self.attempt is None or pause > _SPELL_GAP_SAMPLES:
+            return frame.likelihood >= _LIKELY
+        faded = frame.cleaned_dbfs < self.attempt.loudest_dbfs - _FADED_DB
+        return frame.likelihood >= _STILL_LIKELY and not faded
+
+
+def _share(value: float, none: float, full: float) -> float:
+    """0 up to `none`, 1 from `full` on, straight between."""
+    return min(max((value - none) / (full - none), 0.0), 1.0)
+
+
+class UserLevel:
+    """How loud this user speaks, learned from what he says while the agent is silent."""
+
+    _rises, _falls, _falls_far = 0.5, 0.25, 0.05
+    _far_db = 5.0
+    _chunk_frames = 16
+
+    def __init__(self) -> None:
+        self.dbfs: float | None = None
+        """Effective level of his voice; None before he has spoken for half a second."""
+        self._power = 0.0
+        self._frames = 0
+
+    def push(self, frame: VoiceFrame) -> None:
+        """A frame that holds his voice and no echo."""
+        self._power += 10 ** (frame.cleaned_dbfs / 10)
+        self._frames += 1
+        if self._frames == self._chunk_frames:
+            self._learn(power_dbfs(self._power / self._frames))
+            self._power, self._frames = 0.0, 0
+
+    def _learn(self, level_dbfs: float) -> None:
+        if self.dbfs is None:
+            self.dbfs = level_dbfs
+            return
+        change_db = level_dbfs - self.dbfs
+        # What is much weaker may be somebody else in the room.
+        falls = self._falls_far if change_db < -self._far_db else self._falls
+        self.dbfs += (self._rises if change_db > 0 else falls) * change_db
