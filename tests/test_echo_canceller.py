@@ -262,6 +262,30 @@ def test_what_waits_is_bounded_to_two_seconds(apm: RecordingApm) -> None:
     assert line.late_ms == pytest.approx(1990, abs=2)
 
 
+def test_while_the_agent_is_silent_aec3_rests_and_the_microphone_is_only_delayed(
+    apm: RecordingApm,
+) -> None:
+    canceller = Aec3()
+    user = np.random.default_rng(5).standard_normal(64_000).astype(np.float32)
+    cleaned = cancel_all(canceller, np.zeros(96_000, np.float32), user)
+    worked = len(apm.near)
+    assert worked < 2 * 16_000
+    np.testing.assert_array_equal(cleaned[32_000:], user[32_000 - 128 : 64_000 - 128])
+    canceller.push_far(AudioFrame(np.ones(480, np.float32), 24_000, 0))
+    canceller.cancel(user[:160])
+    # It hears what came just before, so that its filters are filled, and then the new frame.
+    np.testing.assert_array_equal(apm.near[worked:], np.append(user[-320:], user[:160]))
+
+
+def test_after_a_rest_the_echo_is_taken_out_as_before() -> None:
+    far = talk(12, 24_000)
+    far[5 * 24_000 : 8 * 24_000] = 0
+    mic = EchoPath(150).record(far)
+    cleaned = cancel_all(Aec3(), far, mic)
+    assert reduction_db(mic, cleaned, 8.15, 8.65) > 25
+    assert reduction_db(mic, cleaned, 9, 12) > 25
+
+
 # ---- once the delay is known --------------------------------------------------------------------
 
 

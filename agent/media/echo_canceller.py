@@ -7,11 +7,11 @@ import numpy as np
 
 from agent.errors import ConfigError
 from agent.interfaces import EchoCanceller
-from agent.media.audio import falling_edge, power_dbfs
+from agent.media.audio import power_dbfs
 from agent.media.echo_align import AlignmentPolicy, EchoFound
 from agent.media.echo_delay import EchoDelay
 from agent.media.echo_far import FAR_DELAY_SAMPLES, FarEnd, History
-from agent.media.echo_lane import AudioProcessing, Lane, Rival
+from agent.media.echo_lane import DELAY_SAMPLES, FALLING, AudioProcessing, Lane, Rival
 from agent.media.echo_reference import Reference
 from agent.types import MIC_FRAME_SAMPLES, MIC_RATE_HZ, SPEECH_RATE_HZ, AudioFrame, FloatArray
 
@@ -53,14 +53,14 @@ class Aec3:
     The near end sets the pace: every `cancel` consumes 10 ms of the far end. While the agent
     speaks, the delay of its echo and the drift between the two clocks are measured. Where AEC3
     needs another reference for them, a second one learns it from the last two seconds of both
-    ends, four times as fast as they were heard, and takes over when it does better.
+    ends, four times as fast as they were heard, and takes over when it does better. While the
+    agent has nothing to say, AEC3 rests.
 
     `push_far` may be called from another thread than `cancel`, which itself belongs to one
     thread. Raises `ConfigError` where pywebrtc-audio is missing.
     """
 
-    delay_samples = 128
-    """8 ms, its filter bank; measured by correlating output with input."""
+    delay_samples = DELAY_SAMPLES
 
     def __init__(self) -> None:
         self._far = FarEnd()
@@ -108,7 +108,8 @@ class Aec3:
             near = np.concatenate((np.zeros(padding, np.float32), near))
             self._rival = None
         self._near.append(near)
-        cleaned = self._lane.process(near)
+        lane = self._lane
+        cleaned = lane.process(near) if self._rival is not None else lane.doze(near, self._near)
         near = near[-MIC_FRAME_SAMPLES:]
         self._gauge.push(near, cleaned, self._lane.far)
         self._measure(near)
@@ -140,7 +141,7 @@ class Aec3:
         if theirs is not None:
             self._lane = self._rival.lane
             self._lane.reference.settle()
-            cleaned = cleaned * _FALLING + theirs * (1.0 - _FALLING)
+            cleaned = cleaned * FALLING + theirs * (1.0 - FALLING)
         if theirs is not None or self._rival.beaten:
             self._rival = None
             found = self._found()
@@ -159,9 +160,6 @@ def _load_aec3() -> AudioProcessing:
         ) from error
     apm: AudioProcessing = module.EchoCanceller(sample_rate=MIC_RATE_HZ)
     return apm
-
-
-_FALLING = falling_edge(MIC_FRAME_SAMPLES)
 
 
 class _ErleGauge:

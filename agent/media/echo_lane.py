@@ -4,10 +4,18 @@ from typing import Protocol
 
 import numpy as np
 
+from agent.media.audio import falling_edge
 from agent.media.echo_align import Move
 from agent.media.echo_far import FarEnd, History
 from agent.media.echo_reference import Reference
 from agent.types import MIC_FRAME_SAMPLES, FloatArray
+
+DELAY_SAMPLES = 128
+"""8 ms, AEC3's filter bank; measured by correlating output with input."""
+FALLING = falling_edge(MIC_FRAME_SAMPLES)
+"""The way out of a frame, when one signal takes the place of another."""
+
+_PRIMING_SAMPLES = 2 * MIC_FRAME_SAMPLES
 
 
 class AudioProcessing(Protocol):
@@ -21,6 +29,8 @@ class Lane:
     """AEC3 and the reference that it is fed."""
 
     _smoothing = 0.05
+    # The longest lead of the reference, and the room.
+    _awake_frames = 120
 
     def __init__(self, apm: AudioProcessing, reference: Reference) -> None:
         self.reference = reference
@@ -29,14 +39,47 @@ class Lane:
         self.residual = 0.0
         """Energy of what was left in 10 ms, over the last 200 ms."""
         self._apm = apm
+        self._silent_frames = 0
 
     def process(self, near: FloatArray) -> FloatArray:
         """Microphone [160 * k] in; its last 10 ms [160] without echo out."""
+        return self._cancel(near, self.reference.read(len(near)))
+
+    def doze(self, near: FloatArray, history: History) -> FloatArray:
+        """The same, but AEC3 rests when the far end has long been silent, and so has its echo.
+
+        `history` ends with `near`. Without an echo AEC3 only delays, and takes out what is below
+        100 Hz; what it knows of the room it keeps.
+        """
         far = self.reference.read(len(near))
+        rested = self._silent_frames > self._awake_frames
+        self._silent_frames = 0 if far.any() else self._silent_frames + 1
+        if rested and self._silent_frames:
+            self.far = far[-MIC_FRAME_SAMPLES:]
+            return _delayed(history)
+        if rested:
+            return self._wake(near, far, history)
+        cleaned = self._cancel(near, far)
+        if self._silent_frames > self._awake_frames:
+            return cleaned * FALLING + _delayed(history) * (1.0 - FALLING)
+        return cleaned
+
+    def _wake(self, near: FloatArray, far: FloatArray, history: History) -> FloatArray:
+        """Fill the filter bank with what came just before, then go on."""
+        before = history.read(history.end - len(near) - _PRIMING_SAMPLES, _PRIMING_SAMPLES)
+        self._apm.process(before, np.zeros(_PRIMING_SAMPLES, np.float32))
+        cleaned = self._cancel(near, far)
+        return _delayed(history) * FALLING + cleaned * (1.0 - FALLING)
+
+    def _cancel(self, near: FloatArray, far: FloatArray) -> FloatArray:
         cleaned = self._apm.process(near, far)[-MIC_FRAME_SAMPLES:]
         self.far = far[-MIC_FRAME_SAMPLES:]
         self.residual += self._smoothing * (float(np.dot(cleaned, cleaned)) - self.residual)
         return cleaned
+
+
+def _delayed(history: History) -> FloatArray:
+    return history.read(history.end - MIC_FRAME_SAMPLES - DELAY_SAMPLES, MIC_FRAME_SAMPLES)
 
 
 class Rival:
