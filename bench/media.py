@@ -29,11 +29,11 @@ class Sizes:
 
     words: int = 36
     recovery_rounds: int = 3
-    loss_s: float = 21.0
+    loss_s: float = 29.0
     flushes: int = 15
     pictures_s: float = 10.0
     interruptions: int = 12
-    heard: int = 10
+    heard: int = 8
 
 
 QUICK = Sizes(
@@ -183,6 +183,7 @@ def _barge_in(
             Row(f"{name}_p95_ms", _percentile(result.latency_ms, 95), "ms", targets[1], n=n),
             Row(f"{name}_missed", result.missed, "times", n=n),
             Row(f"{name}_unprovoked", result.unprovoked, "times", n=n + result.unprovoked),
+            Row(f"{name}_erle_db", _percentile(result.erle_db, 50), "dB", n=len(result.erle_db)),
         ]
 
     return measure

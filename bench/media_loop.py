@@ -81,11 +81,14 @@ class BargeIns:
     """Interruptions that did not silence the agent within two seconds."""
     unprovoked: int
     """Turns that had fallen silent before the user said anything; they were tried again."""
+    erle_db: list[float]
+    """What the server says of its echo reduction, once a second while the agent speaks."""
 
 
 async def barge_ins(rig: Rig, user_over_echo_db: float, count: int) -> BargeIns:
     """The user interrupts `count` times, so much louder than the agent's echo at the microphone."""
     agent = _without_pauses(talk(AGENT_S, SPEECH_RATE_HZ))
+    agent_db = active_level_db(agent)
     response = _room()
     echo = fftconvolve(at_page_rate(agent[: 10 * SPEECH_RATE_HZ]), response)
     echo_db = active_level_db(echo.astype(np.float32)) + _ECHO_GAIN_DB
@@ -103,22 +106,23 @@ async def barge_ins(rig: Rig, user_over_echo_db: float, count: int) -> BargeIns:
             number = len(latency_ms) + unprovoked
             text, voice = PHRASES[number % len(PHRASES)]
             phrase = say(text, RATE_HZ, voice, echo_db + user_over_echo_db)
-            took_ms = silenced_after_ms(await _interrupt(page, phrase, number))
+            took_ms = silenced_after_ms(await _interrupt(page, phrase, number), agent_db)
             if took_ms < -_PAUSE_S * 1000:
                 unprovoked += 1
                 continue
             missed += took_ms > _WATCH_S * 1000
             latency_ms.append(took_ms)
-    return BargeIns(latency_ms, missed, unprovoked)
+        erle_db = [float(event["erle_db"]) for event in await page.events("voice_agent.echo")]
+    return BargeIns(latency_ms, missed, unprovoked, erle_db)
 
 
-def silenced_after_ms(recording: Recording) -> float:
-    """From the user's first audible sample to the last sound of the agent."""
-    said, played = recording.said, recording.played
-    audible = np.flatnonzero(np.abs(said) > _AUDIBLE * np.abs(said).max())
-    onset = int(audible[0]) if len(audible) else 0
-    level_db = active_level_db(played[:onset])
-    return last_sound_s(played, RATE_HZ, reference_db=level_db) * 1000 - onset * 1000 / RATE_HZ
+def silenced_after_ms(recording: Recording, agent_db: float) -> float:
+    """From the user's first audible sample to the last sound of the agent, who speaks at
+    `agent_db`; below zero when the agent had fallen silent before."""
+    audible = np.flatnonzero(np.abs(recording.said) > _AUDIBLE * np.abs(recording.said).max())
+    onset_s = int(audible[0]) / RATE_HZ if len(audible) else 0.0
+    end_s = last_sound_s(recording.played, RATE_HZ, reference_db=agent_db)
+    return (end_s - onset_s) * 1000
 
 
 async def _interrupt(page: MeasuringPage, phrase: FloatArray, number: int) -> Recording:

@@ -117,6 +117,12 @@ class MeasuringPage:
             await asyncio.sleep(_POLL_S)
         return None
 
+    async def events(self, kind: str) -> list[Event]:
+        """All events of type `kind` so far."""
+        search = "kind => meter.events.map(({event}) => event).filter(({type}) => type === kind)"
+        found: list[Event] = await self._page.evaluate(search, kind)
+        return found
+
     async def close(self) -> None:
         """Hang up and close the page."""
         await self._page.evaluate("meter.close()")

@@ -281,8 +281,7 @@ async def flushes_ms(rig: Rig, make_peer: MakePeer, count: int) -> list[float]:
             flushed_s = time.time()
             await asyncio.sleep(0.6)
             recording = await call.page.recorded()
-            level_db = active_level_db(recording.played)
-            end_s = last_sound_s(recording.played, RATE_HZ, reference_db=level_db)
+            end_s = last_sound_s(recording.played, RATE_HZ, reference_db=active_level_db(tone))
             results.append((recording.wall_s(end_s) - flushed_s) * 1000)
     return results
 

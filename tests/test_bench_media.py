@@ -101,9 +101,13 @@ def test_what_is_40_db_below_the_agent_is_silence() -> None:
 def test_barge_in_counts_from_the_first_audible_sample_to_the_last_sound() -> None:
     user = np.concatenate((silence(1.0), tone(0.6, 0.1), silence(0.4)))
     agent = np.concatenate((tone(1.23), silence(0.77)))
-    assert media_loop.silenced_after_ms(recording(agent, user)) == pytest.approx(230, abs=4)
+    db = media_marks.active_level_db(tone(1.0))
+    assert media_loop.silenced_after_ms(recording(agent, user), db) == pytest.approx(230, abs=4)
     ducked = np.concatenate((tone(1.1), silence(0.2), tone(0.4), silence(0.3)))
-    assert media_loop.silenced_after_ms(recording(ducked, user)) == pytest.approx(700, abs=4)
+    assert media_loop.silenced_after_ms(recording(ducked, user), db) == pytest.approx(700, abs=4)
+    before = np.concatenate((tone(0.4), silence(1.6)))
+    assert media_loop.silenced_after_ms(recording(before, user), db) == pytest.approx(-600, abs=4)
+    assert media_loop.silenced_after_ms(recording(silence(2.0), user), db) < -900
 
 
 def test_heard_is_what_was_rendered_to_the_word_and_the_piece_of_it() -> None:
