@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.interfaces import EchoCanceller
 from agent.media.barge_in import BargeIn, BargeInDue, DuckDue, ResumeDue
@@ -13,6 +14,8 @@ from agent.media.vad import SileroModel, SileroVad
 from agent.types import AudioFrame, FloatArray, SessionSettings
 from bench.echo_speech import any_voice, sentence
 from tests.rig.echo_path import EchoPath
+
+BoolArray = npt.NDArray[np.bool_]
 
 _SLOT_MS = 20
 _FAR_SLOT, _NEAR_SLOT, _NEAR_FRAME = 480, 320, 160
@@ -66,7 +69,7 @@ class Call:
         self._far = np.zeros(0, np.float32)
         self._playing = np.zeros(0, bool)  # [slots]
         self._mic = np.zeros(0, np.float32)
-        self._held: tuple[FloatArray, np.ndarray] | None = None
+        self._held: tuple[FloatArray, BoolArray] | None = None
 
     def run(self, seconds: float) -> Outcome:
         """So long a call, in simulated time."""
@@ -80,8 +83,9 @@ class Call:
 
     def _plan(self, slots: int) -> None:
         """Utterances of one to three sentences, half a second to two seconds between them."""
-        far, playing = [], []
-        while sum(map(len, playing)) < slots:
+        far: list[FloatArray] = []
+        playing: list[BoolArray] = []
+        while sum(len(part) for part in playing) < slots:
             said = [self._say() for _ in range(self._random.integers(1, 4))]
             spoken = np.concatenate(said)
             spoken = np.append(spoken, np.zeros(-len(spoken) % _FAR_SLOT, np.float32))

@@ -62,9 +62,10 @@ def _flite(text: str, voice: str) -> FloatArray:
     program = require_program("flite", "flite")
     command = [program, "-voice", voice, "-t", text, "-o", "/dev/stdout"]
     result = subprocess.run(command, check=True, capture_output=True)
-    with wave.open(io.BytesIO(result.stdout)) as spoken:
-        pcm = np.frombuffer(spoken.readframes(1 << 30), "<i2").astype(np.float32) / 32768
-        rate_hz = spoken.getframerate()
+    with wave.open(io.BytesIO(result.stdout)) as file:
+        pcm = np.frombuffer(file.readframes(1 << 30), "<i2").astype(np.float32) / 32768
+        rate_hz = file.getframerate()
     # Padding the spectrum is an exact change of rate, good enough off line.
     size = round(len(pcm) * SPEECH_RATE_HZ / rate_hz)
-    return (np.fft.irfft(np.fft.rfft(pcm), size) * (SPEECH_RATE_HZ / rate_hz)).astype(np.float32)
+    spoken: FloatArray = np.fft.irfft(np.fft.rfft(pcm), size).astype(np.float32)
+    return spoken * np.float32(SPEECH_RATE_HZ / rate_hz)

@@ -81,13 +81,11 @@ class EchoPath:
         room = self._room()
         size = len(loud) + len(room)
         echo = np.fft.irfft(np.fft.rfft(loud, size) * np.fft.rfft(room, size), size)
-        late = np.concatenate((np.zeros(self.delay_ms * MIC_RATE_HZ // 1000), echo))[: len(sent)]
-        if self.drift_ppm:
-            late = stretched(late, self.drift_ppm)
-        power = float(np.mean(late**2))
-        if power > 0:
-            late *= np.sqrt(float(np.mean(sent**2)) / power) * 10 ** (-self.erl_db / 20)
-        return late
+        late = np.pad(echo, (self.delay_ms * MIC_RATE_HZ // 1000, 0))[: len(sent)]
+        late = stretched(late, self.drift_ppm) if self.drift_ppm else late.astype(np.float32)
+        power = max(float(np.mean(late.astype(np.float64) ** 2)), 1e-20)
+        gain = np.sqrt(float(np.mean(sent.astype(np.float64) ** 2)) / power)
+        return late * np.float32(gain * 10 ** (-self.erl_db / 20))
 
     def _room(self) -> FloatArray:
         """A direct sound and, as strong, a tail of noise that falls by 60 dB in `rt60_s`."""
@@ -102,7 +100,7 @@ class EchoPath:
         return (noise * 10 ** (self.noise_dbfs / 20)).astype(np.float32)
 
 
-def stretched(sound: npt.NDArray[np.floating], ppm: float) -> FloatArray:
+def stretched(sound: npt.NDArray[np.float64] | FloatArray, ppm: float) -> FloatArray:
     """`sound` [T] as a clock counts it that is `ppm` millionths faster, [T], its rest cut off.
 
     By windowed sinc; exact to −70 dB up to 0.4 of the rate.
