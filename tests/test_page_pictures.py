@@ -67,11 +67,15 @@ async def test_the_screen_takes_the_cameras_place_and_back_without_another_offer
         assert len(await page.evaluate("window.farEnd.offers")) == 1
 
 
-async def test_sharing_ends_by_the_button_and_by_the_browsers_own() -> None:
-    async with open_page() as opened:
+@pytest.mark.parametrize("width", [390, 1440])
+async def test_sharing_ends_by_the_button_and_by_the_browsers_own(width: int) -> None:
+    async with open_page(Look(width)) as opened:
         page = opened.page
         await opened.call()
+        below = "document.getElementById('mic-meter').getBoundingClientRect().top"
+        before = await page.evaluate(below)
         await _press(opened, "screen", "true")
+        assert await page.evaluate(below) == before, "nothing moves under the user's pointer"
         assert await page.inner_text("#screen .label") == "Sharing"
         await _press(opened, "screen", "false")
         assert await page.inner_text("#screen .label") == "Share screen"
