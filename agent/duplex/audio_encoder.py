@@ -253,19 +253,26 @@ class Ears:
 
     @torch.no_grad()
     def hear_recordings(
-        self, mels: Sequence[Tensor], block_frames: int | None = BLOCK_FRAMES
+        self,
+        mels: Sequence[Tensor],
+        block_frames: int | None = BLOCK_FRAMES,
+        *,
+        see_padding: bool = False,
     ) -> list[Tensor]:
         """Whole recordings, each [80, T] of at most 30 s → their vectors, each [n, LLM width].
 
         `block_frames`: conv frames of the blocks that see themselves and what lies before them;
-        None lets every frame see every other. A recording comes out the same in any company.
+        None lets every frame see every other. A recording comes out the same in any company,
+        unless `see_padding`: the reference takes a length in mel frames for one in conv frames,
+        so a short recording also sees padding as long as itself. For comparing with it alone.
         """
         if not mels:
             return []
         counts = [mel.shape[1] for mel in mels]
         batch, inside = _side_by_side(mels, max(counts), self._device)
-        frames = self.encoder.convolve(batch, inside)
-        mask = _recording_mask([conv_frames(count) for count in counts], block_frames)
+        frames = self.encoder.convolve(batch, None if see_padding else inside)
+        seen = [min(n, frames.shape[1]) if see_padding else conv_frames(n) for n in counts]
+        mask = _recording_mask(seen, frames.shape[1], block_frames)
         if mask is not None:
             mask = mask.to(self._device)
         vectors = self.projection(self.encoder(frames, mask))
@@ -359,11 +366,11 @@ def _side_by_side(
     return batch, torch.stack(inside).to(device, non_blocking=True)
 
 
-def _recording_mask(lengths: Sequence[int], block_frames: int | None) -> Tensor | None:
+def _recording_mask(lengths: Sequence[int], frames: int, block_frames: int | None) -> Tensor | None:
     """What each conv frame may look at: bool [B, 1, 1 or T, T]; None when at everything."""
-    if block_frames is None and min(lengths) == max(lengths):
+    if block_frames is None and min(lengths) == frames:
         return None
-    places = torch.arange(max(lengths))
+    places = torch.arange(frames)
     heard = (places < torch.tensor(lengths)[:, None])[:, None, None]  # [B, 1, 1, T]
     if block_frames is None:
         return heard

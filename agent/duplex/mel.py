@@ -63,22 +63,25 @@ def clean(samples: FloatArray) -> FloatArray:
     return finite.clip(-_LOUDEST, _LOUDEST).astype(np.float32)
 
 
-def offline_mel(samples: FloatArray) -> list[Tensor]:
+def offline_mel(samples: FloatArray, *, floored: bool = True) -> list[Tensor]:
     """A recording f32 [T] at 16 kHz, one mel [80, frames] for each 30 s of it.
 
-    All but the last have 3000 frames, and the last `frame_count` of what is left.
+    All but the last have 3000 frames, and the last `frame_count` of what is left. Not `floored` is
+    how the reference hears a recording after a session of less than 5 s, whose lack of a floor it
+    fails to undo; for comparing with it alone.
     """
     sound = torch.from_numpy(clean(samples))
-    return [_piece_mel(piece) for piece in torch.split(sound, PIECE_SAMPLES) if len(piece)]
+    return [_piece_mel(piece, floored) for piece in torch.split(sound, PIECE_SAMPLES) if len(piece)]
 
 
-def _piece_mel(piece: Tensor) -> Tensor:
+def _piece_mel(piece: Tensor, floored: bool) -> Tensor:
     # Zeros up to 30 s change nothing beyond the last window that still touches the sound, since
     # silence is the lowest value there is: so many of them are computed and no more.
     padded = min(PIECE_SAMPLES, len(piece) + 2 * WINDOW_SAMPLES)
     sound = F.pad(piece, (0, padded - len(piece)))
     log = _log_mel(_mirrored(sound, left=True, right=True))[:, : padded // HOP_SAMPLES]
-    return _scaled(log, _floor(float(log.max())))[:, : frame_count(len(piece))]
+    floor = _floor(float(log.max())) if floored else LOWEST
+    return _scaled(log, floor)[:, : frame_count(len(piece))]
 
 
 # ---- frames -------------------------------------------------------------------------------------
@@ -165,6 +168,8 @@ class MelLayout:
 
 
 DUPLEX = MelLayout()
+TURN_BASED = MelLayout(first_chunk_samples=16_560, overlap_frames=0)
+"""A user's turn fed live, second by second: nothing waits, and nothing overlaps."""
 
 
 class StreamingMel:

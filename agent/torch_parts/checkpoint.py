@@ -1,9 +1,9 @@
 """Reads safetensors checkpoints strictly, shard by shard, straight to a device and a dtype.
 
-    checkpoint = open_checkpoint(folder)                  # headers only: keys, shapes, sizes
-    with torch.device("meta"):
-        tower = VisionTower(config)                       # no memory yet
-    load_parts(checkpoint, {VisionTower.PREFIX: tower}, unused={"llm.": "not needed here"}, target=Target())
+    checkpoint = open_checkpoint(folder)  # headers only: keys, shapes, sizes
+    with unfilled():
+        tower = VisionTower(config)  # no memory yet
+    load_parts(checkpoint, {"vpm.": tower}, unused={"llm.": "not needed here"}, target=Target())
 
 A part is a module and the prefix of its keys in the checkpoint. Before a byte is read, every key
 of the checkpoint must belong to a part or be declared unused with a reason, every key of a part
@@ -13,7 +13,8 @@ must be there, and every shape must fit; else CheckpointError names what differs
 import json
 import math
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from agent.errors import CheckpointError
 
@@ -184,6 +186,34 @@ def _replacements(headers: Mapping[str, TensorHeader], extra: Path) -> dict[str,
 # ---- from the disk into modules -----------------------------------------------------------------
 
 
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Modules built inside have their shapes, but neither memory nor initial values.
+
+    Giving values to tensors without memory would import half of torch's compiler: six seconds.
+    """
+    with torch.device("meta"), _NoInitialValues():
+        yield
+
+
+class _NoInitialValues(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") not in _INITIALISERS:
+            return func(*args, **kwargs)
+        return args[0] if args else kwargs["tensor"]
+
+
+_INITIALISERS = {"uniform_", "normal_", "constant_", "kaiming_uniform_", "fill_", "zero_"}
+"""What torch's layers call to fill their parameters, and what that calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fold:
     """A parameter that is not stored as such but made from stored ones, once, while loading.
@@ -241,7 +271,7 @@ def load_parts(
     target: Target,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Fill modules that were built on the meta device, by their prefix in the checkpoint.
+    """Fill modules that were built `unfilled`, by their prefix in the checkpoint.
 
     `unused` maps prefixes of keys that nobody reads to the reason why. `on_progress` hears of
     (bytes read, bytes in all). Afterwards the parts stand on `target`, in evaluation mode and

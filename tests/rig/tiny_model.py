@@ -23,7 +23,7 @@ from agent.duplex.audio_encoder import AudioEncoder, AudioProjection, Ears
 from agent.duplex.config import Attention, DuplexConfig, parse_config
 from agent.duplex.resampler import Resampler
 from agent.duplex.vision import Eyes, VisionTower
-from agent.torch_parts.checkpoint import Target, TensorHeader, load_parts
+from agent.torch_parts.checkpoint import Target, TensorHeader, load_parts, unfilled
 
 FLOAT32 = Target(torch.device("cpu"), torch.float32)
 _REPORT = "VOICE_AGENT_GOLDEN_REPORT"
@@ -187,7 +187,7 @@ def write_checkpoint(
 
 def tiny_eyes(attention: Attention = "sdpa", target: Target = FLOAT32) -> Eyes:
     config = tiny_config()
-    with torch.device("meta"):
+    with unfilled():
         tower = VisionTower(config.vision, attention)
         resampler = Resampler(config.resampler, attention)
     parts = {VisionTower.PREFIX: tower, Resampler.PREFIX: resampler}
@@ -197,7 +197,7 @@ def tiny_eyes(attention: Attention = "sdpa", target: Target = FLOAT32) -> Eyes:
 
 def tiny_ears(attention: Attention = "sdpa", target: Target = FLOAT32) -> Ears:
     config = tiny_config()
-    with torch.device("meta"):
+    with unfilled():
         encoder = AudioEncoder(config.audio, attention)
         projection = AudioProjection(config.audio)
     parts = {AudioEncoder.PREFIX: encoder, AudioProjection.PREFIX: projection}
