@@ -27,7 +27,9 @@ def real_models() -> dict[str, Any]:
 
 def _models(default: str, reason: str) -> dict[str, Any]:
     def one(engine: str) -> dict[str, Any]:
-        extension = {"abilities": {"duplex": True, "camera": True, "languages": ["en"]}}
+        extension: dict[str, Any] = {
+            "abilities": {"duplex": True, "camera": True, "languages": ["en"]}
+        }
         if engine == default:
             extension |= {"default": True, "reason": reason}
         return {"id": engine, "object": "model", "owned_by": "voice-agent"} | {
