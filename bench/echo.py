@@ -28,9 +28,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pywebrtc_audio
 
 from agent.media.audio import level_dbfs
 from agent.media.echo_canceller import Aec3
+from agent.media.echo_far import History
+from agent.media.echo_lane import Lane
+from agent.media.echo_reference import Reference
 from agent.types import MIC_RATE_HZ, AudioFrame, FloatArray
 from bench.echo_calls import listen_to_itself
 from bench.echo_speech import any_voice, monologue
@@ -42,8 +46,18 @@ _WINDOW_S = 0.25
 _AUDIBLE_DB = 20.0
 
 
+class _Awake(Lane):
+    def doze(self, near: FloatArray, history: History) -> FloatArray:
+        return self.process(near)
+
+
 class PlainAec3(Aec3):
-    """AEC3 on the far end as it arrives: what there was before."""
+    """AEC3 on the far end as it arrives, all the time: what there was before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        apm = pywebrtc_audio.EchoCanceller(sample_rate=MIC_RATE_HZ)
+        self._lane = _Awake(apm, Reference(self._far))
 
     def _measure(self, near: FloatArray) -> None:
         pass

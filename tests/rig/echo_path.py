@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from agent.media.audio import Resampler, level_dbfs
 from agent.types import MIC_RATE_HZ, SPEECH_RATE_HZ, FloatArray
@@ -81,8 +80,10 @@ class EchoPath:
         room = self._room()
         size = len(loud) + len(room)
         echo = np.fft.irfft(np.fft.rfft(loud, size) * np.fft.rfft(room, size), size)
-        late = np.pad(echo, (self.delay_ms * MIC_RATE_HZ // 1000, 0))[: len(sent)]
-        late = stretched(late, self.drift_ppm) if self.drift_ppm else late.astype(np.float32)
+        padded = np.pad(echo, (self.delay_ms * MIC_RATE_HZ // 1000, 0))[: len(sent)]
+        late: FloatArray = padded.astype(np.float32)
+        if self.drift_ppm:
+            late = stretched(late, self.drift_ppm)
         power = max(float(np.mean(late.astype(np.float64) ** 2)), 1e-20)
         gain = np.sqrt(float(np.mean(sent.astype(np.float64) ** 2)) / power)
         return late * np.float32(gain * 10 ** (-self.erl_db / 20))
@@ -100,7 +101,7 @@ class EchoPath:
         return (noise * 10 ** (self.noise_dbfs / 20)).astype(np.float32)
 
 
-def stretched(sound: npt.NDArray[np.float64] | FloatArray, ppm: float) -> FloatArray:
+def stretched(sound: FloatArray, ppm: float) -> FloatArray:
     """`sound` [T] as a clock counts it that is `ppm` millionths faster, [T], its rest cut off.
 
     By windowed sinc; exact to −70 dB up to 0.4 of the rate.
