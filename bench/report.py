@@ -83,7 +83,7 @@ class Report:
                 "value": _rounded(value),
                 "unit": unit,
                 "against": None if against is None else _rounded(against),
-                "target": None if target is None else {target.kind: target.limit},
+                "target": None if target is None else target.limit,
                 "meets": meets,
                 "n": n,
             },
@@ -94,7 +94,8 @@ class Report:
         """Print that a figure is missing, and why."""
         self.missed += 1
         if self._as_json:
-            self._print_json({"name": name, "value": None, "unit": unit, "reason": reason})
+            row = {"name": name, "value": None, "unit": unit, "against": None, "target": None}
+            self._print_json({**row, "meets": None, "reason": reason})
         else:
             self._print(f"{name:32} not measured: {reason}")
 

