@@ -137,9 +137,7 @@ class _Attention(nn.Module):
         out: Tensor = self.o_proj(merge_heads(mixed))
         return out
 
-    def _grouped(
-        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def _grouped(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """The queries of all heads that share keys, as so many more rows: no key is repeated."""
         batch, heads, count, width = query.shape
         group = heads // self._kv_heads

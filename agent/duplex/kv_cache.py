@@ -64,9 +64,7 @@ class KvCache:
         """How many positions a slot holds."""
         return self.tensor.shape[4]
 
-    def places(
-        self, streams: Sequence[KvStream], count: int, *, whole: bool = False
-    ) -> KvPlaces:
+    def places(self, streams: Sequence[KvStream], count: int, *, whole: bool = False) -> KvPlaces:
         """Where the next `count` positions of these streams go. ContextOverflow if they do not fit.
 
         `whole` looks at all positions and masks those not filled yet, so that every call has the
@@ -106,9 +104,7 @@ class KvCache:
         read = places.slots if places.rows is None else places.rows
         return keys[read][:, :, : places.span], values[read][:, :, : places.span]
 
-    def move(
-        self, stream: KvStream, start: int, to: int, frequencies: Tensor
-    ) -> None:
+    def move(self, stream: KvStream, start: int, to: int, frequencies: Tensor) -> None:
         """Bring everything from position `start` on to position `to`; the length follows.
 
         `frequencies` f32 [D / 2]: by how much each pair of a key turns from one position to the

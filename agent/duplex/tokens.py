@@ -212,9 +212,7 @@ def _load_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: the tokenizer cannot be loaded ({error})") from error
 
 
-def _check(
-    folder: Path, size: int, added: dict[int, str], unspeakable: Collection[int]
-) -> None:
+def _check(folder: Path, size: int, added: dict[int, str], unspeakable: Collection[int]) -> None:
     if size != VOCABULARY_SIZE:
         raise CheckpointError(f"{folder}: {size} tokens, expected {VOCABULARY_SIZE}")
     for token, written in WRITTEN.items():

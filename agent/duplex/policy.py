@@ -1,0 +1,271 @@
+"""When to listen, when to speak, when to stop: the rules around the model's own decisions.
+
+No torch here. A unit asks `UnitDecision` for its tokens one by one: some are dictated, the others
+are drawn, and every one is taken in by the rules. Where the reference is wrong, the rule says so,
+and `parity` brings its behaviour back:
+
+- a turn given up because of forced listening is over for the speech LM too;
+- a unit that ends its turn and then listens still speaks what it said;
+- `<|chunk_eos|>` alone, with no turn going on, is listening, not a turn of silence.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from agent.duplex.tokens import Token, without_specials
+
+TERMINATORS = frozenset({Token.LISTEN, Token.CHUNK_EOS, Token.CHUNK_TTS_EOS})
+"""What ends a unit's tokens; fed with `</unit>`, before the next unit."""
+
+Order: TypeAlias = Literal["free", "listen", "speak"]
+"""What a unit is told to do: decide by itself, listen, or begin to speak."""
+EndReason: TypeAlias = Literal["completed", "interrupted", "max_tokens"]
+
+SPEECH_LAG_MS = 280
+"""A turn's sound begins with so much that is not speech: three tokens of silence before it and the
+vocoder's own delay. What was said is heard that much later."""
+_MOST_LISTEN_BIAS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakingRules:
+    """The limits on a unit and a turn. The first three are the public demo's.
+
+    `max_turn_units` keeps a turn within the speech LM's 4096 positions: a unit takes at most 44.
+    `max_silent_units` is the watchdog: a turn that says nothing for so long is ended. 0 is off.
+    """
+
+    max_tokens: int = 20
+    """Tokens of a unit, the terminator counted: 1 control token and 18 of text."""
+    max_chars: int = 28
+    """A unit's text stays below this many Unicode characters."""
+    forced_listen_units: int = 3
+    max_turn_units: int = 90
+    max_silent_units: int = 8
+    parity: bool = False
+
+
+def listen_bias(eagerness: float) -> float:
+    """For the logit of `<|listen|>`: eagerness 0 (waits) → 4, 0.5 → 0, 1 (jumps in) → −4."""
+    return (0.5 - min(max(eagerness, 0.0), 1.0)) * 2 * _MOST_LISTEN_BIAS
+
+
+@dataclass(slots=True)
+class Floor:
+    """Who has the floor: all that the rules remember from unit to unit."""
+
+    turn: int = 0
+    """Number of the agent's last turn; 0 before its first."""
+    speaking: bool = False
+    """Whether that turn goes on."""
+    decided_units: int = 0
+    turn_units: int = 0
+    """Units of the turn that goes on."""
+    silent_units: int = 0
+    """How many of them, up to now, said nothing more."""
+
+    def copy(self) -> "Floor":
+        return replace(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a unit."""
+
+    fed: tuple[int, ...]
+    """Tokens decided and fed after the input, without the terminator."""
+    said: tuple[int, ...]
+    """Those that are text or an end of turn, and go to the speech LM."""
+    terminator: int
+    listened: bool
+    turn: int
+    """The turn that the unit belongs to; 0 where nobody speaks."""
+    begins_turn: bool = False
+    ends_turn: EndReason | None = None
+    """Why the turn is over with this unit; None while it goes on, or where there is none."""
+    drops_speech: bool = False
+    """What the speech LM has not spoken yet is given up."""
+
+
+class UnitDecision:
+    """One unit's tokens. While not `over`: draw a token unless one is `dictated`, then `take` it;
+    feed it if so told.
+
+        while not decision.over:
+            token = decision.dictated or sampler.choose(...)
+            if decision.take(token):
+                state = llm.read(decision.last)
+        outcome = decision.close()
+
+    `before` are tokens to be fed before the terminator without asking the model.
+    """
+
+    def __init__(
+        self,
+        floor: Floor,
+        rules: SpeakingRules,
+        text: Callable[[Sequence[int]], str],
+        order: Order = "free",
+    ) -> None:
+        self._floor = floor
+        self._rules = rules
+        self._text = text
+        self._was_speaking = floor.speaking
+        self._order = order
+        if floor.decided_units < rules.forced_listen_units:
+            self._order = "listen"
+        self._fed: list[int] = []
+        self._terminator: int | None = None
+        self._given_up = self._reason_to_give_up(forced=order == "listen")
+        if self._given_up is not None:
+            self._order = "listen"
+            self._fed = [Token.TURN_EOS]
+            floor.speaking = False
+        self.before = tuple(self._fed)
+        if self._order == "listen":
+            self._terminator = Token.LISTEN
+
+    def _reason_to_give_up(self, *, forced: bool) -> EndReason | None:
+        """Why the turn that goes on is ended before the model is asked; None to let it go on."""
+        floor, rules = self._floor, self._rules
+        if not floor.speaking:
+            return None
+        if forced:
+            return "interrupted"
+        if rules.max_turn_units and floor.turn_units >= rules.max_turn_units:
+            return "max_tokens"
+        if rules.max_silent_units and floor.silent_units >= rules.max_silent_units:
+            return "completed"
+        return None
+
+    @property
+    def over(self) -> bool:
+        return self._terminator is not None
+
+    @property
+    def dictated(self) -> int | None:
+        """The token to take without drawing one; None where the model is free."""
+        begins = not self._fed and not self._was_speaking
+        return Token.SPEAK if self._order == "speak" and begins else None
+
+    @property
+    def may_listen(self) -> bool:
+        """Whether `<|listen|>` would be obeyed if it came now."""
+        return not self._floor.speaking
+
+    @property
+    def turn(self) -> int:
+        """The turn that a token drawn now would belong to."""
+        return self._floor.turn if self._floor.speaking or self._fed else self._floor.turn + 1
+
+    @property
+    def last(self) -> int:
+        """The token taken last, as it is fed."""
+        return self._fed[-1]
+
+    def take(self, token: int) -> bool:
+        """Whether `token` is to be fed (as `last`); otherwise the unit is over."""
+        if token == Token.LISTEN and not self.may_listen:
+            # Nobody listens in the middle of a turn; so the model was trained.
+            token = Token.TTS_BOS
+        if token in TERMINATORS:
+            self._terminator = token
+            return False
+        self._open_turn()
+        if self._fed and self._too_long(token):
+            self._terminator = Token.CHUNK_EOS  # the token is dropped, though it was drawn
+            return False
+        self._fed.append(token)
+        self._floor.speaking = token != Token.TURN_EOS
+        if len(self._fed) == self._rules.max_tokens - 1:
+            self._terminator = Token.CHUNK_EOS
+        return True
+
+    def _open_turn(self) -> None:
+        if not self._floor.speaking and not self._fed:
+            self._floor.turn += 1
+            self._floor.turn_units = self._floor.silent_units = 0
+        self._floor.speaking = True
+
+    def _too_long(self, token: int) -> bool:
+        said = [*self._fed[1:], token]
+        return bool(self._rules.max_chars) and len(self._text(said)) >= self._rules.max_chars
+
+    def close(self) -> Outcome:
+        """What became of the unit, once it is over; the floor is settled for the next one."""
+        assert self._terminator is not None, "the unit is not over"
+        floor = self._floor
+        floor.decided_units += 1
+        outcome = self._given_up_outcome() if self._given_up is not None else self._outcome()
+        if outcome.listened:
+            floor.turn_units = floor.silent_units = 0
+        else:
+            floor.turn_units += 1
+            silent = not without_specials(outcome.said)
+            floor.silent_units = floor.silent_units + 1 if silent else 0
+        return outcome
+
+    def _outcome(self) -> Outcome:
+        assert self._terminator is not None
+        said = tuple(self._fed[1:])
+        took_part = self._was_speaking or bool(self._fed)
+        ended = bool(self._fed) and self._fed[-1] == Token.TURN_EOS
+        return Outcome(
+            fed=tuple(self._fed),
+            said=said,
+            terminator=self._terminator,
+            listened=self._listened(took_part),
+            turn=self._floor.turn if took_part else 0,
+            begins_turn=bool(self._fed) and not self._was_speaking,
+            ends_turn="completed" if ended else None,
+        )
+
+    def _listened(self, took_part: bool) -> bool:
+        if self._rules.parity:
+            return self._terminator == Token.LISTEN
+        return not took_part
+
+    def _given_up_outcome(self) -> Outcome:
+        return Outcome(
+            fed=self.before,
+            said=(),
+            terminator=Token.LISTEN,
+            listened=True,
+            turn=self._floor.turn,
+            ends_turn=self._given_up,
+            drops_speech=not self._rules.parity,
+        )
+
+
+# ---- what was heard -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One unit of a turn as it can be heard."""
+
+    said: tuple[int, ...]
+    start_ms: int
+    """When its first speech token sounds, counted from the turn's first sample."""
+    length_ms: int
+
+
+def heard_tokens(unit: Spoken, heard_ms: int) -> int:
+    """How many of the unit's `said` sounded in full when the turn was heard for `heard_ms`.
+
+    Text is taken to sound evenly over the unit's speech; a unit's text is paced to its second.
+    """
+    words = len(without_specials(unit.said))
+    since_ms = heard_ms - unit.start_ms
+    if since_ms >= unit.length_ms:
+        return len(unit.said)
+    return words * max(0, since_ms) // unit.length_ms
+
+
+def first_unheard(units: Iterable[Spoken], heard_ms: int) -> int | None:
+    """The first of a turn's units that holds text which was not heard; None if all was."""
+    for index, unit in enumerate(units):
+        if without_specials(unit.said) and heard_tokens(unit, heard_ms) < len(unit.said):
+            return index
+    return None

@@ -1,0 +1,162 @@
+"""What to forget when a conversation grows long: bookkeeping over whole units, without torch.
+
+The cache of a conversation is [prefix][previous][suffix][unit][unit]…; prefix and suffix are the
+system prompt around `previous`, which is empty unless text of forgotten units is remembered there.
+
+- off: nothing is forgotten; the cache overflows one day.
+- basic: above `high_tokens` the oldest units go, until no more than `low_tokens` are left.
+- context: more than `max_units` units are too many; what the agent said in those that go is kept as
+  text in `previous`, of which the newest `previous_max_tokens` stay.
+
+What stays in the cache was computed in sight of what has gone; it only moves to new positions.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from agent.duplex.tokens import without_specials
+
+WindowMode: TypeAlias = Literal["off", "basic", "context"]
+PREVIOUS_MARKER = "\n\nprevious: "
+"""Written before the remembered text."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSettings:
+    """How much is kept."""
+
+    mode: WindowMode = "basic"
+    high_tokens: int = 4000
+    low_tokens: int = 3500
+    max_units: int = 24
+    previous_max_tokens: int = 500
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low_tokens <= self.high_tokens:
+            raise ValueError(f"low_tokens {self.low_tokens} of high_tokens {self.high_tokens}")
+        if self.max_units < 1 or self.previous_max_tokens < 0:
+            raise ValueError("at least one unit is kept")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSpan:
+    """One unit in the cache: `<unit>` … `</unit>`."""
+
+    length: int
+    listened: bool
+    said: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What to do to the cache: what begins at `start` moves to `to`; then, where `rewrite` is not
+    None, the positions from `at` to `to` are filled with these ids anew."""
+
+    units: int
+    """How many of the oldest units go."""
+    start: int
+    to: int
+    at: int
+    rewrite: tuple[int, ...] | None = None
+
+
+class Window:
+    """The layout of one conversation's cache."""
+
+    def __init__(
+        self,
+        settings: WindowSettings,
+        prefix_tokens: int,
+        suffix: Sequence[int] = (),
+        marker: Sequence[int] = (),
+    ) -> None:
+        """`prefix_tokens` stand before `previous`, the ids `suffix` behind it; `marker` are the
+        ids of PREVIOUS_MARKER."""
+        self.settings = settings
+        self._prefix_tokens = prefix_tokens
+        self._suffix = tuple(suffix)
+        self._marker = tuple(marker)
+        self._remembered: tuple[int, ...] = ()
+        self._units: list[UnitSpan] = []
+
+    @property
+    def units(self) -> tuple[UnitSpan, ...]:
+        """Oldest first."""
+        return tuple(self._units)
+
+    @property
+    def previous(self) -> tuple[int, ...]:
+        """What stands between prefix and suffix: marker and remembered text, or nothing."""
+        return self._marker + self._remembered if self._remembered else ()
+
+    @property
+    def protected(self) -> int:
+        """Positions before the first unit."""
+        return self._prefix_tokens + len(self.previous) + len(self._suffix)
+
+    @property
+    def length(self) -> int:
+        """Positions in all, every unit closed."""
+        return self.protected + sum(unit.length for unit in self._units)
+
+    def copy(self) -> "Window":
+        other = Window(self.settings, self._prefix_tokens, self._suffix, self._marker)
+        other._remembered, other._units = self._remembered, list(self._units)
+        return other
+
+    def add(self, unit: UnitSpan) -> None:
+        """A unit that was closed, or will be before anything is cut."""
+        self._units.append(unit)
+
+    def replace_newest(self, units: Iterable[UnitSpan]) -> None:
+        """Put these in the place of as many of the newest units: a turn was rewritten."""
+        newest = list(units)
+        self._units[len(self._units) - len(newest) :] = newest
+
+    def cut(self) -> Cut | None:
+        """What is to be forgotten now; None when all fits. From here on the bookkeeping says so."""
+        settings = self.settings
+        if settings.mode == "basic" and self.length > settings.high_tokens:
+            return self._drop(self._units_above(settings.low_tokens))
+        if settings.mode == "context" and len(self._units) > settings.max_units:
+            return self._drop(len(self._units) - settings.max_units)
+        return None
+
+    def cut_to(self, tokens: int) -> Cut | None:
+        """The same because a slot holds no more than `tokens`, whatever the rule says."""
+        if self.settings.mode == "off" or self.length <= tokens:
+            return None
+        return self._drop(self._units_above(tokens))
+
+    def _units_above(self, tokens: int) -> int:
+        """How many of the oldest units must go; the newest stays whatever it takes."""
+        length, count = self.length, 0
+        while length > tokens and count < len(self._units) - 1:
+            length -= self._units[count].length
+            count += 1
+        return count
+
+    def _drop(self, count: int) -> Cut | None:
+        if not count:
+            return None
+        gone, self._units = self._units[:count], self._units[count:]
+        start = self.protected + sum(unit.length for unit in gone)
+        before = self.previous
+        if self.settings.mode == "context":
+            self._remember(gone)
+        changed = self.previous != before
+        return Cut(
+            units=count,
+            start=start,
+            to=self.protected,
+            at=self._prefix_tokens if changed else self.protected,
+            rewrite=self.previous + self._suffix if changed else None,
+        )
+
+    def _remember(self, gone: Iterable[UnitSpan]) -> None:
+        """Special tokens are left out, ends of turns with them: so the model was trained."""
+        said = [token for unit in gone if not unit.listened for token in unit.said]
+        kept = [*self._remembered, *without_specials(said)]
+        most = self.settings.previous_max_tokens
+        self._remembered = tuple(kept[len(kept) - most :] if len(kept) > most else kept)
