@@ -113,7 +113,7 @@ class UnitDecision:
         self._text = text
         self._was_speaking = floor.speaking
         self._order = order
-        if floor.decided_units < rules.forced_listen_units:
+        if order == "free" and floor.decided_units < rules.forced_listen_units:
             self._order = "listen"
         self._fed: list[int] = []
         self._terminator: int | None = None
@@ -156,8 +156,8 @@ class UnitDecision:
 
     @property
     def turn(self) -> int:
-        """The turn that a token drawn now would belong to."""
-        return self._floor.turn if self._floor.speaking or self._fed else self._floor.turn + 1
+        """The turn that the token taken last belongs to; 0 where nobody speaks."""
+        return self._floor.turn if self._was_speaking or self._fed else 0
 
     @property
     def last(self) -> int:
@@ -172,10 +172,10 @@ class UnitDecision:
         if token in TERMINATORS:
             self._terminator = token
             return False
-        self._open_turn()
         if self._fed and self._too_long(token):
             self._terminator = Token.CHUNK_EOS  # the token is dropped, though it was drawn
             return False
+        self._open_turn()
         self._fed.append(token)
         self._floor.speaking = token != Token.TURN_EOS
         if len(self._fed) == self._rules.max_tokens - 1:
