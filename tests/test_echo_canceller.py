@@ -289,11 +289,24 @@ def test_after_a_rest_the_echo_is_taken_out_as_before() -> None:
 # ---- once the delay is known --------------------------------------------------------------------
 
 
+@pytest.fixture
+def apms(monkeypatch: pytest.MonkeyPatch) -> list[RecordingApm]:
+    """One for each canceller that was tried; the last is the one in use."""
+    made: list[RecordingApm] = []
+
+    def make() -> RecordingApm:
+        made.append(RecordingApm())
+        return made[-1]
+
+    monkeypatch.setattr("agent.media.echo_canceller._load_aec3", make)
+    return made
+
+
 class Echo:
     """A loudspeaker that plays noise, a microphone that hears it 100 ms later, and nobody else."""
 
-    def __init__(self, apm: RecordingApm) -> None:
-        self._apm = apm
+    def __init__(self, apms: list[RecordingApm]) -> None:
+        self._apms = apms
         self.canceller = Aec3()
         noise = np.random.default_rng(7).standard_normal(24_000 * 20) * 0.05
         self._far = noise.astype(np.float32)
@@ -324,41 +337,41 @@ class Echo:
     @property
     def lead_ms(self) -> float:
         """How long before its echo WebRTC was fed the far end, over the last 300 ms."""
-        near, far = self._apm.near[-4800:], self._apm.far[-4800 - 4000 :]
+        near, far = self._apms[-1].near[-4800:], self._apms[-1].far[-4800 - 4000 :]
         likeness = [float(np.dot(near, far[4000 - lag :][:4800])) for lag in range(4000)]
         return int(np.argmax(likeness)) / 16 + 1.75
 
 
-def test_a_sender_that_comes_late_leaves_no_trace(apm: RecordingApm) -> None:
-    echo = Echo(apm)
-    echo.run(100)
+def test_a_sender_that_comes_late_leaves_no_trace(apms: list[RecordingApm]) -> None:
+    echo = Echo(apms)
+    echo.run(120)
     assert echo.canceller.delay_ms == pytest.approx(100, abs=0.2)
     assert echo.lead_ms == pytest.approx(100, abs=0.2)
     echo.hear(2)
     echo.send(2)
     echo.run(20)
     assert echo.lead_ms == pytest.approx(100, abs=0.2)
-    echo.run(100)
+    echo.run(120)
     assert echo.lead_ms == pytest.approx(100, abs=0.2)
 
 
-def test_a_microphone_that_loses_sound_is_caught_up_with(apm: RecordingApm) -> None:
-    echo = Echo(apm)
-    echo.run(100)
+def test_a_microphone_that_loses_sound_is_caught_up_with(apms: list[RecordingApm]) -> None:
+    echo = Echo(apms)
+    echo.run(120)
     echo.send(15)
     echo.skip(15)
     echo.run(20)
     assert echo.lead_ms == pytest.approx(90, abs=11)
 
 
-def test_a_sender_that_stays_late_is_waited_for(apm: RecordingApm) -> None:
+def test_a_sender_that_stays_late_is_waited_for(apms: list[RecordingApm]) -> None:
     """After a quarter of a second without sound, what comes next counts as the next."""
-    echo = Echo(apm)
-    echo.run(100)
+    echo = Echo(apms)
+    echo.run(120)
     echo.hear(13)
-    before = len(apm.far)
+    before = len(apms[-1].far)
     echo.run(3)
-    assert np.abs(apm.far[before:]).min() > 0
+    assert np.abs(apms[-1].far[before:]).min() > 0
 
 
 # ---- the rest -----------------------------------------------------------------------------------

@@ -22,6 +22,10 @@ _DRIFT_WORTH_MOVING_PPM = 40.0
 """AEC3 follows less than this by itself with hardly any loss."""
 _RETRY_SAMPLES = 4 * MIC_RATE_HZ
 _LONGEST_RETRY_SAMPLES = 64 * MIC_RATE_HZ
+_REHEARSALS = 3
+"""AEC3 takes seconds to learn a room; twice more over the first second of it brings some 10 dB
+at once where the room rings, further times bring no more."""
+_REHEARSED_SAMPLES = MIC_RATE_HZ * 9 // 10
 _RESERVE_RETRY_SAMPLES = 20 * MIC_RATE_HZ
 
 
@@ -41,10 +45,14 @@ class EchoFound:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Give the canceller this alignment, from what was heard since near index `since` on."""
+    """Give the canceller this alignment.
+
+    It is to learn from what was heard since near index `since`, in so many `passes`.
+    """
 
     alignment: Alignment
     since: int
+    passes: int = 1
 
 
 class AlignmentPolicy:
@@ -52,12 +60,14 @@ class AlignmentPolicy:
 
     The lead is how long before its echo the reference comes. AEC3 manages any lead up to 420 ms
     but must learn anew when it changes, so it is left alone unless it grows beyond that, vanishes
-    or is another one by more than 150 ms. What did not help is tried again ever more rarely.
-    To follow drift, the reference must be held back: it may have to run ahead of arrival.
+    or is another one by more than 150 ms. What did not help is tried again ever more rarely. Once
+    the lead is right, the room is rehearsed. To follow drift, the reference must be held back: it
+    may have to run ahead of arrival.
     """
 
     def __init__(self) -> None:
         self._lead: float | None = None
+        self._rehearsed = False
         self._not_before = 0
         self._retry_samples = _RETRY_SAMPLES
         self._no_reserve_before = 0
@@ -70,6 +80,10 @@ class AlignmentPolicy:
         drift_ppm = _wanted_ppm(found.drift_ppm, reference.drift_ppm)
         if not _fits(lead) or abs(lead - self._lead) > _TOLERATED_SAMPLES:
             return self._restore(found, drift_ppm)
+        if not self._rehearsed and found.at - found.since >= _REHEARSED_SAMPLES:
+            self._rehearsed = True
+            alignment = Alignment(found.at, reference.lag, reference.drift_ppm)
+            return Move(alignment, found.since, _REHEARSALS)
         if reference.spare_samples < _LEAST_SPARE_SAMPLES and drift_ppm:
             reference.release(reference.drift_ppm)
             return self._reserve(found, lead, drift_ppm)
@@ -90,6 +104,7 @@ class AlignmentPolicy:
         self._not_before = found.at + self._retry_samples
         self._retry_samples = min(2 * self._retry_samples, _LONGEST_RETRY_SAMPLES)
         lead = min(self._lead, found.lag - found.arrival_lag)
+        self._rehearsed = False
         return Move(Alignment(found.at, found.lag - lead, drift_ppm), found.since)
 
     def _reserve(self, found: EchoFound, lead: float, drift_ppm: float) -> Move | None:

@@ -53,7 +53,7 @@ class Aec3:
     The near end sets the pace: every `cancel` consumes 10 ms of the far end. While the agent
     speaks, the delay of its echo and the drift between the two clocks are measured. Where AEC3
     needs another reference for them, a second one learns it from the last two seconds of both
-    ends, four times as fast as they were heard, and takes over when it does better. While the
+    ends, several times as fast as they were heard, and takes over when it does better. While the
     agent has nothing to say, AEC3 rests.
 
     `push_far` may be called from another thread than `cancel`, which itself belongs to one

@@ -85,22 +85,24 @@ def _delayed(history: History) -> FloatArray:
 class Rival:
     """A canceller with another alignment, on trial beside the one in use.
 
-    It begins with what both ends have heard lately, faster than real time, and then has some
-    seconds in which to be as good.
+    It begins with what both ends have heard lately, faster than real time and maybe several times
+    over, and then has some seconds in which to be as good.
     """
 
-    _frames_at_once = 4
+    _frames_at_once = 8
     _patience_frames = 600
-    _least_frames = 10
-    # As good, give or take 2 dB, for a while, or better by 6 dB at once.
+    _least_frames = 5
+    # As good, give or take 2 dB, for a while, or better by 3 dB at once.
     _as_good, _as_good_frames = 1.6, 50
-    _better = 0.25
+    _better = 0.5
 
     def __init__(self, apm: AudioProcessing, far: FarEnd, near: History, move: Move) -> None:
-        start = max(move.since, near.oldest)
-        start += (near.end - start) % MIC_FRAME_SAMPLES
-        self.lane = Lane(apm, Reference(far, start, move.alignment))
+        self._apm = apm
+        self._far = far
+        self._move = move
+        self._passes_left = move.passes
         self._frames = 0
+        self.lane = self._begin(near)
 
     @property
     def beaten(self) -> bool:
@@ -119,8 +121,18 @@ class Rival:
                 cleaned = self.lane.process(near.read(at, MIC_FRAME_SAMPLES))
         if self.lane.reference.near_index < near.end:
             return None
+        if self._passes_left > 1:
+            self._passes_left -= 1
+            self.lane = self._begin(near)
+            return None
         self._frames += 1
         return cleaned if self._proved(residual) else None
+
+    def _begin(self, near: History) -> Lane:
+        """The same canceller, at the beginning of what is to be learnt."""
+        start = max(self._move.since, near.oldest)
+        start += (near.end - start) % MIC_FRAME_SAMPLES
+        return Lane(self._apm, Reference(self._far, start, self._move.alignment))
 
     def _proved(self, residual: float) -> bool:
         if self._frames < self._least_frames:
