@@ -18,6 +18,8 @@ from agent.duplex.vision import Eyes, VisionTower
 from agent.torch_parts.checkpoint import Target, TensorSource, load_parts, unfilled
 from agent.types import FloatArray
 
+_AS_INTENDED = Numerics()
+
 
 @dataclass(frozen=True, slots=True)
 class DuplexModel:
@@ -44,8 +46,8 @@ def load_model(
     config: DuplexConfig,
     vocabulary: Vocabulary,
     *,
-    numerics: Numerics = Numerics(),
-    target: Target = Target(),
+    target: Target,
+    numerics: Numerics = _AS_INTENDED,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DuplexModel:
     """Every part of the model from one checkpoint; CheckpointError when it does not fit."""

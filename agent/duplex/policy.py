@@ -68,6 +68,11 @@ class Floor:
     def copy(self) -> "Floor":
         return replace(self)
 
+    def give_up(self) -> None:
+        """The turn is over."""
+        self.speaking = False
+        self.turn_units = self.silent_units = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -105,6 +105,12 @@ class Window:
         other._remembered, other._units = self._remembered, list(self._units)
         return other
 
+    def continuing(self, other: "Window") -> "Window":
+        """This layout with the units of `other` and what it remembers."""
+        joined = self.copy()
+        joined._remembered, joined._units = other._remembered, list(other._units)
+        return joined
+
     def add(self, unit: UnitSpan) -> None:
         """A unit that was closed, or will be before anything is cut."""
         self._units.append(unit)

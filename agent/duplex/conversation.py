@@ -1,0 +1,384 @@
+"""One duplex conversation: a unit in, what the model made of it out. To reset it, drop it.
+
+A unit is one fused prefill (the terminator and `</unit>` of the unit before it, `<unit>`, its
+pictures, ten vectors of sound) and then a token at a time while the policy lets the model speak;
+what it said goes through the speech LM. `steps` tells that story and leaves the work to whoever
+runs it; `step` runs it here and now. What is refused is refused before anything was fed, and the
+conversation goes on as if it had not come.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from agent.duplex.context import Context, lay_out_window
+from agent.duplex.conversation_settings import ConversationSettings, UnitResult
+from agent.duplex.memory import (
+    Memory,
+    Parked,
+    Snapshot,
+    UnitRecord,
+    go_back,
+    new_memory,
+    take_snapshot,
+)
+from agent.duplex.pictures import Patches, patch_picture
+from agent.duplex.policy import (
+    SPEECH_LAG_MS,
+    Order,
+    Outcome,
+    Spoken,
+    UnitDecision,
+)
+from agent.duplex.prompt import DuplexPrompt
+from agent.duplex.sampling import Chooser, Drawing, History, TextSampler
+from agent.duplex.speech_lm import SPEECH_TOKEN_MS, UNIT_SPEECH_TOKENS
+from agent.duplex.tokens import TextStream, Token, Vocabulary
+from agent.duplex.window import Window
+from agent.duplex.work import Choose, Hear, Look, Read, Runner, Speak, Work
+from agent.errors import EngineError, RequestError
+from agent.types import UNIT_SAMPLES, ByteArray, Unit
+
+T = TypeVar("T")
+
+UNIT_MS = 1000
+MAX_PUT_IN_TOKENS = 2048
+"""Text that may wait for the next unit."""
+MAX_PICTURES = 8
+"""Pictures of a unit, those that were put in counted."""
+
+
+class Conversation:
+    """One conversation over shared weights. Not for two threads at once."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        prompt: DuplexPrompt,
+        voice: Tensor | None = None,
+        settings: ConversationSettings | None = None,
+        script: Chooser | None = None,
+    ) -> None:
+        """Take a slot and read the prompt, with the vectors [n, W] of a reference voice in it.
+
+        `script` chooses every token that is not dictated, instead of the settings' sampler.
+        CapacityError when no slot is free, RequestError when the prompt is too long.
+        """
+        self._runner = runner
+        self._script = script
+        self._parked: Parked | None = None
+        self._closed = False
+        self._pictures: list[list[Patches]] = []
+        self.settings = settings or ConversationSettings()
+        self._generator = _random_source(self.settings.seed, runner.model.target.device)
+        self._chooser = self._choosing(self.settings)
+        window = self._laid_out(prompt, voice)
+        memory = new_memory(
+            runner.slots.take(),
+            window,
+            runner.model.vocabulary.text,
+            History(self.settings.text.repetition_window),
+        )
+        memory.llm.length = window.protected
+        self._context = Context(
+            runner.model, runner.slots, memory, exact_moves=self.settings.parity
+        )
+        self._run(self._context.write_prompt(prompt, voice))
+
+    # ---- what is asked of it --------------------------------------------------------------------
+
+    @property
+    def slot(self) -> int:
+        """Its place in the caches."""
+        return self._memory.llm.slot
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions of the LLM that it takes."""
+        return self._memory.context_tokens
+
+    @property
+    def turn(self) -> int:
+        """Number of the agent's last turn; 0 before its first."""
+        return self._memory.floor.turn
+
+    @property
+    def speaking(self) -> bool:
+        """Whether that turn goes on."""
+        return self._memory.floor.speaking
+
+    def step(self, unit: Unit, order: Order = "free") -> UnitResult:
+        """The next second. RequestError, with nothing changed, when the unit cannot be taken."""
+        result, stage_ms = self._runner.run(self.steps(unit, order))
+        return replace(result, stage_ms=stage_ms)
+
+    def steps(self, unit: Unit, order: Order = "free") -> Generator[Work, None, UnitResult]:
+        """The same, piece of work by piece of work; to be run to its end."""
+        self._check_awake()
+        senses = yield from self._sense(unit)
+        yield from self._context.make_room(len(senses) + self.settings.rules.max_tokens + 2)
+        memory, rules = self._memory, self.settings.rules
+        decision = UnitDecision(memory.floor, rules, self._vocabulary.text, order)
+        states = yield from self._decide(senses, decision)
+        outcome = decision.close()
+        speech = yield from self._speak(outcome, states)
+        self._settle(unit, senses, outcome, self._sounds(outcome, len(states), len(speech)))
+        yield from self._context.obey(memory.window.cut())
+        text = self._text(outcome)
+        return UnitResult(unit.index, outcome, text, tuple(speech), memory.context_tokens)
+
+    def put_in_text(self, text: str) -> None:
+        """Typed words for the model, read with the next unit behind its sound.
+
+        RequestError when more waits than fits.
+        """
+        ids = self._vocabulary.encode_foreign(text)
+        if len(self._memory.put_in) + len(ids) > MAX_PUT_IN_TOKENS:
+            raise RequestError(f"more than {MAX_PUT_IN_TOKENS} tokens of text wait", param="text")
+        self._memory.put_in += tuple(ids)
+
+    def put_in_picture(self, rgb: ByteArray) -> None:
+        """A picture [H, W, 3] for the next unit, before its own; RequestError if it is refused."""
+        if len(self._pictures) >= MAX_PICTURES:
+            raise RequestError(f"more than {MAX_PICTURES} pictures wait", param="picture")
+        self._pictures.append(patch_picture(rgb, self.settings.max_slices))
+
+    def update(self, settings: ConversationSettings) -> None:
+        """From the next unit on these hold. The seed is that of the beginning."""
+        self.settings = settings
+        self._chooser = self._choosing(settings)
+        self._context.exact_moves = settings.parity
+        self._memory.window.settings = settings.window
+
+    def close(self) -> None:
+        """Give the slot back; nothing can be asked after that. Idempotent."""
+        if not self._closed and self._parked is None:
+            self._runner.slots.give_back(self.slot)
+        self._closed = True
+
+    def _choosing(self, settings: ConversationSettings) -> Chooser:
+        return self._script or TextSampler(settings.text, self._runner.model.banned)
+
+    @property
+    def _memory(self) -> Memory:
+        return self._context.memory
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return self._runner.model.vocabulary
+
+    # ---- a unit ---------------------------------------------------------------------------------
+
+    def _sense(self, unit: Unit) -> Generator[Work, None, Tensor]:
+        """`<unit>`, pictures, sound and text that was put in, as vectors [n, W]."""
+        if len(unit.audio) != UNIT_SAMPLES:
+            raise RequestError(f"a unit has {UNIT_SAMPLES} samples, not {len(unit.audio)}")
+        if len(unit.pictures) + len(self._pictures) > MAX_PICTURES:
+            raise RequestError(f"a unit has at most {MAX_PICTURES} pictures")
+        shown = [patch_picture(one.rgb, self.settings.max_slices) for one in unit.pictures]
+        pictures, self._pictures = [*self._pictures, *shown], []
+        seen = Look([piece for pieces in pictures for piece in pieces])
+        if pictures:
+            yield seen
+        (mel,) = self._memory.mel.push(unit.audio)
+        heard = Hear(mel, self._memory.audio)
+        yield heard
+        put_in, self._memory.put_in = self._memory.put_in, ()
+        parts = [
+            self._context.embed([Token.UNIT]),
+            *self._spans(pictures, seen.vectors),
+            heard.vectors,
+        ]
+        return torch.cat([*parts, self._context.embed(put_in)] if put_in else parts)
+
+    def _spans(self, pictures: list[list[Patches]], vectors: Tensor) -> Iterator[Tensor]:
+        """The vectors of each thumbnail and cell between their marks. No ids, no newlines."""
+        if not pictures:
+            return
+        marks = [Token.IMAGE, Token.END_IMAGE, Token.SLICE, Token.END_SLICE]
+        begin, end, begin_cell, end_cell = self._context.embed(marks)[:, None]
+        pieces = iter(vectors)
+        for picture in pictures:
+            for place in range(len(picture)):
+                yield begin_cell if place else begin
+                yield next(pieces)
+                yield end_cell if place else end
+
+    def _decide(
+        self, senses: Tensor, decision: UnitDecision
+    ) -> Generator[Work, None, list[Tensor]]:
+        """Read the unit and let the model speak → the state at each token that was fed."""
+        memory = self._memory
+        states: list[Tensor] = []
+        reading = Read(torch.cat([self._context.embed(memory.tail), senses]), memory.llm)
+        yield reading
+        memory.tail = ()
+        while not decision.over:
+            if (yield from self._take_next(reading.state, decision)):
+                reading = Read(self._context.embed([decision.last]), memory.llm)
+                yield reading
+                states.append(reading.state)
+        return states
+
+    def _take_next(self, state: Tensor, decision: UnitDecision) -> Generator[Work, None, bool]:
+        """Dictate or draw the next token → whether it is to be fed."""
+        if decision.dictated is not None:
+            return decision.take(decision.dictated)
+        history = self._memory.history
+        choice = Choose(
+            state, self._chooser, Drawing(history, self._generator, decision.may_listen)
+        )
+        yield choice
+        is_fed = decision.take(choice.token)
+        if choice.token != Token.CHUNK_EOS:  # the stop check's, which leaves no trace
+            history.append(choice.token, decision.turn)
+        return is_fed
+
+    def _speak(self, outcome: Outcome, states: list[Tensor]) -> Generator[Work, None, list[int]]:
+        """The unit's speech tokens; the first token it decided is never spoken."""
+        memory = self._memory
+        if outcome.drops_speech:
+            memory.forget_speech()
+        if outcome.listened or not self.settings.speaks:
+            return []
+        most = memory.speech.length + len(outcome.said) + 1 + UNIT_SPEECH_TOKENS
+        if most > self._runner.slots.speech.positions:
+            memory.forget_speech()  # only a turn without a limit comes here: its voice starts anew
+        if not memory.speech.length:
+            memory.speech_turns += 1
+        speech = Speak(
+            outcome.said,
+            states[1:],
+            memory.speech,
+            self.settings.speech,
+            self._generator,
+            may_end=outcome.ends_turn is not None or not memory.speech.length,
+        )
+        yield speech
+        return speech.tokens
+
+    def _settle(self, unit: Unit, senses: Tensor, outcome: Outcome, heard: "_Sounds") -> None:
+        """Remember the unit; what ends it is fed with the next one."""
+        memory = self._memory
+        record = UnitRecord(unit.index, senses, outcome, heard.spoken)
+        memory.tail = record.ids[heard.fed :]
+        memory.remember(record)
+        memory.turn_ms = heard.spoken.start_ms + heard.spoken.length_ms
+        if outcome.ends_turn is not None and not outcome.listened:
+            memory.forget_speech()
+
+    def _sounds(self, outcome: Outcome, fed: int, speech_tokens: int) -> "_Sounds":
+        """When the unit sounds within its turn. Without speech, a unit's text takes a second."""
+        if outcome.listened:
+            return _Sounds(fed, Spoken((), 0, 0))
+        start_ms = 0 if outcome.begins_turn else self._memory.turn_ms
+        if not self.settings.speaks:
+            return _Sounds(fed, Spoken(outcome.said, start_ms, UNIT_MS))
+        start_ms = start_ms or SPEECH_LAG_MS
+        return _Sounds(fed, Spoken(outcome.said, start_ms, speech_tokens * SPEECH_TOKEN_MS))
+
+    def _text(self, outcome: Outcome) -> str:
+        """The unit's text, as far as its letters are whole."""
+        decode = self._vocabulary.text
+        if self.settings.parity:
+            return decode(outcome.said)
+        stream = self._memory.text
+        text = stream.push(outcome.said)
+        if outcome.ends_turn is None:
+            return text
+        self._memory.text = TextStream(decode)
+        return text + stream.finish() if not outcome.listened else text
+
+    # ---- the prompt -----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Feed now what would go with the next unit."""
+        self._check_awake()
+        self._run(self._context.flush())
+
+    def replace_prompt(self, prompt: DuplexPrompt, voice: Tensor | None = None) -> None:
+        """Go on under another system prompt; RequestError when it is too long."""
+        self._check_awake()
+        self._run(self._context.replace_prompt(prompt, voice, self._laid_out(prompt, voice)))
+
+    def _laid_out(self, prompt: DuplexPrompt, voice: Tensor | None) -> Window:
+        model, slots = self._runner.model, self._runner.slots
+        return lay_out_window(model, slots, self.settings.window, prompt, voice)
+
+    # ---- going back -----------------------------------------------------------------------------
+
+    def rewind(self, turn: int, heard_ms: int) -> int:
+        """`turn` was interrupted after `heard_ms` of its sound: forget what was not heard of it.
+
+        The units since then are fed again with their own pictures and sound, the agent's words
+        only as far as they were heard, and the turn is over. Returns how many units; 0 when the
+        turn had ended and was heard to its end.
+        """
+        self._check_awake()
+        return self._run(self.rewind_steps(turn, heard_ms))
+
+    def rewind_steps(self, turn: int, heard_ms: int) -> Generator[Work, None, int]:
+        """The same, piece of work by piece of work; to be run to its end."""
+        units = yield from self._context.retell(turn, heard_ms)
+        if units:
+            self._give_up(turn)
+        return units
+
+    def _give_up(self, turn: int) -> None:
+        memory = self._memory
+        memory.history.forget(turn)
+        if memory.floor.turn == turn:
+            memory.floor.give_up()
+            memory.forget_speech()
+            memory.text = TextStream(self._vocabulary.text)
+
+    def save(self) -> Snapshot:
+        """A point to go back to, for a unit that is only tried."""
+        self._check_awake()
+        return take_snapshot(self._memory, self._generator, self._runner.slots)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back, once; EngineError when the conversation has moved on too far."""
+        self._check_awake()
+        self._context.memory = go_back(self._memory, snapshot, self._generator, self._runner.slots)
+
+    # ---- leaving the slot -----------------------------------------------------------------------
+
+    def park(self) -> None:
+        """Move what is in the slot to the host's memory and give the slot back. Idempotent."""
+        if self._parked is None and not self._closed:
+            self._parked = Parked.of(self._memory, self._runner.slots)
+            self._runner.slots.give_back(self.slot)
+
+    def unpark(self) -> None:
+        """Take a slot again and go on; CapacityError when none is free. Idempotent."""
+        if self._parked is not None and not self._closed:
+            self._parked.put_back(self._memory, self._runner.slots, self._runner.slots.take())
+            self._parked = None
+
+    def _check_awake(self) -> None:
+        if self._closed or self._parked is not None:
+            raise EngineError(f"the conversation is {'closed' if self._closed else 'parked'}")
+
+    def _run(self, steps: Generator[Work, None, T]) -> T:
+        return self._runner.run(steps)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sounds:
+    """How many tokens of a unit are in the cache already, and when it sounds."""
+
+    fed: int
+    spoken: Spoken
+
+
+def _random_source(seed: int | None, device: torch.device) -> torch.Generator:
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator

@@ -1,0 +1,224 @@
+"""What one conversation remembers between two units, and ways back to an earlier point."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from agent.duplex.audio_encoder import (
+    BLOCK_FRAMES,
+    OVERLAP_FRAMES,
+    AudioSnapshot,
+    AudioStream,
+)
+from agent.duplex.kv_cache import KvCopy, KvStream
+from agent.duplex.mel import StreamingMel
+from agent.duplex.policy import Floor, Outcome, Spoken, first_unheard, heard_tokens
+from agent.duplex.sampling import History
+from agent.duplex.slots import Slots
+from agent.duplex.tokens import TextStream, Token, without_specials
+from agent.duplex.window import UnitSpan, Window
+from agent.errors import EngineError
+
+KEPT_UNITS = 16
+"""Units whose vectors are kept so that they can be fed again; an interruption reaches no further
+back than what is still being played, a few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """One unit as it lies in the cache, with what it takes to feed it again."""
+
+    unit: int
+    senses: Tensor  # [n, W]: `<unit>`, pictures, sound, text that was put in
+    outcome: Outcome
+    spoken: Spoken
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What follows the senses, down to `</unit>`."""
+        return (*self.outcome.fed, self.outcome.terminator, Token.END_UNIT)
+
+    @property
+    def span(self) -> UnitSpan:
+        length = len(self.senses) + len(self.ids)
+        return UnitSpan(length, self.outcome.listened, self.outcome.said)
+
+
+@dataclass(slots=True)
+class Memory:
+    """Everything but the contents of the caches and the state of the random source."""
+
+    llm: KvStream
+    speech: KvStream
+    audio: AudioStream
+    window: Window
+    text: TextStream
+    history: History
+    mel: StreamingMel = field(default_factory=StreamingMel)
+    floor: Floor = field(default_factory=Floor)
+    records: tuple[UnitRecord, ...] = ()
+    """The newest units, oldest first; at most KEPT_UNITS, and no more than the window holds."""
+    tail: tuple[int, ...] = ()
+    """Ids that are decided but not fed yet: they go with the next unit's prefill."""
+    put_in: tuple[int, ...] = ()
+    """Text for the next unit."""
+    turn_ms: int = 0
+    """How long the turn that goes on sounds up to now."""
+    rewrites: int = 0
+    """How often the LLM's cache was changed other than at its end."""
+    speech_turns: int = 0
+    """How often the speech LM began at its first position."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions of the LLM that the conversation takes, the tail counted."""
+        return self.llm.length + len(self.tail)
+
+    def copy(self) -> "Memory":
+        return replace(
+            self,
+            llm=replace(self.llm),
+            speech=replace(self.speech),
+            audio=replace(self.audio),
+            window=self.window.copy(),
+            text=self.text.copy(),
+            history=self.history.copy(),
+            mel=self.mel.clone(),
+            floor=self.floor.copy(),
+        )
+
+    def remember(self, record: UnitRecord) -> None:
+        """A unit is over; its last ids wait to be fed."""
+        self.window.add(record.span)
+        self.records = (*self.records, record)[-KEPT_UNITS:]
+
+    def forget_speech(self) -> None:
+        """The turn's speech is over or given up."""
+        self.speech.length = 0
+        self.turn_ms = 0
+
+
+# ---- an interruption ----------------------------------------------------------------------------
+
+
+def retold(records: Sequence[UnitRecord], turn: int, heard_ms: int) -> list[UnitRecord]:
+    """The newest units as they are to be fed again after `turn` was interrupted; [] if nothing is.
+
+    From the first unit on that holds text which was not heard: it keeps what was heard and ends
+    the turn, and the turn's later units listen. Where all was heard but the turn goes on, its last
+    unit ends it.
+    """
+    of_turn = [i for i, record in enumerate(records) if record.outcome.turn == turn]
+    if not of_turn:
+        return []
+    unheard = first_unheard([records[i].spoken for i in of_turn], heard_ms)
+    if unheard is None and any(records[i].outcome.ends_turn for i in of_turn):
+        return []
+    first = of_turn[-1 if unheard is None else unheard]
+    cut = _cut_short(records[first], heard_ms)
+    later = [_listening(one) if one.outcome.turn == turn else one for one in records[first + 1 :]]
+    return [cut, *later]
+
+
+def _cut_short(record: UnitRecord, heard_ms: int) -> UnitRecord:
+    words = without_specials(record.outcome.said)
+    said = (*words[: heard_tokens(record.spoken, heard_ms)], Token.TURN_EOS)
+    outcome = replace(
+        record.outcome,
+        fed=(*record.outcome.fed[:1], *said),
+        said=said,
+        terminator=Token.CHUNK_EOS,
+        listened=False,
+        ends_turn="interrupted",
+    )
+    return replace(record, outcome=outcome, spoken=replace(record.spoken, said=said))
+
+
+def _listening(record: UnitRecord) -> UnitRecord:
+    outcome = Outcome(fed=(), said=(), terminator=Token.LISTEN, listened=True, turn=0)
+    return replace(record, outcome=outcome, spoken=replace(record.spoken, said=()))
+
+
+# ---- going back, and leaving the slot -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A point to go back to, once, over units that were only tried.
+
+    The caches are not copied: what is in them up to here stays as it is, as long as the window
+    does not move, no turn is interrupted and no second turn begins; then it is too old.
+    """
+
+    memory: Memory
+    random: Tensor
+    heard: AudioSnapshot | None
+    """What the audio encoder is about to forget."""
+
+
+def take_snapshot(memory: Memory, generator: torch.Generator, slots: Slots) -> Snapshot:
+    """Where `memory` is now."""
+    soon = memory.audio.cached_frames + BLOCK_FRAMES + OVERLAP_FRAMES
+    forgets = soon >= slots.audio.positions
+    heard = slots.audio.snapshot(memory.audio) if forgets else None
+    return Snapshot(memory.copy(), generator.get_state(), heard)
+
+
+def go_back(memory: Memory, snapshot: Snapshot, generator: torch.Generator, slots: Slots) -> Memory:
+    """The memory that goes on from `snapshot`; EngineError when that is too old."""
+    then = snapshot.memory
+    frames = memory.audio.cached_frames - then.audio.cached_frames
+    forgot = frames != BLOCK_FRAMES * (memory.audio.chunks - then.audio.chunks)
+    spoke_anew = then.speech.length and memory.speech_turns != then.speech_turns
+    if memory.rewrites != then.rewrites or spoke_anew or (forgot and snapshot.heard is None):
+        raise EngineError("the conversation has moved on too far to go back")
+    back = then.copy()
+    back.rewrites, back.speech_turns = memory.rewrites + 1, memory.speech_turns + 1
+    back.llm.slot, back.speech.slot = memory.llm.slot, memory.speech.slot
+    back.audio.slot = memory.audio.slot
+    if snapshot.heard is not None:
+        slots.audio.restore(back.audio, snapshot.heard)
+    generator.set_state(snapshot.random)
+    return back
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The contents of a slot in the host's memory."""
+
+    llm: KvCopy
+    speech: KvCopy
+    audio: AudioSnapshot
+
+    @classmethod
+    def of(cls, memory: Memory, slots: Slots) -> "Parked":
+        host = torch.device("cpu")
+        audio = slots.audio.snapshot(memory.audio)
+        return cls(
+            slots.llm.copy(memory.llm, host),
+            slots.speech.copy(memory.speech, host),
+            replace(audio, keys=audio.keys.to(host), values=audio.values.to(host)),
+        )
+
+    def put_back(self, memory: Memory, slots: Slots, slot: int) -> None:
+        """Fill `slot`, which is the conversation's from now on."""
+        memory.llm.slot = memory.speech.slot = memory.audio.slot = slot
+        slots.llm.put_back(memory.llm, self.llm)
+        slots.speech.put_back(memory.speech, self.speech)
+        slots.audio.restore(memory.audio, self.audio)
+
+
+def new_memory(
+    slot: int, window: Window, decode: Callable[[Sequence[int]], str], history: History
+) -> Memory:
+    """That of a conversation in which nothing was said."""
+    return Memory(
+        llm=KvStream(slot),
+        speech=KvStream(slot),
+        audio=AudioStream(slot),
+        window=window,
+        text=TextStream(decode),
+        history=history,
+    )

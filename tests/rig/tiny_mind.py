@@ -1,0 +1,147 @@
+"""The tiny model as a whole, and what tests put in the place of a tokenizer and of chance."""
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.duplex.config import Numerics
+from agent.duplex.conversation import Conversation
+from agent.duplex.conversation_settings import ConversationSettings
+from agent.duplex.model import DuplexModel, load_model
+from agent.duplex.policy import SpeakingRules
+from agent.duplex.prompt import DuplexPrompt
+from agent.duplex.sampling import Drawing
+from agent.duplex.slots import Slots, SlotSizes
+from agent.duplex.tokens import WRITTEN, Token, Vocabulary, load_vocabulary
+from agent.duplex.work import Runner
+from agent.types import UNIT_SAMPLES, Unit
+from tests.rig import tiny_model as tiny
+from tests.rig.programs import require_all
+
+# ---- words --------------------------------------------------------------------------------------
+
+
+class LetterCodec:
+    """One token a letter, its code point; a stand-in for a tokenizer that needs no files."""
+
+    _SPECIAL = {written: int(token) for token, written in WRITTEN.items()}
+    _SPLIT = re.compile(f"({'|'.join(re.escape(one) for one in _SPECIAL)})")
+
+    def encode(self, text: str) -> list[int]:
+        parts = [part for part in self._SPLIT.split(text) if part]
+        known = self._SPECIAL
+        return [one for part in parts for one in ([known[part]] if part in known else _letters(part))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+def _letters(text: str) -> list[int]:
+    return [ord(letter) for letter in text]
+
+
+def letter_vocabulary() -> Vocabulary:
+    return Vocabulary(LetterCodec(), unspeakable=(ord("*"), ord("#")))
+
+
+@functools.cache
+def real_vocabulary() -> Vocabulary:
+    """The checkpoint's own; skips the test where its files are not at hand.
+
+    They are looked for in the folder that VOICE_AGENT_TOKENIZER names, and beside the golden files.
+    """
+    folder = Path(os.environ.get("VOICE_AGENT_TOKENIZER", tiny.golden_folder() / "tokenizer"))
+    if not (folder / "tokenizer_config.json").is_file():
+        require_all(f"no tokenizer in {folder}; VOICE_AGENT_TOKENIZER names another folder")
+    return load_vocabulary(folder)
+
+
+# ---- the model ----------------------------------------------------------------------------------
+
+
+def build_mind(numerics: Numerics | None = None, vocabulary: Vocabulary | None = None) -> DuplexModel:
+    return load_model(
+        tiny.RecipeSource(),
+        tiny.tiny_config(),
+        vocabulary or letter_vocabulary(),
+        target=tiny.FLOAT32,
+        numerics=numerics or Numerics(),
+    )
+
+
+@functools.cache
+def tiny_mind() -> DuplexModel:
+    """The tiny model in float32, shared by all tests; its weights are not to be touched."""
+    torch.set_num_threads(1)
+    return build_mind()
+
+
+def runner(model: DuplexModel | None = None, *, slots: int = 1, context_tokens: int = 1024) -> Runner:
+    model = model or tiny_mind()
+    sizes = SlotSizes(slots=slots, context_tokens=context_tokens, turn_tokens=512)
+    return Runner(model, Slots(model.config, sizes, model.target))
+
+
+# ---- conversations ------------------------------------------------------------------------------
+
+
+class Script:
+    """Chooses tokens as they are written; the end of the list is an error."""
+
+    def __init__(self, *units: Iterable[int]) -> None:
+        self._tokens = [token for unit in units for token in unit]
+
+    def choose(self, logits: Tensor, drawings: Sequence[Drawing]) -> list[int]:
+        return [self._tokens.pop(0) for _ in drawings]
+
+    def add(self, *units: Iterable[int]) -> None:
+        self._tokens += [token for unit in units for token in unit]
+
+    @property
+    def left(self) -> int:
+        return len(self._tokens)
+
+
+LISTEN = [Token.LISTEN]
+
+
+def says(text: str, *, ends: bool = False, terminator: int = Token.CHUNK_EOS) -> list[int]:
+    """A script for a unit that says `text`, a token a letter."""
+    return [Token.SPEAK, *_letters(text), *([Token.TURN_EOS] if ends else []), terminator]
+
+
+def free_settings(**changes: object) -> ConversationSettings:
+    """Nothing is forced and chance repeats itself."""
+    settings = {"rules": SpeakingRules(forced_listen_units=0), "seed": 1} | changes
+    return ConversationSettings(**settings)  # type: ignore[arg-type]
+
+
+def converse(
+    used: Runner, script: Script | None = None, settings: ConversationSettings | None = None
+) -> Conversation:
+    """A conversation after a short prompt, nothing forced."""
+    prompt = DuplexPrompt((Token.IM_START, 115, Token.AUDIO_START), (Token.AUDIO_END, Token.IM_END))
+    voice = torch.linspace(-1, 1, 3 * 256).view(3, 256)
+    return Conversation(used, prompt, voice, settings or free_settings(), script)
+
+
+def second(index: int, pictures: tuple = ()) -> Unit:
+    """Unit `index` of a stream that is the same for every test."""
+    start = index * UNIT_SAMPLES
+    return Unit(index, _sound()[start : start + UNIT_SAMPLES], UNIT_SAMPLES, pictures)
+
+
+@functools.cache
+def _sound() -> np.ndarray:
+    return tiny.recipe().audio(64.0, tiny.seed())
+
+
+def cached(used: Runner, talk: Conversation) -> Tensor:
+    """All that the LLM has cached of a conversation: [layers, 2, kv heads, length, D]."""
+    return used.slots.llm.tensor[:, :, talk.slot, :, : talk.context_tokens].clone()
