@@ -223,7 +223,7 @@ class BargeInSettings(_Section):
         default=700, ge=100, le=5000, description="Speech of this length interrupts."
     )
     repeat_share: float = Field(
-        default=0.6,
+        default=0.5,
         ge=0.1,
         le=1,
         description="So much of that is enough from somebody who tries again.",

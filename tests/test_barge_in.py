@@ -90,8 +90,8 @@ class Call:
         for voice in self.voices:
             if voice.begin <= middle_ms < voice.end:
                 level = voice.level_dbfs(number)
-                return VoiceFrame(until, voice.likelihood, level, level)
-        return VoiceFrame(until, 0.01, QUIET_DBFS, QUIET_DBFS)
+                return VoiceFrame(until, voice.likelihood, level)
+        return VoiceFrame(until, 0.01, QUIET_DBFS)
 
 
 def started(at_ms: int) -> SpeechStarted:
@@ -255,7 +255,7 @@ def test_every_duck_ends_within_its_maximum() -> None:
     rules = BargeInRules(yield_ms=5000, max_duck_ms=1000)
     told = heard_over_agent(Voice(0, 3000), rules=rules)
     assert at(told, ResumeDue)[0] - at(told, DuckDue)[0] == 1000
-    assert len(at(told, DuckDue)) == 1
+    assert len(at(told, ResumeDue)) == len(at(told, DuckDue))
 
 
 def test_a_duck_without_any_voice_after_it_ends() -> None:

@@ -18,6 +18,10 @@ _UNSURE_LIFT_DB = 12.0
 _GAP_MS = 215.0
 """Of the 300 ms of a good gap, what is left for the way there and back and for waiting."""
 _LEAST_RESUME_MS = 64.0
+_BOLD_FRAMES = 4
+"""So many frames at the user's own level or above it are hardly somebody else's."""
+_DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
+_UNKNOWN_WEIGHT = 0.5
 _LEAST_WEIGHT = 0.2
 """Whatever does not sound like the user still counts so much: nobody is ignored for ever."""
 
@@ -39,7 +43,7 @@ class BargeInRules:
     """Sum of speech likelihoods, each frame's counting 0.8 of the next's, at which to duck."""
     yield_ms: int = 700
     """Speech of this length interrupts."""
-    repeat_share: float = 0.6
+    repeat_share: float = 0.5
     """So much of it is enough from somebody who tries again."""
     memory_ms: int = 1000
     """Who speaks again within this time tries again."""
@@ -145,6 +149,7 @@ class BargeIn:
         self._ducked_at: int | None = None
         self._active_at = 0
         self._dismissed = False
+        self._bold_frames = 0
         self.echo_delay_ms = 0.0
         """How long what is sent takes to come back; to be kept up to date; 0 while unknown."""
 
@@ -167,11 +172,17 @@ class BargeIn:
 
     def hear(self, frame: VoiceFrame) -> None:
         """The next frame that the detector judged."""
-        voiced = self._overlap.push(frame, self._user.dbfs)
-        if voiced and not self._playing and not self._echo_lasts():
+        user_dbfs, silent = self._user.dbfs, not self._playing and not self._echo_lasts()
+        unsure = self._is_unsure()
+        echo_free = silent or (self.ducked and not unsure)
+        voiced = self._overlap.push(frame, user_dbfs, echo_free=echo_free)
+        if voiced and silent:
             self._user.push(frame)
-        if voiced or (self._is_unsure() and self._overlap.lift_db > _UNSURE_LIFT_DB):
+        hidden = unsure and self._overlap.lift_db > _UNSURE_LIFT_DB
+        if voiced or hidden or (self.ducked and self._overlap.sounding):
             self._active_at = frame.until
+        if voiced and user_dbfs is not None and frame.cleaned_dbfs >= user_dbfs:
+            self._bold_frames += 1
 
     def speech_started(self, at: int) -> None:
         """The detector found an onset; `at` includes its padding."""
@@ -300,22 +311,30 @@ class BargeIn:
         attempt, user_dbfs = self._overlap.attempt, self._user.dbfs
         if attempt is None or attempt.steady:
             return _LEAST_WEIGHT
-        if user_dbfs is None or attempt.level_dbfs is None:
+        if user_dbfs is None:
             return 1.0
         shift_db = 6.0 * (self._rules.eagerness - 0.5)
         below_db = user_dbfs - attempt.level_dbfs - shift_db
         span_db = max(self._rules.stranger_db - self._rules.user_db, 0.1)
         likeness = (self._rules.stranger_db - below_db) / span_db
-        return min(max(likeness, _LEAST_WEIGHT), 1.0)
+        return min(max(likeness, _LEAST_WEIGHT if attempt.known else _UNKNOWN_WEIGHT), 1.0)
 
     def _is_suspicious(self) -> bool:
         if self._guarded() or self._has_floor():
             return False
         if self._dismissed:
-            self._dismissed = self._now - self._active_at < 4 * _FRESH_SAMPLES
+            self._reconsider()
             return False
         eagerness = self._rules.eagerness
         return self._overlap.suspicion >= self._rules.duck_score * 2 ** (0.5 - eagerness)
+
+    def _reconsider(self) -> None:
+        """Somebody was taken for another than the user; does he pause, or raise his voice?"""
+        if self._bold_frames >= _BOLD_FRAMES:
+            self._dismissed = False
+            self._overlap.forget()
+        elif self._now - self._active_at >= _DISMISSED_PAUSE_SAMPLES:
+            self._dismissed = False
 
     def _has_floor(self) -> bool:
         """Whether the user began to speak before the agent, or stopped it, and has not finished."""
@@ -323,17 +342,20 @@ class BargeIn:
         return segment is not None and (segment.silenced or not segment.over_agent)
 
     def _is_over(self, ducked_at: int) -> bool:
-        rules = self._rules
-        if self._now - ducked_at >= rules.max_duck_ms * _SAMPLES_PER_MS:
-            self._dismissed = True
-            return True
         if self._now - self._active_at >= self._patience_ms() * _SAMPLES_PER_MS:
             return True
-        attempt = self._overlap.attempt
-        known = attempt is not None and attempt.powers >= 6
-        long = attempt is not None and attempt.samples >= rules.sure_ms * _SAMPLES_PER_MS
-        self._dismissed = known and long and self._weight() < 2 * _LEAST_WEIGHT
+        too_long = self._now - ducked_at >= self._rules.max_duck_ms * _SAMPLES_PER_MS
+        self._dismissed = too_long or self._is_stranger()
+        self._bold_frames = 0
         return self._dismissed
+
+    def _is_stranger(self) -> bool:
+        """Whether it was heard for long enough to be sure that it is not the user."""
+        attempt = self._overlap.attempt
+        if attempt is None or not attempt.known:
+            return False
+        long = attempt.samples >= self._rules.sure_ms * _SAMPLES_PER_MS
+        return long and self._weight() < 2 * _LEAST_WEIGHT
 
     def _is_unsure(self) -> bool:
         """Whether the agent's echo may still hide what there is."""

@@ -141,7 +141,7 @@ class FrontEnd:
         self._position += MIC_FRAME_SAMPLES
         self._level.push(near)
         cleaned = self._canceller.cancel(near)
-        self._powers.push(near, cleaned)
+        self._powers.push(cleaned)
         events: list[FrontEndEvent] = [*self._judge(cleaned, agent_playing)]
         sounding = agent_playing and not self._barge_in.ducked
         heard = self._ears.push(near, cleaned, sounding, self.echo_delay_ms)
@@ -199,19 +199,19 @@ class _UnitEars:
 
 
 class _Powers:
-    """How loud the last 30 ms were, about a frame of the detector, before and after cancelling."""
+    """How loud the last 30 ms were: about a frame of the detector."""
 
     def __init__(self) -> None:
-        self._near: deque[float] = deque(maxlen=3)
-        self._cleaned: deque[float] = deque(maxlen=3)
+        self._powers: deque[float] = deque(maxlen=3)
 
-    def push(self, near: FloatArray, cleaned: FloatArray) -> None:
-        self._near.append(float(np.dot(near, near)) / len(near))
-        self._cleaned.append(float(np.dot(cleaned, cleaned)) / len(cleaned))
+    def push(self, samples: FloatArray) -> None:
+        """The next 10 ms."""
+        self._powers.append(float(np.dot(samples, samples)) / len(samples))
 
     def frame(self, judged: Judged) -> VoiceFrame:
-        near, cleaned = (sum(powers) / 3 for powers in (self._near, self._cleaned))
-        return VoiceFrame(judged.until, judged.likelihood, power_dbfs(near), power_dbfs(cleaned))
+        """`judged`, which has just ended, with its level."""
+        power = sum(self._powers) / max(1, len(self._powers))
+        return VoiceFrame(judged.until, judged.likelihood, power_dbfs(power))
 
 
 class _Level:

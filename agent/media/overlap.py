@@ -1,7 +1,7 @@
 """What is heard while the agent speaks: how much of it sounds like the user, and how long."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,71 +24,91 @@ _USERLIKE_DB = 10.0
 _MAX_BACKDATE_SAMPLES = 300 * _SAMPLES_PER_MS
 _FADED_DB = 25.0
 """So far below its loudest moment a voice has ended, whatever its reverberation looks like."""
-_CLEAN_DB = 3.0
-"""Where the canceller takes away less than this, what is left has its true level."""
+_GOING_ON_DB = 20.0
+"""A sound this far below the loudest moment of a voice may still be that voice."""
 _SYLLABLE_GAP_SAMPLES = 64 * _SAMPLES_PER_MS
 _SPELL_GAP_SAMPLES = 250 * _SAMPLES_PER_MS
 """A shorter pause belongs to a word or lies between two; after a longer one it is a new attempt."""
 _STEADY_DB = 1.2
 """Speech rises and falls; what varies less than this is a motor, a tone or a hum."""
-_STEADY_FRAMES = 10
+_KNOWN_FRAMES = 6
+"""So many frames without echo tell how loud a voice is."""
+_MAX_LEVELS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceFrame:
     """A step of the voice detector, which ends at sample `until` (16 kHz) of the microphone.
 
-    `likelihood`, 0..1, that it holds speech; its level in the microphone and without echo.
+    `likelihood`, 0..1, that it holds speech; its level after the echo was taken out.
     """
 
     until: int
     likelihood: float
-    near_dbfs: float
     cleaned_dbfs: float
 
 
-@dataclass(slots=True)
 class Attempt:
     """Speech over the agent: one spell of it, or several with pauses of up to a second."""
 
-    voiced_until: int
-    spell_from: int
-    loudest_dbfs: float
-    spells: int = 1
-    earlier_samples: int = 0
-    power: float = 0.0
-    powers: int = 0
-    levels_dbfs: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+    def __init__(self, onset: int) -> None:
+        self.spells = 1
+        self.voiced_until = onset
+        self.loudest_dbfs = SILENCE_DBFS
+        self._spell_from = onset
+        self._earlier_samples = 0
+        self._disturbed = _Power()
+        self._undisturbed = _Power()
+        self._levels_dbfs: deque[float] = deque(maxlen=_MAX_LEVELS)
 
     @property
     def samples(self) -> int:
         """How long it has lasted, short pauses counted, long ones not."""
-        return self.earlier_samples + self.voiced_until - self.spell_from
+        return self._earlier_samples + self.voiced_until - self._spell_from
 
     @property
-    def level_dbfs(self) -> float | None:
-        """Its effective level, from where that could be heard without echo; None if nowhere."""
-        return power_dbfs(self.power / self.powers) if self.powers else None
+    def known(self) -> bool:
+        """Whether enough of it was heard without echo to tell how loud it is."""
+        return self._undisturbed.frames >= _KNOWN_FRAMES
+
+    @property
+    def level_dbfs(self) -> float:
+        """Its effective level; before that is `known`, rather too low."""
+        return (self._undisturbed if self.known else self._disturbed).dbfs
 
     @property
     def steady(self) -> bool:
         """Whether its level hardly varies, as no speech is."""
-        if len(self.levels_dbfs) < _STEADY_FRAMES:
-            return False
-        return float(np.std(list(self.levels_dbfs))) < _STEADY_DB
+        return self.known and float(np.std(list(self._levels_dbfs))) < _STEADY_DB
 
-    def add(self, frame: VoiceFrame, begin: int) -> None:
-        """Another frame of voice, from sample `begin` on."""
+    def add(self, frame: VoiceFrame, begin: int, *, undisturbed: bool) -> None:
+        """Another frame of voice, from sample `begin` on; does it have its true level?"""
         if begin - self.voiced_until >= _SPELL_GAP_SAMPLES:
-            self.earlier_samples = self.samples
-            self.spell_from = begin
+            self._earlier_samples = self.samples
+            self._spell_from = begin
             self.spells += 1
         self.voiced_until = frame.until
         self.loudest_dbfs = max(self.loudest_dbfs, frame.cleaned_dbfs)
-        if frame.cleaned_dbfs > frame.near_dbfs - _CLEAN_DB:
-            self.power += 10 ** (frame.cleaned_dbfs / 10)
-            self.powers += 1
-            self.levels_dbfs.append(frame.cleaned_dbfs)
+        self._disturbed.add(frame.cleaned_dbfs)
+        if undisturbed:
+            self._undisturbed.add(frame.cleaned_dbfs)
+            self._levels_dbfs.append(frame.cleaned_dbfs)
+
+
+class _Power:
+    """A mean of levels, taken as power."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self._sum = 0.0
+
+    def add(self, level_dbfs: float) -> None:
+        self.frames += 1
+        self._sum += 10 ** (level_dbfs / 10)
+
+    @property
+    def dbfs(self) -> float:
+        return power_dbfs(self._sum / max(1, self.frames))
 
 
 class Overlap:
@@ -116,6 +136,7 @@ class Overlap:
         self._presence = 0.0
         self._sound_from = 0
         self._sound_until = 0
+        self._level_dbfs = SILENCE_DBFS
         self.lift_db = 0.0
         """How far the last frame stood out of the residual echo."""
         self.attempt: Attempt | None = None
@@ -125,9 +146,13 @@ class Overlap:
         """That somebody speaks; 1 is as good as sure."""
         return self._voice + self._presence_weight * self._presence
 
-    def push(self, frame: VoiceFrame, user_dbfs: float | None) -> bool:
-        """The next frame, and how loud the user speaks, if known; whether it holds voice."""
+    def push(self, frame: VoiceFrame, user_dbfs: float | None, *, echo_free: bool) -> bool:
+        """The next frame, and how loud the user speaks, if known; whether it holds voice.
+
+        Levels are believed only where there is no echo: with it the canceller takes away voice.
+        """
         begin, self._until = self._until, frame.until
+        self._level_dbfs = frame.cleaned_dbfs
         self.lift_db = frame.cleaned_dbfs - self._floor_dbfs
         self._follow_floor(frame)
         weight = _share(self.lift_db, _LEAST_LIFT_DB, _FULL_LIFT_DB)
@@ -137,9 +162,17 @@ class Overlap:
             return False
         if self.attempt is None:
             onset = max(self._sound_from, begin - _MAX_BACKDATE_SAMPLES)
-            self.attempt = Attempt(onset, onset, frame.cleaned_dbfs)
-        self.attempt.add(frame, begin)
+            self.attempt = Attempt(onset)
+        self.attempt.add(frame, begin, undisturbed=echo_free)
         return True
+
+    @property
+    def sounding(self) -> bool:
+        """Whether what somebody said may go on, although the detector does not know it."""
+        attempt = self.attempt
+        if attempt is None or self.lift_db < _FULL_LIFT_DB:
+            return False
+        return self._level_dbfs > attempt.loudest_dbfs - _GOING_ON_DB
 
     def forget(self) -> None:
         """Nobody has spoken."""
@@ -193,16 +226,14 @@ class UserLevel:
     def __init__(self) -> None:
         self.dbfs: float | None = None
         """Effective level of his voice; None before he has spoken for half a second."""
-        self._power = 0.0
-        self._frames = 0
+        self._chunk = _Power()
 
     def push(self, frame: VoiceFrame) -> None:
         """A frame that holds his voice and no echo."""
-        self._power += 10 ** (frame.cleaned_dbfs / 10)
-        self._frames += 1
-        if self._frames == self._chunk_frames:
-            self._learn(power_dbfs(self._power / self._frames))
-            self._power, self._frames = 0.0, 0
+        self._chunk.add(frame.cleaned_dbfs)
+        if self._chunk.frames == self._chunk_frames:
+            self._learn(self._chunk.dbfs)
+            self._chunk = _Power()
 
     def _learn(self, level_dbfs: float) -> None:
         if self.dbfs is None:
