@@ -265,7 +265,7 @@ def heard_tokens(unit: Spoken, heard_ms: int) -> int:
     since_ms = heard_ms - unit.start_ms
     if since_ms >= unit.length_ms:
         return len(unit.said)
-    return words * max(0, since_ms) // unit.length_ms
+    return words * max(0, since_ms) // max(1, unit.length_ms)
 
 
 def first_unheard(units: Iterable[Spoken], heard_ms: int) -> int | None:

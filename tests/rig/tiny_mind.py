@@ -54,12 +54,21 @@ def letter_vocabulary() -> Vocabulary:
 def real_vocabulary() -> Vocabulary:
     """The checkpoint's own; skips the test where its files are not at hand.
 
-    They are looked for in the folder that VOICE_AGENT_TOKENIZER names, and beside the golden files.
+    They are looked for in the folder that VOICE_AGENT_TOKENIZER names, among the golden files, and
+    in a folder `shared` beside the checkout.
     """
-    folder = Path(os.environ.get("VOICE_AGENT_TOKENIZER", tiny.golden_folder() / "tokenizer"))
-    if not (folder / "tokenizer_config.json").is_file():
-        require_all(f"no tokenizer in {folder}; VOICE_AGENT_TOKENIZER names another folder")
-    return load_vocabulary(folder)
+    return load_vocabulary(tokenizer_folder())
+
+
+def tokenizer_folder() -> Path:
+    beside = Path(__file__).resolve().parents[3] / "shared" / "golden"
+    named = os.environ.get("VOICE_AGENT_TOKENIZER")
+    folders = [Path(named)] if named else []
+    folders += [tiny.golden_folder() / "tokenizer", beside / "tokenizer"]
+    for folder in folders:
+        if (folder / "tokenizer_config.json").is_file():
+            return folder
+    require_all("needs the checkpoint's tokenizer; VOICE_AGENT_TOKENIZER names its folder")
 
 
 # ---- the model ----------------------------------------------------------------------------------
