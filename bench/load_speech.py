@@ -9,7 +9,7 @@ from agent.types import SPEECH_FRAME_SAMPLES, SPEECH_RATE_HZ, FloatArray
 from tests.rig.voices import talk
 
 TALK_S = 5.0
-PAUSE_S = 6.0
+PAUSE_S = 7.0
 """A user talks for `TALK_S`, then is silent: long enough that an agent that says it all back,
 which takes it a second to begin, has finished. So either speaks nearly half of the time."""
 _CALLER_RATE_HZ = 48_000
