@@ -181,6 +181,7 @@ def _barge_in(
         return [
             Row(f"{name}_p50_ms", _percentile(result.latency_ms, 50), "ms", targets[0], n=n),
             Row(f"{name}_p95_ms", _percentile(result.latency_ms, 95), "ms", targets[1], n=n),
+            Row(f"{name}_ended_p50_ms", _percentile(result.ended_ms, 50), "ms", n=n),
             Row(f"{name}_missed", result.missed, "times", n=n),
             Row(f"{name}_unprovoked", result.unprovoked, "times", n=n + result.unprovoked),
             Row(f"{name}_erle_db", _percentile(result.erle_db, 50), "dB", n=len(result.erle_db)),

@@ -16,7 +16,13 @@ from agent.api.server import SERVICES, build_app
 from agent.config import load_config
 from agent.types import SPEECH_RATE_HZ, FloatArray
 from bench.media_engine import RecitingEngine
-from bench.media_marks import active_level_db, at_page_rate, last_sound_s, rendered_ms
+from bench.media_marks import (
+    active_level_db,
+    at_page_rate,
+    first_silence_s,
+    last_sound_s,
+    rendered_ms,
+)
 from bench.media_page import RATE_HZ, MeasuringPage, Recording, Rig
 from tests.rig.coded_speech import INDICES, decode, encode
 from tests.rig.lossy_packets import LossyRelay
@@ -74,11 +80,13 @@ async def conversation(
 
 @dataclass(frozen=True, slots=True)
 class BargeIns:
-    """Milliseconds from the user's first audible sample to silence in the page."""
+    """Milliseconds from the user's first audible sample to silence in the page: to the first,
+    which a duck is, and to the one that lasts."""
 
     latency_ms: list[float]
+    ended_ms: list[float]
     missed: int
-    """Interruptions that did not silence the agent within two seconds."""
+    """Interruptions that did not end the turn within two seconds."""
     unprovoked: int
     """Turns that had fallen silent before the user said anything; they were tried again."""
     erle_db: list[float]
@@ -93,6 +101,7 @@ async def barge_ins(rig: Rig, user_over_echo_db: float, count: int) -> BargeIns:
     echo = fftconvolve(at_page_rate(agent[: 10 * SPEECH_RATE_HZ]), response)
     echo_db = active_level_db(echo.astype(np.float32)) + _ECHO_GAIN_DB
     latency_ms: list[float] = []
+    ended_ms: list[float] = []
     missed = unprovoked = 0
     async with conversation(rig, RecitingEngine(agent)) as page:
         noise = np.random.default_rng(6).normal(0, 10 ** (_NOISE_DBFS / 20), RATE_HZ)
@@ -106,23 +115,34 @@ async def barge_ins(rig: Rig, user_over_echo_db: float, count: int) -> BargeIns:
             number = len(latency_ms) + unprovoked
             text, voice = PHRASES[number % len(PHRASES)]
             phrase = say(text, RATE_HZ, voice, echo_db + user_over_echo_db)
-            took_ms = silenced_after_ms(await _interrupt(page, phrase, number), agent_db)
-            if took_ms < -_PAUSE_S * 1000:
+            first_ms, last_ms = silenced_after_ms(await _interrupt(page, phrase, number), agent_db)
+            if first_ms < 0:
                 unprovoked += 1
                 continue
-            missed += took_ms > _WATCH_S * 1000
-            latency_ms.append(took_ms)
+            missed += last_ms > _WATCH_S * 1000
+            latency_ms.append(first_ms)
+            ended_ms.append(last_ms)
         erle_db = [float(event["erle_db"]) for event in await page.events("voice_agent.echo")]
-    return BargeIns(latency_ms, missed, unprovoked, erle_db)
+    return BargeIns(latency_ms, ended_ms, missed, unprovoked, erle_db)
 
 
-def silenced_after_ms(recording: Recording, agent_db: float) -> float:
-    """From the user's first audible sample to the last sound of the agent, who speaks at
-    `agent_db`; below zero when the agent had fallen silent before."""
+def silenced_after_ms(recording: Recording, agent_db: float) -> tuple[float, float]:
+    """From the user's first audible sample to the agent's first silence, and to its last sound.
+
+    The agent speaks at `agent_db` and pauses for `_PAUSE_S` at most: what lasts longer is a duck
+    or the end. Below zero when it had fallen silent before.
+    """
     audible = np.flatnonzero(np.abs(recording.said) > _AUDIBLE * np.abs(recording.said).max())
     onset_s = int(audible[0]) / RATE_HZ if len(audible) else 0.0
-    end_s = last_sound_s(recording.played, RATE_HZ, reference_db=agent_db)
-    return (end_s - onset_s) * 1000
+    first_s = first_silence_s(
+        recording.played,
+        RATE_HZ,
+        reference_db=agent_db,
+        after_s=onset_s,
+        longer_than_s=2 * _PAUSE_S,
+    )
+    last_s = last_sound_s(recording.played, RATE_HZ, reference_db=agent_db)
+    return (first_s - onset_s) * 1000, (last_s - onset_s) * 1000
 
 
 async def _interrupt(page: MeasuringPage, phrase: FloatArray, number: int) -> Recording:
@@ -161,14 +181,13 @@ def _without_pauses(speech: FloatArray) -> FloatArray:
 
 
 def _room() -> FloatArray:
-    """A decaying room of unit energy at 48 kHz."""
+    """A room of unit energy at 48 kHz: a direct sound and, as strong, a tail of noise that falls
+    by 60 dB in `_RT60_S`."""
     length = int(_RT60_S * RATE_HZ)
-    decay = 10 ** (-3 * np.arange(length) / length)
-    response = np.random.default_rng(7).normal(0, 1, length) * decay
+    tail = np.random.default_rng(7).normal(0, 1, length) * 10 ** (-3 * np.arange(length) / length)
+    response = tail / np.sqrt(np.sum(tail**2))
+    response[0] = 1.0
     return np.asarray(response / np.sqrt(np.sum(response**2)), np.float32)
-
-
-# ---- heard ---------------------------------------------------------------------------------------
 
 
 async def heard_errors_ms(rig: Rig, count: int, relay: LossyRelay | None = None) -> list[float]:

@@ -122,6 +122,21 @@ def last_sound_s(sound: FloatArray, rate_hz: int, *, reference_db: float) -> flo
     return float((loud[-1] + 1) * _LEVEL_S) if len(loud) else 0.0
 
 
+def first_silence_s(
+    sound: FloatArray, rate_hz: int, *, reference_db: float, after_s: float, longer_than_s: float
+) -> float:
+    """Where the first silence (40 dB below `reference_db`) begins that lasts longer than
+    `longer_than_s` and goes on after `after_s`; the end of `sound` where there is none."""
+    step = int(_LEVEL_S * rate_hz)
+    frames = sound[: len(sound) // step * step].reshape(-1, step)
+    loud = np.mean(frames**2, axis=1) > 10 ** ((reference_db + SILENT_DB) / 10)
+    edges = np.flatnonzero(np.diff(np.concatenate(([1], loud.astype(int), [1]))))
+    for begin, end in edges.reshape(-1, 2) * _LEVEL_S:
+        if end > after_s and end - begin > longer_than_s:
+            return float(begin)
+    return len(sound) / rate_hz
+
+
 def active_level_db(sound: FloatArray) -> float:
     """Effective level of what is not silence."""
     loud = sound[np.abs(sound) > 1e-4]

@@ -98,16 +98,24 @@ def test_what_is_40_db_below_the_agent_is_silence() -> None:
     assert media_marks.last_sound_s(silence(1), RATE_HZ, reference_db=level_db) == 0.0
 
 
-def test_barge_in_counts_from_the_first_audible_sample_to_the_last_sound() -> None:
+def test_barge_in_counts_from_the_first_audible_sample_to_the_first_and_the_last_silence() -> None:
     user = np.concatenate((silence(1.0), tone(0.6, 0.1), silence(0.4)))
     agent = np.concatenate((tone(1.23), silence(0.77)))
     db = media_marks.active_level_db(tone(1.0))
-    assert media_loop.silenced_after_ms(recording(agent, user), db) == pytest.approx(230, abs=4)
+    silenced = media_loop.silenced_after_ms(recording(agent, user), db)
+    assert silenced == pytest.approx((230, 230), abs=4)
     ducked = np.concatenate((tone(1.1), silence(0.2), tone(0.4), silence(0.3)))
-    assert media_loop.silenced_after_ms(recording(ducked, user), db) == pytest.approx(700, abs=4)
+    silenced = media_loop.silenced_after_ms(recording(ducked, user), db)
+    assert silenced == pytest.approx((100, 700), abs=4)
+    pausing = np.concatenate((tone(1.1), silence(0.05), tone(0.4), silence(0.45)))
+    silenced = media_loop.silenced_after_ms(recording(pausing, user), db)
+    assert silenced == pytest.approx((550, 550), abs=4)
     before = np.concatenate((tone(0.4), silence(1.6)))
-    assert media_loop.silenced_after_ms(recording(before, user), db) == pytest.approx(-600, abs=4)
-    assert media_loop.silenced_after_ms(recording(silence(2.0), user), db) < -900
+    silenced = media_loop.silenced_after_ms(recording(before, user), db)
+    assert silenced == pytest.approx((-600, -600), abs=4)
+    never = media_loop.silenced_after_ms(recording(tone(2.0), user), db)
+    assert never == pytest.approx((1000, 1000), abs=4)
+    assert media_loop.silenced_after_ms(recording(silence(2.0), user), db)[0] < -900
 
 
 def test_heard_is_what_was_rendered_to_the_word_and_the_piece_of_it() -> None:
