@@ -1,6 +1,5 @@
 """The mind against the outputs of the public reference, in float32 on the CPU."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +25,8 @@ from agent.duplex.sampling import (
 from agent.duplex.tokens import Vocabulary
 from agent.duplex.work import Read, Runner, Speak
 from agent.types import UNIT_SAMPLES, Unit, VideoFrame
-from tests.rig import tiny_mind, tiny_model as tiny
+from tests.rig import tiny_mind
+from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import Script
 
 LIMIT = 1e-5
@@ -35,38 +35,32 @@ TRACE = tiny.golden_json("duplex_trace.json")
 DECODE_CASES = tiny.golden_json("decode_cases.json")
 
 
+_IDS = {
+    "<|im_start|>system\nStreaming Omni Conversation.\n<|audio_start|>": [
+        *(151644, 8948, 198, 76509, 85225, 50830, 624, 151697)
+    ],
+    "<|audio_end|><|im_end|>": [151699, 151645],
+    "\n\nprevious: ": [271, 19702, 25, 220],
+}
+_WORDS = {9707: "Hello", 1879: " world", 1246: " how", 525: " are", 498: " you", 3351: " today"}
+
+
 class _TraceCodec:
     """Just the words of the recorded session, so that a clone without a tokenizer can run it."""
 
-    _IDS = {
-        "<|im_start|>system\nStreaming Omni Conversation.\n<|audio_start|>": [
-            *(151644, 8948, 198, 76509, 85225, 50830, 624, 151697)
-        ],
-        "<|audio_end|><|im_end|>": [151699, 151645],
-        "\n\nprevious: ": [271, 19702, 25, 220],
-    }
-    _WORDS = {
-        9707: "Hello",
-        1879: " world",
-        1246: " how",
-        525: " are",
-        498: " you",
-        3351: " today",
-    }
-
-    @classmethod
-    def knows(cls, trace: Any) -> bool:
+    @staticmethod
+    def knows(trace: Any) -> bool:
         said = {token for unit in trace["units"] for token in unit["script"] if token < 151643}
         return (
-            said <= cls._WORDS.keys()
-            and {trace["system_prefix"], trace["system_suffix"]} <= cls._IDS.keys()
+            said <= _WORDS.keys()
+            and {trace["system_prefix"], trace["system_suffix"]} <= _IDS.keys()
         )
 
     def encode(self, text: str) -> list[int]:
-        return list(self._IDS[text])
+        return list(_IDS[text])
 
     def decode(self, ids: list[int]) -> str:
-        return "".join(self._WORDS[one] for one in ids)
+        return "".join(_WORDS[one] for one in ids)
 
 
 def _vocabulary() -> Vocabulary:
@@ -76,9 +70,9 @@ def _vocabulary() -> Vocabulary:
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
-def model(request: pytest.FixtureRequest) -> Iterator[DuplexModel]:
+def model(request: pytest.FixtureRequest) -> DuplexModel:
     torch.set_num_threads(1)
-    yield tiny_mind.build_mind(Numerics(attention=request.param), _vocabulary())
+    return tiny_mind.build_mind(Numerics(attention=request.param), _vocabulary())
 
 
 def _compare(errors: dict[str, float], **ours: Tensor) -> None:
@@ -258,9 +252,7 @@ def test_golden_speech_sampler() -> None:
     ]
     top = torch.stack(rows).topk(GOLDEN["sampler.top_ids"].shape[1])
     errors = {"sampler.tokens": tiny.compare("sampler.tokens", tokens, GOLDEN["sampler.tokens"])}
-    _compare(
-        errors, **{"sampler.top_ids": top.indices, "sampler.top_probabilities": top.values}
-    )
+    _compare(errors, **{"sampler.top_ids": top.indices, "sampler.top_probabilities": top.values})
     _check(errors, "sampler.")
 
 

@@ -30,7 +30,7 @@ def text(ids: Sequence[int]) -> str:
 def unit(
     floor: Floor, drawn: Iterable[int], rules: SpeakingRules = FREE, order: Order = "free"
 ) -> tuple[Outcome, list[int], list[int]]:
-    """A unit in which `drawn` comes out → outcome, tokens fed, drawn tokens that were not needed."""
+    """A unit in which `drawn` comes out → outcome, tokens fed, and what was not drawn."""
     decision = UnitDecision(floor, rules, text, order)
     tokens, fed = list(drawn), list(decision.before)
     while not decision.over:

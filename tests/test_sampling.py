@@ -20,6 +20,7 @@ from agent.duplex.tokens import VOCABULARY_SIZE, Token
 
 BANNED = 9
 CPU = torch.device("cpu")
+torch.set_num_threads(1)
 PLAIN = TextSampling(
     temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, length_penalty=1.0
 )
@@ -41,9 +42,12 @@ def drawing(*history: int, seed: int = 0, may_listen: bool = False) -> Drawing:
     return Drawing(History(512, [(one, 1) for one in history]), generator, may_listen)
 
 
-def likely(settings: TextSampling, values: Tensor, using: Drawing | None = None) -> dict[int, float]:
+def likely(
+    settings: TextSampling, values: Tensor, using: Drawing | None = None
+) -> dict[int, float]:
     ids, weights = sampler(settings).distribution(values, using or drawing())
-    return {int(i): float(w) for i, w in zip(ids, weights, strict=True) if w > 1e-9}
+    kept = weights > 1e-9
+    return dict(zip(ids[kept].tolist(), weights[kept].tolist(), strict=True))
 
 
 # ---- the stop check -----------------------------------------------------------------------------
@@ -60,9 +64,9 @@ def test_chunk_eos_comes_from_the_stop_check_as_often_as_it_is_likely_and_never_
     values = logits({Token.CHUNK_EOS: 0.0, 100: 0.0, 101: 0.0, 102: 0.0})[None]
     using = drawing(seed=3)
     few = sampler(replace(PLAIN, top_k=3))
-    drawn = [few.choose(values, [using])[0] for _ in range(300)]
+    drawn = [few.choose(values, [using])[0] for _ in range(150)]
     share = drawn.count(Token.CHUNK_EOS) / len(drawn)
-    assert share == pytest.approx(0.25, abs=0.08)
+    assert share == pytest.approx(0.25, abs=0.1)
     assert Token.CHUNK_EOS not in likely(PLAIN, values[0])
 
 
@@ -163,8 +167,8 @@ def test_draws_follow_the_distribution() -> None:
     values = logits({1: 0.0, 2: 1.0}, rest=-1e9)[None]
     using = drawing(seed=5)
     few = sampler(replace(PLAIN, top_k=2))
-    drawn = [few.choose(values, [using])[0] for _ in range(400)]
-    assert drawn.count(2) / 400 == pytest.approx(torch.e / (1 + torch.e), abs=0.07)
+    drawn = [few.choose(values, [using])[0] for _ in range(150)]
+    assert drawn.count(2) / 150 == pytest.approx(torch.e / (1 + torch.e), abs=0.1)
 
 
 def test_nobody_s_company_changes_what_is_drawn() -> None:

@@ -125,5 +125,5 @@ def test_another_model_s_tokenizer_is_refused(tmp_path: Path) -> None:
     del settings["added_tokens_decoder"]["151705"]
     settings["additional_special_tokens"].remove("<|listen|>")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="tokens, expected|151705|151706"):
+    with pytest.raises(CheckpointError, match=r"tokens, expected|151705|151706"):
         load_vocabulary(tmp_path)

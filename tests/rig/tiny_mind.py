@@ -27,16 +27,17 @@ from tests.rig.programs import require_all
 # ---- words --------------------------------------------------------------------------------------
 
 
+_SPECIAL = {written: int(token) for token, written in WRITTEN.items()}
+_SPLIT = re.compile(f"({'|'.join(re.escape(one) for one in _SPECIAL)})")
+
+
 class LetterCodec:
     """One token a letter, its code point; a stand-in for a tokenizer that needs no files."""
 
-    _SPECIAL = {written: int(token) for token, written in WRITTEN.items()}
-    _SPLIT = re.compile(f"({'|'.join(re.escape(one) for one in _SPECIAL)})")
-
     def encode(self, text: str) -> list[int]:
-        parts = [part for part in self._SPLIT.split(text) if part]
-        known = self._SPECIAL
-        return [one for part in parts for one in ([known[part]] if part in known else _letters(part))]
+        parts = [part for part in _SPLIT.split(text) if part]
+        ids = [[_SPECIAL[part]] if part in _SPECIAL else _letters(part) for part in parts]
+        return [one for part in ids for one in part]
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
@@ -65,16 +66,18 @@ def tokenizer_folder() -> Path:
     named = os.environ.get("VOICE_AGENT_TOKENIZER")
     folders = [Path(named)] if named else []
     folders += [tiny.golden_folder() / "tokenizer", beside / "tokenizer"]
-    for folder in folders:
-        if (folder / "tokenizer_config.json").is_file():
-            return folder
-    require_all("needs the checkpoint's tokenizer; VOICE_AGENT_TOKENIZER names its folder")
+    found = [folder for folder in folders if (folder / "tokenizer_config.json").is_file()]
+    if found:
+        return found[0]
+    return require_all("needs the checkpoint's tokenizer; VOICE_AGENT_TOKENIZER names its folder")
 
 
 # ---- the model ----------------------------------------------------------------------------------
 
 
-def build_mind(numerics: Numerics | None = None, vocabulary: Vocabulary | None = None) -> DuplexModel:
+def build_mind(
+    numerics: Numerics | None = None, vocabulary: Vocabulary | None = None
+) -> DuplexModel:
     return load_model(
         tiny.RecipeSource(),
         tiny.tiny_config(),
@@ -91,7 +94,9 @@ def tiny_mind() -> DuplexModel:
     return build_mind()
 
 
-def runner(model: DuplexModel | None = None, *, slots: int = 1, context_tokens: int = 1024) -> Runner:
+def runner(
+    model: DuplexModel | None = None, *, slots: int = 1, context_tokens: int = 1024
+) -> Runner:
     model = model or tiny_mind()
     sizes = SlotSizes(slots=slots, context_tokens=context_tokens, turn_tokens=512)
     return Runner(model, Slots(model.config, sizes, model.target))
