@@ -244,13 +244,13 @@ class BargeInSettings(_Section):
         default=2500, ge=200, le=10_000, description="Longest duck that is no interruption."
     )
     user_db: float = Field(
-        default=4.0,
+        default=5.5,
         ge=0,
         le=30,
         description="Speech so much weaker than this user's counts fully.",
     )
     stranger_db: float = Field(
-        default=8.5,
+        default=9.5,
         ge=0,
         le=40,
         description="Speech so much weaker is somebody else's and counts a fifth.",

@@ -22,6 +22,8 @@ _BOLD_FRAMES = 4
 """So many frames at the user's own level or above it are hardly somebody else's."""
 _DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
 _UNKNOWN_WEIGHT = 0.5
+"""Of a voice whose level is not known yet the benefit of the doubt; half the weight and more is
+taken for the user's, who may be yielded to sooner when he tries again."""
 _LEAST_WEIGHT = 0.2
 """Whatever does not sound like the user still counts so much: nobody is ignored for ever."""
 
@@ -51,9 +53,9 @@ class BargeInRules:
     """Silence of this length lets the agent go on."""
     max_duck_ms: int = 2500
     """The agent is never held longer than this without being interrupted."""
-    user_db: float = 4.0
+    user_db: float = 5.5
     """Speech down to this much below the user's own level counts fully."""
-    stranger_db: float = 8.5
+    stranger_db: float = 9.5
     """At this much below it and more, it is somebody else's and counts a fifth."""
     sure_ms: int = 600
     """Speech of this length is the user's, guard or no guard, and whoever spoke first."""
@@ -129,7 +131,7 @@ class BargeIn:
     speech may be echo that is not cancelled yet, so decisions are postponed:
     `SpeechStarted` is held back until the speech has lasted 600 ms, or is still going on when the
     guard is over; ended before, it is reported late if it lasted 400 ms and forgotten otherwise.
-    The agent does not duck; what goes on for 600 ms over it interrupts it.
+    The agent ducks after 400 ms of it, and gives up when it goes on without any echo.
 
     Tell each frame of the detector with `hear`, what it found with `speech_started`,
     `speech_continues` and `speech_ended`, then ask with `advance`, once a frame of the
@@ -294,17 +296,20 @@ class BargeIn:
         if segment.overlap_samples >= sure and not segment.over_agent:
             return True
         if self._guarded():
-            return segment.over_agent and segment.length >= sure
+            attempt = self._overlap.attempt
+            lasts = self.ducked and attempt is not None and attempt.known
+            return segment.over_agent and segment.length >= sure and lasts
         return segment.over_agent and self._is_sustained()
 
     def _is_sustained(self) -> bool:
         attempt = self._overlap.attempt
         if attempt is None:
             return False
-        rules = self._rules
-        share = rules.repeat_share if attempt.spells > 1 else 1.0
+        rules, weight = self._rules, self._weight()
+        repeated = attempt.spells > 1 and weight >= _UNKNOWN_WEIGHT
+        share = rules.repeat_share if repeated else 1.0
         needed = rules.yield_ms * _SAMPLES_PER_MS * rules.patience * share
-        return attempt.samples * self._weight() >= needed
+        return attempt.samples * weight >= needed
 
     def _weight(self) -> float:
         """How much what is heard sounds like the user, 0.2 to 1."""
@@ -320,13 +325,20 @@ class BargeIn:
         return min(max(likeness, _LEAST_WEIGHT if attempt.known else _UNKNOWN_WEIGHT), 1.0)
 
     def _is_suspicious(self) -> bool:
-        if self._guarded() or self._has_floor():
+        if self._has_floor():
             return False
         if self._dismissed:
             self._reconsider()
             return False
+        if self._guarded():
+            return self._outlasts_blips()
         eagerness = self._rules.eagerness
         return self._overlap.suspicion >= self._rules.duck_score * 2 ** (0.5 - eagerness)
+
+    def _outlasts_blips(self) -> bool:
+        segment = self._segment
+        blip = self._rules.blip_ms * _SAMPLES_PER_MS
+        return segment is not None and segment.length >= blip and self._goes_on(segment)
 
     def _reconsider(self) -> None:
         """Somebody was taken for another than the user; does he pause, or raise his voice?"""
@@ -343,6 +355,7 @@ class BargeIn:
 
     def _is_over(self, ducked_at: int) -> bool:
         if self._now - self._active_at >= self._patience_ms() * _SAMPLES_PER_MS:
+            self._dismissed = self._guarded()
             return True
         too_long = self._now - ducked_at >= self._rules.max_duck_ms * _SAMPLES_PER_MS
         self._dismissed = too_long or self._is_stranger()

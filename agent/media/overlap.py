@@ -125,7 +125,7 @@ class Overlap:
 
     _suspicion_kept = 0.8
     _presence_kept = 0.85
-    _presence_weight = 0.1
+    _presence_weight = 0.08
     _floor_falls, _floor_rises = 0.3, 0.03
 
     def __init__(self, memory_samples: int) -> None:
@@ -219,7 +219,7 @@ def _share(value: float, none: float, full: float) -> float:
 class UserLevel:
     """How loud this user speaks, learned from what he says while the agent is silent."""
 
-    _rises, _falls, _falls_far = 0.5, 0.25, 0.05
+    _rises, _falls, _falls_far = 0.3, 0.3, 0.05
     _far_db = 5.0
     _chunk_frames = 16
 
