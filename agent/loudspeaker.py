@@ -34,7 +34,8 @@ class Loudspeaker:
     def pull(self) -> FloatArray:
         """20 ms for the sender."""
         samples = self._playout.pull()
-        self.pulled.set()
+        if self._playout.has_events:
+            self.pulled.set()
         self._room.set()
         return samples
 

@@ -271,6 +271,11 @@ class Playout:
         self._events.clear()
         return events
 
+    @property
+    def has_events(self) -> bool:
+        """Whether `take_events` has something to give."""
+        return bool(self._events)
+
     def played_ms(self, turn: int) -> int:
         """How much of `turn` was pulled; 0 for one not begun, or forgotten long ago.
 
