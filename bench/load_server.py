@@ -26,7 +26,7 @@ from aiohttp import web
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
-from agent.api.server import build_app
+from agent.api.server import build_app, spare_collector
 from agent.config import load_config
 from agent.transport.aiortc_inside import offer_addresses
 from agent.transport.rtc import RtcOptions, RtcTransport
@@ -131,6 +131,8 @@ def make_app(kind: Kind, watch: Watch) -> web.Application:
         app.router.add_post(OFFER_PATHS[kind], _offer_route(answer))
     app.router.add_post("/bench/begin", watch.begin)
     app.router.add_post("/bench/figures", watch.figures)
+    # As `voice-agent serve` does; the stock server gets the same.
+    spare_collector()
     return app
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from agent.__main__ import main
 from agent.config import markdown_table, settings_table
+from bench.table import table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "<!-- config table -->"
+FIGURES = "<!-- figures -->"
 COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/voice-agent serve",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest",
@@ -43,6 +45,14 @@ def test_the_table_of_settings_is_the_generated_one(readme: str) -> None:
     assert readme.count(MARKER) == 2
     table = readme.split(MARKER)[1].strip()
     assert table == markdown_table().strip(), "paste what `voice-agent config` prints"
+
+
+def test_the_figures_are_those_of_the_kept_runs(readme: str) -> None:
+    runs = sorted((ROOT / "bench" / "results").glob("cpu-*.jsonl"))
+    assert runs, "keep what the benchmarks print with --json in bench/results"
+    assert readme.count(FIGURES) == 2
+    shown = readme.split(FIGURES)[1].strip()
+    assert shown == table(runs).strip(), "paste what `python -m bench.table` prints"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -69,7 +69,7 @@ async def _serve(config: Config) -> int:
     app = build_app(config)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    _spare_collector()
+    spare_collector()
     server = config.server
     site = web.TCPSite(runner, server.host, server.port, ssl_context=plan.ssl_context)
     stop = asyncio.Event()
@@ -92,7 +92,7 @@ async def _serve(config: Config) -> int:
     return 0
 
 
-def _spare_collector() -> None:
+def spare_collector() -> None:
     """What is loaded by now stays: to look through it all takes 50 ms, in which no frame leaves."""
     gc.collect()
     gc.freeze()

@@ -124,16 +124,29 @@ class Window:
         """What is to be forgotten now; None when all fits. From here on the bookkeeping says so."""
         settings = self.settings
         if settings.mode == "basic" and self.length > settings.high_tokens:
-            return self._drop(self._units_above(settings.low_tokens))
+            return self._drop(self._units_above(settings.low_tokens), 0)
         if settings.mode == "context" and len(self._units) > settings.max_units:
-            return self._drop(len(self._units) - settings.max_units)
+            gone = len(self._units) - settings.max_units
+            return self._drop(gone, settings.previous_max_tokens)
         return None
 
     def cut_to(self, tokens: int) -> Cut | None:
-        """The same because a slot holds no more than `tokens`, whatever the rule says."""
+        """The same because a slot holds no more than `tokens`, whatever the rule says.
+
+        The remembered text may take a quarter of that.
+        """
         if self.settings.mode == "off" or self.length <= tokens:
             return None
-        return self._drop(self._units_above(tokens))
+        most = min(self.settings.previous_max_tokens, tokens // 4)
+        count = self._units_above(tokens)
+        while count < len(self._units) - 1 and self._length_without(count, most) > tokens:
+            count += 1  # what is remembered of a unit takes room too
+        return self._drop(count, most)
+
+    def _length_without(self, count: int, most: int) -> int:
+        tried = self.copy()
+        tried._drop(count, most)
+        return tried.length
 
     def _units_above(self, tokens: int) -> int:
         """How many of the oldest units must go; the newest stays whatever it takes."""
@@ -143,14 +156,15 @@ class Window:
             count += 1
         return count
 
-    def _drop(self, count: int) -> Cut | None:
+    def _drop(self, count: int, most_previous: int) -> Cut | None:
+        """Let the `count` oldest units go, and remember so many tokens at most."""
         if not count:
             return None
         gone, self._units = self._units[:count], self._units[count:]
         start = self.protected + sum(unit.length for unit in gone)
         before = self.previous
         if self.settings.mode == "context":
-            self._remember(gone)
+            self._remember(gone, most_previous)
         changed = self.previous != before
         return Cut(
             units=count,
@@ -160,9 +174,8 @@ class Window:
             rewrite=self.previous + self._suffix if changed else None,
         )
 
-    def _remember(self, gone: Iterable[UnitSpan]) -> None:
+    def _remember(self, gone: Iterable[UnitSpan], most: int) -> None:
         """Special tokens are left out, ends of turns with them: so the model was trained."""
         said = [token for unit in gone if not unit.listened for token in unit.said]
         kept = [*self._remembered, *without_specials(said)]
-        most = self.settings.previous_max_tokens
         self._remembered = tuple(kept[len(kept) - most :] if len(kept) > most else kept)
