@@ -34,7 +34,7 @@ from agent.duplex.policy import (
     UnitDecision,
 )
 from agent.duplex.prompt import DuplexPrompt
-from agent.duplex.sampling import Chooser, Drawing, History, TextSampler
+from agent.duplex.sampling import Drawing, History, TextSampler
 from agent.duplex.speech_lm import SPEECH_TOKEN_MS, UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import TextStream, Token, Vocabulary
 from agent.duplex.window import Window
@@ -60,11 +60,11 @@ class Conversation:
         prompt: DuplexPrompt,
         voice: Tensor | None = None,
         settings: ConversationSettings | None = None,
-        script: Chooser | None = None,
+        script: Iterator[int] | None = None,
     ) -> None:
         """Take a slot and read the prompt, with the vectors [n, W] of a reference voice in it.
 
-        `script` chooses every token that is not dictated, instead of the settings' sampler.
+        `script` gives every token that would be drawn: for tests, which decide for the model.
         CapacityError when no slot is free, RequestError when the prompt is too long.
         """
         self._runner = runner
@@ -74,7 +74,7 @@ class Conversation:
         self._pictures: list[list[Patches]] = []
         self.settings = settings or ConversationSettings()
         self._generator = _random_source(self.settings.seed, runner.model.target.device)
-        self._chooser = self._choosing(self.settings)
+        self._sampler = TextSampler(self.settings.text, runner.model.banned)
         window = self._laid_out(prompt, voice)
         memory = new_memory(
             runner.slots.take(),
@@ -149,7 +149,7 @@ class Conversation:
     def update(self, settings: ConversationSettings) -> None:
         """From the next unit on these hold. The seed is that of the beginning."""
         self.settings = settings
-        self._chooser = self._choosing(settings)
+        self._sampler = TextSampler(settings.text, self._runner.model.banned)
         self._context.exact_moves = settings.parity
         self._memory.window.settings = settings.window
 
@@ -158,9 +158,6 @@ class Conversation:
         if not self._closed and self._parked is None:
             self._runner.slots.give_back(self.slot)
         self._closed = True
-
-    def _choosing(self, settings: ConversationSettings) -> Chooser:
-        return self._script or TextSampler(settings.text, self._runner.model.banned)
 
     @property
     def _memory(self) -> Memory:
@@ -227,15 +224,19 @@ class Conversation:
         """Dictate or draw the next token → whether it is to be fed."""
         if decision.dictated is not None:
             return decision.take(decision.dictated)
-        history = self._memory.history
-        choice = Choose(
-            state, self._chooser, Drawing(history, self._generator, decision.may_listen)
-        )
-        yield choice
-        is_fed = decision.take(choice.token)
-        if choice.token != Token.CHUNK_EOS:  # the stop check's, which leaves no trace
-            history.append(choice.token, decision.turn)
+        token = yield from self._draw(state, decision.may_listen)
+        is_fed = decision.take(token)
+        if token != Token.CHUNK_EOS:  # the stop check's, which leaves no trace
+            self._memory.history.append(token, decision.turn)
         return is_fed
+
+    def _draw(self, state: Tensor, may_listen: bool) -> Generator[Work, None, int]:
+        if self._script is not None:
+            return next(self._script)
+        drawing = Drawing(self._memory.history, self._generator, may_listen)
+        choice = Choose(state, self._sampler, drawing)
+        yield choice
+        return choice.token
 
     def _speak(self, outcome: Outcome, states: list[Tensor]) -> Generator[Work, None, list[int]]:
         """The unit's speech tokens; the first token it decided is never spoken."""

@@ -10,7 +10,6 @@ Randomness comes from each conversation's own generator, so nobody's company cha
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -97,13 +96,6 @@ class Drawing:
     generator: Generator
     may_listen: bool = False
     """Whether `<|listen|>` would be obeyed; only there is it biased."""
-
-
-class Chooser(Protocol):
-    """Logits of conversations to their next tokens: `TextSampler`, or a test's script."""
-
-    def choose(self, logits: Tensor, drawings: Sequence[Drawing]) -> list[int]:
-        """The next token of each row of `logits` [B, V]."""
 
 
 def banned_ids(unspeakable: Sequence[int], device: torch.device) -> Tensor:

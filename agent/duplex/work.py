@@ -17,7 +17,7 @@ from agent.duplex.audio_encoder import AudioStream
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.model import DuplexModel
 from agent.duplex.pictures import Patches
-from agent.duplex.sampling import Chooser, Drawing, SpeechSampling
+from agent.duplex.sampling import Drawing, SpeechSampling, TextSampler
 from agent.duplex.slots import Slots
 from agent.duplex.speech_lm import speak
 
@@ -82,14 +82,14 @@ class Choose:
     """A state → the next token: one row of the head."""
 
     state: Tensor
-    chooser: Chooser
+    sampler: TextSampler
     drawing: Drawing
     token: int = -1
     stage = "decode"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         logits = model.llm.logits(self.state[None])
-        (self.token,) = self.chooser.choose(logits, [self.drawing])
+        (self.token,) = self.sampler.choose(logits, [self.drawing])
 
 
 @dataclass(slots=True)

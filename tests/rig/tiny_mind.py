@@ -3,7 +3,7 @@
 import functools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from agent.duplex.model import DuplexModel, load_model
 from agent.duplex.pictures import Patches
 from agent.duplex.policy import SpeakingRules
 from agent.duplex.prompt import DuplexPrompt
-from agent.duplex.sampling import Drawing
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import WRITTEN, Token, Vocabulary, load_vocabulary
 from agent.duplex.vision import Eyes
@@ -128,14 +127,15 @@ def runner(
 # ---- conversations ------------------------------------------------------------------------------
 
 
-class Script:
-    """Chooses tokens as they are written; the end of the list is an error."""
+class Script(Iterator[int]):
+    """Gives tokens as they are written; the end of the list is an error."""
 
     def __init__(self, *units: Iterable[int]) -> None:
-        self._tokens = [token for unit in units for token in unit]
+        self._tokens: list[int] = []
+        self.add(*units)
 
-    def choose(self, logits: Tensor, drawings: Sequence[Drawing]) -> list[int]:
-        return [self._tokens.pop(0) for _ in drawings]
+    def __next__(self) -> int:
+        return self._tokens.pop(0)
 
     def add(self, *units: Iterable[int]) -> None:
         self._tokens += [token for unit in units for token in unit]
