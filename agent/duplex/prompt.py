@@ -190,6 +190,14 @@ def chat_segments(messages: Sequence[Message], layout: ChatLayout) -> list[Conte
     return segments
 
 
+def opening_segments(message: Message, layout: ChatLayout) -> list[Content]:
+    """A system's or assistant's message that opens a conversation fed message by message."""
+    content = joined_content(message.content, layout)
+    if message.role == "assistant":
+        content = _answered(content, recent=False, is_last=False)
+    return [f"<|im_start|>{message.role}\n", *content, "<|im_end|>\n"]
+
+
 def answer_header(layout: ChatLayout, *, after_user: bool = False) -> str:
     """What an answer begins with; `after_user` first closes the user's message that is open."""
     closing = "<|im_end|>\n" if after_user else ""
