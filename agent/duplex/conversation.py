@@ -26,13 +26,7 @@ from agent.duplex.memory import (
     take_snapshot,
 )
 from agent.duplex.pictures import Patches, patch_picture
-from agent.duplex.policy import (
-    SPEECH_LAG_MS,
-    Order,
-    Outcome,
-    Spoken,
-    UnitDecision,
-)
+from agent.duplex.policy import Order, Outcome, Spoken, UnitDecision
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.sampling import Drawing, History, TextSampler
 from agent.duplex.speech_lm import SPEECH_TOKEN_MS, UNIT_SPEECH_TOKENS
@@ -275,10 +269,10 @@ class Conversation:
         """When the unit sounds within its turn. Without speech, a unit's text takes a second."""
         if outcome.listened:
             return _Sounds(fed, Spoken((), 0, 0))
-        start_ms = 0 if outcome.begins_turn else self._memory.turn_ms
+        lag_ms = self.settings.speech_lag_ms if self.settings.speaks else 0
+        start_ms = lag_ms if outcome.begins_turn else self._memory.turn_ms
         if not self.settings.speaks:
             return _Sounds(fed, Spoken(outcome.said, start_ms, UNIT_MS))
-        start_ms = start_ms or SPEECH_LAG_MS
         return _Sounds(fed, Spoken(outcome.said, start_ms, speech_tokens * SPEECH_TOKEN_MS))
 
     def _text(self, outcome: Outcome) -> str:

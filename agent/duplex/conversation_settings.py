@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from agent.duplex.policy import Outcome, SpeakingRules
+from agent.duplex.policy import SPEECH_LAG_MS, Outcome, SpeakingRules
 from agent.duplex.sampling import SpeechSampling, TextSampling
 from agent.duplex.window import WindowSettings
 
@@ -11,7 +11,8 @@ from agent.duplex.window import WindowSettings
 class ConversationSettings:
     """Everything about one conversation that is not the model; may change between units.
 
-    `speaks` False: text only, and the speech LM rests. `seed` None: other words every time.
+    `speaks` False: text only, and the speech LM rests. `speech_lag_ms`: how much of a turn's sound
+    comes before its first speech token, by the vocoder in use. `seed` None: other words every time.
     """
 
     text: TextSampling = field(default_factory=TextSampling)
@@ -20,6 +21,7 @@ class ConversationSettings:
     window: WindowSettings = field(default_factory=WindowSettings)
     max_slices: int = 1
     speaks: bool = True
+    speech_lag_ms: int = SPEECH_LAG_MS
     seed: int | None = None
     parity: bool = False
     """Text is decoded unit by unit, even through a letter, and keys are moved by exact

@@ -24,7 +24,7 @@ EndReason: TypeAlias = Literal["completed", "interrupted", "max_tokens"]
 
 SPEECH_LAG_MS = 280
 """A turn's sound begins with so much that is not speech: three tokens of silence before it and the
-vocoder's own delay. What was said is heard that much later."""
+delay of the model's own vocoder. What was said is heard that much later."""
 _MOST_LISTEN_BIAS = 4.0
 
 
