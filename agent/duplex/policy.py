@@ -125,7 +125,7 @@ class UnitDecision:
         self._given_up = self._reason_to_give_up(forced=order == "listen")
         if self._given_up is not None:
             self._order = "listen"
-            self._fed = [Token.TURN_EOS]
+            self._fed = [int(Token.TURN_EOS)]
             floor.speaking = False
         self.before = tuple(self._fed)
         if self._order == "listen":
@@ -152,7 +152,7 @@ class UnitDecision:
     def dictated(self) -> int | None:
         """The token to take without drawing one; None where the model is free."""
         begins = not self._fed and not self._was_speaking
-        return Token.SPEAK if self._order == "speak" and begins else None
+        return int(Token.SPEAK) if self._order == "speak" and begins else None
 
     @property
     def may_listen(self) -> bool:
@@ -173,7 +173,7 @@ class UnitDecision:
         """Whether `token` is to be fed (as `last`); otherwise the unit is over."""
         if token == Token.LISTEN and not self.may_listen:
             # Nobody listens in the middle of a turn; so the model was trained.
-            token = Token.TTS_BOS
+            token = int(Token.TTS_BOS)
         if token in TERMINATORS:
             self._terminator = token
             return False
@@ -219,7 +219,7 @@ class UnitDecision:
         return Outcome(
             fed=tuple(self._fed),
             said=said,
-            terminator=self._terminator,
+            terminator=int(self._terminator),
             listened=self._listened(took_part),
             turn=self._floor.turn if took_part else 0,
             begins_turn=bool(self._fed) and not self._was_speaking,
@@ -235,7 +235,7 @@ class UnitDecision:
         return Outcome(
             fed=self.before,
             said=(),
-            terminator=Token.LISTEN,
+            terminator=int(Token.LISTEN),
             listened=True,
             turn=self._floor.turn,
             ends_turn=self._given_up,
