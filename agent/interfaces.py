@@ -99,8 +99,12 @@ class Transport(Protocol):
     def microphone(self) -> AsyncIterator[AudioFrame]:
         """10 ms frames at 16 kHz on one unbroken time line."""
 
-    def latest_picture(self, captured_at: int) -> VideoFrame | None:
-        """The newest camera picture not handed out before, stamped `captured_at`; None if none."""
+    async def latest_picture(self, now_at: int) -> VideoFrame | None:
+        """The newest camera picture not handed out before; None if there is none.
+
+        `now_at` is the microphone's sample index now; the picture is stamped with that of when it
+        came.
+        """
 
     def messages(self) -> AsyncIterator[str | bytes]:
         """Client events as they came, not yet parsed."""

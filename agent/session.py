@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.engine_line import EngineLine
 from agent.errors import PeerTimeout, RequestError, SessionError
 from agent.interfaces import Conversation, Transport
 from agent.loudspeaker import Loudspeaker
@@ -34,7 +35,9 @@ from agent.types import (
     AudioFrame,
     Command,
     EngineEvent,
+    ForceListen,
     Interrupt,
+    Pause,
     SpeechAudio,
     SpeechEnded,
     SpeechStarted,
@@ -48,6 +51,9 @@ from agent.types import (
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 1.0
+_LEAVE_S = 10.0
+_LONGEST_ANSWER_S = 10.0
+"""What is said later than that answers nothing."""
 
 ClearReason = Literal["turn_detected", "client_cancelled"]
 
@@ -76,6 +82,7 @@ class Session:
         self._protocol = parts.protocol
         self._transport = parts.transport
         self._conversation = parts.conversation
+        self._engine = EngineLine(parts.conversation, self._refused)
         self._front_end = parts.front_end
         self._playout = parts.playout
         self._loudspeaker = Loudspeaker(parts.playout, parts.transport, clock)
@@ -84,7 +91,6 @@ class Session:
         self._clock = clock
         self._hang_up = asyncio.Event()
         self._outcome = "hung_up"
-        self._mic_samples = 0
         self._user_fell_silent_s: float | None = None
         self._underruns = 0
         self._cancelled_turn = 0
@@ -116,12 +122,15 @@ class Session:
 
     async def _leave(self) -> None:
         """Release both sides, each whatever the other does: a place must become free again."""
-        for release in (self._conversation.finish, self._transport.close):
-            try:
-                await release()
-            except Exception:
+        leaving = (self._transport.close(), self._conversation.finish())
+        releases = [asyncio.ensure_future(release) for release in leaving]
+        _, stuck = await asyncio.wait(releases, timeout=_LEAVE_S)
+        for release in releases:
+            release.cancel()
+        for outcome in await asyncio.gather(*releases, return_exceptions=True):
+            if isinstance(outcome, Exception) or stuck:
                 self._outcome = "failed"
-                log.exception("call %s did not end cleanly", self._protocol.call_id)
+                log.error("call %s did not end cleanly", self._protocol.call_id, exc_info=outcome)
 
     async def _until_hung_up(self) -> None:
         talking = asyncio.ensure_future(self._talk())
@@ -150,7 +159,12 @@ class Session:
             from_peer = [group.create_task(work) for work in (self._uplink(), self._inbox())]
             to_peer = [
                 group.create_task(work)
-                for work in (self._downlink(), self._follow_playout(), self._report())
+                for work in (
+                    self._engine.run(),
+                    self._downlink(),
+                    self._follow_playout(),
+                    self._report(),
+                )
             ]
             await asyncio.wait(from_peer)
             # Nobody listens any more, and nobody pulls playout that the downlink may wait for.
@@ -165,27 +179,25 @@ class Session:
 
     async def _uplink(self) -> None:
         async for frame in self._transport.microphone():
-            self._mic_samples = frame.start + MIC_FRAME_SAMPLES
-            picture = self._picture_for(frame)
+            picture = await self._picture_for(frame)
             began_s = self._clock.now_s()
             events = self._front_end.push(frame, self._playout.playing, picture)
             self._telemetry.stage("front_end", self._clock.now_s() - began_s)
             for event in events:
-                await self._heard(event)
-        await self._conversation.finish()
+                self._heard(event)
 
-    def _picture_for(self, frame: AudioFrame) -> VideoFrame | None:
+    async def _picture_for(self, frame: AudioFrame) -> VideoFrame | None:
         """The newest picture, asked for as often as a unit takes one: turning it into RGB costs."""
         end = (frame.start + MIC_FRAME_SAMPLES) * self._protocol.settings.pictures_per_unit
         if end // UNIT_SAMPLES == (end - self._picture_step) // UNIT_SAMPLES:
             return None
-        return self._transport.latest_picture(frame.start)
+        return await self._transport.latest_picture(frame.start)
 
     @property
     def _picture_step(self) -> int:
         return MIC_FRAME_SAMPLES * self._protocol.settings.pictures_per_unit
 
-    async def _heard(self, event: FrontEndEvent) -> None:
+    def _heard(self, event: FrontEndEvent) -> None:
         match event:
             case DuckDue():
                 self._duck()
@@ -193,37 +205,37 @@ class Session:
                 self._resume()
             case BargeInDue():
                 self._telemetry.barge_in()
-                await self._clear_playout("turn_detected")
+                self._clear_playout("turn_detected")
             case _:
-                await self._listened(event)
+                self._listened(event)
 
-    async def _listened(self, event: Unit | SpeechStarted | SpeechEnded) -> None:
+    def _listened(self, event: Unit | SpeechStarted | SpeechEnded) -> None:
         if isinstance(event, SpeechStarted):
             self._user_fell_silent_s = None
             self._send(self._protocol.speech_started(event.at))
         elif isinstance(event, SpeechEnded):
             self._user_fell_silent_s = self._silence_began_s(event.at)
             self._send(self._protocol.speech_ended(event.at))
-        await self._conversation.push(event)
+        self._engine.tell(event)
 
     def _silence_began_s(self, at: int) -> float | None:
         """When the user's last sound came in; None while the agent speaks and cannot answer."""
         if self._playout.playing:
             return None
-        return self._clock.now_s() - (self._mic_samples - at) / MIC_RATE_HZ
+        return self._clock.now_s() - (self._front_end.position - at) / MIC_RATE_HZ
 
     async def _inbox(self) -> None:
         async for message in self._transport.messages():
             if self._sounding_turn:
                 heard_ms = self._loudspeaker.heard_ms(self._sounding_turn)
                 self._protocol.heard(self._sounding_turn, heard_ms)
-            await self._apply(self._protocol.receive(message))
+            self._apply(self._protocol.receive(message))
 
     async def _downlink(self) -> None:
         async for event in self._conversation.events():
             if isinstance(event, UnitReport):
                 self._telemetry.unit(event)
-            await self._apply(self._protocol.engine(event))
+            self._apply(self._protocol.engine(event))
             await self._play(event)
 
     async def _play(self, event: EngineEvent) -> None:
@@ -232,7 +244,7 @@ class Session:
         elif isinstance(event, TurnEnded):
             self._playout.end(event.turn)
             if event.reason == "interrupted" and event.turn != self._cancelled_turn:
-                await self._clear_playout("client_cancelled")
+                self._clear_playout("client_cancelled")
 
     # ---- what follows from playout ------------------------------------------------------------
 
@@ -260,6 +272,8 @@ class Session:
             return
         delay_s = self._clock.now_s() - self._user_fell_silent_s
         self._user_fell_silent_s = None
+        if delay_s > _LONGEST_ANSWER_S:
+            return
         self._telemetry.first_sound(delay_s)
         self._send(self._protocol.latency(turn, delay_s * 1000))
 
@@ -274,16 +288,18 @@ class Session:
 
     def _duck(self) -> None:
         """Hold the agent's breath: perhaps the user begins to speak."""
+        self._announce_playout()
         if ducked := self._playout.duck():
             self._send(self._protocol.ducked(ducked.turn, ducked.at_ms))
 
     def _resume(self) -> None:
         """It was nothing: go on where it was silenced."""
+        self._announce_playout()
         if resumed := self._playout.resume():
             self._telemetry.duck_ended("resumed")
             self._send(self._protocol.resumed(resumed.turn, resumed.at_ms))
 
-    async def _clear_playout(self, reason: ClearReason) -> None:
+    def _clear_playout(self, reason: ClearReason) -> None:
         """Silence the agent now: what was not sent is given up everywhere."""
         self._announce_playout()
         if self._playout.ducked:
@@ -291,39 +307,44 @@ class Session:
         for silenced in self._loudspeaker.silence():
             turn, heard_ms = silenced.turn, silenced.heard_ms
             self._send(self._protocol.playout_cleared(turn, heard_ms, reason))
-            await self._command(Interrupt(turn, heard_ms))
+            self._command(Interrupt(turn, heard_ms))
+        self._front_end.agent_silenced()
 
     # ---- what the protocol wants done ---------------------------------------------------------
 
-    async def _apply(self, reaction: Reaction) -> None:
+    def _apply(self, reaction: Reaction) -> None:
         self._send(reaction)
         for action in reaction.actions:
             match action:
                 case CancelTurn(turn=turn):
-                    await self._cancel(turn)
+                    self._cancel(turn)
                 case ClearPlayout():
-                    await self._clear_playout("client_cancelled")
+                    self._clear_playout("client_cancelled")
                 case CloseCall(reason=reason):
                     self.hang_up(reason)
                 case PlayoutReport(rtp_timestamp=timestamp, at_ms=at_ms):
                     self._loudspeaker.reported(timestamp, at_ms)
                 case _:
-                    await self._command(action)
+                    self._command(action)
 
-    async def _cancel(self, turn: int) -> None:
+    def _cancel(self, turn: int) -> None:
         """Stop generating; what is queued plays out, so it counts as heard."""
         heard_ms = self._loudspeaker.to_be_heard_ms(turn)
         self._cancelled_turn = turn
         self._playout.end(turn)
-        await self._command(Interrupt(turn, heard_ms))
+        self._command(Interrupt(turn, heard_ms))
 
-    async def _command(self, command: Command) -> None:
-        if isinstance(command, UpdateSettings):
-            self._front_end.update(command.settings)
-        try:
-            await self._conversation.control(command)
-        except RequestError as error:
-            self._send(self._protocol.failed(error, command))
+    def _command(self, command: Command) -> None:
+        match command:
+            case UpdateSettings(settings=settings):
+                self._front_end.update(settings)
+            case Pause() | ForceListen(on=True):
+                # An engine that has generated it all has nothing left to stop.
+                self._clear_playout("client_cancelled")
+        self._engine.tell(command)
+
+    def _refused(self, error: RequestError, command: Command) -> None:
+        self._send(self._protocol.failed(error, command))
 
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:

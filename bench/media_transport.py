@@ -50,7 +50,7 @@ class Peer(Protocol):
     def play(self, source: SpeechSource) -> None:
         """Send what `source` gives."""
 
-    def latest_picture(self, captured_at: int) -> VideoFrame | None:
+    async def latest_picture(self, now_at: int) -> VideoFrame | None:
         """The newest picture."""
 
     async def close(self) -> None:
@@ -104,7 +104,7 @@ class Line:
         async for frame in self.peer.microphone():
             now_s = time.time()
             self.log.add(frame, now_s)
-            picture = self.peer.latest_picture(frame.start)
+            picture = await self.peer.latest_picture(frame.start)
             if picture is not None:
                 self.picture_ages_ms.append(picture_age_ms(picture, now_s))
 

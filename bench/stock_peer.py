@@ -97,12 +97,12 @@ class StockPeer:
         """From now on send what `source` gives."""
         self._track.source = source
 
-    def latest_picture(self, captured_at: int) -> VideoFrame | None:
+    async def latest_picture(self, now_at: int) -> VideoFrame | None:
         """The newest picture, once."""
         frame, self._picture = self._picture, None
         if frame is None:
             return None
-        return VideoFrame(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), captured_at)
+        return VideoFrame(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), now_at)
 
     async def close(self) -> None:
         """Hang up."""

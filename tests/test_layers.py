@@ -36,6 +36,7 @@ LAYERS = {
     "agent.fleet.worker": 4,
     "agent.session": 5,
     "agent.loudspeaker": 5,
+    "agent.engine_line": 5,
     "agent.fleet": 5,
     "agent.transport": 6,
     "agent.tls": 6,
@@ -50,6 +51,7 @@ PARTS = {
     "agent.doctor": "command line",
     "agent.session": "session",
     "agent.loudspeaker": "session",
+    "agent.engine_line": "session",
 }
 """Modules that are one part without sharing a folder."""
 

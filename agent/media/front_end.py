@@ -81,6 +81,11 @@ class FrontEnd:
         self._half_duplex = False
 
     @property
+    def position(self) -> int:
+        """How much of the microphone was taken in: the scale of all sample indices."""
+        return self._position
+
+    @property
     def erle_db(self) -> float:
         """What the canceller says of itself; 0 when it does not measure, or not yet."""
         return self._measuring.erle_db if self._measuring else 0.0
@@ -101,6 +106,10 @@ class FrontEnd:
         self._barge_in.update(settings.turn_detection)
         self._units.pictures_per_unit = settings.pictures_per_unit
         self._half_duplex = settings.mode == "half_duplex"
+
+    def agent_silenced(self) -> None:
+        """The agent was cut off: what it says next, however soon, is another turn."""
+        self._barge_in.agent_stopped()
 
     def push_far(self, frame: AudioFrame) -> None:
         """What was just handed to the sender, 24 kHz."""

@@ -12,6 +12,8 @@ from agent.types import AudioFrame
 MAX_FRAMES = 200
 """2 s: a listener that is further behind loses the oldest."""
 
+_FRAMES_AT_ONCE = 8
+
 
 class RtpPacket(Protocol):
     """What is read of a packet."""
@@ -60,8 +62,13 @@ class Microphone:
     async def frames(self) -> AsyncIterator[AudioFrame]:
         """10 ms at a time until `end`; to be iterated by one task."""
         while True:
+            given = 0
             while self._frames:
                 yield self._frames.popleft()
+                given += 1
+                if given % _FRAMES_AT_ONCE == 0:
+                    # A backlog of one call must not make all others late.
+                    await asyncio.sleep(0)
             if self._ended:
                 return
             self._news.clear()

@@ -142,6 +142,7 @@ class RtcTransport:
         self._microphone = Microphone(clock, self._hear)
         self._encoder: SpeechEncoder | None = None
         self._loss = _LEAST_LOSS
+        self._clock_rate_hz = WIRE_RATE_HZ
         self._camera = NewestPicture(clock)
         self._link = LinkQuality()
         self._channel: RTCDataChannel | None = None
@@ -153,6 +154,7 @@ class RtcTransport:
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard_s = clock.now_s()
         self._closed = False
+        self._track.on("ended", self._on_voice_lost)
         self._peer.on("datachannel", self._on_channel)
         self._peer.on("track", self._on_track)
         self._peer.on("connectionstatechange", self._on_state)
@@ -184,6 +186,8 @@ class RtcTransport:
 
     def _choose_codec(self, name: str) -> None:
         clock_rate_hz = WIRE_RATE_HZ if name == "opus" else _OLD_CODECS_RATE_HZ
+        self._clock_rate_hz = clock_rate_hz
+        self._track.sent = SentPositions(clock_rate_hz)
         decoder = audio_decoder(f"audio/{name}", clock_rate_hz)
         self._microphone.listen(MicrophoneLine(decoder, LineOptions(clock_rate_hz)))
         if name == "opus":
@@ -216,9 +220,12 @@ class RtcTransport:
             yield message
         self._raise_reason()
 
-    def latest_picture(self, captured_at: int) -> VideoFrame | None:
+    async def latest_picture(self, now_at: int) -> VideoFrame | None:
         """The newest camera picture that was not handed out yet."""
-        return self._camera.take(captured_at)
+        if self._camera.is_large:
+            # A shared screen takes 10 ms to become RGB, in which no call would send.
+            return await asyncio.to_thread(self._camera.take, now_at)
+        return self._camera.take(now_at)
 
     def play(self, source: SpeechSource) -> None:
         """From now on send what `source` gives."""
@@ -311,6 +318,10 @@ class RtcTransport:
         if not sending:
             self._start(self._discard_speech())
 
+    def _on_voice_lost(self) -> None:
+        """aiortc writes down why a track raised, drops it, and says nothing."""
+        self._end(TransportClosed("the agent's voice can no longer be sent"))
+
     # ---- tasks --------------------------------------------------------------------------------
 
     async def _discard_speech(self) -> None:
@@ -350,7 +361,7 @@ class RtcTransport:
         for report in (await self._track.sender.getStats()).values():
             if isinstance(report, RTCRemoteInboundRtpStreamStats):
                 loss = report.fractionLost / 256
-                jitter_ms = report.jitter * 1000 / WIRE_RATE_HZ
+                jitter_ms = report.jitter * 1000 / self._clock_rate_hz
                 self._link = LinkQuality((report.roundTripTime or 0.0) * 1000, jitter_ms, loss)
                 self._loss = max(loss, 0.9 * self._loss, _LEAST_LOSS)
                 if self._encoder:

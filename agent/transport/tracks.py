@@ -96,7 +96,9 @@ class Unencoded:
 class SentPositions:
     """Which sample of the speech an RTP timestamp stands for, counted since speech was played."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock_rate_hz: int = WIRE_RATE_HZ) -> None:
+        """`clock_rate_hz`: how many ticks of the timestamp a second has."""
+        self._clock_rate_hz = clock_rate_hz
         self._known: tuple[int, int] | None = None
 
     def note(self, rtp_timestamp: int, position: int) -> None:
@@ -113,4 +115,4 @@ class SentPositions:
         known_timestamp, known_position = self._known
         ticks = (rtp_timestamp - known_timestamp + _TIMESTAMPS // 2) % _TIMESTAMPS
         ahead = ticks - _TIMESTAMPS // 2
-        return known_position + ahead * SPEECH_RATE_HZ // WIRE_RATE_HZ
+        return known_position + ahead * SPEECH_RATE_HZ // self._clock_rate_hz
