@@ -63,6 +63,12 @@ class Line:
         position = self.pulled - round(behind_ms * MS)
         self.ledger.rendered(max(0, position), self.clock.time_s - late_ms / 1000)
 
+    def stand_still(self, duration_ms: int, position: int) -> None:
+        """`run` under reports every 100 ms of a page that nothing comes through to."""
+        for _ in range(duration_ms // 100):
+            self.run(100)
+            self.ledger.rendered(position, self.clock.time_s)
+
     def follow(self, duration_ms: int, lag_ms: int) -> None:
         """`run` under reports every 100 ms."""
         for _ in range(duration_ms // 100):
@@ -135,12 +141,97 @@ def test_a_broken_way_to_the_client_claims_only_what_came_through() -> None:
     line.speak(1, 9000)
     line.follow(2000, lag_ms=120)
     stuck_at = 2000 - 120 + round(REPORT_LEAD_S * 1000)
-    for _ in range(8):
-        line.run(100)
-        line.ledger.rendered(stuck_at * MS, line.clock.time_s)
+    line.stand_still(800, stuck_at * MS)
     assert line.heard() == line.final() == stuck_at
     line.follow(1000, lag_ms=120)
     assert line.final() == 3800, "sound came through again: all that was sent counts"
+
+
+def test_an_interruption_after_the_downlink_broke_claims_nothing_that_never_came() -> None:
+    """What our page sends: the last position at the time of each report, by its own clock."""
+    line, clock = Line(), ReportClock()
+    line.speak(1, 9000)
+
+    def report(position: int) -> None:
+        now_s = line.clock.time_s
+        line.ledger.rendered(position, clock.server_s(now_s * 1000 - 7_000, now_s + 0.02, 0.04))
+
+    for _ in range(20):
+        line.run(100)
+        report(line.pulled - 100 * MS)
+    for _ in range(12):
+        line.run(100)
+        report(1900 * MS)
+    assert line.playout.played_ms(1) == 3200
+    assert line.heard() == line.final() == 1900
+
+
+def test_a_gap_in_the_middle_of_a_turn_is_no_outage() -> None:
+    """While the engine is late the sender sends silence, and the position goes on."""
+    line = Line()
+    line.speak(1, 1000, last=False)
+    line.follow(3000, lag_ms=120)
+    assert (line.heard(), line.final()) == (1000, 1000)
+    line.speak(1, 2000)
+    line.run(60)
+    assert line.final() == 1060
+    for _ in range(10):
+        line.follow(100, lag_ms=120)
+        assert line.final() == line.playout.played_ms(1)
+    assert line.heard() == pytest.approx(1940, abs=1)
+
+
+@pytest.mark.parametrize("silence_ms", [600, 1600, 4000, 60_000])
+@pytest.mark.parametrize("sent_ms", [340, 760, 1400])
+def test_a_turn_after_a_silence_without_reports_counts_at_once(
+    silence_ms: int, sent_ms: int
+) -> None:
+    line = Line()
+    line.speak(1, 1000)
+    line.follow(2000, lag_ms=120)
+    line.run(silence_ms)
+    line.speak(2, 9000)
+    line.run(sent_ms)
+    assert line.final(2) == sent_ms
+    assert line.heard(2) == pytest.approx(sent_ms - 120, abs=1)
+    assert line.final(1) == 1000
+
+
+def test_a_page_that_never_reports_again_heard_nothing_of_the_new_turn() -> None:
+    line = Line()
+    line.speak(1, 1000)
+    line.follow(2000, lag_ms=120)
+    line.run(4000)
+    line.speak(2, 9000)
+    line.run(round(SILENT_AFTER_S * 1000) + 100)
+    assert (line.heard(2), line.final(2)) == (0, 0)
+    line.follow(100, lag_ms=120)
+    assert line.final(2) == line.playout.played_ms(2)
+
+
+def test_an_outage_in_an_earlier_turn_says_nothing_of_the_next() -> None:
+    line = Line()
+    line.speak(1, 2000)
+    line.follow(1000, lag_ms=120)
+    line.stand_still(2000, 900 * MS)
+    assert line.final(1) == 900
+    line.run(4000)
+    line.speak(2, 9000)
+    line.run(340)
+    assert line.final(2) == 340
+    line.follow(300, lag_ms=120)
+    assert line.final(2) == 640
+
+
+def test_an_outage_that_began_in_the_silence_is_seen_by_the_first_report() -> None:
+    line = Line()
+    line.speak(1, 1000)
+    line.follow(2000, lag_ms=120)
+    line.run(4000)
+    line.speak(2, 9000)
+    line.stand_still(100, 1900 * MS)
+    assert (line.heard(2), line.final(2)) == (0, 0)
+    assert line.final(1) == 1000
 
 
 def test_a_hitch_of_two_reports_is_no_outage() -> None:

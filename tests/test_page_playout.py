@@ -25,7 +25,7 @@ REPORTER = """async () => {
   window.step = 4800;
   let rtpTimestamp = 0;
   window.reports = new PlayoutReports(
-    () => ({ rtpTimestamp: (rtpTimestamp += window.step), timestamp: 0 }),
+    () => ({ rtpTimestamp: (rtpTimestamp += window.step), timestamp: window.heard_ms ?? 0 }),
     (report) => window.sent.push(report));
 }"""
 OLD_BROWSER = """
@@ -89,8 +89,44 @@ async def test_reports_end_with_the_speech_and_its_tail() -> None:
         assert await sent_after(5_000, "") <= 1
         both = "window.reports.speaking(false); window.reports.speaking(true)"
         assert await sent_after(3_000, f"window.reports.speaking(true); {both}") == 30
-        assert await sent_after(3_000, "window.step = 0") == 0, "a position that stands still"
-        assert await sent_after(3_000, "window.step = 960; window.reports.finish()") == 0
+        assert await sent_after(3_000, "window.reports.finish()") == 0
+
+
+async def test_a_position_that_stands_still_is_told_as_of_now() -> None:
+    """Only so does the server see that nothing comes through any more."""
+    async with open_page(Look(clock=True)) as opened:
+        page = opened.page
+        await _reporter(page)
+        last_packet = "window.step = 0; window.heard_ms = performance.now() - 7;"
+        await page.evaluate("window.reports.speaking(true)")
+        await page.clock.run_for(500)
+        await page.evaluate(f"window.sent = []; {last_packet} window.began_ms = performance.now()")
+        await page.clock.run_for(3_000)
+        stuck = await page.evaluate("window.sent")
+        began_ms = await page.evaluate("window.began_ms")
+    assert len(stuck) == 30
+    assert {report["rtp_timestamp"] for report in stuck} == {5 * 4800}
+    since_ms = [report["at_ms"] - began_ms for report in stuck]
+    assert since_ms == pytest.approx([100 * (index + 1) for index in range(30)], abs=1)
+
+
+async def test_packets_that_stop_coming_leave_reports_that_stand_still() -> None:
+    """What a browser tells of its position when the way to it is broken."""
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says(STARTED)
+        await opened.until(f"{REPORTS}.length > 2")
+        await opened.page.evaluate("window.farEnd.pc.getSenders()[0].replaceTrack(null)")
+        standing = f"""(() => {{
+          const last = {REPORTS}.at(-1).rtp_timestamp;
+          return {REPORTS}.filter((each) => each.rtp_timestamp === last).length >= 8;
+        }})()"""
+        await opened.until(standing)
+        reports = await opened.page.evaluate(REPORTS)
+    last = [each for each in reports if each["rtp_timestamp"] == reports[-1]["rtp_timestamp"]]
+    for earlier, later in itertools.pairwise(last):
+        assert 0 < later["at_ms"] - earlier["at_ms"] < 1_000
+    assert last[-1]["at_ms"] - last[0]["at_ms"] > 500
 
 
 async def test_times_are_told_on_the_pages_own_scale() -> None:

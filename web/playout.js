@@ -8,7 +8,7 @@
 export const REPORT_MS = 100;
 /** The end of a turn is still under way when the server has sent it: network and jitter buffer. */
 export const TAIL_MS = 1_000;
-/** Browsers forget a source this long after its last packet. */
+/** Browsers forget a source this long after its last packet: then there is nothing to report. */
 const OLDEST_MS = 10_000;
 
 /** @typedef {{rtp_timestamp: number, at_ms: number}} Position */
@@ -47,9 +47,12 @@ export class PlayoutReports {
   }
 
   #report() {
-    const position = positionOf(this.#read(), performance.now(), performance.timeOrigin);
-    // A position that stands still says that nothing comes through, which is no news.
-    if (!position || position.rtp_timestamp === this.#lastRtp) return;
+    const nowMs = performance.now();
+    const position = positionOf(this.#read(), nowMs, performance.timeOrigin);
+    if (!position) return;
+    // The server sends packets in the agent's silence too. A position that stands still says that
+    // none comes through, so that nothing more has sounded up to now.
+    if (position.rtp_timestamp === this.#lastRtp) position.at_ms = tenths(nowMs);
     this.#lastRtp = position.rtp_timestamp;
     this.#send({ type: 'voice_agent.playout', ...position });
   }
@@ -71,5 +74,8 @@ export function positionOf(source, nowMs, originMs) {
   if (typeof source?.rtpTimestamp !== 'number') return null;
   const ages = [originMs + nowMs - source.timestamp, nowMs - source.timestamp];
   const ageMs = ages.find((age) => age >= 0 && age < OLDEST_MS) ?? 0;
-  return { rtp_timestamp: source.rtpTimestamp, at_ms: Math.round(10 * (nowMs - ageMs)) / 10 };
+  return { rtp_timestamp: source.rtpTimestamp, at_ms: tenths(nowMs - ageMs) };
 }
+
+/** @param {number} ms */
+const tenths = (ms) => Math.round(10 * ms) / 10;

@@ -5,9 +5,12 @@ of them carried which sound. The client reports which sample it plays, on its ow
 `ReportClock` turns into the server's. `Ledger` puts both together.
 
 A client plays what it got at real-time pace, so between two reports the position goes on by
-itself. Two things end that: reports that come but no longer advance (the way to the client is
-broken; nothing more sounded), and reports that have long stopped coming (page paused). Clients
-that never report are taken to hear everything by a constant delay after it was sent.
+itself. Two things end that: reports that name a later time but no later position (the way to the
+client is broken; nothing more sounded), and reports that have long stopped coming (page paused).
+The sender sends silence too, so pauses and ducks advance the position like speech. In the agent's
+silence clients do not report: only what they say, or fail to say, since it sounds again counts
+against what sounds now. Clients that never report are taken to hear everything by a constant
+delay after it was sent.
 """
 
 import math
@@ -30,6 +33,8 @@ that come every 100 ms. A jitter buffer that stretches sound only slows down."""
 SILENT_AFTER_S = 1.5
 """No report for so long counts as an outage. A lost packet holds the others of a data channel up
 for about a second, and a page in the background reports once a second; both play on."""
+SOUNDS_ANEW_S = 0.5
+"""Sound after so long a silence is a new beginning: clients may have ceased to report."""
 MAX_WAY_S = 5.0
 """No report is taken to have travelled for longer."""
 _BUCKETS = 10
@@ -122,12 +127,16 @@ class Ledger:
         self._furthest: _Report | None = None
         self._newest_s = -math.inf
         self._arrived_s = -math.inf
+        self._sounding_since_s = -math.inf
 
     # ---- what goes in -------------------------------------------------------------------------
 
     def sent(self, span: SentSpan) -> None:
         """This sound was handed to the sender just now."""
-        self._spans.append(_Sent(span, self._clock.now_s()))
+        now_s = self._clock.now_s()
+        if not self._spans or now_s - self._spans[-1].at_s > SOUNDS_ANEW_S:
+            self._sounding_since_s = now_s
+        self._spans.append(_Sent(span, now_s))
         if len(self._spans) > MAX_SPANS:
             oldest = self._spans.popleft().span
             self._settled[oldest.turn] = oldest.start + oldest.samples
@@ -137,7 +146,8 @@ class Ledger:
     def rendered(self, position: int, at_s: float) -> None:
         """The client says that sample `position` of the sent stream played at `at_s`.
 
-        In any order, as often as it likes; `report_lead_s` is taken off here.
+        In any order, as often as it likes; `report_lead_s` is taken off here. The same position
+        at a later time says that playing has stopped there.
         """
         now_s = self._clock.now_s()
         if not math.isfinite(at_s) or not 0 <= position <= self._possible(now_s):
@@ -178,9 +188,10 @@ class Ledger:
         furthest = self._furthest
         if furthest is None:
             return math.inf
-        if self._newest_s - furthest.at_s > STUCK_AFTER_S:
+        told = self._newest_s >= self._sounding_since_s
+        if told and self._newest_s - furthest.at_s > STUCK_AFTER_S:
             return furthest.position
-        if now_s - self._arrived_s > SILENT_AFTER_S:
+        if now_s - max(self._arrived_s, self._sounding_since_s) > SILENT_AFTER_S:
             # What had left by then was on its way, a lag ahead; of the rest nobody knows.
             return max(furthest.position, self._sent_by(furthest.sounds_s))
         return math.inf
