@@ -32,11 +32,18 @@ class Telemetry:
         self._barge_ins = self._counter("barge_ins", "Times that the user talked over the agent")
         self._ducks = self._counter("ducks", "Times that the agent grew quiet", "verdict")
         self._packets = self._counter("microphone_packets", "Packets by their fate", "fate")
+        self._made_up = self._counter(
+            "microphone_concealed_seconds", "Sound made up for what did not come", "kind"
+        )
         self._erle = self._histogram(
-            "echo_erle_db", "Echo taken out, once a second of speech", _ERLE_BUCKETS_DB
+            "echo_erle_db",
+            "Echo taken out, once a second of speech with a known echo",
+            _ERLE_BUCKETS_DB,
         )
         self._echo_delay = self._histogram(
-            "echo_delay_ms", "The echo's way, once a second of speech", _ECHO_DELAY_BUCKETS_MS
+            "echo_delay_ms",
+            "The echo's way, once a second of speech with a known echo",
+            _ECHO_DELAY_BUCKETS_MS,
         )
         self._rtt = self._histogram(
             "link_rtt_seconds", "Round trip, once a second of speech", _RTT_BUCKETS_S
@@ -44,7 +51,13 @@ class Telemetry:
         self._loss = self._histogram(
             "link_loss_ratio", "Our packets that peers lost, once a second of speech", _LOSS_BUCKETS
         )
-        self._stages = self._histogram("stage_seconds", "Work per unit", _STAGE_BUCKETS_S, "stage")
+        self._stages = self._histogram(
+            "stage_seconds",
+            "One run of a stage: front_end for each 10 ms of the microphone, others for each unit",
+            _STAGE_BUCKETS_S,
+            "stage",
+        )
+        self._stage: dict[str, Histogram] = {}  # by label: to look one up costs more than to count
         self._lag = self._histogram("loop_lag_seconds", "Event loop lateness", _LAG_BUCKETS_S)
         self._first_sound = self._histogram(
             "first_sound_seconds",
@@ -87,14 +100,23 @@ class Telemetry:
             if count > 0:
                 self._packets.labels(fate).inc(count)
 
+    def concealed(self, concealed_s: float, silent_s: float) -> None:
+        """So much more of a microphone was filled in, and left silent when it lasted too long."""
+        for kind, spent_s in (("concealed", concealed_s), ("silent", silent_s)):
+            if spent_s > 0:
+                self._made_up.labels(kind).inc(spent_s)
+
     def echo(self, erle_db: float, delay_ms: float) -> None:
-        """How well the echo is cancelled; a delay of 0 is not known."""
-        self._erle.observe(erle_db)
+        """How well the echo is cancelled. A delay of 0 says that no echo is known, as before the
+        first measurement, without a canceller or with one in the browser: nothing to count."""
         if delay_ms > 0:
+            self._erle.observe(erle_db)
             self._echo_delay.observe(delay_ms)
 
     def link(self, quality: LinkQuality) -> None:
-        """What a peer reports of the way to it."""
+        """What a peer reports of the way to it; nothing to count before it does."""
+        if quality.rtt_ms == 0:
+            return
         self._rtt.observe(quality.rtt_ms / 1000)
         self._loss.observe(quality.loss)
 
@@ -105,7 +127,10 @@ class Telemetry:
 
     def stage(self, stage: str, spent_s: float) -> None:
         """One run of `stage`."""
-        self._stages.labels(stage).observe(spent_s)
+        known = self._stage.get(stage)
+        if known is None:
+            known = self._stage[stage] = self._stages.labels(stage)
+        known.observe(spent_s)
 
     def loop_lag(self, late_s: float) -> None:
         """The event loop woke a timer `late_s` late."""
