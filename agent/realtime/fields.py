@@ -3,8 +3,9 @@
 Everywhere `null` counts as absent; where it means something, ask `is_null` first.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from agent.errors import RequestError
 
@@ -75,19 +76,16 @@ class Fields:
         value = self._object.get(field)
         if value is None:
             return self._or_missing(field, default)
-        number = self.any_number(field)
-        if not least <= number <= most:
-            raise out_of_range(self.name(field), f"{least:g} to {most:g}", number)
-        return float(number)
+        if not _is_number(value):
+            raise wrong_type(self.name(field), "a number", value)
+        if not least <= value <= most:
+            raise out_of_range(self.name(field), f"{least:g} to {most:g}", value)
+        return float(value)
 
     def any_number(self, field: str) -> int | float:
-        """A number as it came, however large or odd; required."""
+        """A number as it came, however large or odd; NaN for all else. Never an error."""
         value = self._object.get(field)
-        if value is None:
-            return self._or_missing(field, None)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wrong_type(self.name(field), "a number", value)
-        return value
+        return value if _is_number(value) else math.nan
 
     def integer(self, field: str, default: int | None = None, *, least: int, most: int) -> int:
         """A whole number in `least`..`most`; required when there is no default."""
@@ -134,6 +132,10 @@ class Fields:
                 code="missing_required_parameter",
             )
         return default
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def wrong_type(param: str, wanted: str, value: object) -> RequestError:

@@ -209,8 +209,8 @@ def listen(call: CallState, event: Fields) -> Reaction:
 
 
 def note_playout(call: CallState, event: Fields) -> Reaction:
-    """`voice_agent.playout {rtp_timestamp, at_ms}`: ten a second, so numbers without meaning are
-    passed over in silence."""
+    """`voice_agent.playout {rtp_timestamp, at_ms}`: ten a second, so those without meaning are
+    passed over in silence, be a field missing, no number or a wild one."""
     rtp_timestamp, at_ms = event.any_number("rtp_timestamp"), event.any_number("at_ms")
     if not (abs(rtp_timestamp) <= EXACT_INTEGER and abs(at_ms) <= EXACT_INTEGER):
         return Reaction()
