@@ -75,7 +75,11 @@ ENGINE_LIBRARIES = {
     "transformers",
 }
 ONLY_IMPORTERS = {
-    "aiortc": ("agent.transport.rtc", "agent.transport.aiortc_inside"),
+    "aiortc": (
+        "agent.transport.rtc",
+        "agent.transport.aiortc_inside",
+        "agent.transport.voice_track",
+    ),
     "aioice": ("agent.transport.aiortc_inside",),
     "aiohttp": ("agent.api", "agent.transport.websocket"),
     "ray": ("agent.fleet.pool",),

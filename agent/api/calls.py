@@ -21,7 +21,7 @@ from agent.realtime import Limits, RealtimeCall, parse_opening
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
 from agent.transport.rtc import IceServer, RtcOptions, RtcTransport
-from agent.types import SessionSettings
+from agent.types import MIC_RATE_HZ, SessionSettings
 
 log = logging.getLogger(__name__)
 
@@ -178,13 +178,19 @@ class _PacketFates:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        self._told: dict[str, int] = {}
+        self._told = LineCounts()
 
     def note(self, counts: LineCounts) -> None:
         """All so far."""
-        fates = {name: getattr(counts, name) for name in _FATES}
-        self._telemetry.microphone({name: fates[name] - self._told.get(name, 0) for name in fates})
-        self._told = fates
+        self._telemetry.microphone({name: self._fresh(counts, name) for name in _FATES})
+        self._telemetry.concealed(
+            self._fresh(counts, "concealed_samples") / MIC_RATE_HZ,
+            self._fresh(counts, "silent_samples") / MIC_RATE_HZ,
+        )
+        self._told = counts
+
+    def _fresh(self, counts: LineCounts, name: str) -> int:
+        return int(getattr(counts, name) - getattr(self._told, name))
 
 
 def _rtc_options(config: Config) -> RtcOptions:

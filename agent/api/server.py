@@ -22,6 +22,7 @@ from agent.media.vad import SileroModel
 from agent.telemetry import Telemetry
 from agent.tls import is_loopback, listen_plan
 from agent.transport.aiortc_inside import check_fit, offer_addresses
+from agent.transport.codecs import codec_source
 
 SERVICES = web.AppKey("services", Services)
 CHOICE = web.AppKey("choice", Choice)
@@ -66,6 +67,8 @@ def build_app(config: Config) -> web.Application:
 async def _serve(config: Config) -> int:
     plan = listen_plan(config)
     await check_fit()
+    # Says so now, and not in the first call, when sound has to go a poorer way.
+    codec_source()
     app = build_app(config)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

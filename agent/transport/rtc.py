@@ -17,7 +17,6 @@ from aiortc import (
     RTCIceServer,
     RTCPeerConnection,
     RTCRemoteInboundRtpStreamStats,
-    RTCRtpSender,
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
@@ -25,24 +24,17 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import PeerTimeout, RequestError, SessionError, TransportClosed
-from agent.interfaces import SpeechEncoder, SpeechSource
+from agent.interfaces import AudioDecoder, SpeechEncoder, SpeechSource
 from agent.media.jitter import LineCounts, LineOptions, MicrophoneLine
 from agent.transport import aiortc_inside
 from agent.transport.codecs import audio_decoder, speech_encoder
 from agent.transport.microphone import Microphone
 from agent.transport.offer import asking_for_redundancy, audio_codec, checked_offer
+from agent.transport.opus import OpusDecoder, OpusEncoder
 from agent.transport.pictures import NewestPicture, PictureOrder
-from agent.transport.tracks import (
-    SILENCE,
-    WIRE_RATE_HZ,
-    Encoded,
-    SendGrid,
-    SentPositions,
-    Unencoded,
-    WireForm,
-    WireFrame,
-)
-from agent.types import SPEECH_FRAME_SAMPLES, AudioFrame, LinkQuality, VideoFrame
+from agent.transport.tracks import WIRE_RATE_HZ, Encoded, SentPositions
+from agent.transport.voice_track import VoiceTrack
+from agent.types import AudioFrame, LinkQuality, VideoFrame
 
 log = logging.getLogger(__name__)
 
@@ -87,37 +79,6 @@ class RtcOptions:
     watchdog_s: float = 4.0
 
 
-class _SpeechTrack(MediaStreamTrack):
-    """The agent's voice; aiortc pulls it, and it paces itself against an absolute start."""
-
-    kind = "audio"
-
-    def __init__(self, clock: Clock, late: Callable[[], None]) -> None:
-        super().__init__()
-        self.source: SpeechSource | None = None
-        self.sender: RTCRtpSender | None = None
-        self.form: WireForm = Unencoded()
-        self.sent = SentPositions()
-        self._grid = SendGrid(clock, late)
-        self._pulled = 0
-
-    async def recv(self) -> WireFrame:
-        if self.readyState != "live":
-            raise MediaStreamError
-        self._note_last()
-        slot = await self._grid.next_slot()
-        if self.source is None:
-            return self.form.form(SILENCE, slot)
-        self._pulled += SPEECH_FRAME_SAMPLES
-        return self.form.form(self.source.pull(), slot)
-
-    def _note_last(self) -> None:
-        """By the time the next packet is asked for, the one before it is out."""
-        timestamp = aiortc_inside.last_timestamp(self.sender) if self.sender else None
-        if timestamp is not None and self._pulled:
-            self.sent.note(timestamp, self._pulled - SPEECH_FRAME_SAMPLES)
-
-
 class RtcTransport:
     """One peer. `answer` its offer, wait until `connected`, then talk."""
 
@@ -138,9 +99,10 @@ class RtcTransport:
         self._clock = clock
         self._packets = packets
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers))
-        self._track = _SpeechTrack(clock, late_frame)
+        self._track = VoiceTrack(clock, late_frame)
         self._microphone = Microphone(clock, self._hear)
         self._encoder: SpeechEncoder | None = None
+        self._decoder: AudioDecoder | None = None
         self._loss = _LEAST_LOSS
         self._clock_rate_hz = WIRE_RATE_HZ
         self._camera = NewestPicture(clock)
@@ -188,7 +150,7 @@ class RtcTransport:
         clock_rate_hz = WIRE_RATE_HZ if name == "opus" else _OLD_CODECS_RATE_HZ
         self._clock_rate_hz = clock_rate_hz
         self._track.sent = SentPositions(clock_rate_hz)
-        decoder = audio_decoder(f"audio/{name}", clock_rate_hz)
+        decoder = self._decoder = audio_decoder(f"audio/{name}", clock_rate_hz)
         self._microphone.listen(MicrophoneLine(decoder, LineOptions(clock_rate_hz)))
         if name == "opus":
             self._encoder = speech_encoder()
@@ -263,10 +225,17 @@ class RtcTransport:
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._peer.close()
+            self._free_codecs()
         except TimeoutError:
             log.warning("a peer connection did not close within %.0f s", _CLOSE_TIMEOUT_S)
         except _BAD_SDP as error:
             log.warning("a half-made peer connection did not close cleanly: %r", error)
+
+    def _free_codecs(self) -> None:
+        """Now, and not when the collector comes by: their memory is not Python's."""
+        for codec in (self._decoder, self._encoder):
+            if isinstance(codec, OpusDecoder | OpusEncoder):
+                codec.close()
 
     # ---- what aiortc tells --------------------------------------------------------------------
 
