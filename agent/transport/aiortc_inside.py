@@ -4,7 +4,7 @@
 """
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -22,6 +22,10 @@ from agent.errors import ConfigError
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
 _RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
 _PACKET_COUNT = "_RTCRtpSender__packet_count"
+_CODECS = "_RTCRtpReceiver__codecs"
+_DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
+_DECODER_THREAD = "_RTCRtpReceiver__decoder_thread"
+_TIMESTAMPS = "_RTCRtpReceiver__timestamp_mapper"
 
 
 class EncodedPicture(Protocol):
@@ -34,37 +38,84 @@ class EncodedPicture(Protocol):
 class PacketOrder(Protocol):
     """What stands where aiortc has its jitter buffer."""
 
-    def add(self, packet: Any) -> tuple[bool, EncodedPicture | None]:
+    def add(self, packet: Any) -> tuple[bool, Sequence[EncodedPicture]]:
         """Take a packet: whether the sender must start afresh, and what can be decoded now."""
+
+
+def _raised(error: Exception) -> None:
+    raise error
 
 
 class _AudioTap:
     """Hands every packet on as it comes; nothing is left for aiortc to decode."""
 
-    def __init__(self, on_packet: Callable[[Any], None]) -> None:
+    def __init__(
+        self, on_packet: Callable[[Any], None], failed: Callable[[Exception], None]
+    ) -> None:
         self._on_packet = on_packet
+        self._failed = failed
 
     def add(self, packet: Any) -> tuple[bool, None]:
-        self._on_packet(packet)
+        try:
+            self._on_packet(packet)
+        except Exception as error:  # noqa: BLE001 - aiortc would close the connection unheard
+            self._failed(error)
         return False, None
 
 
-def take_audio(receiver: RTCRtpReceiver, on_packet: Callable[[Any], None]) -> None:
+class _VideoTap:
+    """Gives aiortc the last picture that a packet made whole, and the decoder those before it."""
+
+    def __init__(
+        self, receiver: RTCRtpReceiver, order: PacketOrder, failed: Callable[[Exception], None]
+    ) -> None:
+        self._receiver = receiver
+        self._order = order
+        self._failed = failed
+
+    def add(self, packet: Any) -> tuple[bool, EncodedPicture | None]:
+        try:
+            return self._add(packet)
+        except Exception as error:  # noqa: BLE001 - aiortc would close the connection unheard
+            self._failed(error)
+        return False, None
+
+    def _add(self, packet: Any) -> tuple[bool, EncodedPicture | None]:
+        asks, pictures = self._order.add(packet)
+        if len(pictures) > 1 and getattr(self._receiver, _DECODER_THREAD):
+            codec = getattr(self._receiver, _CODECS)[packet.payload_type]
+            for picture in pictures[:-1]:
+                mapped = getattr(self._receiver, _TIMESTAMPS).map(picture.timestamp)
+                picture.timestamp = mapped
+                getattr(self._receiver, _DECODER_QUEUE).put((codec, picture))
+        return asks, pictures[-1] if pictures else None
+
+
+def take_audio(
+    receiver: RTCRtpReceiver,
+    on_packet: Callable[[Any], None],
+    failed: Callable[[Exception], None] = _raised,
+) -> None:
     """From now on `on_packet` gets each RTP packet; aiortc goes on with its receiver reports.
 
     aiortc's own buffer adds 80 ms, holds on to 280 ms after the first lost packet, and drops what
-    waited for the hole.
+    waited for the hole. `failed` gets what `on_packet` raises, once for each packet: out of here
+    it would close the connection without a word.
     """
-    setattr(receiver, _JITTER_BUFFER, _AudioTap(on_packet))
+    setattr(receiver, _JITTER_BUFFER, _AudioTap(on_packet, failed))
 
 
-def take_video(receiver: RTCRtpReceiver, order: PacketOrder) -> None:
-    """From now on `order` decides when a picture is complete.
+def take_video(
+    receiver: RTCRtpReceiver,
+    order: PacketOrder,
+    failed: Callable[[Exception], None] = _raised,
+) -> None:
+    """From now on `order` decides when a picture is complete; `failed` gets what it raises.
 
     aiortc's own buffer waits for the first packet of the next picture, which at two pictures a
     second comes half a second later.
     """
-    setattr(receiver, _JITTER_BUFFER, order)
+    setattr(receiver, _JITTER_BUFFER, _VideoTap(receiver, order, failed))
 
 
 def last_timestamp(sender: RTCRtpSender) -> int | None:
