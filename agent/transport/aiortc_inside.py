@@ -12,10 +12,13 @@ import aioice.ice
 import aioice.stun
 import av
 from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender
+from aiortc.codecs import CODECS
 from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtp import RtpPacket
+from aiortc.sdp import SessionDescription
 
 from agent.errors import ConfigError
 
@@ -144,6 +147,19 @@ async def is_there(peer: RTCPeerConnection) -> bool:
             continue
         return True
     return False
+
+
+def can_decode(section: list[str]) -> bool:
+    """Whether aiortc knows one of the formats of a video section, given by its lines.
+
+    It refuses a call over a section of which it knows none. A section that cannot be read is left
+    to it to refuse.
+    """
+    try:
+        media = SessionDescription.parse("\r\n".join(["v=0", *section]) + "\r\n").media
+        return any(find_common_codecs(CODECS["video"], each.rtp.codecs) for each in media)
+    except (ValueError, LookupError, AttributeError, AssertionError, TypeError, StopIteration):
+        return True
 
 
 _found_addresses = aioice.ice.get_host_addresses

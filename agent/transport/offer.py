@@ -1,41 +1,77 @@
 """What is read from SDP and written into it beyond what aiortc does.
 
 An offer is checked for what a parser would only trip over half-way through, and brought down to
-one audio codec; the answer asks for redundancy.
+one audio codec and the sections that a call can use; the answer refuses the others at their place
+and asks for redundancy.
 """
 
 import re
 
 from agent.errors import RequestError
+from agent.transport import aiortc_inside
 
 _MAX_SECTIONS = {"audio": 1, "video": 2, "application": 1}
-_AUDIO_CODECS = ("opus", "g722", "pcmu", "pcma")
+_AUDIO_CODECS = {
+    "opus/48000/2": "opus",
+    "g722/8000": "g722",
+    "pcmu/8000": "pcmu",
+    "pcma/8000": "pcma",
+}
+"""Best first: rate and channels belong to it, aiortc refuses a stream that has others."""
 _FIXED_PAYLOADS = {"0": "pcmu", "8": "pcma", "9": "g722"}
 _NEEDED = ("m=audio ", "a=ice-ufrag:", "a=ice-pwd:", "a=fingerprint:")
+_BUNDLE = "a=group:BUNDLE"
 
 
 def checked_offer(offer: str) -> str:
-    """`offer` with clean line ends and open to candidates that come late.
+    """`offer` with clean line ends, open to candidates that come late, without useless sections.
 
-    `RequestError` when it is no offer, lacks what a connection needs, has more sections than a
-    call has, or bundles sections that are not there.
+    Of those see `with_refused`. `RequestError` when it is no offer, lacks what a connection
+    needs, has more sections than a call has, or bundles sections that are not there.
     """
-    lines = offer.replace("\r\n", "\n").strip().split("\n")
-    if lines[0].strip() != "v=0":
+    lines = _lines(offer)
+    if lines[0] != "v=0":
         raise _refused("the body is not an SDP offer: it must begin with v=0")
+    _check_bundle(lines)
+    lines = _useful(lines)
     for needed in _NEEDED:
         if not any(line.startswith(needed) for line in lines):
-            raise _refused(f"the SDP offer has no line {needed.strip()!r}")
-    _check_sections(lines)
+            raise _refused(f"the SDP offer has no line {needed.strip()!r} in a section to be used")
+    for kind, most in _MAX_SECTIONS.items():
+        if sum(line.startswith(f"m={kind} ") for line in lines) > most:
+            raise _refused(f"the SDP offer has more than {most} {kind} section(s)")
     # "No more candidates" would make an offer without any fail at once.
-    kept = [line for line in lines if line.strip() != "a=end-of-candidates"]
-    return "\r\n".join(_with_one_audio_codec(kept)) + "\r\n"
+    kept = [line for line in lines if line != "a=end-of-candidates"]
+    return _text(_with_one_audio_codec(kept))
+
+
+def has_channel(offer: str) -> bool:
+    """Whether `offer` has a data channel that is not refused already."""
+    sections = _sections(_lines(offer))
+    return any(_kind(section) == "application" and _is_useful(section) for section in sections)
+
+
+def with_refused(answer: str, offer: str) -> str:
+    """`answer` to `checked_offer(offer)` as an answer to `offer`: one section for each of its.
+
+    Those that no call can use are refused by the port 0: refused by the offer itself, of a kind
+    that is not known, or a camera in formats that cannot be decoded.
+    """
+    lines = _lines(answer)
+    answered = _sections(lines)
+    whole = _head(lines)
+    for section in _sections(_lines(offer)):
+        if not _is_useful(section):
+            whole += _refusal(section)
+        elif answered:
+            whole += answered.pop(0)
+    return _text(whole)
 
 
 def audio_codec(answer: str) -> str:
     """The name of the audio codec of an answer, in lower case, as "opus"; "" without audio."""
-    for section in _sections(answer.replace("\r\n", "\n").split("\n")):
-        if section[0].startswith("m=audio "):
+    for section in _sections(_lines(answer)):
+        if _kind(section) == "audio":
             names = _codec_names(section)
             known = (names[each] for each in _payloads(section[0]) if each in names)
             return next(known, "")
@@ -44,16 +80,60 @@ def audio_codec(answer: str) -> str:
 
 def asking_for_redundancy(answer: str) -> str:
     """`answer` in which Opus carries redundancy: without that line browsers send none."""
-    lines = answer.replace("\r\n", "\n").strip().split("\n")
+    lines = _lines(answer)
     told = {line.split()[0] for line in lines if line.startswith("a=fmtp:")}
     asking: list[str] = []
     for line in lines:
         asking.append(line)
-        if match := re.fullmatch(r"a=rtpmap:(\d+) opus/48000/2", line.strip(), re.IGNORECASE):
+        if match := re.fullmatch(r"a=rtpmap:(\d+) opus/48000/2", line, re.IGNORECASE):
             parameters = f"a=fmtp:{match[1]}"
             if parameters not in told:
                 asking.append(f"{parameters} minptime=10;useinbandfec=1")
-    return "\r\n".join(asking) + "\r\n"
+    return _text(asking)
+
+
+# ---- sections ---------------------------------------------------------------------------------
+
+
+def _useful(lines: list[str]) -> list[str]:
+    """Without the sections that are refused, of which a bundle must not speak either."""
+    sections = _sections(lines)
+    useful = [section for section in sections if _is_useful(section)]
+    gone = {name for each in sections if each not in useful for name in _names(each)}
+    kept: list[str] = []
+    for line in _head(lines):
+        if not line.startswith(_BUNDLE):
+            kept.append(line)
+        elif names := [name for name in line.split()[1:] if name not in gone]:
+            kept.append(" ".join([_BUNDLE, *names]))
+    return kept + [line for section in useful for line in _without_orphans(section)]
+
+
+def _without_orphans(section: list[str]) -> list[str]:
+    """Parameters of a format that is not there trip aiortc's parser."""
+    there = {match[1] for line in section if (match := re.match(r"a=rtpmap:(\d+) ", line))}
+    return [
+        line
+        for line in section
+        if not (match := re.match(r"a=fmtp:(\d+) ", line)) or match[1] in there
+    ]
+
+
+def _is_useful(section: list[str]) -> bool:
+    kind = _kind(section)
+    if kind not in _MAX_SECTIONS:
+        return False
+    # A browser that bundles all offers the port 0 for what goes through another section's.
+    if section[0].split()[1:2] == ["0"] and "a=bundle-only" not in section:
+        return False
+    return kind != "video" or aiortc_inside.can_decode(section)
+
+
+def _refusal(section: list[str]) -> list[str]:
+    words = section[0].split()
+    mids = [f"a=mid:{name}" for name in _names(section)]
+    head = " ".join([words[0], "0", *words[2:]])
+    return [head, "c=IN IP4 0.0.0.0", "a=inactive", *mids]
 
 
 def _with_one_audio_codec(lines: list[str]) -> list[str]:
@@ -62,17 +142,16 @@ def _with_one_audio_codec(lines: list[str]) -> list[str]:
     One stream, one clock: comfort noise, tones and redundancy in packets of their own would have
     to be told apart for each packet.
     """
-    starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
-    kept = lines[: starts[0]]
+    kept = _head(lines)
     for section in _sections(lines):
-        kept += _reduced(section) if section[0].startswith("m=audio ") else section
+        kept += _reduced(section) if _kind(section) == "audio" else section
     return kept
 
 
 def _reduced(section: list[str]) -> list[str]:
     names = _codec_names(section)
     offered = _payloads(section[0])
-    for wanted in _AUDIO_CODECS:
+    for wanted in _AUDIO_CODECS.values():
         chosen = next((payload for payload in offered if names.get(payload) == wanted), None)
         if chosen is not None:
             head = " ".join([*section[0].split()[:3], chosen])
@@ -91,26 +170,39 @@ def _payloads(media_line: str) -> list[str]:
 
 
 def _codec_names(section: list[str]) -> dict[str, str]:
-    """Payload type to codec, those with a fixed number included."""
+    """Payload type to codec, those with a fixed number included, where aiortc has it."""
     names = dict(_FIXED_PAYLOADS)
     for line in section:
-        if match := re.match(r"a=rtpmap:(\d+) ([^/\s]+)/", line):
-            names[match[1]] = match[2].lower()
+        if match := re.match(r"a=rtpmap:(\d+) (\S+)", line):
+            form = match[2].lower()
+            # One channel need not be told.
+            names[match[1]] = _AUDIO_CODECS.get(form.removesuffix("/1"), "")
     return names
 
 
-def _check_sections(lines: list[str]) -> None:
-    for kind, most in _MAX_SECTIONS.items():
-        if sum(line.startswith(f"m={kind} ") for line in lines) > most:
-            raise _refused(f"the SDP offer has more than {most} {kind} section(s)")
-    bundled = {
-        name for line in lines if line.startswith("a=group:BUNDLE") for name in line.split()[1:]
-    }
+def _check_bundle(lines: list[str]) -> None:
+    bundled = {name for line in lines if line.startswith(_BUNDLE) for name in line.split()[1:]}
     named = [_names(section) for section in _sections(lines)]
     if bundled and any(len(names) != 1 for names in named):
         raise _refused("each section of a bundled SDP offer needs one line 'a=mid:'")
     if missing := bundled - {name for names in named for name in names}:
         raise _refused(f"the SDP offer bundles sections that it does not have: {sorted(missing)}")
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().split("\n")]
+
+
+def _text(lines: list[str]) -> str:
+    return "\r\n".join(lines) + "\r\n"
+
+
+def _head(lines: list[str]) -> list[str]:
+    return lines[: next((at for at, line in enumerate(lines) if line.startswith("m=")), None)]
+
+
+def _kind(section: list[str]) -> str:
+    return section[0].split()[0].removeprefix("m=")
 
 
 def _sections(lines: list[str]) -> list[list[str]]:
