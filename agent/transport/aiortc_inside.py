@@ -3,17 +3,21 @@
 `check_fit` tries all of it at start, so that another version fails there and not in a call.
 """
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
+import aioice
 import aioice.ice
 import aioice.stun
 import av
 from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender
 from aiortc.codecs import CODECS
-from aiortc.mediastreams import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
@@ -162,7 +166,8 @@ def can_decode(section: list[str]) -> bool:
         return True
 
 
-_found_addresses = aioice.ice.get_host_addresses
+_ADDRESSES = "get_host_addresses"
+_found_addresses: Any = getattr(aioice.ice, _ADDRESSES, None)  # `check_fit` tells when it is gone
 
 
 def offer_addresses(addresses: tuple[str, ...], *, loopback: bool) -> None:
@@ -173,16 +178,20 @@ def offer_addresses(addresses: tuple[str, ...], *, loopback: bool) -> None:
     """
 
     def chosen(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-        found = list(addresses) or _found_addresses(use_ipv4, use_ipv6)
+        found = list(addresses or _found_addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6))
         return [*dict.fromkeys([*found, "127.0.0.1"])] if loopback else found
 
-    aioice.ice.get_host_addresses = chosen
+    setattr(aioice.ice, _ADDRESSES, chosen)
 
 
 # ---- at start ---------------------------------------------------------------------------------
 
 _OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48_000, channels=2, payloadType=111)
 _PAYLOAD = b"\xf8\xff\xfe"  # 20 ms of silence in Opus
+_VP8 = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
+_PICTURE = bytes.fromhex(  # 16 x 16 grey pixels in VP8, behind the shortest descriptor
+    "107002009d012a10001000390300001c221616226612200490400181ab00fec3e000"
+)
 
 
 class _OnePacket(MediaStreamTrack):
@@ -196,20 +205,59 @@ class _OnePacket(MediaStreamTrack):
         return packet
 
 
-async def check_fit() -> None:
-    """Send a packet through each place that is taken over.
+@dataclass(slots=True)
+class _OnePicture:
+    data: bytes
+    timestamp: int
 
-    `ConfigError` names aiortc's version and what is not as expected. Takes some milliseconds.
+
+class _TwoAtATime:
+    """Gives the pictures of two packets at once, as a packet that fills a hole does."""
+
+    def __init__(self) -> None:
+        self._pictures: list[_OnePicture] = []
+
+    def add(self, packet: Any) -> tuple[bool, Sequence[_OnePicture]]:
+        self._pictures.append(_OnePicture(packet._data, packet.timestamp))
+        return False, self._pictures if len(self._pictures) == 2 else []
+
+
+class _Answering:
+    """A way to a peer that answers every check."""
+
+    def __init__(self, local: aioice.Candidate) -> None:
+        self.local_candidate = local
+        self.asked = 0
+
+    async def request(self, *given: Any, **named: Any) -> None:
+        inspect.signature(aioice.ice.StunProtocol.request).bind(self, *given, **named)
+        self.asked += 1
+
+
+async def check_fit() -> None:
+    """Send something through each place that is taken over or reached into.
+
+    `ConfigError` names the package, its version and what is not as expected. Takes some tens of
+    milliseconds.
     """
-    version = importlib.metadata.version("aiortc")
     peer = RTCPeerConnection()
+    checks: tuple[tuple[str, Callable[[RTCPeerConnection], Awaitable[None]]], ...] = (
+        ("aiortc", _check_receiving),
+        ("aiortc", _check_pictures),
+        ("aiortc", _check_sending),
+        ("aioice", _check_asking),
+        ("aioice", _check_addresses),
+    )
     try:
-        await _check_receiving(peer)
-        await _check_sending(peer)
-    except (AttributeError, TypeError, AssertionError, KeyError) as error:
-        raise ConfigError(
-            f"aiortc {version} does not fit: {error}; install a version that pyproject.toml names"
-        ) from error
+        for package, check in checks:
+            try:
+                await check(peer)
+            except (AttributeError, TypeError, AssertionError, KeyError) as error:
+                version = importlib.metadata.version(package)
+                raise ConfigError(
+                    f"{package} {version} does not fit: {error}; "
+                    "install a version that pyproject.toml names"
+                ) from error
     finally:
         await peer.close()
 
@@ -229,6 +277,58 @@ async def _check_receiving(peer: RTCPeerConnection) -> None:
         await receiver.stop()
     if [each.sequence_number for each in taken] != [7] or taken[0].payload != _PAYLOAD:
         raise AttributeError("packets do not come to the place of its jitter buffer")
+
+
+async def _check_pictures(peer: RTCPeerConnection) -> None:
+    if not can_decode(["m=video 9 UDP/TLS/RTP/SAVPF 97", "a=rtpmap:97 VP8/90000"]):
+        raise AttributeError("it does not find VP8 in a video section")
+    if can_decode(["m=video 9 UDP/TLS/RTP/SAVPF 97", "a=rtpmap:97 none/90000"]):
+        raise AttributeError("it finds a format that does not exist in a video section")
+    receiver = peer.addTransceiver("video").receiver
+    receiver._track = RemoteStreamTrack(kind="video")
+    take_video(receiver, _TwoAtATime())
+    await receiver.receive(RTCRtpReceiveParameters(codecs=[_VP8]))
+    try:
+        for at in (0, 1):
+            packet = RtpPacket(97, 1, sequence_number=at, timestamp=at * 3_000, payload=_PICTURE)
+            await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
+    finally:
+        await receiver.stop()
+    shown: list[Any] = []
+    with contextlib.suppress(MediaStreamError):
+        while True:
+            shown.append(await receiver.track.recv())
+    if [each.pts for each in shown] != [0, 3_000]:
+        raise AttributeError("pictures do not come from the place of its jitter buffer")
+
+
+async def _check_asking(peer: RTCPeerConnection) -> None:
+    connection = peer.getTransceivers()[0].receiver.transport.transport._connection
+    if connection.remote_password is not None or connection._nominated:
+        raise AttributeError("its connection has a peer before it is given one")
+    connection.remote_username = connection.remote_password = "unknown"
+    address = aioice.Candidate.from_sdp("1 1 udp 1 192.0.2.1 9 typ host")
+    way: Any = _Answering(address)
+    connection._nominated[1] = aioice.ice.CandidatePair(way, address)
+    try:
+        if not await is_there(peer) or way.asked != 1:
+            raise AttributeError("a peer cannot be asked for a sign of life")
+    finally:
+        connection._nominated.clear()
+
+
+async def _check_addresses(peer: RTCPeerConnection) -> None:
+    present = getattr(aioice.ice, _ADDRESSES)
+    setattr(aioice.ice, _ADDRESSES, lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+    connection = aioice.ice.Connection(ice_controlling=True)
+    try:
+        await connection.gather_candidates()
+        hosts = [candidate.host for candidate in connection.local_candidates]
+    finally:
+        setattr(aioice.ice, _ADDRESSES, present)
+        await connection.close()
+    if hosts != ["127.0.0.1"]:
+        raise AttributeError(f"it does not ask {_ADDRESSES} which addresses to offer")
 
 
 async def _check_sending(peer: RTCPeerConnection) -> None:
