@@ -1,0 +1,108 @@
+"""What a call tells its engine: in order, and without anybody who tells it waiting."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from agent.engine_line import MAX_WAITING, EngineLine
+from agent.errors import EngineError, RequestError, UnsupportedError
+from agent.types import Command, ForceListen, Interrupt, Pause, SpeechEnded, SpeechStarted, Unit
+from tests.rig.call_parts import ScriptedConversation, settle
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
+
+class Line:
+    """An `EngineLine` that runs, and what it said of refusals."""
+
+    def __init__(self) -> None:
+        self.engine = ScriptedConversation()
+        self.refused: list[tuple[RequestError, Command]] = []
+        self.line = EngineLine(self.engine, lambda *refusal: self.refused.append(refusal))
+        self.running = asyncio.ensure_future(self.line.run())
+
+    async def tell(self, *items: Unit | SpeechStarted | SpeechEnded | Command) -> None:
+        for item in items:
+            self.line.tell(item)
+        await settle()
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    line = Line()
+    await settle()
+    yield line
+    line.running.cancel()
+    await asyncio.wait((line.running,))
+
+
+def unit(index: int) -> Unit:
+    return Unit(index, np.zeros(16_000, np.float32), 16_000)
+
+
+async def test_units_speech_and_commands_arrive_in_the_order_in_which_they_were_told(
+    line: Line,
+) -> None:
+    items = [SpeechStarted(0), unit(0), Interrupt(1, 40), SpeechEnded(1600), Pause(), unit(1)]
+    await line.tell(*items)
+    assert [id(told) for told in line.engine.told] == [id(item) for item in items]
+
+
+async def test_an_engine_that_never_returns_keeps_nobody_who_tells_it_something(
+    line: Line,
+) -> None:
+    line.engine.stuck = True
+    await line.tell(Pause())  # the one that the engine holds
+    for index in range(MAX_WAITING):
+        line.line.tell(unit(index))
+    with pytest.raises(EngineError, match="no longer takes"):
+        line.line.tell(unit(MAX_WAITING))
+    assert not line.running.done()
+
+
+async def test_an_engine_that_comes_back_gets_all_that_waited(line: Line) -> None:
+    for index in range(MAX_WAITING):
+        line.line.tell(unit(index))
+    await settle()
+    await line.tell(*(unit(index) for index in range(MAX_WAITING, 2 * MAX_WAITING)))
+    indices = [told.index for told in line.engine.told if isinstance(told, Unit)]
+    assert indices == [*range(2 * MAX_WAITING)]
+
+
+async def test_a_refused_command_is_named_and_the_next_ones_are_carried_out(line: Line) -> None:
+    line.engine.refuses = error = UnsupportedError("cannot pause")
+    pauses = Pause(), Pause()
+    await line.tell(*pauses)
+    assert [(told, id(command)) for told, command in line.refused] == [
+        (error, id(pause)) for pause in pauses
+    ], "equal commands are told apart by which they are"
+    line.engine.refuses = None
+    await line.tell(ForceListen(True), SpeechStarted(0))
+    assert line.engine.told[2:] == [ForceListen(True), SpeechStarted(0)]
+    assert len(line.refused) == 2
+
+
+async def test_an_engine_that_fails_ends_the_line() -> None:
+    class Broken(ScriptedConversation):
+        async def push(self, item: Unit | SpeechStarted | SpeechEnded) -> None:
+            raise EngineError("out of memory")
+
+    broken = EngineLine(Broken(), lambda *_: None)
+    broken.tell(SpeechStarted(0))
+    with pytest.raises(EngineError, match="out of memory"):
+        await broken.run()
+
+
+async def test_a_request_error_about_a_unit_is_a_failure_of_the_engine() -> None:
+    class Confused(ScriptedConversation):
+        async def push(self, item: Unit | SpeechStarted | SpeechEnded) -> None:
+            raise RequestError("no client asked for this")
+
+    refused: list[object] = []
+    confused = EngineLine(Confused(), lambda *refusal: refused.append(refusal))
+    confused.tell(SpeechStarted(0))
+    with pytest.raises(RequestError):
+        await confused.run()
+    assert refused == []
