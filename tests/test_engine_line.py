@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from agent.engine_line import MAX_WAITING, EngineLine
+from agent.engine_line import MAX_WAITING, EngineLine, Told
 from agent.errors import EngineError, RequestError, UnsupportedError
 from agent.types import Command, ForceListen, Interrupt, Pause, SpeechEnded, SpeechStarted, Unit
 from tests.rig.call_parts import ScriptedConversation, settle
@@ -23,7 +23,7 @@ class Line:
         self.line = EngineLine(self.engine, lambda *refusal: self.refused.append(refusal))
         self.running = asyncio.ensure_future(self.line.run())
 
-    async def tell(self, *items: Unit | SpeechStarted | SpeechEnded | Command) -> None:
+    async def tell(self, *items: Told) -> None:
         for item in items:
             self.line.tell(item)
         await settle()
@@ -45,7 +45,14 @@ def unit(index: int) -> Unit:
 async def test_units_speech_and_commands_arrive_in_the_order_in_which_they_were_told(
     line: Line,
 ) -> None:
-    items = [SpeechStarted(0), unit(0), Interrupt(1, 40), SpeechEnded(1600), Pause(), unit(1)]
+    items: list[Told] = [
+        SpeechStarted(0),
+        unit(0),
+        Interrupt(1, 40),
+        SpeechEnded(1600),
+        Pause(),
+        unit(1),
+    ]
     await line.tell(*items)
     assert [id(told) for told in line.engine.told] == [id(item) for item in items]
 

@@ -307,6 +307,12 @@ class DrivenCall:
         assert self._task is not None and self._task.done(), "the call goes on"
         return self._task.result()
 
+    async def cancel(self) -> None:
+        """By force."""
+        assert self._task is not None
+        self._task.cancel()
+        await settle()
+
     async def leave(self) -> None:
         """End what is left of the call, which has told its client nothing out of place."""
         if not self.over:
