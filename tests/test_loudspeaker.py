@@ -131,6 +131,16 @@ async def test_reports_by_a_foreign_clock_say_what_was_heard() -> None:
     assert line.loudspeaker.heard_ms(1) == pytest.approx(850 - 20, abs=1)
 
 
+async def test_reports_are_as_old_as_half_a_round_trip() -> None:
+    line = Speaking()
+    line.peer.quality = LinkQuality(rtt_ms=200)
+    await line.loudspeaker.play(audio(1, voice(9000)))
+    for _ in range(10):
+        line.pull(100)
+        line.report(max(0, line.peer.pulled_ms - 250 - 100), late_ms=100)
+    assert line.loudspeaker.heard_ms(1) == pytest.approx(750 - 20, abs=1)
+
+
 async def test_a_report_before_anything_was_sent_says_nothing() -> None:
     line = Speaking()
     line.loudspeaker.reported(0, 0.0)

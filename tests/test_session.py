@@ -479,6 +479,22 @@ async def test_a_voice_that_goes_on_ends_the_duck_in_a_barge_in(call: DrivenCall
     assert [unit.index for unit in units] == [0, 1, 2, 3]
 
 
+async def test_who_stopped_the_agent_and_speaks_on_also_stops_a_turn_that_begins_at_once(
+    call: DrivenCall,
+) -> None:
+    """It begins between two frames of the microphone, which has never heard the agent silent."""
+    await ducked_by_a_voice(call)
+    for _ in range(150):
+        if call.counted("barge_ins_total"):
+            break
+        await call.listen(10, level=0.2)
+    await call.speak(2, ("And", voice(3000, 2)))
+    await call.play(40)
+    await call.listen(1000, level=0.2)
+    assert call.counted("barge_ins_total") == 2
+    assert [interrupt.turn for interrupt in call.commands(Interrupt)] == [1, 2]
+
+
 async def test_a_client_that_clears_while_ducked_is_not_told_of_a_resume(call: DrivenCall) -> None:
     await ducked_by_a_voice(call)
     await call.client("output_audio_buffer.clear")
@@ -560,6 +576,10 @@ async def test_a_gap_in_the_middle_of_a_turn_is_an_underrun(call: DrivenCall) ->
     await call.end_turn(1)
     await call.play(200)
     assert call.counted("underruns_total") == 1
+    await call.speak(2, ("and", voice(100, 2)))
+    await call.end_turn(2)
+    await call.play(200)
+    assert call.counted("underruns_total") == 1, "counted once"
 
 
 async def test_echo_and_link_are_told_once_a_second_while_the_agent_sounds(
