@@ -10,6 +10,8 @@ from agent.types import Command, SpeechEnded, SpeechStarted, Unit
 
 MAX_WAITING = 64
 """A minute of units: an engine that is further behind takes nothing any more."""
+_MAX_TOLD = 2048
+"""A client may restore a long history at once: twice what a transport queues."""
 
 Told: TypeAlias = Unit | SpeechStarted | SpeechEnded | Command
 
@@ -27,19 +29,21 @@ class EngineLine:
     ) -> None:
         self._conversation = conversation
         self._refused = refused
-        self._waiting: asyncio.Queue[Told] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[Told] = asyncio.Queue(_MAX_TOLD)
+        self._units = 0
 
     def tell(self, item: Told) -> None:
-        """Next in line. `EngineError` when `MAX_WAITING` wait already: the call cannot go on."""
-        try:
-            self._waiting.put_nowait(item)
-        except asyncio.QueueFull as error:
-            raise EngineError("the engine no longer takes what it is told") from error
+        """Next in line. `EngineError` when `MAX_WAITING` units wait: the call cannot go on."""
+        self._units += isinstance(item, Unit)
+        if self._units > MAX_WAITING or self._waiting.full():
+            raise EngineError("the engine no longer takes what it is told")
+        self._waiting.put_nowait(item)
 
     async def run(self) -> None:
         """Hand everything on; to be cancelled."""
         while True:
             item = await self._waiting.get()
+            self._units -= isinstance(item, Unit)
             if isinstance(item, Unit | SpeechStarted | SpeechEnded):
                 await self._conversation.push(item)
                 continue

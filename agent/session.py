@@ -13,7 +13,7 @@ from typing import Literal
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.engine_line import EngineLine
-from agent.errors import PeerTimeout, RequestError, SessionError
+from agent.errors import AgentError, EngineError, PeerTimeout, RequestError, SessionError
 from agent.interfaces import Conversation, Transport
 from agent.loudspeaker import Loudspeaker
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
@@ -107,12 +107,17 @@ class Session:
             self._note("peer_gone", error)
         except SessionError as error:
             self._note("connection_lost", error)
+        except EngineError as error:
+            self._note("failed", error)
+            self._send(self._protocol.failed(error))
         except Exception:
             self._outcome = "failed"
             log.exception("call %s failed", self._protocol.call_id)
         finally:
-            await self._leave()
-            self._telemetry.call_ended(self._outcome)
+            try:
+                await self._leave()
+            finally:
+                self._telemetry.call_ended(self._outcome)
         return self._outcome
 
     def hang_up(self, outcome: str = "hung_up") -> None:
@@ -122,15 +127,24 @@ class Session:
 
     async def _leave(self) -> None:
         """Release both sides, each whatever the other does: a place must become free again."""
-        leaving = (self._transport.close(), self._conversation.finish())
-        releases = [asyncio.ensure_future(release) for release in leaving]
-        _, stuck = await asyncio.wait(releases, timeout=_LEAVE_S)
-        for release in releases:
+        sides = {"transport": self._transport.close(), "engine": self._conversation.finish()}
+        releases = {name: asyncio.ensure_future(release) for name, release in sides.items()}
+        try:
+            await asyncio.wait(releases.values(), timeout=_LEAVE_S)
+        finally:
+            for name, release in releases.items():
+                self._check_released(name, release)
+
+    def _check_released(self, side: str, release: asyncio.Future[None]) -> None:
+        error = None
+        if not release.done():
             release.cancel()
-        for outcome in await asyncio.gather(*releases, return_exceptions=True):
-            if isinstance(outcome, Exception) or stuck:
-                self._outcome = "failed"
-                log.error("call %s did not end cleanly", self._protocol.call_id, exc_info=outcome)
+        elif release.cancelled() or (error := release.exception()) is None:
+            return
+        self._outcome = "failed"
+        log.error(
+            "call %s: its %s did not end cleanly", self._protocol.call_id, side, exc_info=error
+        )
 
     async def _until_hung_up(self) -> None:
         talking = asyncio.ensure_future(self._talk())
@@ -171,7 +185,7 @@ class Session:
             for task in to_peer:
                 task.cancel()
 
-    def _note(self, outcome: str, error: SessionError) -> None:
+    def _note(self, outcome: str, error: AgentError) -> None:
         self._outcome = outcome
         log.info("call %s ended: %s", self._protocol.call_id, error)
 

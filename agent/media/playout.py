@@ -174,7 +174,7 @@ class Playout:
     def push(self, audio: SpeechAudio) -> None:
         """More sound of a turn [T] at 24 kHz, played after what that turn has already."""
         turn = self._turn(audio.turn)
-        if turn is None:
+        if turn is None or turn.ended:
             return
         fitting = audio.samples[: max(0, self._max_queued - self._queued)]
         self._dropped += len(audio.samples) - len(fitting)

@@ -29,7 +29,13 @@ from agent.media.jitter import LineCounts, LineOptions, MicrophoneLine
 from agent.transport import aiortc_inside
 from agent.transport.codecs import audio_decoder, speech_encoder
 from agent.transport.microphone import Microphone
-from agent.transport.offer import asking_for_redundancy, audio_codec, checked_offer
+from agent.transport.offer import (
+    asking_for_redundancy,
+    audio_codec,
+    checked_offer,
+    has_channel,
+    with_refused,
+)
 from agent.transport.opus import OpusDecoder, OpusEncoder
 from agent.transport.pictures import NewestPicture, PictureOrder
 from agent.transport.tracks import WIRE_RATE_HZ, Encoded, SentPositions
@@ -128,8 +134,8 @@ class RtcTransport:
 
         An offer without candidates is fine: the peer is found by its first connectivity check.
         """
-        offer = checked_offer(offer)
-        self._expects_channel = "m=application" in offer
+        original, offer = offer, checked_offer(offer)
+        self._expects_channel = has_channel(offer)
         codec = audio_codec(offer)
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
@@ -144,7 +150,7 @@ class RtcTransport:
             ) from error
         self._choose_codec(codec)
         self._start(self._watch())
-        return asking_for_redundancy(self._peer.localDescription.sdp)
+        return with_refused(asking_for_redundancy(self._peer.localDescription.sdp), original)
 
     def _choose_codec(self, name: str) -> None:
         clock_rate_hz = WIRE_RATE_HZ if name == "opus" else _OLD_CODECS_RATE_HZ
@@ -259,10 +265,11 @@ class RtcTransport:
             each.receiver for each in self._peer.getTransceivers() if each.receiver.track is track
         )
         if track.kind == "audio":
-            aiortc_inside.take_audio(receiver, self._microphone.push)
+            aiortc_inside.take_audio(receiver, self._microphone.push, self._on_media_failure)
         else:
             # A second camera or a screen only takes turns with the first: the newest counts.
-            aiortc_inside.take_video(receiver, PictureOrder(self._clock))
+            order = PictureOrder(self._clock)
+            aiortc_inside.take_video(receiver, order, self._on_media_failure)
             self._start(self._read_camera(track))
 
     def _on_state(self) -> None:
@@ -286,6 +293,11 @@ class RtcTransport:
         )
         if not sending:
             self._start(self._discard_speech())
+
+    def _on_media_failure(self, error: Exception) -> None:
+        if not self._ended.is_set():
+            log.error("a packet could not be taken in", exc_info=error)
+            self._end(TransportClosed(f"reading from the peer failed: {error}"))
 
     def _on_voice_lost(self) -> None:
         """aiortc writes down why a track raised, drops it, and says nothing."""
