@@ -214,7 +214,7 @@ class BargeInSettings(_Section):
         "since the echo canceller still adapts.",
     )
     duck_score: float = Field(
-        default=0.6,
+        default=0.5,
         ge=0.1,
         le=4,
         description="Sum of speech probabilities, older ones fading, at which the agent ducks.",
@@ -223,10 +223,10 @@ class BargeInSettings(_Section):
         default=700, ge=100, le=5000, description="Speech of this length interrupts."
     )
     repeat_share: float = Field(
-        default=0.5,
+        default=0.35,
         ge=0.1,
         le=1,
-        description="So much of that is enough from somebody who tries again.",
+        description="So much of that is enough from somebody who tries again, all tries together.",
     )
     memory_ms: int = Field(
         default=1000,

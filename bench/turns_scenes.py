@@ -41,6 +41,8 @@ _LOUDEST_USER_DBFS = -14.0
 """More would clip the microphone."""
 _LONGEST_BACKCHANNEL_S = 0.7
 _SHORTEST_INTERRUPTION_S = 0.8
+_RAISED_VOICE_DB = 3.0
+"""Who says a word again because it did not help says it louder."""
 _SAFE_PEAK = 0.98
 
 
@@ -145,16 +147,20 @@ class _Cast:
         return draws[kind]()
 
     def _interruption(self) -> Sound:
-        text, samples = "", np.zeros(0, np.float32)
-        while len(samples) < _SHORTEST_INTERRUPTION_S * MIC_RATE_HZ:
-            text, samples = self._demand()
-        return self._sound(INTERRUPTION, text, samples, float(self._random.normal(0, 1.5)))
-
-    def _demand(self) -> tuple[str, FloatArray]:
         """A sentence, or in one case of five a short command, said two or three times."""
-        if self._random.random() < 0.8:
-            text = str(self._random.choice(INTERRUPTIONS))
-            return text, say(text, self._user)
+        sentence = self._random.random() < 0.8
+        demand, raised_db = (self._sentence, 0.0) if sentence else (self._command, _RAISED_VOICE_DB)
+        text, samples = demand()
+        while len(samples) < _SHORTEST_INTERRUPTION_S * MIC_RATE_HZ:
+            text, samples = demand()
+        over_user_db = float(self._random.normal(raised_db, 1.5))
+        return self._sound(INTERRUPTION, text, samples, over_user_db)
+
+    def _sentence(self) -> tuple[str, FloatArray]:
+        text = str(self._random.choice(INTERRUPTIONS))
+        return text, say(text, self._user)
+
+    def _command(self) -> tuple[str, FloatArray]:
         text, times = str(self._random.choice(COMMANDS)), int(self._random.integers(2, 4))
         once = say(text, self._user)
         pause = np.zeros(int(self._random.uniform(0.15, 0.45) * MIC_RATE_HZ), np.float32)

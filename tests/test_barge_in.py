@@ -179,6 +179,36 @@ def test_who_tries_again_is_yielded_to_sooner() -> None:
     assert at(much_later, BargeInDue) == []
 
 
+def test_the_third_try_is_yielded_to_at_once() -> None:
+    tries = [Voice(begin, begin + 100) for begin in (0, 600, 1200)]
+    assert at(heard_over_agent(*tries[:2]), BargeInDue) == []
+    told = heard_over_agent(*tries)
+    assert 1200 < at(told, BargeInDue)[0] <= 1310
+
+
+def test_an_interruption_that_the_detector_never_reported_is_told_from_beginning_to_end() -> None:
+    call = over_agent(Voice(0, 2000))
+    call.policy.speech_started = lambda at: None  # type: ignore[method-assign]
+    told = [(now - 7000, event) for now, event in call.run(20_000) if now >= 7000]
+    assert names(told) == ["DuckDue", "SpeechStarted", "BargeInDue", "SpeechEnded"]
+    (begin,) = (event.at for _, event in told if isinstance(event, SpeechStarted))
+    (end,) = (event.at for _, event in told if isinstance(event, SpeechEnded))
+    assert abs(begin - 7000 * MS) <= FRAME
+    assert abs(end - 9000 * MS) <= FRAME
+    assert 2460 <= at(told, SpeechEnded)[0] <= 2560
+
+
+def test_a_detector_that_finds_speech_late_goes_on_with_what_was_told_already() -> None:
+    call = over_agent(Voice(0, 2000))
+    found = call.policy.speech_started
+    call.policy.speech_started = lambda at: None  # type: ignore[method-assign]
+    told = call.run(8000)
+    found(7500 * MS)
+    told += call.run(20_000)
+    assert names(told)[-4:] == ["DuckDue", "SpeechStarted", "BargeInDue", "SpeechEnded"]
+    assert told[-1] == (9500, ended(9000))
+
+
 def test_each_segment_interrupts_once() -> None:
     call = Call([(4000, 9000), (9100, 30_000)], [USER_FIRST, (7000, 8400), (12_000, 14_000)])
     assert len(at(call.run(20_000), BargeInDue)) == 2
@@ -189,6 +219,11 @@ def test_a_voice_that_the_canceller_has_spoilt_is_ducked_for_by_its_loudness() -
     assert names(spoilt)[0] == "DuckDue"
     weak = heard_over_agent(Voice(0, 600, dbfs=USER_DBFS - 15, likelihood=0.05))
     assert weak == []
+
+
+def test_what_is_far_weaker_than_the_user_is_a_rest_of_echo() -> None:
+    told = heard_over_agent(Voice(0, 300, dbfs=USER_DBFS - 25, likelihood=0.8))
+    assert at(told, DuckDue) == []
 
 
 # ---- whose voice it is ------------------------------------------------------------------------
@@ -282,6 +317,15 @@ def test_an_agent_that_stops_by_itself_ends_the_duck() -> None:
     assert at(told, DuckDue) == [now for now in at(told, DuckDue) if now < 7300]
     assert at(told, ResumeDue)[0] == 7310
     assert not call.policy.ducked
+
+
+def test_a_turn_that_is_given_up_between_two_frames_ends_the_duck() -> None:
+    call = over_agent(Voice(0, 3000))
+    call.run(7300)
+    call.policy.agent_stopped()
+    assert not call.policy.ducked
+    told = call.run(7310)
+    assert ResumeDue not in [type(event) for _, event in told]
 
 
 def test_finish_ends_a_duck() -> None:

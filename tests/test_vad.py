@@ -151,6 +151,46 @@ def test_frames_that_nobody_takes_do_not_pile_up() -> None:
     assert judged[-1].until == 512 * 100
 
 
+class Remembering(SileroModel):
+    """Notes the age of its memory at every step, and answers with written likelihoods."""
+
+    def __init__(self, likelihoods: Iterable[float]) -> None:
+        self._likelihoods = iter(likelihoods)
+        self.ages: list[int] = []
+
+    def step(self, samples: np.ndarray, memory: np.ndarray) -> tuple[float, np.ndarray]:
+        self.ages.append(int(memory[0, 0, 0]))
+        return next(self._likelihoods), memory + 1
+
+
+def test_after_a_second_of_quiet_the_memory_starts_afresh() -> None:
+    model = Remembering([0.9] * 10 + [0.05] * 70 + [0.3] * 100)
+    SileroVad(model).push(np.zeros(512 * 180, np.float32))
+    fresh = [frame for frame, age in enumerate(model.ages) if age == 0]
+    assert fresh == [0, 40, 70]
+
+
+def test_something_loud_that_is_taken_for_no_speech_is_listened_to_afresh() -> None:
+    random = np.random.default_rng(1)
+    quiet = 1e-4 * random.standard_normal(512 * 40)
+    loud = 0.1 * random.standard_normal(512 * 12)
+    model = Remembering([0.15] * 52)
+    SileroVad(model).push(np.concatenate((quiet, loud)).astype(np.float32))
+    assert [frame for frame, age in enumerate(model.ages) if age == 0] == [0, 45, 50]
+
+
+def test_a_long_monotonous_residue_does_not_make_it_deaf(model: SileroModel) -> None:
+    random = np.random.default_rng(5)
+    residue = 3e-3 * random.standard_normal(16_000 * 60)
+    residue *= 10 ** np.repeat(random.uniform(-1.5, 0.5, 600), 1600)
+    signal = np.concatenate((residue.astype(np.float32), say("Wait, please.", 16_000)))
+    detector = SileroVad(model, UNPADDED)
+    events = detector.push(np.concatenate((signal, silence(1.0))))
+    assert any(
+        isinstance(event, SpeechStarted) and event.at > len(residue) - NEAR for event in events
+    )
+
+
 def test_calls_share_the_weights_and_nothing_else(model: SileroModel) -> None:
     signal = np.concatenate((silence(0.3), say("One, two, three.", 16_000), silence(0.8)))
     alone = SileroVad(model).push(signal)

@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from agent.media.overlap import Overlap, UserLevel, VoiceFrame
+from agent.media.barge_in_rules import BargeInRules
+from agent.media.overlap import Attempt, Overlap, UserLevel, VoiceFrame
+from agent.media.speech_segment import SpeechSegment
 from agent.types import MIC_RATE_HZ, SpeechEnded, SpeechStarted, TurnDetection
+
+__all__ = ["BargeIn", "BargeInDue", "BargeInEvent", "BargeInRules", "DuckDue", "ResumeDue"]
 
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
 _ECHO_TAIL_SAMPLES = 500 * _SAMPLES_PER_MS
 """So long after the agent's last word its echo may still come in."""
-_FRESH_SAMPLES = 100 * _SAMPLES_PER_MS
-"""Speech heard within this time goes on; older, it has paused or ended."""
 _UNKNOWN_DELAY_MS = 120.0
 _ROOM_MS = 130.0
 """So long after the echo's delay the room still rings."""
@@ -19,53 +21,15 @@ _GAP_MS = 215.0
 """Of the 300 ms of a good gap, what is left for the way there and back and for waiting."""
 _LEAST_RESUME_MS = 64.0
 _BOLD_FRAMES = 4
-"""So many frames at the user's own level or above it are hardly somebody else's."""
+_BOLD_DB = 2.0
+"""So many frames at about the user's own level are hardly somebody else's."""
 _DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
 _UNKNOWN_WEIGHT = 0.5
-"""Of a voice whose level is not known yet the benefit of the doubt; half the weight and more is
-taken for the user's, who may be yielded to sooner when he tries again."""
+"""The benefit of the doubt for a voice whose level is not known yet. Whose weight is above it is
+taken for the user, and yielded to sooner when he tries again."""
+_STRANGER_WEIGHT = 0.25
 _LEAST_WEIGHT = 0.2
 """Whatever does not sound like the user still counts so much: nobody is ignored for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class BargeInRules:
-    """Every threshold of turn taking over the agent's speech, and one dial over all of them.
-
-    `eagerness`, 0..1, is how readily the agent yields. At 0.5 the others hold as they are; at 1
-    speech is yielded to in half the time, at 0 in twice the time, and `duck_score`, `user_db`
-    and `stranger_db` move along.
-    """
-
-    eagerness: float = 0.5
-    guard_s: float = 2.0
-    """So much of the agent's first words only speech of `sure_ms` interrupts: the echo canceller
-    still converges."""
-    duck_score: float = 0.6
-    """Sum of speech likelihoods, each frame's counting 0.8 of the next's, at which to duck."""
-    yield_ms: int = 700
-    """Speech of this length interrupts."""
-    repeat_share: float = 0.5
-    """So much of it is enough from somebody who tries again."""
-    memory_ms: int = 1000
-    """Who speaks again within this time tries again."""
-    resume_ms: int = 128
-    """Silence of this length lets the agent go on."""
-    max_duck_ms: int = 2500
-    """The agent is never held longer than this without being interrupted."""
-    user_db: float = 5.5
-    """Speech down to this much below the user's own level counts fully."""
-    stranger_db: float = 9.5
-    """At this much below it and more, it is somebody else's and counts a fifth."""
-    sure_ms: int = 600
-    """Speech of this length is the user's, guard or no guard, and whoever spoke first."""
-    blip_ms: int = 400
-    """Speech below this length, found inside the guard, is taken for a rest of echo."""
-
-    @property
-    def patience(self) -> float:
-        """By how much times grow with less eagerness: 2 at 0, 1 at 0.5, 0.5 at 1."""
-        return float(2 ** (1 - 2 * self.eagerness))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +54,6 @@ class BargeInDue:
 
 
 BargeInEvent: TypeAlias = SpeechStarted | SpeechEnded | DuckDue | ResumeDue | BargeInDue
-
-
-@dataclass(slots=True)
-class _Segment:
-    """Speech between its start and its end. All fields but the flags are sample indices.
-
-    `over_agent`: it began while the agent played. `overlap_samples` counts what was heard of it,
-    pauses left out, since the agent began to play; `silenced`: it stopped the agent already.
-    """
-
-    started: SpeechStarted
-    onset: int
-    voiced_until: int
-    over_agent: bool
-    guarded: bool
-    reported: bool = False
-    overlap_samples: int = 0
-    silenced: bool = False
-    ended: SpeechEnded | None = None
-
-    @property
-    def length(self) -> int:
-        return self.voiced_until - self.onset
 
 
 class BargeIn:
@@ -147,7 +88,8 @@ class BargeIn:
         self._now = 0
         self._silent_since: int | None = None
         self._playing = False
-        self._segment: _Segment | None = None
+        self._segment: SpeechSegment | None = None
+        self._ended_at = 0
         self._ducked_at: int | None = None
         self._active_at = 0
         self._dismissed = False
@@ -183,42 +125,41 @@ class BargeIn:
         hidden = unsure and self._overlap.lift_db > _UNSURE_LIFT_DB
         if voiced or hidden or (self.ducked and self._overlap.sounding):
             self._active_at = frame.until
-        if voiced and user_dbfs is not None and frame.cleaned_dbfs >= user_dbfs:
+        if voiced and user_dbfs is not None and frame.cleaned_dbfs >= user_dbfs - _BOLD_DB:
             self._bold_frames += 1
 
     def speech_started(self, at: int) -> None:
         """The detector found an onset; `at` includes its padding."""
+        if self._segment is not None and not self._segment.detected:
+            self._segment.detected = True
+            return
         padding_ms = self._detection.prefix_padding_ms if self._detection else 0
         onset = min(at + padding_ms * _SAMPLES_PER_MS, self._now)
-        self._segment = _Segment(
-            SpeechStarted(at), onset, self._now, over_agent=self._playing, guarded=self._guarded()
+        started = SpeechStarted(max(at, self._ended_at))
+        self._segment = SpeechSegment(
+            started, onset, self._now, over_agent=self._playing, guarded=self._guarded()
         )
 
     def speech_continues(self, voiced_until: int) -> None:
         """The last sample of speech heard so far in the open segment, pauses not counted."""
-        segment = self._segment
-        if segment is None:
-            return
-        step = voiced_until - segment.voiced_until
-        if self._playing and 0 < step <= _FRESH_SAMPLES:
-            segment.overlap_samples += step
-        segment.voiced_until = voiced_until
+        if self._segment is not None:
+            self._segment.hear(voiced_until, agent_playing=self._playing)
 
     def speech_ended(self, at: int) -> None:
         """The detector found the end of the open segment at sample `at`."""
         if self._segment is not None:
-            self._segment.voiced_until = at
-            self._segment.ended = SpeechEnded(at)
+            self._segment.end(at)
 
     def advance(self, now_samples: int, agent_playing: bool) -> list[BargeInEvent]:
         """What is to be told and done, now that the microphone stands at `now_samples`."""
         self._follow_agent(now_samples, agent_playing)
-        events = self._report()
-        events += self._contest()
-        if self._segment is not None and self._segment.ended is not None:
-            events += [self._segment.ended] if self._segment.reported else []
-            self._segment = None
-        return events
+        self._follow_undetected()
+        return [*self._report(), *self._contest(), *self._close()]
+
+    def agent_stopped(self) -> None:
+        """Its turn was given up, between two frames of the microphone."""
+        self._ducked_at = None
+        self._follow_agent(self._now, False)
 
     def finish(self) -> list[BargeInEvent]:
         """End of the microphone: a reported segment that is still open ends where it was heard."""
@@ -246,8 +187,7 @@ class BargeIn:
         self._overlap.forget()
         self._dismissed = False
         if self._segment is not None:
-            self._segment.over_agent = self._segment.silenced = False
-            self._segment.overlap_samples = 0
+            self._segment.forget_overlap()
 
     def _guarded(self) -> bool:
         if self._played >= self._rules.guard_s * MIC_RATE_HZ:
@@ -267,15 +207,48 @@ class BargeIn:
         segment.reported = True
         return [segment.started]
 
-    def _is_speech(self, segment: _Segment) -> bool:
+    def _is_speech(self, segment: SpeechSegment) -> bool:
         if not segment.guarded or segment.length >= self._rules.sure_ms * _SAMPLES_PER_MS:
             return True
         if segment.ended is not None:
             return segment.length >= self._rules.blip_ms * _SAMPLES_PER_MS
-        return not self._guarded() and self._goes_on(segment)
+        return not self._guarded() and segment.goes_on(self._now)
 
-    def _goes_on(self, segment: _Segment) -> bool:
-        return segment.ended is None and self._now - segment.voiced_until <= _FRESH_SAMPLES
+    def _close(self) -> list[BargeInEvent]:
+        segment = self._segment
+        if segment is None or segment.ended is None:
+            return []
+        self._segment = None
+        if not segment.reported:
+            return []
+        self._ended_at = segment.ended.at
+        return [segment.ended]
+
+    def _follow_undetected(self) -> None:
+        """What interrupts without that the detector was sure of it is reported all the same."""
+        segment, attempt, detection = self._segment, self._overlap.attempt, self._detection
+        if detection is None or self._guarded():
+            return
+        if segment is None:
+            if attempt is not None and self.ducked and self._is_sustained():
+                self._segment = self._undetected(attempt, detection)
+        elif not segment.detected:
+            segment.hear(self._active_at, agent_playing=self._playing)
+            silence_ms = detection.silence_duration_ms
+            if self._now - segment.voiced_until >= silence_ms * _SAMPLES_PER_MS:
+                segment.end(segment.voiced_until)
+
+    def _undetected(self, attempt: Attempt, detection: TurnDetection) -> SpeechSegment:
+        onset = attempt.spell_from
+        at = max(onset - detection.prefix_padding_ms * _SAMPLES_PER_MS, self._ended_at)
+        return SpeechSegment(
+            SpeechStarted(at),
+            onset,
+            attempt.voiced_until,
+            over_agent=True,
+            guarded=False,
+            detected=False,
+        )
 
     # ---- who speaks ---------------------------------------------------------------------------
 
@@ -289,8 +262,8 @@ class BargeIn:
             return self._duck() if self._is_suspicious() else []
         return self._let_go() if self._is_over(self._ducked_at) else []
 
-    def _has_won(self, segment: _Segment) -> bool:
-        if segment.silenced or not segment.reported or not self._goes_on(segment):
+    def _has_won(self, segment: SpeechSegment) -> bool:
+        if segment.silenced or not segment.reported or not segment.goes_on(self._now):
             return False
         sure = self._rules.sure_ms * _SAMPLES_PER_MS
         if segment.overlap_samples >= sure and not segment.over_agent:
@@ -306,15 +279,15 @@ class BargeIn:
         if attempt is None:
             return False
         rules, weight = self._rules, self._weight()
-        repeated = attempt.spells > 1 and weight >= _UNKNOWN_WEIGHT
-        share = rules.repeat_share if repeated else 1.0
+        tries = attempt.spells if weight > _UNKNOWN_WEIGHT else 1
+        share = rules.repeat_share ** (tries - 1)
         needed = rules.yield_ms * _SAMPLES_PER_MS * rules.patience * share
         return attempt.samples * weight >= needed
 
     def _weight(self) -> float:
         """How much what is heard sounds like the user, 0.2 to 1."""
         attempt, user_dbfs = self._overlap.attempt, self._user.dbfs
-        if attempt is None or attempt.steady:
+        if attempt is None or attempt.steady or self._dismissed:
             return _LEAST_WEIGHT
         if user_dbfs is None:
             return 1.0
@@ -331,6 +304,8 @@ class BargeIn:
             self._reconsider()
             return False
         if self._guarded():
+            # What sounded like speech then shall not count when the guard is over.
+            self._overlap.calm()
             return self._outlasts_blips()
         eagerness = self._rules.eagerness
         return self._overlap.suspicion >= self._rules.duck_score * 2 ** (0.5 - eagerness)
@@ -338,11 +313,13 @@ class BargeIn:
     def _outlasts_blips(self) -> bool:
         segment = self._segment
         blip = self._rules.blip_ms * _SAMPLES_PER_MS
-        return segment is not None and segment.length >= blip and self._goes_on(segment)
+        return segment is not None and segment.length >= blip and segment.goes_on(self._now)
 
     def _reconsider(self) -> None:
         """Somebody was taken for another than the user; does he pause, or raise his voice?"""
-        if self._bold_frames >= _BOLD_FRAMES:
+        attempt = self._overlap.attempt
+        steady = attempt is not None and attempt.steady
+        if self._bold_frames >= _BOLD_FRAMES and not steady:
             self._dismissed = False
             self._overlap.forget()
         elif self._now - self._active_at >= _DISMISSED_PAUSE_SAMPLES:
@@ -355,7 +332,9 @@ class BargeIn:
 
     def _is_over(self, ducked_at: int) -> bool:
         if self._now - self._active_at >= self._patience_ms() * _SAMPLES_PER_MS:
-            self._dismissed = self._guarded()
+            if self._guarded():
+                self._dismissed = True
+                self._overlap.forget()
             return True
         too_long = self._now - ducked_at >= self._rules.max_duck_ms * _SAMPLES_PER_MS
         self._dismissed = too_long or self._is_stranger()
@@ -367,8 +346,8 @@ class BargeIn:
         attempt = self._overlap.attempt
         if attempt is None or not attempt.known:
             return False
-        long = attempt.samples >= self._rules.sure_ms * _SAMPLES_PER_MS
-        return long and self._weight() < 2 * _LEAST_WEIGHT
+        long = attempt.samples >= self._rules.yield_ms * self._rules.patience * _SAMPLES_PER_MS
+        return long and self._weight() < _STRANGER_WEIGHT
 
     def _is_unsure(self) -> bool:
         """Whether the agent's echo may still hide what there is."""
@@ -389,7 +368,7 @@ class BargeIn:
         self._ducked_at = self._active_at = self._now
         return [DuckDue(self._now)]
 
-    def _interrupt(self, segment: _Segment) -> list[BargeInEvent]:
+    def _interrupt(self, segment: SpeechSegment) -> list[BargeInEvent]:
         segment.silenced = True
         self._ducked_at = None
         self._overlap.forget()

@@ -13,6 +13,9 @@ _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
 _LIKELY = 0.5
 _STILL_LIKELY = 0.35
 """A voice that is there already needs less to count on."""
+_AGAIN_LIKELY = 0.3
+_AS_LOUD_DB = 10.0
+"""Down to this much below its loudest moment a voice is known by its loudness."""
 _LEAST_LIFT_DB = 6.0
 _FULL_LIFT_DB = 18.0
 """So far above the residual echo a likelihood counts fully; below the first, not at all."""
@@ -21,6 +24,7 @@ _FULLY_LOUD_LIFT_DB = 25.0
 """The same for a sound that the canceller may have made unlike any voice."""
 _USERLIKE_DB = 10.0
 """Such a sound is not weaker than the user by more than this."""
+_FAR_DB = 20.0
 _MAX_BACKDATE_SAMPLES = 300 * _SAMPLES_PER_MS
 _FADED_DB = 25.0
 """So far below its loudest moment a voice has ended, whatever its reverberation looks like."""
@@ -31,7 +35,7 @@ _SPELL_GAP_SAMPLES = 250 * _SAMPLES_PER_MS
 """A shorter pause belongs to a word or lies between two; after a longer one it is a new attempt."""
 _STEADY_DB = 1.2
 """Speech rises and falls; what varies less than this is a motor, a tone or a hum."""
-_KNOWN_FRAMES = 6
+_KNOWN_FRAMES = 8
 """So many frames without echo tell how loud a voice is."""
 _MAX_LEVELS = 64
 
@@ -55,7 +59,7 @@ class Attempt:
         self.spells = 1
         self.voiced_until = onset
         self.loudest_dbfs = SILENCE_DBFS
-        self._spell_from = onset
+        self.spell_from = onset
         self._earlier_samples = 0
         self._disturbed = _Power()
         self._undisturbed = _Power()
@@ -64,7 +68,7 @@ class Attempt:
     @property
     def samples(self) -> int:
         """How long it has lasted, short pauses counted, long ones not."""
-        return self._earlier_samples + self.voiced_until - self._spell_from
+        return self._earlier_samples + self.voiced_until - self.spell_from
 
     @property
     def known(self) -> bool:
@@ -85,7 +89,7 @@ class Attempt:
         """Another frame of voice, from sample `begin` on; does it have its true level?"""
         if begin - self.voiced_until >= _SPELL_GAP_SAMPLES:
             self._earlier_samples = self.samples
-            self._spell_from = begin
+            self.spell_from = begin
             self.spells += 1
         self.voiced_until = frame.until
         self.loudest_dbfs = max(self.loudest_dbfs, frame.cleaned_dbfs)
@@ -125,7 +129,7 @@ class Overlap:
 
     _suspicion_kept = 0.8
     _presence_kept = 0.85
-    _presence_weight = 0.08
+    _presence_weight = 0.1
     _floor_falls, _floor_rises = 0.3, 0.03
 
     def __init__(self, memory_samples: int) -> None:
@@ -156,7 +160,8 @@ class Overlap:
         self.lift_db = frame.cleaned_dbfs - self._floor_dbfs
         self._follow_floor(frame)
         weight = _share(self.lift_db, _LEAST_LIFT_DB, _FULL_LIFT_DB)
-        self._voice = self._suspicion_kept * self._voice + weight * frame.likelihood
+        likely = weight * frame.likelihood * self._userlike(frame, user_dbfs)
+        self._voice = self._suspicion_kept * self._voice + likely
         self._follow_sound(frame, begin, user_dbfs)
         if weight == 0 or not self._is_voice(frame):
             return False
@@ -195,6 +200,13 @@ class Overlap:
         elif begin - self._sound_until > _SYLLABLE_GAP_SAMPLES:
             self._sound_from = begin
 
+    @staticmethod
+    def _userlike(frame: VoiceFrame, user_dbfs: float | None) -> float:
+        """What is far weaker than the user is rather a rest of echo."""
+        if user_dbfs is None:
+            return 1.0
+        return _share(frame.cleaned_dbfs, user_dbfs - _FAR_DB, user_dbfs - _USERLIKE_DB)
+
     def _follow_floor(self, frame: VoiceFrame) -> None:
         """Down at once, up slowly, and hardly up while somebody speaks."""
         level = min(max(frame.cleaned_dbfs, SILENCE_DBFS), self._floor_dbfs + 10.0)
@@ -202,13 +214,18 @@ class Overlap:
         self._floor_dbfs += speed * (level - self._floor_dbfs)
 
     def _is_voice(self, frame: VoiceFrame) -> bool:
+        """Whether somebody speaks: a voice that is known already is believed in more readily."""
         pause = frame.until - self.attempt.voiced_until if self.attempt else self._memory_samples
         if pause >= self._memory_samples:
             self.attempt = None
-        if self.attempt is None or pause > _SPELL_GAP_SAMPLES:
+        if self.attempt is None:
             return frame.likelihood >= _LIKELY
-        faded = frame.cleaned_dbfs < self.attempt.loudest_dbfs - _FADED_DB
-        return frame.likelihood >= _STILL_LIKELY and not faded
+        below_db = self.attempt.loudest_dbfs - frame.cleaned_dbfs
+        if pause > _SPELL_GAP_SAMPLES:
+            return frame.likelihood >= (_AGAIN_LIKELY if below_db < _AS_LOUD_DB else _LIKELY)
+        if self.lift_db >= _FULL_LIFT_DB and below_db < _AS_LOUD_DB:
+            return True
+        return frame.likelihood >= _STILL_LIKELY and below_db < _FADED_DB
 
 
 def _share(value: float, none: float, full: float) -> float:
