@@ -11,7 +11,7 @@ from aiortc.codecs.vpx import Vp8Decoder
 from aiortc.rtp import RtpPacket
 
 from agent.errors import ConfigError
-from agent.transport import aiortc_inside
+from agent.transport import aiortc_inside, short_ways
 
 
 async def test_the_installed_aiortc_fits() -> None:
@@ -37,12 +37,27 @@ async def test_a_receiver_that_goes_another_way_is_refused(
         await aiortc_inside.check_fit()
 
 
-async def test_a_sender_that_encodes_anew_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(self: RTCRtpSender, codec: object) -> None:
-        return None
+async def test_a_sender_that_runs_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(RTCRtpSender, "_run_rtp")
+    with pytest.raises(ConfigError, match="does not run as it did"):
+        await aiortc_inside.check_fit()
 
-    monkeypatch.setattr(RTCRtpSender, "_next_encoded_frame", nothing)
-    with pytest.raises(ConfigError, match="does not pass encoded packets on"):
+
+@pytest.mark.parametrize("name", ["STARTED", "EXITED", "EXTENSIONS", "MID"])
+async def test_a_sender_that_hides_what_packets_are_made_of_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(short_ways, name, "_RTCRtpSender__elsewhere")
+    with pytest.raises(ConfigError, match=r"aiortc [\d.]+ does not fit: .*__elsewhere"):
+        await aiortc_inside.check_fit()
+
+
+async def test_datagrams_that_are_handed_over_elsewhere_are_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(short_ways, "RECEIVED", "data_came")
+    monkeypatch.setattr(aioice.Connection, "data_came", lambda *_: None, raising=False)
+    with pytest.raises(ConfigError, match="datagrams do not come"):
         await aiortc_inside.check_fit()
 
 

@@ -78,6 +78,7 @@ ONLY_IMPORTERS = {
     "aiortc": (
         "agent.transport.rtc",
         "agent.transport.aiortc_inside",
+        "agent.transport.short_ways",
         "agent.transport.voice_track",
     ),
     "aioice": ("agent.transport.aiortc_inside",),

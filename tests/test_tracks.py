@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from agent.clock import Clock
-from agent.transport.codecs import speech_encoder
-from agent.transport.tracks import FRAME_S, SILENCE, Encoded, SendGrid, SentPositions, Unencoded
+from agent.transport.tracks import FRAME_S, SILENCE, Frames, SendGrid, SentPositions
 from agent.types import FloatArray
 
 
@@ -60,24 +59,15 @@ async def test_a_long_stall_moves_the_grid_without_a_burst_and_without_skipping_
     assert len(late) == 1
 
 
-def test_our_packets_carry_the_pts_of_their_slot_and_sound_as_said() -> None:
-    form = Encoded(speech_encoder())
-    speech = tone(480 * 50, 24_000)
-    packets = [form.form(speech[n * 480 : n * 480 + 480], n) for n in range(50)]
-    assert [packet.pts for packet in packets] == [n * 960 for n in range(50)]
-    assert {float(packet.time_base) for packet in packets} == {1 / 48_000}
-    assert max(packet.size for packet in packets) < 200
-
-
 def test_frames_for_other_codecs_are_20_ms_at_48_khz() -> None:
-    form = Unencoded()
+    form = Frames()
     speech = tone(480 * 50, 24_000)
     frames = [form.form(speech[n * 480 : n * 480 + 480], n) for n in range(50)]
     assert [frame.pts for frame in frames] == [n * 960 for n in range(50)]
     assert {frame.samples for frame in frames} == {960}
     sound = np.concatenate([frame.to_ndarray()[0] for frame in frames]) / 32768
     assert abs(float(np.abs(sound[9600:38400]).max()) - 0.5) < 0.02
-    assert not np.any(Unencoded().form(SILENCE, 7).to_ndarray())
+    assert not np.any(Frames().form(SILENCE, 7).to_ndarray())
 
 
 def test_a_timestamp_is_traced_to_its_sample_across_the_wrap() -> None:

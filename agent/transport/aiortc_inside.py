@@ -8,13 +8,11 @@ import importlib.metadata
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Protocol
 
 import aioice
 import aioice.ice
 import aioice.stun
-import av
 from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender
 from aiortc.codecs import CODECS
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
@@ -25,10 +23,13 @@ from aiortc.rtp import RtpPacket
 from aiortc.sdp import SessionDescription
 
 from agent.errors import ConfigError
+from agent.transport.short_ways import RUN, ShortWayIn, speak_through
 
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
 _RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
 _PACKET_COUNT = "_RTCRtpSender__packet_count"
+_DECRYPTS = "_rx_srtp"
+_SENDS = "_send_rtp"
 _CODECS = "_RTCRtpReceiver__codecs"
 _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 _DECODER_THREAD = "_RTCRtpReceiver__decoder_thread"
@@ -57,17 +58,25 @@ class _AudioTap:
     """Hands every packet on as it comes; nothing is left for aiortc to decode."""
 
     def __init__(
-        self, on_packet: Callable[[Any], None], failed: Callable[[Exception], None]
+        self,
+        receiver: RTCRtpReceiver,
+        on_packet: Callable[[Any], None],
+        failed: Callable[[Exception], None],
     ) -> None:
+        self._way = ShortWayIn(receiver, self._take)
         self._on_packet = on_packet
         self._failed = failed
 
     def add(self, packet: Any) -> tuple[bool, None]:
+        self._way.learn(packet)
+        self._take(packet)
+        return False, None
+
+    def _take(self, packet: Any) -> None:
         try:
             self._on_packet(packet)
         except Exception as error:  # noqa: BLE001 - aiortc would close the connection unheard
             self._failed(error)
-        return False, None
 
 
 class _VideoTap:
@@ -109,7 +118,7 @@ def take_audio(
     waited for the hole. `failed` gets what `on_packet` raises, once for each packet: out of here
     it would close the connection without a word.
     """
-    setattr(receiver, _JITTER_BUFFER, _AudioTap(on_packet, failed))
+    setattr(receiver, _JITTER_BUFFER, _AudioTap(receiver, on_packet, failed))
 
 
 def take_video(
@@ -195,14 +204,31 @@ _PICTURE = bytes.fromhex(  # 16 x 16 grey pixels in VP8, behind the shortest des
 
 
 class _OnePacket(MediaStreamTrack):
-    """Gives encoded packets, as the agent's voice does."""
+    """Says one packet, as the agent's voice does."""
 
     kind = "audio"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: int | None = None
+
     async def recv(self) -> Any:
-        packet = av.Packet(_PAYLOAD)
-        packet.pts, packet.time_base = 960, Fraction(1, 48_000)
-        return packet
+        raise MediaStreamError
+
+    async def next_payload(self) -> tuple[bytes, int]:
+        if self.sent is not None:
+            raise MediaStreamError
+        return _PAYLOAD, 960
+
+    def note_sent(self, timestamp: int) -> None:
+        self.sent = timestamp
+
+
+class _Plain:
+    """Encryption that does nothing."""
+
+    def unprotect(self, data: bytes) -> bytes:
+        return data
 
 
 @dataclass(slots=True)
@@ -271,12 +297,18 @@ async def _check_receiving(peer: RTCPeerConnection) -> None:
     take_audio(receiver, taken.append)
     await receiver.receive(RTCRtpReceiveParameters(codecs=[_OPUS]))
     try:
-        packet = RtpPacket(payload_type=111, sequence_number=7, timestamp=960, payload=_PAYLOAD)
-        await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
+        first, second = (RtpPacket(111, 0, number, 960 * number, 5, _PAYLOAD) for number in (7, 8))
+        await receiver._handle_rtp_packet(first, arrival_time_ms=0)
+        if not hasattr(receiver.transport, _DECRYPTS):
+            raise AttributeError("its transport hides what decrypts")
+        setattr(receiver.transport, _DECRYPTS, _Plain())
+        receiver.transport.transport._connection.data_received(second.serialize(), 1)
     finally:
         await receiver.stop()
-    if [each.sequence_number for each in taken] != [7] or taken[0].payload != _PAYLOAD:
+    if [each.sequence_number for each in taken[:1]] != [7] or taken[0].payload != _PAYLOAD:
         raise AttributeError("packets do not come to the place of its jitter buffer")
+    if len(taken) != 2 or taken[1].payload != _PAYLOAD:
+        raise AttributeError("datagrams do not come to where they are handed over")
 
 
 async def _check_pictures(peer: RTCPeerConnection) -> None:
@@ -332,9 +364,21 @@ async def _check_addresses(peer: RTCPeerConnection) -> None:
 
 
 async def _check_sending(peer: RTCPeerConnection) -> None:
-    sender = peer.addTrack(_OnePacket())
+    voice = _OnePacket()
+    sender = peer.addTrack(voice)
     if last_timestamp(sender) is not None or not isinstance(getattr(sender, _RTP_TIMESTAMP), int):
         raise AttributeError("its sender does not tell the timestamp of its last packet")
-    frame = await sender._next_encoded_frame(_OPUS)
-    if frame is None or frame.payloads != [_PAYLOAD] or frame.timestamp != 960:
+    datagrams: list[bytes] = []
+
+    async def keep(data: bytes) -> None:
+        datagrams.append(data)
+
+    if not (hasattr(sender, RUN) and hasattr(sender.transport, _SENDS) and sender._enabled):
+        raise AttributeError("its sender does not run as it did")
+    setattr(sender.transport, _SENDS, keep)
+    speak_through(sender, voice)
+    await sender._run_rtp(_OPUS)
+    packets = [RtpPacket.parse(data) for data in datagrams]
+    said = [(packet.payload, packet.timestamp, packet.ssrc) for packet in packets]
+    if said != [(_PAYLOAD, voice.sent, sender._ssrc)] or last_timestamp(sender) != voice.sent:
         raise AttributeError("its sender does not pass encoded packets on as they are")

@@ -38,7 +38,8 @@ from agent.transport.offer import (
 )
 from agent.transport.opus import OpusDecoder, OpusEncoder
 from agent.transport.pictures import NewestPicture, PictureOrder
-from agent.transport.tracks import WIRE_RATE_HZ, Encoded, SentPositions
+from agent.transport.short_ways import speak_through
+from agent.transport.tracks import WIRE_RATE_HZ, SentPositions
 from agent.transport.voice_track import VoiceTrack
 from agent.types import AudioFrame, LinkQuality, VideoFrame
 
@@ -161,7 +162,9 @@ class RtcTransport:
         if name == "opus":
             self._encoder = speech_encoder()
             self._encoder.expect_loss(_LEAST_LOSS)
-            self._track.form = Encoded(self._encoder)
+            self._track.encoder = self._encoder
+            if self._track.sender is not None:
+                speak_through(self._track.sender, self._track)
 
     async def connected(self) -> None:
         """Return when sound and events flow; `TransportClosed` when that takes too long."""

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Protocol, TypeAlias
 
 import av
 import numpy as np
 
 from agent.clock import Clock
-from agent.interfaces import SpeechEncoder
 from agent.media.audio import Resampler, to_pcm16
 from agent.types import SPEECH_FRAME_SAMPLES, SPEECH_RATE_HZ, FloatArray
 
@@ -19,9 +17,6 @@ SILENCE = np.zeros(SPEECH_FRAME_SAMPLES, np.float32)
 _MAX_BEHIND_S = 0.2
 _TIME_BASE = Fraction(1, WIRE_RATE_HZ)
 _TIMESTAMPS = 1 << 32
-
-WireFrame: TypeAlias = "av.Packet[Any] | av.AudioFrame"
-"""What aiortc sends: a packet as it is, a frame once it has encoded it."""
 
 
 class SendGrid:
@@ -57,27 +52,7 @@ class SendGrid:
         return start_s + self._slot * FRAME_S
 
 
-class WireForm(Protocol):
-    """Makes what aiortc sends out of 20 ms of speech [480] at 24 kHz."""
-
-    def form(self, samples: FloatArray, slot: int) -> WireFrame:
-        """What fills slot number `slot`."""
-
-
-class Encoded:
-    """Packets that we encoded ourselves: aiortc passes them on as they are."""
-
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        self._encoder = encoder
-
-    def form(self, samples: FloatArray, slot: int) -> "av.Packet[Any]":
-        """One packet."""
-        packet: av.Packet[Any] = av.Packet(self._encoder.encode(samples))
-        packet.pts, packet.time_base = slot * WIRE_FRAME_SAMPLES, _TIME_BASE
-        return packet
-
-
-class Unencoded:
+class Frames:
     """48 kHz frames, which aiortc encodes: for peers without Opus."""
 
     def __init__(self) -> None:
