@@ -96,9 +96,10 @@ def _with_ice(sdp: str) -> str:
     return sdp if "a=ice-ufrag" in sdp else sdp.replace("a=mid:0\r\n", ICE)
 
 
-def test_a_text_that_is_no_offer_is_refused() -> None:
-    with pytest.raises(RequestError, match="v=0"):
-        checked_offer("hello")
+@pytest.mark.parametrize("text", ["hello", "v=0", "", "v=0\r\na=x\r\n", "v=0\r\nm=audio"])
+def test_a_text_that_is_no_offer_is_refused(text: str) -> None:
+    with pytest.raises(RequestError):
+        checked_offer(text)
 
 
 # ---- sections that are refused ----------------------------------------------------------------

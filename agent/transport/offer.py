@@ -207,7 +207,8 @@ def _kind(section: list[str]) -> str:
 
 def _sections(lines: list[str]) -> list[list[str]]:
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
-    return [lines[a:b] for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
+    ends = [*starts[1:], len(lines)]
+    return [lines[a:b] for a, b in zip(starts, ends, strict=False)]
 
 
 def _names(section: list[str]) -> list[str]:
