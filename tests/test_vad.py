@@ -33,7 +33,7 @@ class FakeModel(SileroModel):
 
 def judge(likelihoods: list[float], detection: TurnDetection = UNPADDED) -> list[object]:
     detector = SileroVad(FakeModel(likelihoods), detection)
-    return list(detector.push(np.zeros(512 * len(likelihoods), np.float32)))
+    return list(detector.push(np.full(512 * len(likelihoods), 0.01, np.float32)))
 
 
 def silence(seconds: float) -> np.ndarray:
@@ -165,14 +165,14 @@ class Remembering(SileroModel):
 
 def test_after_a_second_of_quiet_the_memory_starts_afresh() -> None:
     model = Remembering([0.9] * 10 + [0.05] * 70 + [0.3] * 100)
-    SileroVad(model).push(np.zeros(512 * 180, np.float32))
+    SileroVad(model).push(np.full(512 * 180, 0.01, np.float32))
     fresh = [frame for frame, age in enumerate(model.ages) if age == 0]
     assert fresh == [0, 40, 70]
 
 
 def test_something_loud_that_is_taken_for_no_speech_is_listened_to_afresh() -> None:
     random = np.random.default_rng(1)
-    quiet = 1e-4 * random.standard_normal(512 * 40)
+    quiet = 1e-3 * random.standard_normal(512 * 40)
     loud = 0.1 * random.standard_normal(512 * 12)
     model = Remembering([0.15] * 52)
     SileroVad(model).push(np.concatenate((quiet, loud)).astype(np.float32))
@@ -215,3 +215,25 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="silero-vad"):
         packaged_model()
+
+
+class CountingModel(SileroModel):
+    """The real model, counting how often it is asked."""
+
+    asked = 0
+
+    def step(self, samples: np.ndarray, memory: np.ndarray) -> tuple[float, np.ndarray]:
+        self.asked += 1
+        return super().step(samples, memory)
+
+
+def test_of_lasting_silence_the_model_is_not_asked_and_the_next_word_is_found_as_well() -> None:
+    speech = say(USER_TEXT, 16_000)
+    counting = CountingModel()
+    quiet = np.zeros(10 * 16_000, np.float32)
+    (started, _) = SileroVad(counting, UNPADDED).push(np.concatenate((quiet, speech, quiet)))
+    assert counting.asked < len(speech) / 512 + 40
+    audible = 2e-3 * np.random.default_rng(3).standard_normal(len(quiet)).astype(np.float32)
+    noisy = np.concatenate((audible, speech, audible)).astype(np.float32)
+    (started_in_noise, _) = SileroVad(SileroModel(), UNPADDED).push(noisy)
+    assert abs(started.at - started_in_noise.at) <= 3 * 512

@@ -94,6 +94,11 @@ class Judged:
     likelihood: float
 
 
+_SILENT_POWER = 1e-7
+"""−70 dBFS: no voice that anybody would answer."""
+_SILENT_FRAMES = 16
+
+
 class _SpeechState:
     """What the model remembers of one stream, and when it had better forget.
 
@@ -110,11 +115,14 @@ class _SpeechState:
         self._input = np.zeros(_CONTEXT_SAMPLES + VAD_FRAME_SAMPLES, np.float32)
         self._quiet_frames = 0
         self._unknown_frames = 0
+        self._silent_frames = 0
         self._floor_dbfs = -60.0
 
     def likelihood(self, frame: FloatArray) -> float:
         self._input[:_CONTEXT_SAMPLES] = self._input[-_CONTEXT_SAMPLES:]
         self._input[_CONTEXT_SAMPLES:] = frame
+        if self._is_lasting_silence(frame):
+            return 0.0
         likelihood, self._memory = self._model.step(self._input, self._memory)
         quiet = likelihood < _QUIET_LIKELIHOOD
         unknown = self._lift_db(frame) > _LOUD_DB and likelihood < _UNKNOWN_LIKELIHOOD
@@ -124,6 +132,13 @@ class _SpeechState:
             self._memory = np.zeros_like(self._memory)
             self._quiet_frames = self._unknown_frames = 0
         return likelihood
+
+    def _is_lasting_silence(self, frame: FloatArray) -> bool:
+        """A muted microphone, or a user who listens: the model need not be asked. What it
+        remembers by then is silence, so it stays as it is."""
+        silent = float(np.dot(frame, frame)) < _SILENT_POWER * len(frame)
+        self._silent_frames = self._silent_frames + 1 if silent else 0
+        return self._silent_frames > _SILENT_FRAMES
 
     def _lift_db(self, frame: FloatArray) -> float:
         """How far this frame stands out of the background, which is followed down at once."""
