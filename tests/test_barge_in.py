@@ -155,10 +155,18 @@ def test_a_click_that_the_detector_does_not_believe_in_is_not_even_ducked_for() 
 def test_a_long_way_to_the_page_makes_for_quicker_decisions() -> None:
     gaps = []
     for delay_ms in (0.0, 60.0, 140.0, 400.0):
-        call = over_agent(Voice(0, 400))
+        call = over_agent(Voice(0, 600))
         call.policy.echo_delay_ms = delay_ms
-        gaps.append(at(call.run(9000), ResumeDue)[0] - 7400)
+        gaps.append(at(call.run(9000), ResumeDue)[0] - 7600)
     assert gaps[0] == gaps[1] > gaps[2] > gaps[3] >= 40
+
+
+def test_a_duck_lasts_until_the_echo_has_gone_and_something_could_be_heard() -> None:
+    for delay_ms in (100.0, 300.0):
+        call = over_agent(Voice(0, 64))
+        call.policy.echo_delay_ms = delay_ms
+        told = call.run(9000)
+        assert delay_ms < at(told, ResumeDue)[0] - at(told, DuckDue)[0] < delay_ms + 100
 
 
 def test_short_pauses_are_part_of_the_interruption() -> None:
@@ -180,10 +188,11 @@ def test_who_tries_again_is_yielded_to_sooner() -> None:
 
 
 def test_the_third_try_is_yielded_to_at_once() -> None:
-    tries = [Voice(begin, begin + 100) for begin in (0, 600, 1200)]
-    assert at(heard_over_agent(*tries[:2]), BargeInDue) == []
-    told = heard_over_agent(*tries)
-    assert 1200 < at(told, BargeInDue)[0] <= 1310
+    tries = [Voice(begin, begin + 160) for begin in (0, 700, 1400)]
+    rules = BargeInRules(yield_ms=1400)
+    assert at(heard_over_agent(*tries[:2], rules=rules), BargeInDue) == []
+    told = heard_over_agent(*tries, rules=rules)
+    assert 1500 < at(told, BargeInDue)[0] <= 1560
 
 
 def test_an_interruption_that_the_detector_never_reported_is_told_from_beginning_to_end() -> None:

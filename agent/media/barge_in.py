@@ -16,6 +16,8 @@ _ECHO_TAIL_SAMPLES = 500 * _SAMPLES_PER_MS
 _UNKNOWN_DELAY_MS = 120.0
 _ROOM_MS = 130.0
 """So long after the echo's delay the room still rings."""
+_LISTEN_MS = 60.0
+"""So long after the echo's delay something of a voice that was hidden by it must be heard."""
 _UNSURE_LIFT_DB = 12.0
 _GAP_MS = 215.0
 """Of the 300 ms of a good gap, what is left for the way there and back and for waiting."""
@@ -27,6 +29,8 @@ _DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
 _UNKNOWN_WEIGHT = 0.5
 """The benefit of the doubt for a voice whose level is not known yet. Whose weight is above it is
 taken for the user, and yielded to sooner when he tries again."""
+_LEAST_SPELL_SAMPLES = 128 * _SAMPLES_PER_MS
+"""So much of a new try must be heard: a shorter sound may be echo that comes back after a duck."""
 _STRANGER_WEIGHT = 0.25
 _LEAST_WEIGHT = 0.2
 """Whatever does not sound like the user still counts so much: nobody is ignored for ever."""
@@ -174,6 +178,9 @@ class BargeIn:
     def _follow_agent(self, now: int, agent_playing: bool) -> None:
         if self._playing:
             self._played += now - self._now
+        if agent_playing and not self._playing:
+            # What was said before the agent began is no attempt to interrupt it.
+            self._overlap.forget()
         if agent_playing:
             self._silent_since = None
         elif self._playing:
@@ -279,7 +286,8 @@ class BargeIn:
         if attempt is None:
             return False
         rules, weight = self._rules, self._weight()
-        tries = attempt.spells if weight > _UNKNOWN_WEIGHT else 1
+        again = weight > _UNKNOWN_WEIGHT and attempt.spell_samples >= _LEAST_SPELL_SAMPLES
+        tries = attempt.spells if again else 1
         share = rules.repeat_share ** (tries - 1)
         needed = rules.yield_ms * _SAMPLES_PER_MS * rules.patience * share
         return attempt.samples * weight >= needed
@@ -331,7 +339,8 @@ class BargeIn:
         return segment is not None and (segment.silenced or not segment.over_agent)
 
     def _is_over(self, ducked_at: int) -> bool:
-        if self._now - self._active_at >= self._patience_ms() * _SAMPLES_PER_MS:
+        listened = self._now - ducked_at >= self._after_echo(_LISTEN_MS)
+        if listened and self._now - self._active_at >= self._patience_ms() * _SAMPLES_PER_MS:
             if self._guarded():
                 self._dismissed = True
                 self._overlap.forget()
@@ -351,10 +360,12 @@ class BargeIn:
 
     def _is_unsure(self) -> bool:
         """Whether the agent's echo may still hide what there is."""
-        if self._ducked_at is None:
-            return False
-        delay_ms = self.echo_delay_ms or _UNKNOWN_DELAY_MS
-        return self._now - self._ducked_at < (delay_ms + _ROOM_MS) * _SAMPLES_PER_MS
+        ducked_at = self._ducked_at
+        return ducked_at is not None and self._now - ducked_at < self._after_echo(_ROOM_MS)
+
+    def _after_echo(self, longer_ms: float) -> float:
+        """So many samples after a duck its echo has been gone for `longer_ms`."""
+        return ((self.echo_delay_ms or _UNKNOWN_DELAY_MS) + longer_ms) * _SAMPLES_PER_MS
 
     def _patience_ms(self) -> float:
         """How long to wait in silence for another word: less where the way to the page is long,

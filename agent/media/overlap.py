@@ -68,7 +68,12 @@ class Attempt:
     @property
     def samples(self) -> int:
         """How long it has lasted, short pauses counted, long ones not."""
-        return self._earlier_samples + self.voiced_until - self.spell_from
+        return self._earlier_samples + self.spell_samples
+
+    @property
+    def spell_samples(self) -> int:
+        """How long its newest spell has lasted."""
+        return self.voiced_until - self.spell_from
 
     @property
     def known(self) -> bool:
