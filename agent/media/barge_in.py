@@ -29,8 +29,6 @@ _DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
 _UNKNOWN_WEIGHT = 0.5
 """The benefit of the doubt for a voice whose level is not known yet. Whose weight is above it is
 taken for the user, and yielded to sooner when he tries again."""
-_LEAST_FRAMES = 3
-"""So much of a voice must be heard without echo: what never is may be echo itself."""
 _LEAST_SPELL_SAMPLES = 128 * _SAMPLES_PER_MS
 """So much of a new try must be heard: a shorter sound may be echo that comes back after a duck."""
 _STRANGER_WEIGHT = 0.25
@@ -285,7 +283,7 @@ class BargeIn:
 
     def _is_sustained(self) -> bool:
         attempt = self._overlap.attempt
-        if attempt is None or attempt.undisturbed_frames < _LEAST_FRAMES:
+        if attempt is None:
             return False
         rules, weight = self._rules, self._weight()
         again = weight > _UNKNOWN_WEIGHT and attempt.spell_samples >= _LEAST_SPELL_SAMPLES
@@ -378,9 +376,6 @@ class BargeIn:
         return min(longest_ms, max(_LEAST_RESUME_MS, _GAP_MS - self.echo_delay_ms))
 
     def _duck(self) -> list[BargeInEvent]:
-        if self._guarded():
-            # Only what goes on without the agent counts.
-            self._overlap.forget()
         self._ducked_at = self._active_at = self._now
         return [DuckDue(self._now)]
 

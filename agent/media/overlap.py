@@ -76,11 +76,6 @@ class Attempt:
         return self.voiced_until - self.spell_from
 
     @property
-    def undisturbed_frames(self) -> int:
-        """How many frames of it were heard without echo."""
-        return self._undisturbed.frames
-
-    @property
     def known(self) -> bool:
         """Whether enough of it was heard without echo to tell how loud it is."""
         return self._undisturbed.frames >= _KNOWN_FRAMES
@@ -193,7 +188,6 @@ class Overlap:
         """Nobody has spoken."""
         self.calm()
         self.attempt = None
-        self._sound_from = self._until
 
     def calm(self) -> None:
         """Suspect nobody, but remember the attempt."""
