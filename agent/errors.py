@@ -12,6 +12,9 @@ AgentError
 │ ├ TransportClosed      the peer hung up or the connection broke
 │ └ PeerTimeout          the peer vanished without a word
 └ EngineError            ends one call unless said otherwise
+  ├ ContextOverflow      a conversation does not fit into its slot any more
+  ├ VocoderError         a turn cannot be voiced; it goes on in captions
+  └ WorkerLost           the process of the engine died; it is started again
 """
 
 
@@ -86,3 +89,22 @@ class PeerTimeout(SessionError):
 
 class EngineError(AgentError):
     """The engine failed; ends the call unless a subclass says otherwise."""
+
+
+class ContextOverflow(EngineError):
+    """A conversation does not fit into its slot any more."""
+
+    code = "context_overflow"
+
+
+class VocoderError(EngineError):
+    """A turn cannot be voiced; the call goes on, the turn in captions."""
+
+    code = "vocoder_failed"
+
+
+class WorkerLost(EngineError):
+    """The process that ran the engine died, and its conversations with it; it is started again."""
+
+    status = 503
+    code = "worker_lost"

@@ -1,8 +1,9 @@
 """The seams: what one part may expect of another, and nothing more."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from agent.chat_types import ChatEvent, ChatRequest
 from agent.types import (
     Abilities,
     AudioFrame,
@@ -34,6 +35,12 @@ class Engine(Protocol):
     async def open(self, settings: SessionSettings) -> "Conversation":
         """Start a conversation; `CapacityError` when no slot is free."""
 
+    def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+        """Answer once, piece by piece; to leave the iterator is to give the answer up.
+
+        UnsupportedError, RequestError or CapacityError come before the first piece.
+        """
+
     def load(self) -> Load:
         """How full it is."""
 
@@ -55,6 +62,70 @@ class Conversation(Protocol):
 
     async def finish(self) -> None:
         """End of input: `events` ends after what is already said. Idempotent."""
+
+
+class EngineCore(Protocol):
+    """An engine as the one thread sees it that does its work: nothing here waits.
+
+    Conversations and chats are numbered by whoever opens them, no number twice. What goes wrong
+    with one of them after it was opened is a `Failed` of its own.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name by which it is picked."""
+
+    @property
+    def abilities(self) -> Abilities:
+        """What it can do."""
+
+    def open(self, number: int, settings: SessionSettings) -> None:
+        """Start conversation `number`; `CapacityError` or `RequestError`."""
+
+    def chat(self, number: int, request: ChatRequest) -> None:
+        """Start chat `number`; `UnsupportedError`, `RequestError` or `CapacityError`."""
+
+    def push(self, number: int, item: Unit | SpeechStarted | SpeechEnded) -> None:
+        """What a conversation hears next; ignored when it has ended."""
+
+    def control(self, number: int, command: Command) -> None:
+        """Carry out a command, in order with what was pushed; `RequestError` if it cannot be.
+
+        Ignored when the conversation has ended.
+        """
+
+    def finish(self, number: int) -> None:
+        """Conversation or chat `number` is over, whatever it was doing. Idempotent."""
+
+    def work(self) -> list[tuple[int, EngineEvent | ChatEvent]]:
+        """Do one piece of work; what is to be said because of it, to whom."""
+
+    def idle_s(self) -> float | None:
+        """0 while there is work; else when there will be some unasked; None: only input helps."""
+
+    def load(self) -> Load:
+        """How full it is."""
+
+
+class VocoderStream(Protocol):
+    """The voice of one turn: speech tokens (25 Hz) in, sound at 24 kHz out."""
+
+    def push(self, tokens: Sequence[int]) -> FloatArray:
+        """The sound [T] that these tokens complete; may be empty. `VocoderError`."""
+
+    def finish(self) -> FloatArray:
+        """What is left of the turn [T]. `VocoderError`."""
+
+
+class Vocoder(Protocol):
+    """Speech tokens to sound, shared by all calls."""
+
+    @property
+    def lag_ms(self) -> int:
+        """How much of a turn's sound comes before that of its first token."""
+
+    def open(self, voice: str) -> VocoderStream:
+        """A stream for one turn in that voice; to give it up, drop it."""
 
 
 class SpeechSource(Protocol):

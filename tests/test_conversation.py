@@ -9,7 +9,6 @@ from torch import Tensor
 
 from agent.duplex.conversation import MAX_PICTURES, MAX_PUT_IN_TOKENS, Conversation
 from agent.duplex.conversation_settings import UnitResult
-from agent.duplex.kv_cache import ContextOverflow
 from agent.duplex.memory import KEPT_UNITS
 from agent.duplex.policy import SpeakingRules
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt
@@ -17,7 +16,7 @@ from agent.duplex.sampling import TextSampler, TextSampling
 from agent.duplex.tokens import Token
 from agent.duplex.window import WindowSettings
 from agent.duplex.work import Choose, Hear, Look, Read, Runner, Speak
-from agent.errors import CapacityError, EngineError, RequestError
+from agent.errors import CapacityError, ContextOverflow, EngineError, RequestError
 from agent.types import UNIT_SAMPLES, Unit, VideoFrame
 from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import (

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     # The first prefix that fits decides, so the exceptions of a folder stand before it.
     "agent.types": 0,
+    "agent.chat_types": 0,
     "agent.errors": 0,
     "agent.clock": 0,
     # The package's own first line, before anything of it is there.
@@ -33,7 +34,9 @@ LAYERS = {
     "agent.voices": 3,
     "agent.engines": 3,
     "agent.scheduler": 3,
+    "agent.fleet.messages": 4,
     "agent.fleet.worker": 4,
+    "agent.model_hub": 4,
     "agent.session": 5,
     "agent.loudspeaker": 5,
     "agent.engine_line": 5,
@@ -42,13 +45,17 @@ LAYERS = {
     "agent.tls": 6,
     "agent.api": 7,
     "agent.__main__": 8,
+    "agent.chat_command": 8,
     "agent.doctor": 8,
 }
 PARTS = {
+    "agent.chat_types": "types",
+    "agent.types": "types",
     "agent.settings": "config",
     "agent.config": "config",
     "agent.__main__": "command line",
     "agent.doctor": "command line",
+    "agent.chat_command": "command line",
     "agent.session": "session",
     "agent.loudspeaker": "session",
     "agent.engine_line": "session",
@@ -63,6 +70,7 @@ ENGINE_SIDE = (
     "agent.torch_parts",
     "agent.engines",
     "agent.scheduler",
+    "agent.fleet.messages",
     "agent.fleet.worker",
 )
 ENGINE_LIBRARIES = {

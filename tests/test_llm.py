@@ -9,8 +9,9 @@ from torch import Tensor
 
 from agent.duplex.config import Numerics
 from agent.duplex.decoder import RmsNorm, Rotary
-from agent.duplex.kv_cache import ContextOverflow, KvCache, KvStream, turned
+from agent.duplex.kv_cache import KvCache, KvStream, turned
 from agent.duplex.llm import Llm
+from agent.errors import ContextOverflow
 from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import runner, tiny_mind
 

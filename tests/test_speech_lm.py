@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from agent.duplex.kv_cache import ContextOverflow, KvCache, KvStream
+from agent.duplex.kv_cache import KvCache, KvStream
 from agent.duplex.sampling import SpeechSampling
 from agent.duplex.speech_lm import SpeechLm, speak
+from agent.errors import ContextOverflow
 from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import runner, tiny_mind
 

@@ -9,14 +9,14 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
-from agent.duplex.kv_cache import ContextOverflow, KvStream
+from agent.duplex.kv_cache import KvStream
 from agent.duplex.memory import Memory, retold
 from agent.duplex.model import DuplexModel
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.slots import Slots
 from agent.duplex.window import PREVIOUS_MARKER, Cut, Window, WindowSettings
 from agent.duplex.work import Read, Work
-from agent.errors import RequestError
+from agent.errors import ContextOverflow, RequestError
 
 
 class Context:

@@ -11,11 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agent.errors import EngineError
-
-
-class ContextOverflow(EngineError):
-    """A conversation does not fit into its slot any more."""
+from agent.errors import ContextOverflow
 
 
 @dataclass(slots=True)

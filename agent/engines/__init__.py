@@ -1,25 +1,52 @@
 """Engines: what answers. One file and one line of the table below for each.
 
 Nothing in here needs the server, the browser side or the settings file: an engine is given plain
-data, so it also runs in a process of its own.
+data, so it also runs in a process of its own. One that computes for long comes as an `EngineCore`
+and belongs into a worker; one that does not is an `Engine` in the server's own process.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from agent.engines.echo import EchoEngine
 from agent.engines.greeting import load_greeting
 from agent.errors import ConfigError
-from agent.interfaces import Engine
+from agent.interfaces import Engine, EngineCore
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the bytes loaded so far and all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """A model's weights, and how they are run.
+
+    `device` is torch's name of it, "auto" the first GPU or else the CPU; `dtype` "auto" is bfloat16
+    on a GPU and float32 on the CPU. `window` says what a conversation forgets when it grows beyond
+    `context_tokens`. `parity` brings the reference's mistakes back.
+    """
+
+    folder: Path
+    extra_weights: Path | None = None
+    device: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    context_tokens: int = 8192
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    rope_precision: Literal["float32", "bfloat16"] = "float32"
+    window: Literal["off", "basic", "context"] = "basic"
+    parity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What an engine is built from: the folder of recordings, and how many conversations."""
+    """What an engine is built from: the folder of recordings, how many conversations, a model."""
 
     assets: Path
     slots: int
+    model: ModelSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +63,39 @@ def _echo(settings: EngineSettings) -> Engine:
 
 
 _ENGINES: dict[str, Callable[[EngineSettings], Engine]] = {"echo": _echo}
+_CORES = {"minicpm-o": "agent.engines.minicpm_o"}
+"""Modules with a function `load_core(settings, on_progress)`; they import torch."""
 
 
 def names() -> tuple[str, ...]:
     """What `--engine` takes besides `auto`."""
-    return tuple(_ENGINES)
+    return (*_ENGINES, *_CORES)
 
 
 def choose(name: str) -> Choice:
     """Resolve `auto`; `ConfigError` for an engine that does not exist."""
     if name == "auto":
         return Choice("echo", "it needs no GPU and no weights, and no other engine is built in yet")
-    if name not in _ENGINES:
-        known = ", ".join(("auto", *_ENGINES))
+    if name not in names():
+        known = ", ".join(("auto", *names()))
         raise ConfigError(f"engine.name: there is no engine {name!r}; choose one of {known}")
     return Choice(name, "it was asked for")
 
 
+def needs_worker(name: str) -> bool:
+    """Whether engine `name` is an `EngineCore` for a process of its own."""
+    return name in _CORES
+
+
 def create(name: str, settings: EngineSettings) -> Engine:
-    """Build engine `name`, which `choose` returned."""
+    """Build engine `name`, which `choose` returned and which needs no worker."""
     return _ENGINES[name](settings)
+
+
+def load_core(
+    name: str, settings: EngineSettings, on_progress: Progress = lambda done, total: None
+) -> EngineCore:
+    """Load engine `name`, which needs a worker, where it is to run. `CheckpointError`."""
+    load: Callable[[EngineSettings, Progress], EngineCore]
+    load = importlib.import_module(_CORES[name]).load_core
+    return load(settings, on_progress)

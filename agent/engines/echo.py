@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent.chat_types import ChatEvent, ChatRequest
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.engines.greeting import Greeting
 from agent.errors import CapacityError, UnsupportedError
@@ -381,6 +382,10 @@ class EchoEngine:
         )
         self._open.add(conversation)
         return conversation
+
+    def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+        """It understands nothing, so it cannot: `UnsupportedError`."""
+        raise UnsupportedError("the echo engine has no model, so it cannot chat")
 
     def load(self) -> Load:
         """Slots used and free."""

@@ -1,0 +1,91 @@
+"""The data of a turn-based chat: what is asked, and what comes back. Frozen like `agent.types`."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from agent.types import ByteArray, Failed, FloatArray, Role
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+"""stop: the model ended its answer, or a stop token did. length: `max_tokens` did."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatText:
+    """Words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPicture:
+    """One picture."""
+
+    rgb: ByteArray  # [H, W, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSound:
+    """A recording."""
+
+    samples: FloatArray  # [T] at 16 kHz
+
+
+@dataclass(frozen=True, slots=True)
+class ChatVideo:
+    """A film, second by second: the picture at the start of each, and the sound of all of them."""
+
+    pictures: tuple[ByteArray, ...]  # one a second, each [H, W, 3]
+    samples: FloatArray  # [T] at 16 kHz; empty where the film has no sound
+
+
+ChatPart: TypeAlias = ChatText | ChatPicture | ChatSound | ChatVideo
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message, its parts in order."""
+
+    role: Role
+    content: tuple[ChatPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A whole conversation, to be answered once. None leaves a choice to the engine.
+
+    `greedy` takes the likeliest token each time, whatever the numbers beside it say. `max_slices`
+    is into how many tiles a picture may be cut.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int = 1024
+    greedy: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    thinking: bool = False
+    max_slices: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDelta:
+    """A piece of the answer, or of the reasoning before it."""
+
+    text: str
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDone:
+    """The answer is complete; the last event of a chat that did not fail."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    answer_tokens: int
+
+
+ChatEvent: TypeAlias = ChatDelta | ChatDone | Failed
