@@ -163,7 +163,7 @@ def test_a_missing_or_broken_detector_is_a_failure(
     broken = tmp_path / "silero.onnx"
     broken.write_bytes(b"not a model")
     for model in (missing, lambda: broken):
-        monkeypatch.setattr("agent.media.vad.packaged_model", model)
+        monkeypatch.setattr("agent.media.silero.packaged_model", model)
         assert doctor.check_voice_detector().status == "failure"
 
 

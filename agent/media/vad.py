@@ -1,17 +1,14 @@
-"""Where speech starts and ends: the Silero model, without torch, and the rule around it."""
+"""Where speech starts and ends: the rule around the Silero model."""
 
-import importlib.util
 from collections import deque
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnxruntime
 
-from agent.errors import ConfigError
 from agent.media.audio import level_dbfs
+from agent.media.silero import CONTEXT_SAMPLES, STEP_SAMPLES, SileroModel, packaged_model
 from agent.types import (
     MIC_RATE_HZ,
     Eagerness,
@@ -21,12 +18,13 @@ from agent.types import (
     TurnDetection,
 )
 
-VAD_FRAME_SAMPLES = 512
+__all__ = ["Judged", "SileroModel", "SileroVad", "packaged_model"]
+
+VAD_FRAME_SAMPLES = STEP_SAMPLES
 """32 ms, the only step that the model takes at 16 kHz."""
 ONSET_FRAMES = 3
 """So many voiced frames in a row open a segment: 96 ms, longer than a click or a key stroke."""
 
-_CONTEXT_SAMPLES = 64
 _MAX_JUDGED = 64
 _QUIET_LIKELIHOOD = 0.1
 _QUIET_FRAMES = 30
@@ -41,46 +39,6 @@ _SEMANTIC_SILENCE_MS: Final[dict[Eagerness, int]] = {
     "medium": 500,
     "high": 300,
 }
-
-
-def packaged_model() -> Path:
-    """The model file of the `silero-vad` package, which itself is not imported: it loads torch.
-
-    Raises `ConfigError` when the package or its file is missing.
-    """
-    spec = importlib.util.find_spec("silero_vad")
-    folders = spec.submodule_search_locations if spec else None
-    if not folders:
-        raise ConfigError("no voice detector: the package silero-vad is not installed")
-    path = Path(folders[0]) / "data" / "silero_vad.onnx"
-    if not path.is_file():
-        raise ConfigError(f"no voice detector: {path} is missing, reinstall silero-vad")
-    return path
-
-
-class SileroModel:
-    """The weights, loaded once and shared by every call; safe to use from several threads."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        """`path` of the ONNX file, by default the packaged one; `ConfigError` if there is none."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        source = packaged_model() if path is None else path
-        self._session = onnxruntime.InferenceSession(
-            str(source), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-        self._rate = np.array(MIC_RATE_HZ, np.int64)
-
-    def step(self, samples: FloatArray, memory: FloatArray) -> tuple[float, FloatArray]:
-        """64 samples of context and 512 new ones [576], and memory [2, 1, 128], in.
-
-        Out: how likely the new samples hold speech, 0..1, and the memory for the next step.
-        """
-        inputs = {"input": samples[None], "state": memory, "sr": self._rate}
-        likelihood, memory_after = self._session.run(None, inputs)
-        return float(likelihood[0, 0]), memory_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +70,15 @@ class _SpeechState:
     def __init__(self, model: SileroModel) -> None:
         self._model = model
         self._memory = np.zeros((2, 1, 128), np.float32)
-        self._input = np.zeros(_CONTEXT_SAMPLES + VAD_FRAME_SAMPLES, np.float32)
+        self._input = np.zeros(CONTEXT_SAMPLES + VAD_FRAME_SAMPLES, np.float32)
         self._quiet_frames = 0
         self._unknown_frames = 0
         self._silent_frames = 0
         self._floor_dbfs = -60.0
 
     def likelihood(self, frame: FloatArray) -> float:
-        self._input[:_CONTEXT_SAMPLES] = self._input[-_CONTEXT_SAMPLES:]
-        self._input[_CONTEXT_SAMPLES:] = frame
+        self._input[:CONTEXT_SAMPLES] = self._input[-CONTEXT_SAMPLES:]
+        self._input[CONTEXT_SAMPLES:] = frame
         if self._is_lasting_silence(frame):
             return 0.0
         likelihood, self._memory = self._model.step(self._input, self._memory)
