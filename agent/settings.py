@@ -286,6 +286,54 @@ class PlayoutSettings(_Section):
     )
 
 
+class ChatSettings(_Section):
+    """Turn-based answers (`/v1/chat/completions`, `voice-agent chat`) and what they may cost."""
+
+    max_chats: int = Field(default=4, ge=1, le=64, description="Chats answered at a time.")
+    max_waiting: int = Field(
+        default=16, ge=0, le=1000, description="Chats that may wait for that; more get a 503."
+    )
+    retry_after_s: int = Field(
+        default=5, ge=1, le=3600, description="When a refused client is told to try again."
+    )
+    max_body_bytes: int = Field(
+        default=67_108_864, ge=1024, le=1_073_741_824, description="Largest request body."
+    )
+    max_item_bytes: int = Field(
+        default=33_554_432,
+        ge=1024,
+        le=1_073_741_824,
+        description="Largest file, attached or fetched.",
+    )
+    max_pictures: int = Field(
+        default=32, ge=0, le=256, description="Pictures in a request, those of videos not counted."
+    )
+    max_sounds: int = Field(default=16, ge=0, le=256, description="Recordings in a request.")
+    max_videos: int = Field(default=4, ge=0, le=64, description="Videos in a request.")
+    max_picture_pixels: int = Field(
+        default=50_000_000, ge=1024, le=89_000_000, description="Width times height of a picture."
+    )
+    max_sound_s: float = Field(
+        default=600.0, ge=1, le=7200, description="Length of all recordings in a request."
+    )
+    max_video_s: float = Field(
+        default=120.0, ge=1, le=3600, description="Length of all videos in a request."
+    )
+    fetch_timeout_s: float = Field(
+        default=15.0, ge=1, le=300, description="How long the file behind a URL may take to come."
+    )
+    allow_private_urls: bool = Field(
+        default=False,
+        description="Fetch files from addresses that are not public, this machine's included.",
+    )
+    keep_alive_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=300,
+        description="A stream that has nothing to say yet shows so often that it lives.",
+    )
+
+
 class LogSettings(_Section):
     """What is written to stderr."""
 
@@ -306,6 +354,7 @@ class Config(_Section):
     barge_in: BargeInSettings = BargeInSettings()
     echo: EchoSettings = EchoSettings()
     playout: PlayoutSettings = PlayoutSettings()
+    chat: ChatSettings = ChatSettings()
     logging: LogSettings = LogSettings()
 
     def session_settings(self, model: str) -> SessionSettings:
