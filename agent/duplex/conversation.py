@@ -95,6 +95,11 @@ class Conversation:
         return self._memory.context_tokens
 
     @property
+    def waiting_pictures(self) -> int:
+        """Pictures that were put in for the next unit."""
+        return len(self._pictures)
+
+    @property
     def turn(self) -> int:
         """Number of the agent's last turn; 0 before its first."""
         return self._memory.floor.turn
@@ -296,8 +301,18 @@ class Conversation:
 
     def replace_prompt(self, prompt: DuplexPrompt, voice: Tensor | None = None) -> None:
         """Go on under another system prompt; RequestError when it is too long."""
+        self._run(self.replace_prompt_steps(prompt, voice))
+
+    def replace_prompt_steps(
+        self, prompt: DuplexPrompt, voice: Tensor | None = None
+    ) -> Generator[Work, None, None]:
+        """The same, piece of work by piece of work; to be run to its end."""
         self._check_awake()
-        self._run(self._context.replace_prompt(prompt, voice, self._laid_out(prompt, voice)))
+        yield from self._context.replace_prompt(prompt, voice, self._laid_out(prompt, voice))
+
+    def check_prompt(self, prompt: DuplexPrompt, voice: Tensor | None = None) -> None:
+        """RequestError when that system prompt is too long to go on under."""
+        self._laid_out(prompt, voice)
 
     def _laid_out(self, prompt: DuplexPrompt, voice: Tensor | None) -> Window:
         model, slots = self._runner.model, self._runner.slots

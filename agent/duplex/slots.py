@@ -36,6 +36,7 @@ class Slots:
         self.speech = _allocate(config.speech, sizes.slots, turn_tokens, target)
         self.audio = AudioCache(config.audio, sizes.slots, target.device, target.dtype)
         self._free = list(range(sizes.slots))
+        self.count = sizes.slots
 
     @property
     def free(self) -> int:
