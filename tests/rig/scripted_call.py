@@ -1,0 +1,80 @@
+"""A call on the tiny model whose decisions are written beforehand, and what it says."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from agent.duplex.call import CallParts, DuplexCall
+from agent.duplex.voice_line import VoiceLine
+from agent.duplex.window import WindowSettings
+from agent.types import Command, EngineEvent, FloatArray, SessionSettings, UnitReport
+from tests.rig.tiny_mind import Script, runner, second
+
+SETTINGS = SessionSettings(model="minicpm-o", instructions="ab")
+
+
+def parts(script: Iterator[int] | None = None, slots: int = 2, **changes: object) -> CallParts:
+    """Slots of the tiny model; `script` decides for every conversation."""
+    used = runner(slots=slots)
+    made = CallParts(
+        used,
+        window=WindowSettings(high_tokens=800, low_tokens=600),
+        seed=1,
+        script=(lambda: script) if script is not None else None,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+class Beeper:
+    """A vocoder that makes 960 samples of each token, their value its number's thousandth."""
+
+    lag_ms = 0
+
+    def open(self, voice: str) -> "_Beeps":
+        return _Beeps()
+
+
+class _Beeps:
+    def push(self, tokens: Sequence[int]) -> FloatArray:
+        return np.repeat(np.asarray(tokens, np.float32) / 10_000, 960)
+
+    def finish(self) -> FloatArray:
+        return np.zeros(480, np.float32)
+
+
+class Driven:
+    """A duplex call whose work is done as soon as it is there."""
+
+    def __init__(
+        self, *units: Sequence[int], settings: SessionSettings = SETTINGS, **parts_: object
+    ):
+        self.script = Script(*units)
+        self.parts = parts(self.script, **parts_)
+        self.line = VoiceLine(self.parts.vocoder)
+        self.call = DuplexCall(self.parts, settings, self.line)
+        self.heard = 0
+
+    def listen(self, count: int = 1, **changes: object) -> list[EngineEvent]:
+        """The next `count` units; all but reports of what came of them."""
+        said: list[EngineEvent] = []
+        for _ in range(count):
+            self.call.push(replace(second(self.heard), **changes))
+            self.heard += 1
+            said += self.work()
+        return said
+
+    def tell(self, command: Command) -> list[EngineEvent]:
+        """A command, carried out."""
+        self.call.control(command)
+        return self.work()
+
+    def work(self) -> list[EngineEvent]:
+        while (job := self.call.next_job()) is not None:
+            while job.advance(self.parts.runner):
+                pass
+        return [event for event in self.line.take() if not isinstance(event, UnitReport)]
+
+    @property
+    def context_tokens(self) -> int:
+        return self.call._talk.context_tokens
