@@ -29,6 +29,15 @@ def _ip_address(text: str) -> str:
     return text
 
 
+def _device(text: str) -> str:
+    name, colon, number = text.partition(":")
+    if text not in ("auto", "cpu", "cuda") and not (
+        name == "cuda" and colon and number.isdecimal()
+    ):
+        raise ValueError("not a device")
+    return text
+
+
 def _cors_origin(text: str) -> str:
     scheme, _, rest = text.partition("://")
     if text != "*" and (scheme not in ("http", "https") or not rest or "/" in rest):
@@ -50,6 +59,9 @@ def _ice_server(text: str) -> str:
 Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_cors_origin)], ...],
     Allowed('"*" or origins such as "https://example.org"'),
+]
+Device = Annotated[
+    str, AfterValidator(_device), Allowed('"auto" or "cpu" or "cuda" or "cuda:1" and so on')
 ]
 Addresses = Annotated[
     tuple[Annotated[str, AfterValidator(_ip_address)], ...], Allowed("IP addresses")
@@ -94,6 +106,58 @@ class EngineChoice(_Section):
 
     name: str = Field(
         default="auto", min_length=1, description="Engine; `auto` takes the best that can run here."
+    )
+
+
+class ModelSection(_Section):
+    """The weights of an engine that has any, and how they are run."""
+
+    # Layer rules keep this file from reading the defaults of `ModelSettings`; a test does.
+    source: str = Field(
+        default="",
+        max_length=4096,
+        description="The model: a folder, or an id such as `openbmb/MiniCPM-o-4_5`, which is "
+        "downloaded once. Empty looks for it where such downloads are kept.",
+    )
+    revision: str = Field(
+        default="", max_length=256, description="Branch, tag or commit of an id; empty is `main`."
+    )
+    folder: str = Field(
+        default="",
+        max_length=4096,
+        description="Where downloads are kept; empty is Hugging Face's own cache.",
+    )
+    extra_weights: str = Field(
+        default="",
+        max_length=4096,
+        description="A safetensors file whose tensors replace those of the same name.",
+    )
+    device: Device = Field(default="auto", description="`auto` is the first GPU, else the CPU.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="`auto` is bfloat16 on a GPU and float32 on the CPU."
+    )
+    slots: int = Field(
+        default=4, ge=1, le=64, description="Conversations at a time; each takes GPU memory."
+    )
+    context_tokens: int = Field(
+        default=8192,
+        ge=1024,
+        le=40_960,
+        description="How much a conversation remembers; the model was trained with 8192.",
+    )
+    window: Literal["off", "basic", "context"] = Field(
+        default="basic",
+        description="What a full conversation forgets: nothing, so that it ends; its oldest units; "
+        "or those, what the agent said in them kept as text.",
+    )
+    attention: Literal["sdpa", "eager"] = Field(
+        default="sdpa", description="torch's fused attention, or the plain formula."
+    )
+    rope_precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of the position frequencies."
+    )
+    parity: bool = Field(
+        default=False, description="Bring back the mistakes of the published demo."
     )
 
 
@@ -347,6 +411,7 @@ class Config(_Section):
 
     server: ServerSettings = ServerSettings()
     engine: EngineChoice = EngineChoice()
+    model: ModelSection = ModelSection()
     calls: CallSettings = CallSettings()
     rtc: RtcSettings = RtcSettings()
     session: SessionDefaults = SessionDefaults()
