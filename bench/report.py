@@ -56,12 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Report:
     """Prints the machine when made, then whatever `row` is given."""
 
-    def __init__(self, *, as_json: bool, out: TextIO | None = None) -> None:
+    def __init__(self, *, as_json: bool, out: TextIO | None = None, gpu: str = "") -> None:
+        """`gpu` is the name of the GPU that is measured, if there is one."""
         self._as_json = as_json
         self._out = sys.stdout if out is None else out
         self.missed = 0
         """Rows whose target was not met, or that could not be measured."""
-        self._print_machine(machine())
+        self._print_machine(machine() | ({"gpu": gpu} if gpu else {}))
 
     def row(
         self,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agent.duplex.audio_encoder import AudioEncoder, AudioProjection, Ears
 from agent.duplex.config import DuplexConfig, Numerics
@@ -52,12 +52,27 @@ def load_model(
 ) -> DuplexModel:
     """Every part of the model from one checkpoint; CheckpointError when it does not fit."""
     config = config.fitted_to(source.headers)
+    eyes, ears, llm, speech = built = build_parts(config, numerics)
+    parts = by_prefix(*built)
+    load_parts(source, parts, unused=SpeechLm.UNUSED, target=target, on_progress=on_progress)
+    banned = banned_ids(vocabulary.unspeakable, target.device)
+    return DuplexModel(config, vocabulary, eyes, ears, llm, speech, target, banned)
+
+
+def build_parts(
+    config: DuplexConfig, numerics: Numerics = _AS_INTENDED
+) -> tuple[Eyes, Ears, Llm, SpeechLm]:
+    """Every part with its shapes, and no memory for its weights."""
     attention = numerics.attention
     with unfilled():
         eyes = Eyes(VisionTower(config.vision, attention), Resampler(config.resampler, attention))
         ears = Ears(AudioEncoder(config.audio, attention), AudioProjection(config.audio))
-        llm, speech = Llm(config.llm, numerics), SpeechLm(config.speech, numerics)
-    parts = {
+        return eyes, ears, Llm(config.llm, numerics), SpeechLm(config.speech, numerics)
+
+
+def by_prefix(eyes: Eyes, ears: Ears, llm: Llm, speech: SpeechLm) -> dict[str, nn.Module]:
+    """The modules by what their keys in a checkpoint begin with."""
+    return {
         VisionTower.PREFIX: eyes.tower,
         Resampler.PREFIX: eyes.resampler,
         AudioEncoder.PREFIX: ears.encoder,
@@ -65,6 +80,3 @@ def load_model(
         Llm.PREFIX: llm,
         SpeechLm.PREFIX: speech,
     }
-    load_parts(source, parts, unused=SpeechLm.UNUSED, target=target, on_progress=on_progress)
-    banned = banned_ids(vocabulary.unspeakable, target.device)
-    return DuplexModel(config, vocabulary, eyes, ears, llm, speech, target, banned)

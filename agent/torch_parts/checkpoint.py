@@ -292,6 +292,12 @@ def load_parts(
         _finish(module, target.device)
 
 
+def stored_shapes(parts: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Every key that a checkpoint of these parts must hold, by their prefixes, and its shape."""
+    layouts = [_Layout.of(prefix, module) for prefix, module in parts.items()]
+    return {key: shape for layout in layouts for key, shape in layout.stored.items()}
+
+
 class _Layout:
     """The stored keys of one part, and the way of each into its module."""
 
