@@ -7,12 +7,14 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from agent.errors import RequestError
 from agent.transport.offer import (
-    asking_for_redundancy,
+    asking_for_repair,
     audio_codec,
     checked_offer,
     has_channel,
+    red_format,
     with_refused,
 )
+from agent.transport.repair import RedFormat
 
 HEAD = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
 ICE = (
@@ -77,18 +79,52 @@ def test_other_sections_stay_as_they_are() -> None:
     assert checked_offer(HEAD + BROWSER_AUDIO + video).endswith(video)
 
 
-async def test_a_real_answer_asks_for_redundancy_once() -> None:
+async def test_a_real_answer_asks_for_redundancy_and_for_what_is_lost_once() -> None:
     caller, called = RTCPeerConnection(), RTCPeerConnection()
     caller.addTransceiver("audio")
     offer = await caller.createOffer()
     reduced = checked_offer(_with_ice(offer.sdp))
     await called.setRemoteDescription(RTCSessionDescription(reduced, "offer"))
-    answer = asking_for_redundancy((await called.createAnswer()).sdp)
+    answer = asking_for_repair((await called.createAnswer()).sdp)
     assert answer.count("useinbandfec=1") == 1
-    assert asking_for_redundancy(answer) == answer
+    assert answer.count(" nack\r\n") == 1
+    assert asking_for_repair(answer) == answer
     assert audio_codec(answer) == "opus"
     await caller.close()
     await called.close()
+
+
+async def test_what_a_browser_offers_for_redundancy_is_accepted_behind_opus() -> None:
+    offer = HEAD + BROWSER_AUDIO
+    red = red_format(offer)
+    assert red == RedFormat(payload_type=63, inner_type=111)
+    called = RTCPeerConnection()
+    await called.setRemoteDescription(RTCSessionDescription(checked_offer(offer), "offer"))
+    answer = asking_for_repair((await called.createAnswer()).sdp, red).split("\r\n")
+    assert [line.split()[3:] for line in answer if line.startswith("m=")] == [["111", "63"]]
+    assert "a=rtpmap:63 red/48000/2" in answer and "a=fmtp:63 111/111" in answer
+    assert asking_for_repair("\r\n".join(answer), red).count(" 63") == 1
+    await called.close()
+
+
+@pytest.mark.parametrize(
+    ("payloads", "maps"),
+    [
+        ("63 111", "a=rtpmap:111 opus/48000/2\r\na=rtpmap:63 red/48000/2\r\n"),
+        ("63 111", "a=rtpmap:111 opus/48000/2\r\na=fmtp:63 111/111\r\n"),
+        ("111", "a=rtpmap:111 opus/48000/2\r\na=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n"),
+        ("63 0", "a=rtpmap:63 red/8000\r\na=fmtp:63 0/0\r\n"),
+        ("63 0", "a=rtpmap:63 red/48000/2\r\na=fmtp:63 0/0\r\n"),
+        (
+            "63 98 111",
+            "a=rtpmap:98 opus/48000/2\r\na=rtpmap:111 opus/48000/2\r\n"
+            "a=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n",
+        ),
+    ],
+    ids=["of what", "no such format", "not offered", "other rate", "not Opus", "another Opus"],
+)
+def test_other_redundancy_is_left_alone(payloads: str, maps: str) -> None:
+    assert red_format(f"{HEAD}m=audio 9 UDP/TLS/RTP/SAVPF {payloads}\r\n{ICE}{maps}") is None
 
 
 def _with_ice(sdp: str) -> str:

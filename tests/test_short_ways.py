@@ -7,9 +7,26 @@ from typing import Any
 
 import pylibsrtp
 import pytest
-from aiortc.rtp import HeaderExtensionsMap, RtpPacket
+from aiortc import RTCPeerConnection
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtp import (
+    RTCP_RTPFB_NACK,
+    HeaderExtensionsMap,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+    RtpPacket,
+)
 
-from agent.transport.short_ways import ShortWayIn, SoundPacket, payload_of
+from agent.transport.repair import RedFormat
+from agent.transport.short_ways import (
+    ShortWayIn,
+    ShortWayOut,
+    SoundPacket,
+    payload_of,
+    speak_through,
+)
 from tests.rig.caller import Caller
 from tests.rig.server import running_server
 
@@ -116,6 +133,113 @@ def test_the_payload_is_found_behind_sources_extensions_and_before_padding() -> 
 )
 def test_a_header_that_says_more_than_there_is_holds_nothing(data: bytes) -> None:
     assert payload_of(data) == b""
+
+
+# ---- out --------------------------------------------------------------------------------------
+
+OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48_000, channels=2, payloadType=111)
+
+
+class Saying(MediaStreamTrack):
+    """Has nothing to say of its own accord."""
+
+    kind = "audio"
+
+    async def recv(self) -> Any:
+        raise MediaStreamError
+
+    async def next_payload(self) -> tuple[bytes, int]:
+        raise MediaStreamError
+
+    def note_sent(self, timestamp: int) -> None:
+        pass
+
+
+class Line:
+    """A sender of aiortc's whose datagrams are kept instead of encrypted."""
+
+    def __init__(self, red: RedFormat | None = None) -> None:
+        self.peer = RTCPeerConnection()
+        self.voice = Saying()
+        self.sender = self.peer.addTrack(self.voice)
+        self.datagrams: list[bytes] = []
+        self.open = True
+        self.sender.transport._send_rtp = self._keep
+        self.stream: ShortWayOut = speak_through(self.sender, self.voice, red)
+        self.stream.begin(OPUS)
+
+    async def _keep(self, data: bytes) -> None:
+        if not self.open:
+            raise ConnectionError
+        self.datagrams.append(data)
+
+    async def say(self, number: int, word: bytes) -> RtpPacket:
+        await self.stream.send(word, 960 * number)
+        return RtpPacket.parse(self.datagrams[-1])
+
+    async def hear(self, report: RtcpRrPacket | RtcpRtpfbPacket) -> None:
+        """What comes from the listener, by the way that aiortc takes."""
+        self.sender.transport._rtp_router.register_sender(self.sender, ssrc=self.sender._ssrc)
+        await self.sender.transport._handle_rtcp_data(bytes(report))
+
+    async def miss(self, *numbers: int) -> None:
+        """The listener asks for packets by their number."""
+        ssrc = self.sender._ssrc
+        await self.hear(
+            RtcpRtpfbPacket(RTCP_RTPFB_NACK, 9, ssrc, [each & 0xFFFF for each in numbers])
+        )
+
+    async def count(self, highest: int, lost: int) -> None:
+        """The listener reports how much it has lost so far."""
+        info = RtcpReceiverInfo(self.sender._ssrc, 0, lost, highest, 0, 0, 0)
+        await self.hear(RtcpRrPacket(9, [info]))
+
+
+async def test_what_the_listener_misses_is_sent_again_as_it_was() -> None:
+    line = Line()
+    packets = [await line.say(number, b"word %d" % number) for number in range(4)]
+    first = line.datagrams[1]
+    await line.miss(packets[1].sequence_number, packets[3].sequence_number + 9)
+    assert line.datagrams[4:] == [first]
+    line.open = False
+    await line.miss(packets[2].sequence_number)
+    await line.peer.close()
+
+
+async def test_packets_are_said_twice_while_some_are_lost() -> None:
+    line = Line(RedFormat(63, 111))
+    first = await line.say(0, b"zero")
+    assert (first.payload_type, first.payload) == (111, b"zero")
+    await line.count(first.sequence_number, 0)
+    await line.count(first.sequence_number + 100, 5)
+    assert line.stream.loss == pytest.approx(5 / 101)
+    doubled = await line.say(1, b"one")
+    assert doubled.payload_type == 63 and doubled.marker == 1
+    assert doubled.payload.endswith(b"\x6fzeroone"), "the copy made before it was needed"
+    assert doubled.timestamp - first.timestamp & 0xFFFF_FFFF == 960
+    await line.count(first.sequence_number + 400, 5)
+    plain = await line.say(2, b"two")
+    assert (plain.payload_type, plain.payload) == (111, b"two")
+    await line.peer.close()
+
+
+async def test_what_was_asked_for_counts_as_lost_though_it_came_in_the_end() -> None:
+    line = Line(RedFormat(63, 111))
+    packets = [await line.say(number, b"word") for number in range(50)]
+    await line.miss(packets[10].sequence_number, packets[20].sequence_number)
+    await line.count(packets[-1].sequence_number, 0)
+    assert line.stream.loss == pytest.approx(0.5 * 2 / 50)
+    assert (await line.say(50, b"word")).payload_type == 63
+    await line.peer.close()
+
+
+async def test_without_a_format_for_it_nothing_is_said_twice() -> None:
+    line = Line()
+    packet = await line.say(0, b"zero")
+    await line.count(packet.sequence_number + 100, 50)
+    assert line.stream.loss > 0.4
+    assert (await line.say(1, b"one")).payload == b"one"
+    await line.peer.close()
 
 
 async def test_a_real_call_takes_both_short_ways(monkeypatch: pytest.MonkeyPatch) -> None:

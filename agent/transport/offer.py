@@ -9,6 +9,7 @@ import re
 
 from agent.errors import RequestError
 from agent.transport import aiortc_inside
+from agent.transport.repair import RedFormat
 
 _MAX_SECTIONS = {"audio": 1, "video": 2, "application": 1}
 _AUDIO_CODECS = {
@@ -78,18 +79,58 @@ def audio_codec(answer: str) -> str:
     return ""
 
 
-def asking_for_redundancy(answer: str) -> str:
-    """`answer` in which Opus carries redundancy: without that line browsers send none."""
+def red_format(offer: str) -> RedFormat | None:
+    """The format in which an offer would take Opus together with a copy of the packet before.
+
+    None when it offers none, or one that holds something else.
+    """
+    for section in _sections(_lines(offer)):
+        if _kind(section) == "audio":
+            return _red_format(section)
+    return None
+
+
+def _red_format(section: list[str]) -> RedFormat | None:
+    offered, names = _payloads(section[0]), _codec_names(section)
+    opus = next((payload for payload in offered if names.get(payload) == "opus"), None)
+    lines = {line.lower() for line in section}
+    for outer in offered:
+        is_red = f"a=rtpmap:{outer} red/48000/2" in lines
+        if opus and is_red and f"a=fmtp:{outer} {opus}/{opus}" in lines:
+            return RedFormat(int(outer), int(opus))
+    return None
+
+
+def asking_for_repair(answer: str, red: RedFormat | None = None) -> str:
+    """`answer` in which Opus carries redundancy, and what is lost may be asked for again.
+
+    Without the first browsers send none, without the second they do not ask. With `red`, which
+    the offer must have, packets may come in that format, too; Opus stays the first choice.
+    """
     lines = _lines(answer)
-    told = {line.split()[0] for line in lines if line.startswith("a=fmtp:")}
+    told = set(lines) | {line.split()[0] for line in lines if line.startswith("a=fmtp:")}
     asking: list[str] = []
     for line in lines:
         asking.append(line)
         if match := re.fullmatch(r"a=rtpmap:(\d+) opus/48000/2", line, re.IGNORECASE):
-            parameters = f"a=fmtp:{match[1]}"
+            parameters, again = f"a=fmtp:{match[1]}", f"a=rtcp-fb:{match[1]} nack"
             if parameters not in told:
                 asking.append(f"{parameters} minptime=10;useinbandfec=1")
-    return _text(asking)
+            if again not in told:
+                asking.append(again)
+    return _text(_with_red(asking, red) if red else asking)
+
+
+def _with_red(lines: list[str], red: RedFormat) -> list[str]:
+    outer, inner = red.payload_type, red.inner_type
+    taking: list[str] = []
+    for line in lines:
+        taking.append(line)
+        if line.startswith("m=audio ") and str(outer) not in _payloads(line):
+            taking[-1] += f" {outer}"
+        elif line.lower() == f"a=rtpmap:{inner} opus/48000/2":
+            taking += [f"a=rtpmap:{outer} red/48000/2", f"a=fmtp:{outer} {inner}/{inner}"]
+    return taking
 
 
 # ---- sections ---------------------------------------------------------------------------------

@@ -30,15 +30,17 @@ from agent.transport import aiortc_inside
 from agent.transport.codecs import audio_decoder, speech_encoder
 from agent.transport.microphone import Microphone
 from agent.transport.offer import (
-    asking_for_redundancy,
+    asking_for_repair,
     audio_codec,
     checked_offer,
     has_channel,
+    red_format,
     with_refused,
 )
 from agent.transport.opus import OpusDecoder, OpusEncoder
 from agent.transport.pictures import NewestPicture, PictureOrder
-from agent.transport.short_ways import speak_through
+from agent.transport.repair import RedFormat
+from agent.transport.short_ways import ShortWayOut, speak_through
 from agent.transport.tracks import WIRE_RATE_HZ, SentPositions
 from agent.transport.voice_track import VoiceTrack
 from agent.types import AudioFrame, LinkQuality, VideoFrame
@@ -52,7 +54,8 @@ _OLD_CODECS_RATE_HZ = 8_000
 """G.711, and G.722 by an old mistake in its standard."""
 _PROBE_EVERY_S = 0.5
 _LEAST_LOSS = 0.05
-"""Some redundancy always: the first lost packet comes before the first report of one."""
+"""Some redundancy inside of Opus always, where packets cannot be said twice: the first lost packet
+comes before the first report of one."""
 _CLOSE_TIMEOUT_S = 5.0
 _BAD_SDP = (
     ValueError,
@@ -110,7 +113,8 @@ class RtcTransport:
         self._microphone = Microphone(clock, self._hear)
         self._encoder: SpeechEncoder | None = None
         self._decoder: AudioDecoder | None = None
-        self._loss = _LEAST_LOSS
+        self._way_out: ShortWayOut | None = None
+        self._says_twice = False
         self._clock_rate_hz = WIRE_RATE_HZ
         self._camera = NewestPicture(clock)
         self._link = LinkQuality()
@@ -149,11 +153,12 @@ class RtcTransport:
                 param="sdp",
                 code="invalid_offer",
             ) from error
-        self._choose_codec(codec)
+        red = red_format(original)
+        self._choose_codec(codec, red)
         self._start(self._watch())
-        return with_refused(asking_for_redundancy(self._peer.localDescription.sdp), original)
+        return with_refused(asking_for_repair(self._peer.localDescription.sdp, red), original)
 
-    def _choose_codec(self, name: str) -> None:
+    def _choose_codec(self, name: str, red: RedFormat | None) -> None:
         clock_rate_hz = WIRE_RATE_HZ if name == "opus" else _OLD_CODECS_RATE_HZ
         self._clock_rate_hz = clock_rate_hz
         self._track.sent = SentPositions(clock_rate_hz)
@@ -161,10 +166,11 @@ class RtcTransport:
         self._microphone.listen(MicrophoneLine(decoder, LineOptions(clock_rate_hz)))
         if name == "opus":
             self._encoder = speech_encoder()
-            self._encoder.expect_loss(_LEAST_LOSS)
+            self._says_twice = red is not None
+            self._encoder.expect_loss(0.0 if red else _LEAST_LOSS)
             self._track.encoder = self._encoder
             if self._track.sender is not None:
-                speak_through(self._track.sender, self._track)
+                self._way_out = speak_through(self._track.sender, self._track, red)
 
     async def connected(self) -> None:
         """Return when sound and events flow; `TransportClosed` when that takes too long."""
@@ -344,12 +350,12 @@ class RtcTransport:
             return
         for report in (await self._track.sender.getStats()).values():
             if isinstance(report, RTCRemoteInboundRtpStreamStats):
-                loss = report.fractionLost / 256
+                loss = self._way_out.loss if self._way_out else report.fractionLost / 256
                 jitter_ms = report.jitter * 1000 / self._clock_rate_hz
                 self._link = LinkQuality((report.roundTripTime or 0.0) * 1000, jitter_ms, loss)
-                self._loss = max(loss, 0.9 * self._loss, _LEAST_LOSS)
-                if self._encoder:
-                    self._encoder.expect_loss(self._loss)
+        # Said twice, Opus needs no redundancy of its own: it would only make the rest coarser.
+        if self._encoder and not self._says_twice:
+            self._encoder.expect_loss(max(self._link.loss, _LEAST_LOSS))
 
     # ---- ending -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ that is not sound, the first packet of each source, receiver and sender reports.
 """
 
 import asyncio
+import contextlib
 import secrets
 import struct
 import time
@@ -18,11 +19,20 @@ import pylibsrtp
 from aiortc import RTCRtpReceiver, RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import RTCP_RTPFB_NACK, RtcpRrPacket, RtcpRtpfbPacket, RtcpSrPacket, RtpPacket
+
+from agent.transport.repair import (
+    Doubling,
+    LossEstimate,
+    RedFormat,
+    SentPackets,
+    is_worth_doubling,
+)
 
 RECEIVED = "data_received"
 STREAMS = "_RTCRtpReceiver__remote_streams"
 RUN = "_run_rtp"
+TAKE_REPORT = "_handle_rtcp_packet"
 EXTENSIONS = "_RTCRtpSender__rtp_header_extensions_map"
 MID = "_RTCRtpSender__mid"
 STARTED = "_RTCRtpSender__rtp_started"
@@ -34,6 +44,7 @@ PACKET_COUNT = "_RTCRtpSender__packet_count"
 
 _HEADER = struct.Struct("!BBHLL")
 _PADDED, _EXTENDED = 0x20, 0x10
+_MARKER = 0x80
 _NTP_ORIGIN_S = 2_208_988_800
 
 
@@ -109,28 +120,61 @@ class VoiceSource(Protocol):
 
 
 class ShortWayOut:
-    """The stream of RTP packets of one sender: numbers them, sends them, counts for its reports."""
+    """The stream of RTP packets of one sender: numbers them, sends them, counts for its reports.
 
-    def __init__(self, sender: RTCRtpSender, codec: RTCRtpCodecParameters) -> None:
-        first = RtpPacket(payload_type=codec.payloadType or 0, marker=1, ssrc=sender._ssrc)
+    What the listener asks for again is sent again. Where a format for redundancy is agreed on
+    (`red`), each packet carries the one before it, too, as long as packets are lost.
+    """
+
+    def __init__(self, sender: RTCRtpSender, red: RedFormat | None = None) -> None:
+        self._sender = sender
         # In the lower half: a wrap soon after the beginning confuses decryption.
         self._sequence = secrets.randbelow(1 << 15)
-        first.extensions.mid = getattr(sender, MID)
-        self._header = bytearray(first.serialize(getattr(sender, EXTENSIONS)))
-        self._sender = sender
         self._origin = secrets.randbits(32)
         self._octets = self._packets = 0
+        self._header = bytearray()
+        self._payload_type = 0
+        self._doubling = Doubling(red) if red else None
+        self._sent = SentPackets()
+        self._asked_for = 0
+        self._loss = LossEstimate(self._sequence)
+        self._heed = sender._handle_rtcp_packet
+        setattr(sender, TAKE_REPORT, self.take_report)
+
+    @property
+    def loss(self) -> float:
+        """The share of packets that are lost on the way at first, 0..1."""
+        return self._loss.share
+
+    def begin(self, codec: RTCRtpCodecParameters) -> None:
+        """From now on packets of `codec` go out; the sender knows its extensions."""
+        self._payload_type = codec.payloadType or 0
+        first = RtpPacket(payload_type=self._payload_type, marker=1, ssrc=self._sender._ssrc)
+        first.extensions.mid = getattr(self._sender, MID)
+        self._header = bytearray(first.serialize(getattr(self._sender, EXTENSIONS)))
 
     async def send(self, payload: bytes, ticks: int) -> int:
         """The timestamp under which it went; `ConnectionError` when the peer is gone."""
         timestamp = (self._origin + ticks) & 0xFFFF_FFFF
-        struct.pack_into("!HL", self._header, 2, self._sequence, timestamp)
-        await self._sender.transport._send_rtp(bytes(self._header) + payload)
+        payload_type, body = self._form(payload, ticks)
+        struct.pack_into("!BHL", self._header, 1, payload_type, self._sequence, timestamp)
+        datagram = bytes(self._header) + body
+        await self._sender.transport._send_rtp(datagram)
+        self._sent.keep(self._sequence, datagram)
         self._sequence = (self._sequence + 1) & 0xFFFF
-        self._octets += len(payload)
+        self._octets += len(body)
         self._packets += 1
         self._note(timestamp)
         return timestamp
+
+    def _form(self, payload: bytes, ticks: int) -> tuple[int, bytes]:
+        """Marker and payload type, and what follows the header."""
+        if self._doubling is None:
+            return _MARKER | self._payload_type, payload
+        doubled = self._doubling.wrap(payload, ticks)
+        if not self._doubling.on:
+            return _MARKER | self._payload_type, payload
+        return _MARKER | self._doubling.form.payload_type, doubled
 
     def _note(self, timestamp: int) -> None:
         """What aiortc's sender reports are made of."""
@@ -140,17 +184,41 @@ class ShortWayOut:
         setattr(sender, OCTET_COUNT, self._octets)
         setattr(sender, PACKET_COUNT, self._packets)
 
+    async def take_report(self, packet: Any) -> None:
+        """RTCP for this sender: aiortc's statistics, the loss, and what to send again."""
+        await self._heed(packet)
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == self._sender._ssrc:
+                    self._learn(report.highest_sequence, report.packets_lost)
+        elif isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
+            # The connection may end in between.
+            with contextlib.suppress(ConnectionError):
+                for sequence in packet.lost:
+                    if datagram := self._sent.again(sequence):
+                        await self._sender.transport._send_rtp(datagram)
 
-def speak_through(sender: RTCRtpSender, voice: VoiceSource) -> None:
+    def _learn(self, highest: int, lost: int) -> None:
+        lately = self._sent.asked_for - self._asked_for
+        self._asked_for = self._sent.asked_for
+        self._loss.report(highest, lost, lately)
+        if self._doubling is not None:
+            self._doubling.on = is_worth_doubling(self.loss, doubled=self._doubling.on)
+
+
+def speak_through(
+    sender: RTCRtpSender, voice: VoiceSource, red: RedFormat | None = None
+) -> ShortWayOut:
     """From now on `sender` sends what `voice` gives, until that raises `MediaStreamError`.
 
     To be called before the connection stands. Whatever else ends it stops `voice`.
     """
+    stream = ShortWayOut(sender, red)
 
     async def run(codec: RTCRtpCodecParameters) -> None:
         getattr(sender, STARTED).set()
         try:
-            stream = ShortWayOut(sender, codec)
+            stream.begin(codec)
             while True:
                 payload, ticks = await voice.next_payload()
                 if sender._enabled:
@@ -163,3 +231,4 @@ def speak_through(sender: RTCRtpSender, voice: VoiceSource) -> None:
             getattr(sender, EXITED).set()
 
     setattr(sender, RUN, run)
+    return stream
