@@ -59,6 +59,10 @@ class ModelSize:
         each = self.slot + context_tokens * self.context_token
         return (memory_bytes - self.weights - _WORK_BYTES) // each
 
+    def in_float32(self) -> "ModelSize":
+        """The same model with twice the bytes a number."""
+        return ModelSize(2 * self.weights, 2 * self.context_token, 2 * self.slot)
+
 
 FULL_SIZE = ModelSize(18_743_575_332, 147_456, 61_440 * _TURN_TOKENS + 147_456_000)
 """Of the published model: 9,371,787,666 parameters."""
@@ -80,11 +84,25 @@ def identify(folder: Path) -> Identity:
     CheckpointError, which names what was found and what is expected, when that is no MiniCPM-o
     4.5 that can be run here, or when files of it are missing.
     """
+    config = expect_model(folder)
+    files = weight_files(folder)
+    return Identity(folder, config, files, _size(config, files))
+
+
+def expect_model(folder: Path) -> DuplexConfig:
+    """The config, of a folder whose weights may still be missing; CheckpointError as above."""
     _refuse_other_forms(folder)
     _refuse_other_models(folder, _config_values(folder))
-    config = read_config(folder)
-    files = _weight_files(folder)
-    return Identity(folder, config, files, _size(config, files))
+    return read_config(folder)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that the model needs is there, whatever is in them."""
+    try:
+        weight_files(folder)
+    except CheckpointError:
+        return False
+    return all((folder / name).is_file() for name in ("config.json", *TOKENIZER_FILES))
 
 
 def _refuse_other_forms(folder: Path) -> None:
@@ -136,7 +154,7 @@ def _method(quantised: object) -> str:
     return f"{method} to {bits} bits" if bits is not None else method
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
+def weight_files(folder: Path) -> tuple[Path, ...]:
     """The shards that the index names, or the one file; CheckpointError when one is missing."""
     if not (folder / _INDEX).is_file():
         if (folder / _SINGLE).is_file():

@@ -73,9 +73,12 @@ def names() -> tuple[str, ...]:
 
 
 def choose(name: str) -> Choice:
-    """Resolve `auto`; `ConfigError` for an engine that does not exist."""
+    """An engine by its name, `auto` for one that runs anywhere; `ConfigError` if there is none.
+
+    Whether a model and a GPU for it are there, `agent.model_hub.choose` finds out before this.
+    """
     if name == "auto":
-        return Choice("echo", "it needs no GPU and no weights, and no other engine is built in yet")
+        return Choice("echo", "it needs no GPU and no weights")
     if name not in names():
         known = ", ".join(("auto", *names()))
         raise ConfigError(f"engine.name: there is no engine {name!r}; choose one of {known}")

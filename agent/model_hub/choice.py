@@ -1,0 +1,154 @@
+"""Which engine answers, why, and what it is built from."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from agent import engines
+from agent.config import Config, ModelSection
+from agent.duplex import inspection
+from agent.duplex.inspection import ModelSize
+from agent.engines import Choice, EngineSettings, ModelSettings, Progress
+from agent.errors import CheckpointError, ConfigError
+from agent.model_hub import gpus, sources
+from agent.model_hub.download import download
+from agent.model_hub.gpus import Gpu, NoGpu
+from agent.model_hub.hub import Hub
+from agent.model_hub.progress import DownloadLine
+from agent.model_hub.sources import Source
+from agent.resources import assets_folder
+
+ENGINE = "minicpm-o"
+_LOG = logging.getLogger(__name__)
+_GIB = 1024**3
+_NO_CHECKPOINT = "no checkpoint: set model.source or --model"
+
+
+def choose(config: Config, look: Callable[[int], Gpu | NoGpu] = gpus.look) -> Choice:
+    """The engine that `engine.name` asks for, or with `auto` the best that can run here.
+
+    ConfigError for an engine that does not exist or lacks its checkpoint, CheckpointError for a
+    configured checkpoint that is not one. `look` asks a GPU, by its number, what it has free.
+    """
+    name, model = config.engine.name, config.model
+    if name not in ("auto", ENGINE):
+        return engines.choose(name)
+    source = sources.locate(model)
+    if isinstance(source, Path):
+        inspection.identify(source)
+    if name == ENGINE:
+        return _asked_for(source, model, look)
+    if source is None:
+        return Choice("echo", _NO_CHECKPOINT)
+    if model.device == "cpu":
+        return Choice("echo", "model.device is cpu, too slow for calls; ask for minicpm-o by name")
+    gpu = look(gpus.gpu_number(model.device))
+    lack = room_fault(gpu, source, model)
+    if lack:
+        return Choice("echo", lack)
+    return Choice(ENGINE, f"{_shown(gpu)}, checkpoint {source}")
+
+
+def engine_settings(
+    config: Config, choice: Choice, on_progress: Progress | None = None
+) -> EngineSettings:
+    """What the chosen engine is built from; downloads its checkpoint if that is not here yet.
+
+    `on_progress` hears of the bytes of the download; without it they are shown on stderr.
+    ConfigError and CheckpointError say what to do.
+    """
+    if choice.name != ENGINE:
+        return EngineSettings(assets_folder(), config.calls.max_calls)
+    model = config.model
+    folder = fetch(model, on_progress)
+    settings = ModelSettings(
+        folder=folder,
+        extra_weights=extra_weights(model),
+        device=model.device,
+        dtype=model.dtype,
+        context_tokens=model.context_tokens,
+        attention=model.attention,
+        rope_precision=model.rope_precision,
+        window=model.window,
+        parity=model.parity,
+    )
+    return EngineSettings(assets_folder(), model.slots, settings)
+
+
+def fetch(model: ModelSection, on_progress: Progress | None = None) -> Path:
+    """The folder of the configured checkpoint, downloaded if need be and identified."""
+    source = sources.locate(model)
+    if source is None:
+        raise _no_source()
+    if not isinstance(source, Path):
+        told = on_progress or DownloadLine(source.name, sys.stderr)
+        source = download(Hub(), source, sources.downloads(model), told)
+    return inspection.identify(source).folder
+
+
+def extra_weights(model: ModelSection) -> Path | None:
+    """The configured file of extra weights, if one is; CheckpointError when it is not there."""
+    if not model.extra_weights:
+        return None
+    path = Path(model.extra_weights).expanduser().absolute()
+    if not path.is_file():
+        raise CheckpointError(f"model.extra_weights: there is no file {path}")
+    return path
+
+
+def room_fault(gpu: Gpu | NoGpu, source: Source, model: ModelSection) -> str:
+    """Why the model does not fit onto the GPU, in words; empty when it does."""
+    if isinstance(gpu, NoGpu):
+        return gpu.reason
+    size = model_size(source, model)
+    needed = size.memory_bytes(model.slots, model.context_tokens)
+    if gpu.free_bytes >= needed:
+        return ""
+    lack = (
+        f"{_shown(gpu)}, and {model.slots} slots of {model.context_tokens} tokens take "
+        f"{needed / _GIB:.1f}"
+    )
+    fitting = size.slots_in(gpu.free_bytes, model.context_tokens)
+    return f"{lack}: set model.slots to {fitting}" if fitting > 0 else lack
+
+
+def model_size(source: Source, model: ModelSection) -> ModelSize:
+    """What the model takes in the dtype that it has on a GPU."""
+    size = inspection.identify(source).size if isinstance(source, Path) else inspection.FULL_SIZE
+    return size.in_float32() if model.dtype == "float32" else size
+
+
+def _shown(gpu: Gpu | NoGpu) -> str:
+    if isinstance(gpu, NoGpu):
+        return gpu.reason
+    free, total = gpu.free_bytes / _GIB, gpu.total_bytes / _GIB
+    return f"{gpu.name} has {free:.1f} of {total:.1f} GiB free"
+
+
+def _asked_for(
+    source: Source | None, model: ModelSection, look: Callable[[int], Gpu | NoGpu]
+) -> Choice:
+    if source is None:
+        raise _no_source()
+    gpu: Gpu | NoGpu = NoGpu("model.device is cpu")
+    if model.device != "cpu":
+        gpu = look(gpus.gpu_number(model.device))
+    if isinstance(gpu, NoGpu) and model.device.startswith("cuda"):
+        raise ConfigError(f"model.device: {model.device} cannot be used: {gpu.reason}")
+    if isinstance(gpu, NoGpu):
+        reason = f"it was asked for; it runs on the CPU, far too slowly for a call: {gpu.reason}"
+        _LOG.warning("minicpm-o runs on the CPU, far too slowly for a call: %s", gpu.reason)
+        return Choice(ENGINE, reason)
+    lack = room_fault(gpu, source, model)
+    if lack:
+        # Not refused: what others hold on the GPU may be gone by the time it is loaded.
+        _LOG.warning("%s", lack)
+    return Choice(ENGINE, "it was asked for")
+
+
+def _no_source() -> ConfigError:
+    return ConfigError(
+        f"model.source: the engine {ENGINE} needs a checkpoint: give the folder of one with "
+        f"--model, or --model {sources.PUBLISHED} to download it (19 GB)"
+    )
