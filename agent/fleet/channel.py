@@ -1,0 +1,91 @@
+"""A bounded queue between two threads that can be closed and emptied at once."""
+
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+from agent.errors import EngineError
+
+T = TypeVar("T")
+
+
+class ChannelClosed(EngineError):
+    """Nothing comes any more, and nothing is taken."""
+
+
+class Channel(Generic[T]):
+    """First in, first out. When `max_items` or `max_bytes` wait, it is full.
+
+    `put` waits for room, `offer` refuses; an item larger than `max_bytes` is taken when nothing
+    else waits.
+    """
+
+    def __init__(self, max_items: int, max_bytes: int = 1 << 62) -> None:
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._items: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def put(self, item: T) -> None:
+        """Add `item` once there is room. `ChannelClosed`."""
+        with self._changed:
+            while self._full(0) and not self._closed:
+                self._changed.wait()
+            self._add(item, 0)
+
+    def offer(self, item: T, size_bytes: int = 0, *, must: bool = False) -> bool:
+        """Add `item` if there is room, or if it `must` be; says whether. `ChannelClosed`."""
+        with self._changed:
+            if self._full(size_bytes) and not must and not self._closed:
+                return False
+            self._add(item, size_bytes)
+            return True
+
+    def get(self) -> T:
+        """Wait for the next. `ChannelClosed` after the last."""
+        with self._changed:
+            while not self._items and not self._closed:
+                self._changed.wait()
+            if not self._items:
+                raise ChannelClosed("the channel is closed")
+            item, size_bytes = self._items.popleft()
+            self._bytes -= size_bytes
+            self._changed.notify_all()
+            return item
+
+    def drain(self, wait_s: float = 0.0) -> list[T]:
+        """All that waits; none after `wait_s` without any. `ChannelClosed` after the last."""
+        with self._changed:
+            if not self._items and not self._closed and wait_s > 0:
+                self._changed.wait(wait_s)
+            if self._closed and not self._items:
+                raise ChannelClosed("the channel is closed")
+            items = [item for item, _ in self._items]
+            self._items.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+            return items
+
+    def close(self) -> None:
+        """Take nothing more; what waits can still be had. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _full(self, size_bytes: int) -> bool:
+        too_large = bool(self._items) and self._bytes + size_bytes > self._max_bytes
+        return too_large or len(self._items) >= self._max_items
+
+    def _add(self, item: T, size_bytes: int) -> None:
+        if self._closed:
+            raise ChannelClosed("the channel is closed")
+        self._items.append((item, size_bytes))
+        self._bytes += size_bytes
+        self._changed.notify_all()
