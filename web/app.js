@@ -4,13 +4,19 @@
  *
  * What a test or a style may hold on to:
  *   #call-button        starts and ends a call; data-live = true | false
- *   #state              data-state = idle | connecting | listening | speaking | ended | problem
+ *   #state              data-state = idle | connecting | listening | speaking | paused | ended | problem
  *   .stage              the same data-state; data-user = speaking while the server hears the user;
  *                       data-ducked = on while the agent holds its breath; data-picture = camera |
  *                       screen while it is shown
  *   #hint               a line under the state: the length of the call, why it waits, or an alarm
  *   #mute #camera       aria-pressed = true while muted / while the camera is on; hidden outside a call
  *   #screen             aria-pressed = true while the screen is shared; hidden where that cannot be
+ *   #pause #listen      aria-pressed = true while paused / while the agent was told to listen only
+ *                       (.stage[data-listen = only]); Space, held, listens too
+ *   #typing             what is typed and shown to the agent (composer.js); #settings (settings_card.js)
+ *   #captions-only      shown where the engine has no voice
+ *   #tabs               "Call" and "Chat" (tabs.js); #chat-log (chat_log.js), #chat-form, #thinking,
+ *                       #chat-stop, #chat-new
  *   #self-view          <video> of what the agent is shown; data-source = camera | screen
  *   #captions           role=log; .line[data-speaker = agent | user][data-item-id], [data-interrupted],
  *                       [data-placeholder] where the user spoke and no transcript came (yet),
@@ -18,7 +24,7 @@
  *   #newest             leads back to the newest caption after scrolling up
  *   #mic-meter          role=meter, aria-valuenow = 0 to 100
  *   #microphone-select #speaker-select #camera-select, in <details id="devices">
- *   #shortcuts          checkbox: keys M (mute), V (camera), S (screen), H (hang up)
+ *   #shortcuts          checkbox: keys M (mute), V (camera), S (screen), P (pause), H (hang up), Space
  *   #agent-audio        <audio> with the agent's stream as srcObject: the only way out for sound
  *   #sound-button       shown where the browser refuses to play without a press
  *   #problem            role=alert, data-problem = code (problems.js) or '' ; #problem-action its button
@@ -31,17 +37,22 @@
 import { Call } from './call.js';
 import { Captions, clock } from './captions.js';
 import { canShareScreen } from './capture.js';
+import { Chat } from './chat.js';
 import { fillSelect, recall, remember, rememberDevice, rememberedDevice } from './devices.js';
+import { captionsOnly, showEngine } from './engine.js';
+import { FloorButtons, SpaceBar } from './floor_buttons.js';
 import { meterShare, MicrophoneMeter } from './meter.js';
 import { Preflight, showRows, summary } from './preflight.js';
-import { CallProblem } from './problems.js';
+import { Choices } from './settings.js';
+import { SettingsCard } from './settings_card.js';
 import { byId, ProblemCard, Stage } from './stage.js';
+import { Tabs } from './tabs.js';
+import { Typing } from './typing.js';
 import { WakeLock } from './wake_lock.js';
 
 /** @typedef {import('./devices.js').Kind} Kind */
 
 const BASE_URL = document.baseURI;
-const ECHO_ENGINE = 'echo';
 
 const stage = new Stage();
 const problemCard = new ProblemCard(() => startCall());
@@ -60,12 +71,23 @@ const PICKERS = [
 ];
 
 let call = newCall();
+const choices = new Choices();
+const settingsCard = new SettingsCard(choices, (event, onRefused) => call.send(event, onRefused));
+const floorButtons = new FloorButtons(byId('pause'), byId('listen'), () => call, (only) => stage.listensOnly(only));
+const typing = new Typing(
+  /** @type {HTMLFormElement} */ (byId('typing')),
+  captionsCard(),
+  () => call,
+  (itemId, picture) => captions.addPicture(itemId, picture, sinceStart()),
+);
+const chat = new Chat(call.signalling.chatUrl, choices);
+const tabs = new Tabs((tab) => onTab(tab));
 let meter = /** @type {MicrophoneMeter | null} */ (null);
 let preflight = new Preflight(0);
 let startedMs = 0;
+/** The engine has no voice. */
+let mute = false;
 let endedMs = 0;
-/** @type {string[]} */
-let languages = [];
 /** Why the line under the state says something else than the time; '' if it need not. */
 let waiting = '';
 
@@ -96,20 +118,14 @@ function startCall() {
   captionsCard().hidden = false;
   byId('echo-notice').removeAttribute('open');
   startedMs = performance.now();
-  preflight = new Preflight(startedMs);
+  preflight = new Preflight(startedMs, mute);
   showChecks();
   if (call.state !== 'idle') call = newCall();
   void call.start({
     microphoneId: rememberedDevice('audioinput'),
     cameraId: rememberedDevice('videoinput'),
-    session: sessionSettings(),
+    session: choices.opening(),
   });
-}
-
-/** The user's language, where the engine says that it speaks it. */
-function sessionSettings() {
-  const language = navigator.language.split('-')[0];
-  return languages.includes(language) ? { voice_agent: { language } } : undefined;
 }
 
 /** @param {import('./call.js').State} state */
@@ -117,7 +133,11 @@ function onState(state) {
   if (state === 'listening') void refreshDevices();
   if (call.live) void wakeLock.hold();
   else endCall();
-  stage.show(state, sinceStart());
+  stage.show(state, sinceStart(), call.writing);
+  floorButtons.callChanged();
+  typing.callChanged();
+  byId('tab-call').textContent = call.live ? 'Call (on)' : 'Call';
+  chat.block(call.live ? 'Your call has the model: hang up to chat.' : '');
 }
 
 function endCall() {
@@ -127,6 +147,7 @@ function endCall() {
   meter = null;
   audio.srcObject = null;
   soundButton.hidden = true;
+  settingsCard.callEnded();
 }
 
 function sinceStart() {
@@ -144,18 +165,23 @@ export function applyServerEvent(event) {
 }
 
 /** @type {Record<string, string>} */
-const WAITS = { paused: 'Paused', queued: 'Waiting for a free place…' };
+const WAITS = {
+  paused: 'The agent neither hears nor sees you. Press Resume to go on.',
+  queued: 'Waiting for a free place…',
+};
 
 /** @param {any} event */
 function onServerEvent(event) {
   captions.apply(event, sinceStart());
   preflight.apply(event);
+  settingsCard.apply(event);
+  typing.apply(event);
   if (event.type === 'input_audio_buffer.speech_started') stage.userSpeaking(true);
   else if (event.type === 'input_audio_buffer.speech_stopped') stage.userSpeaking(false);
   else if (event.type === 'voice_agent.ducked') stage.ducked(call.state === 'speaking');
   else if (event.type === 'voice_agent.resumed') stage.ducked(false);
   else if (event.type === 'conversation.item.truncated') call.retrieve(event.item_id);
-  else if (event.type === 'voice_agent.state') waiting = WAITS[event.state] ?? '';
+  else if (event.type === 'voice_agent.state') showWaiting(WAITS[event.state] ?? '');
 }
 
 // ---- sound and picture --------------------------------------------------------------------------
@@ -246,27 +272,20 @@ function preparePickers() {
 
 // ---- which engine answers -----------------------------------------------------------------------
 
-async function showEngine() {
-  const badge = byId('engine');
-  try {
-    const engine = await call.signalling.defaultEngine();
-    languages = engine.abilities.languages ?? [];
-    badge.textContent = engine.id === ECHO_ENGINE ? 'echo engine' : engine.id;
-    badge.dataset.engine = engine.id;
-    if (engine.id === ECHO_ENGINE) showEcho(engine.reason);
-  } catch (error) {
-    if (!(error instanceof CallProblem)) throw error;
-    badge.textContent = 'server not reachable';
-  }
+async function prepareEngine() {
+  const engine = await showEngine(call.signalling);
+  if (!engine) return;
+  mute = captionsOnly(engine);
+  settingsCard.useEngine(engine);
+  typing.useEngine(engine.abilities);
+  chat.useEngine(engine.id);
+  tabs.offer(engine.abilities.chat === true);
 }
 
-/** @param {string} reason why it is not the model that answers */
-function showEcho(reason) {
-  byId('echo-notice').hidden = false;
-  byId('echo-reason').hidden = !reason;
-  byId('echo-reason').textContent = `Why not the model: ${reason}.`;
-  byId('details-title').textContent = 'Check of this installation';
-  byId('details').toggleAttribute('open', true);
+/** @param {import('./tabs.js').Tab} tab */
+function onTab(tab) {
+  floorButtons.listen(false);
+  if (tab === 'chat') problemCard.hide();
 }
 
 // ---- the page's own clockwork -------------------------------------------------------------------
@@ -285,11 +304,17 @@ function onRepaint(nowMs) {
 }
 
 function onSecond() {
-  if (call.state === 'listening' || call.state === 'speaking') {
+  if (call.talking) {
     preflight.tick(performance.now());
     stage.hint(waiting || preflight.alarm() || clock(sinceStart()));
   }
   showChecks();
+}
+
+/** @param {string} text why the line under the state says something else than the time */
+function showWaiting(text) {
+  waiting = text;
+  if (call.talking) stage.hint(waiting || clock(sinceStart()));
 }
 
 function showChecks() {
@@ -308,6 +333,7 @@ const KEYS = {
   m: () => call.setMuted(!call.muted),
   v: () => void call.setCamera(!call.cameraOn),
   s: () => void (canShareScreen() && call.setScreen(!call.screenOn)),
+  p: () => floorButtons.togglePause(),
   h: () => call.hangUp(),
 };
 
@@ -315,7 +341,7 @@ const KEYS = {
 function onKey(event) {
   const typing = event.target instanceof Element && event.target.closest('input, select, textarea');
   if (!shortcuts.checked || typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (call.state === 'listening' || call.state === 'speaking') KEYS[event.key.toLowerCase()]?.();
+  if (call.talking && tabs.current === 'call') KEYS[event.key.toLowerCase()]?.();
 }
 
 function onVisible() {
@@ -338,4 +364,8 @@ preparePickers();
 showChecks();
 setInterval(onSecond, 1000);
 requestAnimationFrame(onRepaint);
-void showEngine();
+new SpaceBar(
+  (held) => floorButtons.listen(held),
+  () => shortcuts.checked && call.talking && tabs.current === 'call',
+);
+void prepareEngine();

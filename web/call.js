@@ -4,7 +4,7 @@
  * one user of it.
  *
  * Events, all CustomEvent, `detail` in brackets:
- *   state       [State]               connecting, listening ⇄ speaking, then ended or problem
+ *   state       [State]               connecting, listening ⇄ speaking ⇄ paused, then ended or problem
  *   problem     [CallProblem]         before state "problem", or alone where the call goes on
  *   serverevent [object]              each event of the server, as it came
  *   sound       [MediaStream]         the agent's voice, for an <audio> element
@@ -16,6 +16,8 @@
  */
 
 import { openCamera, openMicrophone, openScreen, requireBrowser, stop } from './capture.js';
+import { EventChannel } from './event_channel.js';
+import { Floor } from './floor.js';
 import { Pictures } from './pictures.js';
 import { PlayoutReports } from './playout.js';
 import { CallProblem } from './problems.js';
@@ -23,7 +25,7 @@ import { Signalling } from './signalling.js';
 import { StatisticsReader } from './statistics.js';
 
 /**
- * @typedef {'idle' | 'connecting' | 'listening' | 'speaking' | 'ended' | 'problem'} State
+ * @typedef {'idle' | 'connecting' | 'listening' | 'speaking' | 'paused' | 'ended' | 'problem'} State
  * @typedef {import('./pictures.js').PictureSource} PictureSource
  * @typedef {object} Limits
  * @property {number} connectMs from the answer until media flows
@@ -32,18 +34,16 @@ import { StatisticsReader } from './statistics.js';
  * @typedef {object} Options
  * @property {string} [microphoneId] '' or absent: the system's default
  * @property {string} [cameraId]
- * @property {Record<string, unknown>} [session] sent as `session.update` once the session exists
+ * @property {Record<string, unknown>} [session] sent with the offer, so that it holds from the first word on
  */
 
 /** @type {Limits} */
 const LIMITS = { connectMs: 10_000, graceMs: 5_000, statisticsMs: 1_000 };
 
-/** Begins the id of a question whose refusal nobody need hear of. */
-const OPTIONAL = 'optional.';
-
 export class Call extends EventTarget {
   #pc = /** @type {RTCPeerConnection | null} */ (null);
-  #events = /** @type {RTCDataChannel | null} */ (null);
+  #events = /** @type {EventChannel | null} */ (null);
+  #floor = new Floor();
   #microphone = /** @type {MediaStream | null} */ (null);
   #microphoneSender = /** @type {RTCRtpSender | null} */ (null);
   #pictures = /** @type {Pictures | null} */ (null);
@@ -88,7 +88,22 @@ export class Call extends EventTarget {
 
   /** Whether it has begun and not ended. */
   get live() {
-    return ['connecting', 'listening', 'speaking'].includes(this.#state);
+    return this.#state === 'connecting' || this.talking;
+  }
+
+  /** Whether both sides are connected. */
+  get talking() {
+    return ['listening', 'speaking', 'paused'].includes(this.#state);
+  }
+
+  /** Whether the agent is answering in words on the screen, without a sound. */
+  get writing() {
+    return this.#floor.writing;
+  }
+
+  /** The longest client event that gets through, in bytes. */
+  get maxMessageBytes() {
+    return this.#events?.maxBytes ?? 0;
   }
 
   /**
@@ -169,12 +184,12 @@ export class Call extends EventTarget {
 
   /**
    * Send a client event; false while there is no session to hear it.
-   * @param {{type: string} & Record<string, unknown>} event
+   * @param {import('./event_channel.js').ClientEvent} event
+   * @param {(refusal: import('./event_channel.js').Refusal) => void} [onRefused] told of the server's
+   *   refusal, which is then no "problem"
    */
-  send(event) {
-    if (this.#events?.readyState !== 'open') return false;
-    this.#events.send(JSON.stringify(event));
-    return true;
+  send(event, onRefused) {
+    return this.#events?.send(event, onRefused) ?? false;
   }
 
   /**
@@ -183,7 +198,7 @@ export class Call extends EventTarget {
    * @param {string} itemId
    */
   retrieve(itemId) {
-    return this.send({ type: 'conversation.item.retrieve', item_id: itemId, event_id: OPTIONAL + itemId });
+    return this.send({ type: 'conversation.item.retrieve', item_id: itemId }, () => undefined);
   }
 
   // ---- the connection ---------------------------------------------------------------------------
@@ -194,15 +209,13 @@ export class Call extends EventTarget {
     this.#pc = pc;
     pc.ontrack = (event) => this.#tell('sound', event.streams[0] ?? new MediaStream([event.track]));
     pc.onconnectionstatechange = () => this.#onConnection(pc.connectionState);
-    this.#openEvents(pc);
+    // The server ends a call by closing the peer connection; the channel is the first that we hear of it.
+    this.#events = new EventChannel(pc, (event) => this.applyServerEvent(event), () => this.#finish(null));
     this.#addSenders(pc, microphone);
     await pc.setLocalDescription();
     // Posted without its candidates: the server learns ours from the first packet, and gathering takes time.
-    const { sdp, callUrl } = await this.signalling.offer(pc.localDescription?.sdp ?? '');
-    if (!this.live) {
-      if (callUrl) this.signalling.hangUp(callUrl);
-      return;
-    }
+    const { sdp, callUrl } = await this.signalling.offer(pc.localDescription?.sdp ?? '', this.#options.session);
+    if (!this.live) return callUrl ? this.signalling.hangUp(callUrl) : undefined;
     this.#callUrl = callUrl;
     await pc.setRemoteDescription({ type: 'answer', sdp });
     if (this.#state === 'connecting') this.#expect(this.limits.connectMs, 'connection-failed');
@@ -216,15 +229,6 @@ export class Call extends EventTarget {
     const [track] = microphone.getAudioTracks();
     this.#microphoneSender = pc.addTransceiver(track, { direction: 'sendrecv', streams: [microphone] }).sender;
     this.#pictures = new Pictures(pc, (picture) => this.#tell('picture', picture));
-  }
-
-  /** @param {RTCPeerConnection} pc */
-  #openEvents(pc) {
-    const events = pc.createDataChannel('oai-events');
-    this.#events = events;
-    events.onmessage = (message) => this.applyServerEvent(JSON.parse(message.data));
-    // The server ends a call by closing the peer connection; this is the first that we hear of it.
-    events.onclose = () => this.#finish(null);
   }
 
   /** @param {RTCPeerConnectionState} connection */
@@ -242,13 +246,13 @@ export class Call extends EventTarget {
     clearTimeout(this.#deadline);
     this.#tell('link', true);
     // The first events may come before this and have begun the agent's greeting.
-    if (this.#state === 'connecting') this.#enter('listening');
+    if (this.#state === 'connecting') this.#enter(this.#floor.holder);
     this.#polling ||= setInterval(() => this.#readStatistics(), this.limits.statisticsMs);
   }
 
   /** A connection that never was is the network's fault, one that broke is the server's absence. */
   #lost() {
-    if (this.#events?.readyState === 'closed') return null;
+    if (this.#events?.closed) return null;
     return new CallProblem(this.#state === 'connecting' ? 'connection-failed' : 'server-gone');
   }
 
@@ -279,26 +283,21 @@ export class Call extends EventTarget {
    * @param {any} event
    */
   applyServerEvent(event) {
-    if (event.type === 'session.created') this.#greetSession();
-    else if (event.type === 'output_audio_buffer.started') this.#turnTo('speaking');
-    else if (event.type === 'output_audio_buffer.stopped') this.#turnTo('listening');
-    else if (event.type === 'output_audio_buffer.cleared') this.#turnTo('listening');
-    else if (event.type === 'error' && !event.error?.event_id?.startsWith(OPTIONAL)) {
+    if (event.type === 'session.created') this.#reportPlayout();
+    else if (event.type === 'error' && !this.#events?.refuse(event)) {
       this.#tell('problem', new CallProblem('server-error', { detail: event.error?.message }));
     }
+    if (this.#floor.apply(event) && this.live) this.#enter(this.#floor.holder);
     this.#tell('serverevent', event);
   }
 
-  #greetSession() {
-    const { session } = this.#options;
-    if (session) this.send({ type: 'session.update', session: { type: 'realtime', ...session } });
+  #reportPlayout() {
     this.#playout ??= new PlayoutReports(() => this.#speechSource(), (report) => this.send(report));
-    this.#playout.speaking(this.#state === 'speaking');
+    this.#playout.speaking(this.#sounding());
   }
 
-  /** @param {'listening' | 'speaking'} state */
-  #turnTo(state) {
-    if (this.live && this.#state !== state) this.#enter(state);
+  #sounding() {
+    return this.#state === 'speaking' && !this.writing;
   }
 
   // ---- devices ----------------------------------------------------------------------------------
@@ -356,6 +355,7 @@ export class Call extends EventTarget {
     for (const track of stream.getVideoTracks()) track.onended = () => this.#next(() => this.#pictures?.drop(source));
     await this.#pictures?.show({ source, stream });
   }
+
   // ---- the end ----------------------------------------------------------------------------------
 
   /** @param {CallProblem | null} problem null is an ordinary end */
@@ -363,7 +363,7 @@ export class Call extends EventTarget {
     if (!this.live) return;
     clearTimeout(this.#deadline);
     clearInterval(this.#polling);
-    const endedByServer = !problem && this.#events?.readyState === 'closed';
+    const endedByServer = !problem && this.#events?.closed;
     if (this.#callUrl && !endedByServer) this.signalling.hangUp(this.#callUrl);
     this.#state = problem ? 'problem' : 'ended';
     stop(this.#microphone);
@@ -378,7 +378,7 @@ export class Call extends EventTarget {
   /** @param {State} state */
   #enter(state) {
     this.#state = state;
-    this.#playout?.speaking(state === 'speaking');
+    this.#playout?.speaking(this.#sounding());
     this.#tell('state', state);
   }
 

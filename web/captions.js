@@ -73,10 +73,17 @@ export class Captions {
   apply(event, atMs) {
     switch (event.type) {
       case 'response.output_audio_transcript.delta':
+      case 'response.output_text.delta':
         this.#append('agent', event.item_id, event.delta, atMs);
         break;
       case 'response.output_audio_transcript.done':
         this.#settle('agent', event.item_id, event.transcript, atMs);
+        break;
+      case 'response.output_text.done':
+        this.#settle('agent', event.item_id, event.text, atMs);
+        break;
+      case 'conversation.item.added':
+        this.#addTyped(event.item, atMs);
         break;
       case 'conversation.item.input_audio_transcription.delta':
         this.#append('user', event.item_id, event.delta ?? '', atMs);
@@ -121,6 +128,31 @@ export class Captions {
   #settle(speaker, itemId, transcript, atMs) {
     if (transcript) this.#write(this.#line(speaker, itemId, atMs), transcript);
     this.root.setAttribute('aria-busy', 'false');
+  }
+
+  /**
+   * What the user typed, once the server has taken it.
+   * @param {any} item
+   * @param {number} atMs
+   */
+  #addTyped(item, atMs) {
+    if (item?.role !== 'user') return;
+    const parts = (item.content ?? []).filter((/** @type {any} */ part) => part.type === 'input_text');
+    this.#settle('user', item.id, parts.map((/** @type {any} */ part) => part.text).join('\n'), atMs);
+  }
+
+  /**
+   * A picture that the user sent.
+   * @param {string} itemId
+   * @param {{name: string, url: string}} picture
+   * @param {number} atMs
+   */
+  addPicture(itemId, { name, url }, atMs) {
+    const image = new Image();
+    image.src = url;
+    image.alt = name;
+    this.#line('user', itemId, atMs).root.append(image);
+    this.#afterChange();
   }
 
   /**

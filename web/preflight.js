@@ -53,9 +53,15 @@ export class Preflight {
   #unit = /** @type {{ms: number, tokens: number} | null} */ (null);
   #statistics = /** @type {Statistics | null} */ (null);
 
-  /** @param {number} nowMs */
-  constructor(nowMs) {
+  #captionsOnly;
+
+  /**
+   * @param {number} nowMs
+   * @param {boolean} [captionsOnly] the engine has no voice: there is no sound of it to wait for
+   */
+  constructor(nowMs, captionsOnly = false) {
     this.#startedMs = this.#nowMs = nowMs;
+    this.#captionsOnly = captionsOnly;
   }
 
   /** @param {number} nowMs */
@@ -120,7 +126,7 @@ export class Preflight {
       this.#hearingRow(),
       this.#pictureRow(),
       this.#echoRow(),
-      graded('firstSound', 'Time to first sound', this.#firstSoundMs, LIMITS.firstSoundMs, 'ms', 'The agent is slow to answer: the engine may need a faster GPU, or fewer calls at once.'),
+      this.#firstSoundRow(),
       graded('roundTrip', 'Network round trip', roundTripMs, LIMITS.roundTripMs, 'ms', 'The network is slow: try a cable, another Wi-Fi, or a server nearer to you.'),
       graded('loss', 'Lost packets', lossPercent, LIMITS.lossPercent, '%', 'Sound is being lost: go nearer to the Wi-Fi router, or use a cable.'),
       graded('concealed', 'Gaps filled in', concealedPercent, LIMITS.concealedPercent, '%', 'Your browser makes up for sound that came too late: try a cable or another Wi-Fi.'),
@@ -166,6 +172,7 @@ export class Preflight {
 
   #echoRow() {
     const row = rowOf('echo', 'Echo reduction');
+    if (this.#captionsOnly) return judge(row, 'waiting', 'no voice, no echo');
     if (this.#echo === null) return judge(row, 'waiting', 'when the agent has spoken');
     const { erleDb, delayMs } = this.#echo;
     const value = inDb('', erleDb) + (delayMs > 0 ? `, ${delayMs.toFixed(0)} ms delay` : '');
@@ -173,6 +180,11 @@ export class Preflight {
     // Low is normal with headphones, or where the browser removed the echo before the server could.
     if (this.#overlaps < SUSPICIOUS_OVERLAPS) return judge(row, 'ok', `${value}, little to remove`);
     return judge(row, 'warning', value, 'The agent may be hearing itself: turn the loudspeaker down, or use headphones.');
+  }
+
+  #firstSoundRow() {
+    const row = graded('firstSound', 'Time to first sound', this.#firstSoundMs, LIMITS.firstSoundMs, 'ms', 'The agent is slow to answer: the engine may need a faster GPU, or fewer calls at once.');
+    return this.#captionsOnly ? judge(row, 'waiting', 'no voice, captions only') : row;
   }
 
   #engineRow() {

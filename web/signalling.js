@@ -4,8 +4,19 @@
 import { CallProblem, refusalProblem } from './problems.js';
 
 /**
- * @typedef {{duplex?: boolean, camera?: boolean, transcription?: boolean, languages?: string[]}} Abilities
- * @typedef {{id: string, abilities: Abilities, reason: string}} EngineInfo
+ * What an engine can do; what it does not name, it cannot.
+ * @typedef {object} Abilities
+ * @property {boolean} [duplex] listens while it speaks
+ * @property {boolean} [speech] has a voice; without one it answers in captions
+ * @property {boolean} [chat] answers turn by turn, without a call
+ * @property {boolean} [camera]
+ * @property {boolean} [typed_text]
+ * @property {boolean} [pictures] that are attached, not filmed
+ * @property {boolean} [transcription]
+ * @property {string[]} [languages]
+ *
+ * `prompts` are the engine's own system prompts by language, where the server tells them.
+ * @typedef {{id: string, abilities: Abilities, reason: string, prompts: Record<string, string>}} EngineInfo
  */
 
 const ANSWER_TIMEOUT_MS = 20_000;
@@ -14,21 +25,19 @@ export class Signalling {
   /** @param {URL | string} baseUrl where `v1/` lives: the folder of the page, usually */
   constructor(baseUrl) {
     this.callsUrl = new URL('v1/realtime/calls', baseUrl);
+    this.chatUrl = new URL('v1/chat/completions', baseUrl);
     this.modelsUrl = new URL('v1/models', baseUrl);
   }
 
   /**
    * Ask for a call.
    * @param {string} sdp the offer; it needs no candidates
+   * @param {Record<string, unknown>} [session] settings that hold from the start
    * @returns {Promise<{sdp: string, callUrl: URL | null}>}
    * @throws {CallProblem} server-gone, no-slot or call-refused
    */
-  async offer(sdp) {
-    const response = await reach(this.callsUrl, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/sdp' },
-      body: sdp,
-    });
+  async offer(sdp, session) {
+    const response = await reach(this.callsUrl, { method: 'POST', ...offerBody(sdp, session) });
     if (response.status !== 201) throw await refusalProblem(response);
     return { sdp: await response.text(), callUrl: this.#callUrl(response.headers.get('Location')) };
   }
@@ -54,7 +63,8 @@ export class Signalling {
     const model = data.find((/** @type {any} */ each) => each.voice_agent?.default) ?? data[0];
     if (!model) throw new CallProblem('call-refused', { detail: 'The server lists no engine.' });
     const extension = model.voice_agent ?? {};
-    return { id: model.id, abilities: extension.abilities ?? {}, reason: extension.reason ?? '' };
+    const { abilities = {}, reason = '', default_instructions: prompts = {} } = extension;
+    return { id: model.id, abilities, reason, prompts };
   }
 
   /**
@@ -65,6 +75,19 @@ export class Signalling {
     const id = location?.split('/').filter(Boolean).pop();
     return id ? new URL(`${this.callsUrl}/${id}`) : null;
   }
+}
+
+/**
+ * @param {string} sdp
+ * @param {Record<string, unknown>} [session]
+ * @returns {RequestInit}
+ */
+function offerBody(sdp, session) {
+  if (!session) return { headers: { 'Content-Type': 'application/sdp' }, body: sdp };
+  const form = new FormData();
+  form.set('sdp', sdp);
+  form.set('session', JSON.stringify({ type: 'realtime', ...session }));
+  return { body: form };
 }
 
 /**

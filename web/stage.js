@@ -15,9 +15,13 @@ const STATE_TEXT = {
   connecting: 'Connecting…',
   listening: 'Listening',
   speaking: 'Agent is speaking',
+  paused: 'Paused',
   ended: 'Call ended',
   problem: 'No call',
 };
+
+/** Of an agent without a voice, which is seen and not heard. */
+const WRITING_TEXT = 'Agent is writing';
 
 /** A screen reader need not hear the meter more often than this. */
 const METER_MS = 250;
@@ -57,12 +61,13 @@ export class Stage {
   /**
    * @param {State} state
    * @param {number} lastedMs of the call so far
+   * @param {boolean} writing the agent answers without a sound
    */
-  show(state, lastedMs) {
-    const live = ['connecting', 'listening', 'speaking'].includes(state);
-    const talking = live && state !== 'connecting';
+  show(state, lastedMs, writing) {
+    const talking = ['listening', 'speaking', 'paused'].includes(state);
+    const live = talking || state === 'connecting';
     this.#root.dataset.state = this.#state.dataset.state = state;
-    this.#said.textContent = STATE_TEXT[state];
+    this.#said.textContent = writing ? WRITING_TEXT : STATE_TEXT[state];
     this.#callButton.dataset.live = String(live);
     label(this.#callButton, callLabel(state, live));
     for (const control of [this.#mute, this.#camera, this.#meter]) control.hidden = !talking;
@@ -89,6 +94,14 @@ export class Stage {
    */
   ducked(ducked) {
     this.#root.dataset.ducked = ducked ? 'on' : '';
+  }
+
+  /**
+   * The agent was told to listen, and nothing else.
+   * @param {boolean} only
+   */
+  listensOnly(only) {
+    this.#root.dataset.listen = only ? 'only' : '';
   }
 
   /** @param {boolean} muted */

@@ -13,6 +13,7 @@
     gate: Promise.resolve(), // an answer waits for it
     received: [], // client events
     offers: [], // SDP texts
+    sessions: [], // settings that came with an offer, or null
     streams: [], // what the page got from getUserMedia
     screens: [], // and from getDisplayMedia
     near: null, // the page's own peer connection
@@ -100,8 +101,10 @@
     const path = new URL(url, location.href).pathname;
     if (farEnd.broken) throw new TypeError('Failed to fetch');
     if (!farEnd.enabled || request.method !== 'POST' || !path.endsWith('/v1/realtime/calls')) return realFetch(url, request);
-    if (request.headers['Content-Type'] !== 'application/sdp') throw new Error('an offer is application/sdp');
-    const body = await answer(request.body);
+    const form = request.body instanceof FormData ? request.body : null;
+    if (!form && request.headers['Content-Type'] !== 'application/sdp') throw new Error('an offer is application/sdp');
+    farEnd.sessions.push(form && JSON.parse(form.get('session')));
+    const body = await answer(form ? form.get('sdp') : request.body);
     await farEnd.gate;
     return new Response(body, { status: 201, headers: { Location: '/v1/realtime/calls/rtc_test' } });
   };

@@ -25,11 +25,17 @@ def real_models() -> dict[str, Any]:
     return _models("minicpm-o", reason="")
 
 
-def _models(default: str, reason: str) -> dict[str, Any]:
+def able_models(**abilities: Any) -> dict[str, Any]:
+    """What `/v1/models` says of an engine with a model behind it, and `abilities` besides."""
+    able = {"duplex": True, "chat": True, "camera": True, "typed_text": True, "pictures": True}
+    return _models("minicpm-o", "", able | {"speech": True, "languages": ["en", "zh"]} | abilities)
+
+
+def _models(default: str, reason: str, abilities: dict[str, Any] | None = None) -> dict[str, Any]:
+    able = abilities or {"duplex": True, "camera": True, "languages": ["en"]}
+
     def one(engine: str) -> dict[str, Any]:
-        extension: dict[str, Any] = {
-            "abilities": {"duplex": True, "camera": True, "languages": ["en"]}
-        }
+        extension: dict[str, Any] = {"abilities": able}
         if engine == default:
             extension |= {"default": True, "reason": reason}
         return {"id": engine, "object": "model", "owned_by": "voice-agent"} | {

@@ -1,0 +1,183 @@
+// @ts-check
+/**
+ * What the user chose for calls and chats, what is in force in the running call, and what the engine
+ * can do of it. Choices are kept in this browser; what was not chosen is left to the server. No DOM.
+ */
+
+import { recall, remember } from './devices.js';
+
+/**
+ * @typedef {object} Settings
+ * @property {string} instructions the system prompt; '' is the engine's own
+ * @property {string} language '' is the browser's, where the engine speaks it
+ * @property {number} eagerness 0 waits, 1 jumps in
+ * @property {string} mode duplex | half_duplex
+ * @property {number} max_slices 1, or 9 for HD
+ * @property {number} pictures_per_unit 1 or 2 a second
+ */
+/** @typedef {keyof Settings} Name */
+/** @typedef {import('./signalling.js').Abilities} Abilities */
+
+export const MAX_INSTRUCTIONS = 20_000;
+export const HD_SLICES = 9;
+
+/** What holds where neither user nor server said anything. @type {Settings} */
+export const BUILT_IN = { instructions: '', language: '', eagerness: 0.5, mode: 'duplex', max_slices: 1, pictures_per_unit: 1 };
+
+/** @type {Record<Name, (value: any) => boolean>} */
+const VALID = {
+  instructions: (value) => typeof value === 'string' && value.length <= MAX_INSTRUCTIONS,
+  language: (value) => typeof value === 'string' && value.length <= 64,
+  eagerness: (value) => typeof value === 'number' && value >= 0 && value <= 1,
+  mode: (value) => value === 'duplex' || value === 'half_duplex',
+  max_slices: (value) => value === 1 || value === HD_SLICES,
+  pictures_per_unit: (value) => value === 1 || value === 2,
+};
+
+export const NAMES = /** @type {Name[]} */ (Object.keys(BUILT_IN));
+
+export class Choices {
+  /** @type {Partial<Settings>} */
+  #chosen = recallChoices();
+  /** The session object of the running call. @type {any} */
+  #inForce = null;
+  /** @type {Abilities} */
+  abilities = {};
+
+  /**
+   * What a control shows: what was chosen, else what holds.
+   * @template {Name} N
+   * @param {N} name
+   * @returns {Settings[N]}
+   */
+  value(name) {
+    const chosen = this.#chosen[name];
+    // "Like this browser" stays that, whatever language comes of it.
+    if (chosen !== undefined || name === 'language') return chosen ?? BUILT_IN[name];
+    return this.#held(name) ?? BUILT_IN[name];
+  }
+
+  /** The language that is meant, or '' where the server decides. */
+  get language() {
+    const { languages = [] } = this.abilities;
+    const chosen = this.#chosen.language || navigator.language.split('-')[0];
+    return languages.includes(chosen) ? chosen : '';
+  }
+
+  /** Whether anything was chosen. */
+  get any() {
+    return Object.keys(this.#chosen).length > 0;
+  }
+
+  /**
+   * @template {Name} N
+   * @param {N} name
+   * @param {Settings[N]} value
+   */
+  choose(name, value) {
+    if (!VALID[name](value)) throw new RangeError(`${name} cannot be ${value}`);
+    this.#chosen[name] = value;
+    this.#keep();
+  }
+
+  /**
+   * Leave it to the server again, or go back to what is in force.
+   * @param {Name} name
+   */
+  forget(name) {
+    delete this.#chosen[name];
+    this.#keep();
+  }
+
+  /**
+   * The settings of a call that begins: only what was chosen, and only what the engine can do.
+   * @returns {Record<string, unknown> | undefined} undefined: nothing to say
+   */
+  opening() {
+    const names = NAMES.filter((name) => name in this.#chosen && !refusal(name, this.abilities));
+    // Without a voice the words shall come as they are written, not when the answer is complete.
+    const session = this.abilities.speech === false ? { output_modalities: ['text'] } : {};
+    if (this.language && !names.includes('language')) names.push('language');
+    const asked = { ...session, ...this.asSession(names) };
+    return Object.keys(asked).length ? asked : undefined;
+  }
+
+  /**
+   * These settings in the shape of the protocol.
+   * @param {Name[]} names
+   * @returns {Record<string, unknown>}
+   */
+  asSession(names) {
+    /** @type {Record<string, unknown>} */
+    const extension = {};
+    for (const name of names) {
+      const value = name === 'language' ? this.language || this.abilities.languages?.[0] : this.value(name);
+      if (name !== 'instructions' && value !== undefined) extension[name] = value;
+    }
+    return {
+      ...(names.includes('instructions') ? { instructions: this.value('instructions') } : {}),
+      ...(Object.keys(extension).length ? { voice_agent: extension } : {}),
+    };
+  }
+
+  /** @param {any} session as the server told it; null: there is no call any more */
+  holds(session) {
+    this.#inForce = session;
+  }
+
+  /**
+   * What differs in the running call from what was chosen: to be sent.
+   * @returns {Name[]}
+   */
+  unmet() {
+    if (!this.#inForce) return [];
+    return NAMES.filter((name) => name in this.#chosen && !refusal(name, this.abilities) && this.#differs(name));
+  }
+
+  /** @param {Name} name */
+  #differs(name) {
+    if (name === 'language') return this.language !== '' && this.language !== this.#held('language');
+    return this.#chosen[name] !== this.#held(name);
+  }
+
+  /**
+   * @template {Name} N
+   * @param {N} name
+   * @returns {Settings[N] | undefined} undefined outside of a call, and for a value without a control
+   */
+  #held(name) {
+    const value = name === 'instructions' ? this.#inForce?.instructions : this.#inForce?.voice_agent?.[name];
+    return VALID[name](value) ? value : undefined;
+  }
+
+  #keep() {
+    remember('settings', JSON.stringify(this.#chosen));
+  }
+}
+
+/**
+ * Why the engine cannot follow a setting, in words for the user; '' if it can.
+ * @param {Name} name
+ * @param {Abilities} abilities
+ */
+export function refusal(name, abilities) {
+  const thinks = abilities.chat || abilities.typed_text;
+  if (name === 'max_slices' || name === 'pictures_per_unit') {
+    if (!abilities.camera && !abilities.pictures) return 'This engine looks at no pictures.';
+    return name === 'max_slices' && !thinks ? 'This engine does not look that closely.' : '';
+  }
+  if (name === 'language') return abilities.languages?.length ? '' : 'This engine has no choice of languages.';
+  if (name === 'mode' && !abilities.duplex) return 'This engine always takes turns.';
+  return thinks ? '' : 'This engine has no model that could follow it.';
+}
+
+/** @returns {Partial<Settings>} what is still valid of what was chosen before */
+function recallChoices() {
+  try {
+    const kept = JSON.parse(recall('settings') ?? '{}') ?? {};
+    return Object.fromEntries(NAMES.filter((name) => name in kept && VALID[name](kept[name])).map((name) => [name, kept[name]]));
+  } catch (error) {
+    if (error instanceof SyntaxError || error instanceof TypeError) return {};
+    throw error;
+  }
+}

@@ -1,0 +1,236 @@
+// @ts-check
+/**
+ * The card of settings. A change holds from the next call on, or at once in a running one: then it is
+ * sent, and its control says what became of it. A refused one goes back to what is in force.
+ *
+ *   #settings           <details>, remembered open or closed
+ *   #setting-NAME       the control of each setting (settings.js), in [data-field=NAME]
+ *   [data-ack]          beside it: '' | waiting | ok | refused
+ */
+
+import { recall, remember } from './devices.js';
+import { BUILT_IN, HD_SLICES, MAX_INSTRUCTIONS, NAMES, refusal } from './settings.js';
+import { byId } from './stage.js';
+
+/** @typedef {import('./settings.js').Choices} Choices */
+/** @typedef {import('./settings.js').Name} Name */
+/** @typedef {import('./event_channel.js').Refusal} Refusal */
+/** @typedef {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} Control */
+
+const SUMMARY_CHARACTERS = 40;
+/** Up to which eagerness which words hold. @type {[number, string][]} */
+const EAGERNESS = [
+  [0.15, 'Waits until you have surely finished'],
+  [0.4, 'Takes its time'],
+  [0.6, 'Balanced'],
+  [0.85, 'Answers quickly'],
+  [1, 'Jumps in early'],
+];
+
+export class SettingsCard {
+  #choices;
+  #send;
+  /** Updates on their way, oldest first. @type {Name[][]} */
+  #asked = [];
+  /** @type {Record<string, string>} */
+  #prompts = {};
+
+  /**
+   * @param {Choices} choices
+   * @param {(event: {type: string, session: object}, onRefused: (refusal: Refusal) => void) => boolean} send
+   *   false where no call is on
+   */
+  constructor(choices, send) {
+    this.#choices = choices;
+    this.#send = send;
+    for (const name of NAMES) control(name).addEventListener('change', () => this.#onChange(name));
+    control('eagerness').addEventListener('input', () => this.#describeEagerness());
+    control('instructions').addEventListener('input', () => this.#count());
+    byId('settings-reset').addEventListener('click', () => this.#reset());
+    rememberOpen(/** @type {HTMLDetailsElement} */ (byId('settings')));
+    this.#show();
+  }
+
+  /** @param {import('./signalling.js').EngineInfo} engine */
+  useEngine(engine) {
+    this.#choices.abilities = engine.abilities;
+    this.#prompts = engine.prompts;
+    fillLanguages(/** @type {HTMLSelectElement} */ (control('language')), engine.abilities.languages ?? []);
+    field('language').hidden = !engine.abilities.languages?.length;
+    for (const name of NAMES) this.#offer(name);
+    this.#show();
+  }
+
+  /**
+   * Take in a server event; those about other things are ignored.
+   * @param {any} event
+   */
+  apply(event) {
+    if (event.type !== 'session.created' && event.type !== 'session.updated') return;
+    this.#choices.holds(event.session);
+    if (event.type === 'session.updated') this.#settle();
+    else this.#update(this.#choices.unmet());
+    this.#show();
+  }
+
+  /** The call is over, or another one begins. */
+  callEnded() {
+    this.#choices.holds(null);
+    this.#asked = [];
+    for (const name of NAMES) acknowledge(name, '');
+    this.#show();
+  }
+
+  /** @param {Name} name */
+  #onChange(name) {
+    this.#choices.choose(name, read(name));
+    this.#update([name]);
+    this.#show();
+  }
+
+  #reset() {
+    for (const name of NAMES) this.#choices.choose(name, BUILT_IN[name]);
+    this.#update(NAMES.filter((name) => !refusal(name, this.#choices.abilities)));
+    for (const name of NAMES) this.#choices.forget(name);
+    this.#show();
+  }
+
+  /** @param {Name[]} names */
+  #update(names) {
+    if (!names.length) return;
+    const session = { type: 'realtime', ...this.#choices.asSession(names) };
+    const asked = [...names];
+    if (!this.#send({ type: 'session.update', session }, (refused) => this.#onRefused(asked, refused))) return;
+    this.#asked.push(asked);
+    for (const name of names) acknowledge(name, 'waiting', 'Being changed…');
+  }
+
+  /** The oldest update that is on its way is now in force: answers come in the order of questions. */
+  #settle() {
+    for (const name of this.#asked.shift() ?? []) acknowledge(name, 'ok', 'In force');
+  }
+
+  /**
+   * @param {Name[]} names
+   * @param {Refusal} refused
+   */
+  #onRefused(names, refused) {
+    this.#asked = this.#asked.filter((each) => each !== names);
+    for (const name of names) {
+      this.#choices.forget(name);
+      acknowledge(name, 'refused', `Not changed: ${refused.message}`);
+    }
+    this.#show();
+  }
+
+  /**
+   * Grey out what the engine cannot do, and say why.
+   * @param {Name} name
+   */
+  #offer(name) {
+    const reason = refusal(name, this.#choices.abilities);
+    control(name).disabled = reason !== '';
+    byId(`${control(name).id}-reason`).textContent = reason;
+  }
+
+  #show() {
+    for (const name of NAMES) write(name, this.#choices.value(name), this.#choices);
+    const own = this.#prompts[this.#choices.language || 'en'] ?? '';
+    control('instructions').setAttribute('placeholder', own || 'The engine’s own prompt, in the language chosen below.');
+    byId('settings-reset').toggleAttribute('disabled', !this.#choices.any);
+    byId('settings-summary').textContent = summary(this.#choices.value('instructions'));
+    this.#describeEagerness();
+    this.#count();
+  }
+
+  #describeEagerness() {
+    const slider = control('eagerness');
+    const words = EAGERNESS.find(([upTo]) => Number(slider.value) <= upTo)?.[1] ?? '';
+    byId('eagerness-words').textContent = words;
+    slider.setAttribute('aria-valuetext', words);
+  }
+
+  #count() {
+    const { length } = control('instructions').value;
+    const left = length >= MAX_INSTRUCTIONS ? ': no more fits in' : '';
+    byId('instructions-count').textContent = `${length.toLocaleString('en')} of ${MAX_INSTRUCTIONS.toLocaleString('en')} characters${left}`;
+  }
+}
+
+/** @param {Name} name */
+function control(name) {
+  return /** @type {Control} */ (byId(`setting-${name}`));
+}
+
+/** @param {Name} name */
+function field(name) {
+  return /** @type {HTMLElement} */ (control(name).closest('.field'));
+}
+
+/**
+ * @param {Name} name
+ * @returns {any}
+ */
+function read(name) {
+  const element = control(name);
+  if (name === 'max_slices') return /** @type {HTMLInputElement} */ (element).checked ? HD_SLICES : 1;
+  return ['eagerness', 'pictures_per_unit'].includes(name) ? Number(element.value) : element.value;
+}
+
+/**
+ * @param {Name} name
+ * @param {string | number} value
+ * @param {Choices} choices
+ */
+function write(name, value, choices) {
+  const element = control(name);
+  if (name === 'max_slices') /** @type {HTMLInputElement} */ (element).checked = value === HD_SLICES;
+  // A language that this engine does not speak is kept for one that does.
+  else if (name === 'language') element.value = choices.abilities.languages?.includes(String(value)) ? String(value) : '';
+  // Not under the user's hands: the caret would jump.
+  else if (name !== 'instructions' || element !== document.activeElement) element.value = String(value);
+}
+
+/**
+ * @param {Name} name
+ * @param {'' | 'waiting' | 'ok' | 'refused'} verdict
+ * @param {string} [text]
+ */
+function acknowledge(name, verdict, text = '') {
+  const place = /** @type {HTMLElement | null} */ (field(name).querySelector('[data-ack]'));
+  if (!place) throw new Error(`the page does not say what became of ${name}`);
+  place.dataset.ack = verdict;
+  place.textContent = text;
+}
+
+/**
+ * @param {HTMLSelectElement} select
+ * @param {string[]} languages
+ */
+function fillLanguages(select, languages) {
+  const options = languages.map((language) => new Option(nameOf(language), language));
+  select.replaceChildren(new Option('Like this browser', ''), ...options);
+}
+
+/** What its speakers call it. @param {string} language */
+function nameOf(language) {
+  try {
+    return new Intl.DisplayNames([language], { type: 'language' }).of(language) ?? language;
+  } catch (error) {
+    if (error instanceof RangeError) return language;
+    throw error;
+  }
+}
+
+/** @param {string} instructions */
+function summary(instructions) {
+  const line = instructions.trim().split('\n')[0];
+  if (!line) return 'prompt, manners, pictures';
+  return line.length > SUMMARY_CHARACTERS ? `“${line.slice(0, SUMMARY_CHARACTERS)}…”` : `“${line}”`;
+}
+
+/** @param {HTMLDetailsElement} details */
+function rememberOpen(details) {
+  details.open = recall('settings-open') === 'yes';
+  details.addEventListener('toggle', () => remember('settings-open', details.open ? 'yes' : 'no'));
+}
