@@ -44,17 +44,40 @@ class TextSampling:
 
 @dataclass(frozen=True, slots=True)
 class SpeechSampling:
-    """How speech tokens are drawn; `repetition_window` counts tokens of the same call."""
+    """How speech tokens are drawn; `repetition_window` counts tokens of the same call.
+
+    `top_p` and `top_k` narrow the choice in turn-based answers, but for a turn's first token; in a
+    duplex call both are off (1 and 0).
+    """
 
     temperature: float = 0.8
     repetition_penalty: float = 1.05
     repetition_window: int = 16
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 def draw(weights: Tensor, generator: Generator) -> Tensor:
     """One index i64 [1], each as likely as its weight in [n] says."""
     noise = torch.empty(weights.shape, dtype=torch.float32, device=weights.device)
     return (weights / noise.exponential_(generator=generator)).argmax(-1, keepdim=True)
+
+
+def likeliest(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """The ids that are left of logits [V], likeliest first, and how likely each is; top_k 0: all.
+
+    First the `top_k` largest with all that tie with the last of them, then of these as many as it
+    takes to make up more than `top_p`.
+    """
+    whole = logits.shape[-1]
+    wide = min(whole, max(_MOST_TIED, top_k)) if top_k else whole
+    values, ids = logits.topk(wide)
+    if top_k:
+        values = values.masked_fill(values < values[min(top_k, wide) - 1], -torch.inf)
+    before = values.softmax(-1).cumsum(-1).roll(1)
+    before[0] = 0
+    values = values.masked_fill(before > top_p, -torch.inf)
+    return ids, values.softmax(-1)
 
 
 # ---- text ---------------------------------------------------------------------------------------
@@ -83,6 +106,10 @@ class History:
     def forget(self, turn: int) -> None:
         """Leave out what was drawn in `turn`."""
         self._entries = [entry for entry in self._entries if entry[1] != turn]
+
+    def keep_newest(self, count: int) -> None:
+        """Forget all but the newest `count` at once, whatever the window holds."""
+        self._entries = self._entries[len(self._entries) - count :] if count else []
 
     def copy(self) -> "History":
         return History(self._window, self._entries)
@@ -176,17 +203,7 @@ class TextSampler:
         if settings.greedy:
             best = logits.argmax(-1, keepdim=True)
             return best, torch.ones_like(best, dtype=logits.dtype)
-        logits = logits / settings.temperature
-        whole = logits.shape[-1]
-        wide = min(whole, max(_MOST_TIED, settings.top_k)) if settings.top_k else whole
-        values, ids = logits.topk(wide)
-        if settings.top_k:
-            # All that tie with the k-th stay, so more than k may.
-            values = values.masked_fill(values < values[min(settings.top_k, wide) - 1], -torch.inf)
-        before = values.softmax(-1).cumsum(-1).roll(1)
-        before[0] = 0
-        values = values.masked_fill(before > settings.top_p, -torch.inf)
-        return ids, values.softmax(-1)
+        return likeliest(logits / settings.temperature, settings.top_k, settings.top_p)
 
     def _knobbed(self, logits: Tensor, chosen: Tensor) -> Tensor:
         """The reference's `listen_top_k`: taken at once where it is among the largest so many."""
@@ -215,4 +232,27 @@ def speech_distribution(
     logits = torch.where(logits < 0, logits * strength, logits / strength)
     if banned is not None:
         logits[banned] = float("-inf")
+    if len(codes):
+        logits = _narrowed(logits, sampling)
     return logits.softmax(-1)
+
+
+_FEWEST = 3
+"""So many speech tokens stay to be drawn from, however unlikely."""
+
+
+def _narrowed(logits: Tensor, sampling: SpeechSampling) -> Tensor:
+    """Logits [V] without the unlikely ones: top-p first, then top-k."""
+    if sampling.top_p < 1:
+        values, ids = logits.sort(descending=True)
+        likely = values.softmax(-1)
+        before = likely.cumsum(-1) - likely
+        before[:_FEWEST] = -1
+        dropped = torch.zeros_like(logits, dtype=torch.bool)
+        logits = logits.masked_fill(
+            dropped.scatter(0, ids, before >= sampling.top_p), float("-inf")
+        )
+    if sampling.top_k:
+        least = logits.topk(max(sampling.top_k, _FEWEST)).values[-1]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    return logits

@@ -5,6 +5,7 @@ next condition, and so on. There is no speaker in it; whose voice it is comes wi
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from agent.torch_parts.checkpoint import Fold, fold_weight_norm
 UNIT_SPEECH_TOKENS = 25
 """Speech tokens of a second: what a unit of a going turn always yields."""
 SPEECH_TOKEN_MS = 40
+MAX_CALL_TOKENS = 500
+"""Speech tokens of a turn-based call, 20 s: one that finds no end by itself ends there."""
 
 
 class SpeechLm(nn.Module):
@@ -129,3 +132,53 @@ def speak(
         state = lm.read(lm.embed_codes(code), stream, cache)[-1]
     spoken: list[int] = codes.tolist()
     return spoken
+
+
+# ---- a call of a turn-based answer --------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class SpeechCall:
+    """A chunk of an answer on its way to speech; `speak_on` goes on with it until it has ended."""
+
+    said: Sequence[int]
+    states: Sequence[Tensor]
+    text_ended: bool
+    before: Sequence[int] = ()
+    """The turn's newest speech tokens from earlier calls, as far as a penalty looks back."""
+    most: int = MAX_CALL_TOKENS
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+    state: Tensor | None = None
+    """At the last position that was read; None before the first."""
+
+
+@torch.no_grad()
+def speak_on(
+    lm: SpeechLm,
+    call: SpeechCall,
+    turn: tuple[KvStream, KvCache],
+    sampling: SpeechSampling,
+    generator: Generator,
+) -> None:
+    """The next second of a call's speech tokens; unlike in a duplex unit it says when it ends.
+
+    Every token that is kept is read, so the turn's next call goes on behind it.
+    """
+    stream, cache = turn
+    if call.state is None:
+        condition = lm.condition(call.said, call.states, text_ended=call.text_ended)
+        call.state = lm.read(condition, stream, cache)[-1]
+    known = [*call.before, *call.tokens][-max(1, sampling.repetition_window) :]
+    codes = torch.tensor(known, dtype=torch.long).to(call.state.device)
+    for _ in range(UNIT_SPEECH_TOKENS):
+        code = draw(speech_distribution(lm.logits(call.state), codes, sampling, None), generator)
+        if int(code) == lm.config.audio_eos:
+            call.ended = True
+            return
+        codes = torch.cat([codes, code])
+        call.tokens.append(int(code))
+        call.state = lm.read(lm.embed_codes(code), stream, cache)[-1]
+        if len(call.tokens) >= call.most:
+            call.ended = True
+            return

@@ -17,9 +17,9 @@ from agent.duplex.audio_encoder import AudioStream
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.model import DuplexModel
 from agent.duplex.pictures import Patches
-from agent.duplex.sampling import Drawing, SpeechSampling, TextSampler
+from agent.duplex.sampling import Drawing, SpeechSampling
 from agent.duplex.slots import Slots
-from agent.duplex.speech_lm import speak
+from agent.duplex.speech_lm import SpeechCall, speak, speak_on
 
 T = TypeVar("T")
 
@@ -33,6 +33,13 @@ class Work(Protocol):
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         """Do it, for this conversation alone."""
+
+
+class TokenSampler(Protocol):
+    """How tokens are drawn; holds nothing of any conversation."""
+
+    def choose(self, logits: Tensor, drawings: Sequence[Drawing]) -> list[int]:
+        """The next token of each row of `logits` [B, V]; one read from the device."""
 
 
 @dataclass(slots=True)
@@ -61,6 +68,35 @@ class Hear:
 
 
 @dataclass(slots=True)
+class HearRecording:
+    """The mel [80, T] of at most 30 s of a recording → vectors.
+
+    `block_frames` as in `Ears.hear_recordings`: None lets every frame see every other.
+    """
+
+    mel: Tensor
+    block_frames: int | None
+    vectors: Tensor = field(default_factory=lambda: torch.empty(0))  # [n, W]
+    stage = "audio"
+
+    def run(self, model: DuplexModel, slots: Slots) -> None:
+        (self.vectors,) = model.ears.hear_recordings([self.mel], self.block_frames)
+
+
+@dataclass(slots=True)
+class HearLive:
+    """A piece of a user's turn, as it comes → vectors."""
+
+    mel: Tensor
+    stream: AudioStream
+    vectors: Tensor = field(default_factory=lambda: torch.empty(0))  # [n, W]
+    stage = "audio"
+
+    def run(self, model: DuplexModel, slots: Slots) -> None:
+        self.vectors = model.ears.hear_untrimmed(self.mel, self.stream, slots.audio)
+
+
+@dataclass(slots=True)
 class Read:
     """The LLM's next positions [T, W] → the state at the last of them."""
 
@@ -82,7 +118,7 @@ class Choose:
     """A state → the next token: one row of the head."""
 
     state: Tensor
-    sampler: TextSampler
+    sampler: TokenSampler
     drawing: Drawing
     token: int = -1
     stage = "decode"
@@ -111,6 +147,21 @@ class Speak:
         self.tokens = speak(
             model.speech, condition, turn, self.sampling, self.generator, may_end=self.may_end
         )
+
+
+@dataclass(slots=True)
+class SpeakOn:
+    """The next second of a chunk of an answer; to be asked for again until the call has ended."""
+
+    call: SpeechCall
+    stream: KvStream
+    sampling: SpeechSampling
+    generator: RandomSource
+    stage = "speech"
+
+    def run(self, model: DuplexModel, slots: Slots) -> None:
+        turn = (self.stream, slots.speech)
+        speak_on(model.speech, self.call, turn, self.sampling, self.generator)
 
 
 @dataclass(frozen=True, slots=True)

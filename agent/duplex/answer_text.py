@@ -1,0 +1,125 @@
+"""From an answer's tokens to what is shown of it, piece by piece; in pieces = in one go.
+
+No letter is cut in two, and what may be the beginning of a stop string waits until it is sure that
+it is none. What was never complete at the end is not shown.
+"""
+
+from collections.abc import Callable, Sequence
+
+from agent.duplex.tokens import TextStream, Token
+
+
+class AnswerText:
+    """One answer's text and the reasoning before it: `push` tokens, `take` what is settled.
+
+    With `thinking`, all up to `</think>` is reasoning, shown without the blanks around it; without,
+    nothing is. Special tokens are ignored. `stop` strings count in the text alone, which ends
+    before the first of them.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        *,
+        thinking: bool = False,
+        stop: Sequence[str] = (),
+    ) -> None:
+        self._decode = decode
+        self._letters = TextStream(decode)
+        self._thoughts = _Trimmed()
+        self._stops = StopStrings(stop)
+        self._text = self._reasoning = ""
+        self._begins_after_thought = False
+        self._over = False
+        self.is_reasoning = thinking
+        """Whether the next token belongs to the reasoning."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met; nothing more is shown then."""
+        return self._stops.found
+
+    def push(self, token: int) -> None:
+        """The next token."""
+        if self.is_reasoning:
+            self._think(token)
+        else:
+            self._write(self._letters.push([token]))
+
+    def take(self) -> tuple[str, str]:
+        """Text and reasoning that were settled since the last time."""
+        taken = self._text, self._reasoning
+        self._text = self._reasoning = ""
+        return taken
+
+    def finish(self) -> None:
+        """No token follows: what waited for more is settled. Idempotent."""
+        if not self._over and not self._stops.found:
+            self._text += self._stops.finish()
+        self._over = True
+
+    def _think(self, token: int) -> None:
+        if token == Token.END_THINK:
+            self.is_reasoning = False
+            self._begins_after_thought = True
+            self._letters = TextStream(self._decode)
+        elif token != Token.THINK:
+            self._reasoning += self._thoughts.push(self._letters.push([token]))
+
+    def _write(self, text: str) -> None:
+        if self._begins_after_thought:
+            text = text.lstrip()
+            self._begins_after_thought = not text
+        self._text += self._stops.push(text)
+
+
+class _Trimmed:
+    """Text without the blanks around it."""
+
+    def __init__(self) -> None:
+        self._waiting = ""
+        self._begun = False
+
+    def push(self, text: str) -> str:
+        """What of it is sure to be inside."""
+        whole = self._waiting + text if self._begun else text.lstrip()
+        shown = whole.rstrip()
+        self._begun = self._begun or bool(shown)
+        self._waiting = whole[len(shown) :]
+        return shown
+
+
+class StopStrings:
+    """Finds the first of some strings in text that comes piece by piece.
+
+    The first is the one that is complete first, and of those the longest.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = tuple(strings)
+        self._waiting = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """The next text → what of it stands before any of the strings, for sure."""
+        if self.found:
+            return ""
+        whole = self._waiting + text
+        met = [(at + len(one), at) for one in self._strings if (at := whole.find(one)) >= 0]
+        if met:
+            self.found = True
+            return whole[: min(met)[1]]
+        keep = max((_overlap(whole, one) for one in self._strings), default=0)
+        self._waiting = whole[len(whole) - keep :]
+        return whole[: len(whole) - keep]
+
+    def finish(self) -> str:
+        """What turned out to begin none."""
+        rest, self._waiting = self._waiting, ""
+        return rest
+
+
+def _overlap(text: str, string: str) -> int:
+    """How many letters at the end of `text` may begin `string`."""
+    longest = min(len(text), len(string) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)

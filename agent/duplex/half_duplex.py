@@ -1,0 +1,382 @@
+"""One half-duplex conversation: the user's turn, then the answer to it. To reset it, drop it.
+
+A turn is read piece by piece (sound, pictures, words, in the order they come) behind a header that
+closes the answer before it, since an answer's own end is never fed. The answer comes in chunks of
+ten tokens, as the model was trained to speak: each goes to the speech LM as soon as it is known
+whether the text ends with it. All is work for whoever runs it.
+
+Where this is not the reference: the window (`turn_memory`); the floor of the mel, which the
+reference loses after a session of less than 5 s; what cannot be read aloud is banned only where the
+answer is spoken (`parity` bans it always); live sound may be longer than a second; an answer that
+reaches its limit ends its speech; reasoning is not spoken; speech tokens are handed on as they
+come, since the vocoder collects what it needs.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from agent.chat_types import ChatPart, ChatPicture, ChatSound, ChatText
+from agent.duplex.answer import Answer, AnswerPiece, AnswerRules, Taken, TokenSource, read_in_pieces
+from agent.duplex.answer_text import AnswerText
+from agent.duplex.audio_encoder import AudioStream, vector_count
+from agent.duplex.chat_sampling import random_source
+from agent.duplex.content import Senses, check_samples, defused_answer, fill, perceive
+from agent.duplex.conversation_settings import ConversationSettings
+from agent.duplex.half_duplex_rules import (
+    CHUNK_TOKENS,
+    ENDS,
+    HalfDuplexRules,
+    answer_sampler,
+    answer_speech,
+)
+from agent.duplex.kv_cache import KvStream
+from agent.duplex.policy import Spoken
+from agent.duplex.prompt import (
+    ChatLayout,
+    Content,
+    LaidOut,
+    Message,
+    SoundSpan,
+    answer_header,
+    joined_content,
+    lay_out,
+    opening_segments,
+    user_header,
+)
+from agent.duplex.sampling import Drawing, History
+from agent.duplex.speech_lm import MAX_CALL_TOKENS, SPEECH_TOKEN_MS, SpeechCall
+from agent.duplex.turn_context import TurnContext
+from agent.duplex.turn_memory import (
+    ParkedTurns,
+    TurnMemory,
+    TurnSnapshot,
+    go_back_to,
+    take_turn_snapshot,
+)
+from agent.duplex.window import Window
+from agent.duplex.work import HearLive, Runner, SpeakOn, Work
+from agent.errors import ContextOverflow, EngineError, RequestError
+from agent.types import ByteArray, FloatArray
+
+SHORTEST_SAMPLES = 16_560
+"""A turn's first sound is padded in front to this much, 1035 ms."""
+_DEFAULTS = HalfDuplexRules()
+
+
+class HalfDuplexConversation:
+    """One conversation over shared weights. Not for two threads at once."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        system: Message | None,
+        voice: Tensor | None = None,
+        settings: ConversationSettings | None = None,
+        rules: HalfDuplexRules = _DEFAULTS,
+    ) -> None:
+        """Take a slot for a conversation under `system` (`prompt.system_content`).
+
+        `voice` [n, W] (`content.hear_whole`) fills its sounds. Nothing is read before `open_steps`.
+        CapacityError when no slot is free, RequestError when the prompt is too long.
+        """
+        self._runner = runner
+        self._rules = rules
+        self._voice = voice
+        self._answer: Answer | None = None
+        self._parked: ParkedTurns | None = None
+        self._closed = False
+        self.script: Iterator[int] | None = None
+        """Gives every token that would be drawn: for tests, which decide for the model."""
+        settings = settings or ConversationSettings()
+        self._opening = self._laid_out_opening(system)
+        self._generator = random_source(settings.seed, runner.model.target.device)
+        slot = runner.slots.take()
+        memory = TurnMemory(
+            llm=KvStream(slot),
+            speech=KvStream(slot),
+            audio=AudioStream(slot),
+            window=Window(rules.window, len(self._opening.ids)),
+        )
+        self._context = TurnContext(runner.model, runner.slots, memory, exact_moves=False)
+        self.update(settings)
+
+    # ---- what is asked of it --------------------------------------------------------------------
+
+    @property
+    def slot(self) -> int:
+        """Its place in the caches."""
+        return self._memory.llm.slot
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions of the LLM that it takes."""
+        return self._memory.llm.length
+
+    @property
+    def turn(self) -> int:
+        """Number of the agent's last answer; 0 before its first."""
+        return self._memory.answers
+
+    @property
+    def answering(self) -> bool:
+        """Whether that answer goes on."""
+        return self._answer is not None
+
+    def update(self, settings: ConversationSettings) -> None:
+        """From the next answer on these hold. The seed is that of the beginning."""
+        self.settings = settings
+        self._sampler = answer_sampler(self._runner.model, settings, self._rules)
+        self._speech = answer_speech(settings, self._rules)
+        self._context.exact_moves = settings.parity
+
+    def open_steps(self) -> Generator[Work, None, None]:
+        """Read the system message; once, before all else."""
+        self._check_awake()
+        laid = self._opening
+        if self._memory.llm.length or not laid.ids:
+            return
+        embeddings = self._runner.model.llm.embed(laid.ids).detach()
+        fill(embeddings, laid.sound_bounds, [] if self._voice is None else [self._voice])
+        yield from read_in_pieces(embeddings, self._memory.llm)
+
+    @property
+    def _memory(self) -> TurnMemory:
+        return self._context.memory
+
+    def _laid_out_opening(self, system: Message | None) -> LaidOut:
+        if system is None:
+            return LaidOut((), (), ())
+        vocabulary, positions = self._runner.model.vocabulary, self._runner.slots.llm.positions
+        content = tuple(
+            defused_answer(vocabulary, part) if isinstance(part, str) else part
+            for part in system.content
+        )
+        opening = opening_segments(replace(system, content=content), ChatLayout(joined=True))
+        laid = self._laid_out(opening)
+        if len(laid.ids) > positions // 2:
+            raise RequestError(
+                f"the system prompt takes {len(laid.ids)} of {positions} tokens; at most half of "
+                "them may be used for it",
+                param="instructions",
+            )
+        return laid
+
+    def _laid_out(self, segments: Sequence[Content]) -> LaidOut:
+        layout = ChatLayout(max_tokens=1 << 40)  # what does not fit is refused, not cut
+        return lay_out(self._runner.model.vocabulary, segments, layout)
+
+    # ---- the user's turn ------------------------------------------------------------------------
+
+    def hear_steps(
+        self, audio: FloatArray, pictures: Sequence[ByteArray] = ()
+    ) -> Generator[Work, None, None]:
+        """What the user said, f32 [T] at 16 kHz, and showed meanwhile: pictures [H, W, 3].
+
+        A whole utterance, in which every moment sees every other. RequestError, with nothing
+        changed, when it cannot be taken.
+        """
+        yield from self.read_steps([*map(ChatPicture, pictures), ChatSound(audio)])
+
+    def read_text(self, text: str) -> Generator[Work, None, None]:
+        """Typed words join the user's turn; none of them becomes a control token."""
+        yield from self.read_steps([ChatText(text)])
+
+    def read_steps(
+        self, parts: Sequence[ChatPart], *, joined: bool = True
+    ) -> Generator[Work, None, None]:
+        """Any content joins the user's turn; not `joined`: with newlines between its parts."""
+        self._check_awake()
+        model, senses = self._runner.model, Senses(self.settings.max_slices)
+        added = [senses.add(part, model.vocabulary) for part in self._padded(parts)]
+        content = joined_content([span for spans in added for span in spans], ChatLayout(joined))
+        laid = self._open_turn(content)
+        self._memory.has_heard = self._memory.has_heard or bool(senses.sounds)
+        embeddings = yield from perceive(model, laid, senses, None)
+        yield from self._read_turn(embeddings)
+
+    def hear_live_steps(
+        self, audio: FloatArray, pictures: Sequence[ByteArray] = (), *, is_last: bool = False
+    ) -> Generator[Work, None, None]:
+        """The same while the user goes on: f32 [T] of any length; whole seconds are read at once.
+
+        What is less waits for more, or ends the turn's sound when it `is_last`.
+        """
+        self._check_awake()
+        check_samples(audio)
+        memory, senses = self._memory, Senses(self.settings.max_slices)
+        seen = [senses.see(rgb, self.settings.max_slices) for rgb in pictures]
+        mel = memory.mel.clone()
+        mels = [*mel.push(audio), *(mel.finish() if is_last else [])]
+        heard = [SoundSpan(vector_count(one.shape[1])) for one in mels]
+        laid = self._open_turn([*seen, *heard]) if seen or heard else LaidOut((), (), ())
+        self._memory.mel = mel
+        if laid.ids:
+            hearing = [HearLive(one, self._memory.audio) for one in mels]
+            yield from hearing
+            silent = replace(laid, sound_bounds=())
+            embeddings = yield from perceive(self._runner.model, silent, senses, None)
+            fill(embeddings, laid.sound_bounds, [one.vectors for one in hearing])
+            yield from self._read_turn(embeddings)
+
+    def remark_steps(self, text: str) -> Generator[Work, None, None]:
+        """What the agent said, or was told, elsewhere follows as it stands; the turn is over."""
+        self._check_awake()
+        laid = self._laid_out([defused_answer(self._runner.model.vocabulary, text)])
+        self._context.make_room(len(laid.ids))
+        self._memory.close_turn()
+        if laid.ids:
+            yield from self._read_turn(self._runner.model.llm.embed(laid.ids))
+
+    def _padded(self, parts: Sequence[ChatPart]) -> list[ChatPart]:
+        """A turn's first sound with silence before it, as far as it is too short."""
+        padded = list(parts)
+        sounds = [index for index, part in enumerate(padded) if isinstance(part, ChatSound)]
+        first = padded[sounds[0]] if sounds and not self._memory.has_heard else None
+        if isinstance(first, ChatSound) and first.samples.ndim == 1 and len(first.samples):
+            missing = max(0, SHORTEST_SAMPLES - len(first.samples))
+            padded[sounds[0]] = ChatSound(np.pad(first.samples, (missing, 0)))
+        return padded
+
+    def _open_turn(self, content: Sequence[Content]) -> LaidOut:
+        """Lay out what comes next of the turn, begun if need be, and make room for it."""
+        opens = not self._memory.is_open
+        header = [user_header(after_answer=self._memory.answers > 0)] if opens else []
+        laid = self._laid_out([*header, *content])
+        self._context.make_room(len(laid.ids), opens=opens)
+        self._answer = None
+        return laid
+
+    def _read_turn(self, embeddings: Tensor) -> Generator[Work, None, None]:
+        self._answer = None
+        yield from self._context.read(embeddings)
+        self._context.forget()
+
+    # ---- the answer -----------------------------------------------------------------------------
+
+    def answer_steps(self) -> Generator[Work, None, AnswerPiece]:
+        """The next chunk of the answer, of a new one where none is under way.
+
+        With a `finish` it is over. ContextOverflow when no answer fits into the slot any more.
+        """
+        self._check_awake()
+        answer = self._answer or (yield from self._begin_answer())
+        taken = yield from answer.steps(CHUNK_TOKENS)
+        self._memory.settle()
+        is_over = answer.finish is not None
+        codes = yield from self._speak(taken, is_over)
+        self._sound(taken, len(codes))
+        if is_over:
+            self._answer = None
+            answer.text.finish()
+            self._context.forget()
+        text, reasoning = answer.text.take()
+        return AnswerPiece(text, reasoning, answer.finish, len(taken.ids), tuple(codes))
+
+    def _begin_answer(self) -> Generator[Work, None, Answer]:
+        memory, rules, model = self._memory, self._rules, self._runner.model
+        layout = ChatLayout(thinking=rules.thinking, spoken=rules.tts_template)
+        header = answer_header(layout, after_user=memory.is_open)
+        if memory.answers and not memory.is_open:
+            header = f"<|tts_eos|><|im_end|>\n{header}"
+        ids = model.vocabulary.encode(header)
+        most = min(rules.max_tokens, self._context.room() - len(ids))
+        if most < 1:
+            raise ContextOverflow(f"{memory.llm.length} positions are taken; no answer fits")
+        self._context.make_room(len(ids) + most)
+        state = yield from self._context.read(model.llm.embed(ids))
+        memory.begin_answer()
+        drawing = Drawing(History(rules.looks_back + CHUNK_TOKENS + 1), self._generator)
+        self._answer = Answer(
+            model.llm.embed,
+            memory.llm,
+            TokenSource(self._sampler, drawing, self.script),
+            AnswerRules(ENDS, most, looks_ahead=True, looks_back=rules.looks_back),
+            AnswerText(model.vocabulary.text, thinking=rules.thinking),
+        )
+        yield from self._answer.begin(state)
+        return self._answer
+
+    def _speak(self, taken: Taken, is_over: bool) -> Generator[Work, None, list[int]]:
+        """The speech tokens of a chunk; reasoning is not spoken."""
+        memory, stream = self._memory, self._memory.speech
+        words = [index for index, is_word in enumerate(taken.spoken) if is_word]
+        if not self.settings.speaks or not (words or (is_over and stream.length)):
+            return []
+        positions, length = self._runner.slots.speech.positions, len(words) + 2
+        if stream.length + length + min(MAX_CALL_TOKENS, positions // 4) > positions:
+            stream.length = 0  # only a very long answer comes here: its voice starts anew
+        call = SpeechCall(
+            [taken.ids[index] for index in words],
+            [taken.states[index] for index in words],
+            text_ended=is_over,
+            before=memory.codes,
+            most=min(MAX_CALL_TOKENS, positions - stream.length - length),
+        )
+        while not call.ended:
+            yield SpeakOn(call, stream, self._speech, self._generator)
+        memory.codes = (*memory.codes, *call.tokens)[-max(1, self._speech.repetition_window) :]
+        return call.tokens
+
+    def _sound(self, taken: Taken, speech_tokens: int) -> None:
+        """When the chunk sounds within its answer; all of it at once where nothing does."""
+        chunks = self._memory.chunks
+        start_ms = self.settings.speech_lag_ms if self.settings.speaks else 0
+        if chunks:
+            start_ms = chunks[-1].start_ms + chunks[-1].length_ms
+        sounding = Spoken(tuple(taken.ids), start_ms, speech_tokens * SPEECH_TOKEN_MS)
+        self._memory.chunks = (*chunks, sounding)
+
+    # ---- going back -----------------------------------------------------------------------------
+
+    def stop(self, heard_ms: int) -> int:
+        """The answer is given up after `heard_ms` of its sound: forget what was not heard of it.
+
+        → how many tokens that were; 0 also when the user's next turn was read already, since then
+        it is too late. What comes next closes the answer. Not between the steps of a chunk.
+        """
+        self._check_awake()
+        self._answer = None
+        if self._memory.is_open or not self._memory.chunks:
+            return 0
+        return self._memory.give_up_answer(heard_ms)
+
+    def save(self) -> TurnSnapshot:
+        """A point to go back to, before an answer that is only tried. EngineError during one."""
+        self._check_awake()
+        if self.answering:
+            raise EngineError("an answer is under way; save before it")
+        return take_turn_snapshot(self._memory, self._generator, self._runner.slots)
+
+    def restore(self, snapshot: TurnSnapshot) -> None:
+        """Go back, once; EngineError when the conversation has moved on too far."""
+        self._check_awake()
+        slots = self._runner.slots
+        self._context.memory = go_back_to(self._memory, snapshot, self._generator, slots)
+        self._answer = None
+
+    # ---- leaving the slot -----------------------------------------------------------------------
+
+    def park(self) -> None:
+        """Move what is in the slot to the host's memory and give the slot back. Idempotent."""
+        if self._parked is None and not self._closed:
+            self._parked = ParkedTurns.of(self._memory, self._runner.slots)
+            self._runner.slots.give_back(self.slot)
+
+    def unpark(self) -> None:
+        """Take a slot again and go on; CapacityError when none is free. Idempotent."""
+        if self._parked is not None and not self._closed:
+            self._parked.put_back(self._memory, self._runner.slots, self._runner.slots.take())
+            self._parked = None
+
+    def close(self) -> None:
+        """Give the slot back; nothing can be asked after that. Idempotent."""
+        if not self._closed and self._parked is None:
+            self._runner.slots.give_back(self.slot)
+        self._closed = True
+
+    def _check_awake(self) -> None:
+        if self._closed or self._parked is not None:
+            raise EngineError(f"the conversation is {'closed' if self._closed else 'parked'}")

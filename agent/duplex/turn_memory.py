@@ -1,0 +1,165 @@
+"""What a half-duplex conversation remembers, and ways back to an earlier point.
+
+The LLM's cache is [system][round][round]…; a round is a user's turn with the answer to it. The
+window counts rounds at their true lengths. The reference counts an answer's text tokenised anew,
+without its header, never forgets the first round, and nothing at all where answers are not spoken:
+so it would cut in the middle of a message.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from agent.duplex.audio_encoder import AudioSnapshot, AudioStream
+from agent.duplex.kv_cache import KvCopy, KvStream
+from agent.duplex.mel import TURN_BASED, StreamingMel
+from agent.duplex.policy import Spoken, heard_tokens
+from agent.duplex.slots import Slots
+from agent.duplex.window import UnitSpan, Window
+from agent.errors import EngineError
+
+
+@dataclass(slots=True)
+class TurnMemory:
+    """Everything but the contents of the caches and the state of the random source."""
+
+    llm: KvStream
+    speech: KvStream
+    audio: AudioStream
+    window: Window
+    mel: StreamingMel = field(default_factory=lambda: StreamingMel(TURN_BASED))
+    """Of the user's turn, where it is heard live."""
+    is_open: bool = False
+    """Whether the user's turn has begun, and more of it may come."""
+    has_heard: bool = False
+    """Whether there was sound in it."""
+    answers: int = 0
+    """How many answers were begun."""
+    answer_at: int = 0
+    """Where the last answer's first token stands."""
+    chunks: tuple[Spoken, ...] = ()
+    """The last answer as it sounds; no more than its tokens."""
+    codes: tuple[int, ...] = ()
+    """Its newest speech tokens, as far as a penalty looks back."""
+    rewrites: int = 0
+    """How often the LLM's cache was changed other than at its end."""
+
+    def copy(self) -> "TurnMemory":
+        return replace(
+            self,
+            llm=replace(self.llm),
+            speech=replace(self.speech),
+            audio=replace(self.audio),
+            window=self.window.copy(),
+            mel=self.mel.clone(),
+        )
+
+    def open_turn(self) -> None:
+        """The user begins, and with it a round."""
+        self.window.add(UnitSpan(0, listened=True))
+        self.is_open = True
+
+    def close_turn(self) -> None:
+        """What comes next is not the user's; what was heard live is forgotten."""
+        self.is_open = self.has_heard = False
+        self.mel = StreamingMel(TURN_BASED)
+        self.audio.cached_frames = self.audio.chunks = 0
+
+    def settle(self) -> None:
+        """The cache's end has moved: so long is the newest round now."""
+        before = self.window.length - self.window.units[-1].length if self.window.units else 0
+        if not self.window.units:
+            before = self.window.protected
+            self.window.add(UnitSpan(0, listened=True))
+        self.window.replace_newest([UnitSpan(self.llm.length - before, listened=True)])
+
+    def begin_answer(self) -> None:
+        """Its header was read."""
+        self.close_turn()
+        self.answers += 1
+        self.answer_at = self.llm.length
+        self.chunks, self.codes = (), ()
+        self.speech.length = 0
+
+    def give_up_answer(self, heard_ms: int) -> int:
+        """Forget what was not heard of the last answer → how many of its tokens."""
+        kept = self.answer_at
+        for chunk in self.chunks:
+            heard = heard_tokens(chunk, heard_ms)
+            kept += heard
+            if heard < len(chunk.said):
+                break
+        gone = self.llm.length - kept
+        self.llm.length = kept
+        self.speech.length = 0
+        self.chunks = ()
+        self.rewrites += bool(gone)
+        self.settle()
+        return gone
+
+
+# ---- going back, and leaving the slot -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSnapshot:
+    """A point to go back to, once, while no answer is under way.
+
+    The LLM's cache is not copied: what is in it up to here stays as it is, as long as nothing of
+    it is forgotten; then the snapshot is too old.
+    """
+
+    memory: TurnMemory
+    random: Tensor
+    heard: AudioSnapshot | None
+    """What the encoder has heard live of the user's turn."""
+
+
+def take_turn_snapshot(
+    memory: TurnMemory, generator: torch.Generator, slots: Slots
+) -> TurnSnapshot:
+    """Where `memory` is now."""
+    heard = slots.audio.snapshot(memory.audio) if memory.audio.cached_frames else None
+    return TurnSnapshot(memory.copy(), generator.get_state(), heard)
+
+
+def go_back_to(
+    memory: TurnMemory, snapshot: TurnSnapshot, generator: torch.Generator, slots: Slots
+) -> TurnMemory:
+    """The memory that goes on from `snapshot`; EngineError when that is too old."""
+    if memory.rewrites != snapshot.memory.rewrites:
+        raise EngineError("the conversation has moved on too far to go back")
+    back = snapshot.memory.copy()
+    back.rewrites = memory.rewrites + 1
+    back.llm.slot = back.speech.slot = back.audio.slot = memory.llm.slot
+    if snapshot.heard is not None:
+        slots.audio.restore(back.audio, snapshot.heard)
+    generator.set_state(snapshot.random)
+    return back
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedTurns:
+    """The contents of a slot in the host's memory."""
+
+    llm: KvCopy
+    speech: KvCopy
+    audio: AudioSnapshot
+
+    @classmethod
+    def of(cls, memory: TurnMemory, slots: Slots) -> "ParkedTurns":
+        host = torch.device("cpu")
+        audio = slots.audio.snapshot(memory.audio)
+        return cls(
+            slots.llm.copy(memory.llm, host),
+            slots.speech.copy(memory.speech, host),
+            replace(audio, keys=audio.keys.to(host), values=audio.values.to(host)),
+        )
+
+    def put_back(self, memory: TurnMemory, slots: Slots, slot: int) -> None:
+        """Fill `slot`, which is the conversation's from now on."""
+        memory.llm.slot = memory.speech.slot = memory.audio.slot = slot
+        slots.llm.put_back(memory.llm, self.llm)
+        slots.speech.put_back(memory.speech, self.speech)
+        slots.audio.restore(memory.audio, self.audio)
