@@ -12,7 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from agent import __version__, engines, resources
-from agent.api import realtime, replies
+from agent.api import chat, realtime, replies
 from agent.api.calls import Calls, Services
 from agent.api.realtime import CALLS
 from agent.clock import SYSTEM_CLOCK
@@ -56,6 +56,7 @@ def build_app(config: Config) -> web.Application:
         client_max_size=config.server.max_body_bytes,
     )
     app[SERVICES], app[CHOICE], app[CALLS] = services, choice, Calls(services)
+    chat.add_to(app, services)
     app.on_response_prepare.append(replies.protect_page)
     app.cleanup_ctx.append(_watch_loop)
     app.on_shutdown.append(_end_calls)

@@ -1,0 +1,198 @@
+"""`POST /v1/chat/completions`: turn-based chat in OpenAI's shape."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from agent.api.calls import Services
+from agent.api.chat_parts import Attachments
+from agent.api.chat_replies import AnswerStream, Heading, whole_answer
+from agent.api.chat_request import Asked, parse_chat
+from agent.api.fetch import Fetcher, FetchLimits
+from agent.api.realtime import SlowBody, WrongContentType
+from agent.chat_types import ChatEvent
+from agent.errors import CapacityError, RequestError, UnsupportedError
+from agent.settings import ChatSettings
+
+_BODY_TIMEOUT_S = 60.0
+_LOOK_S = 0.2
+"""How often is looked whether the client is still there."""
+_SMALL_BYTES = 65_536
+_GONE = 499
+
+
+class LargeBody(RequestError):
+    """The request holds more than is read."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class Chats:
+    """The chats of this server: how many are answered, how many wait."""
+
+    def __init__(self, services: Services, fetcher: Fetcher | None = None) -> None:
+        settings = services.config.chat
+        self.engine = services.engine
+        self.settings: ChatSettings = settings
+        self.origins = services.config.server.cors_origins
+        limits = FetchLimits(
+            settings.max_item_bytes, settings.fetch_timeout_s, settings.allow_private_urls
+        )
+        self.attachments = Attachments(settings, fetcher or Fetcher(limits))
+        self._places = asyncio.Semaphore(settings.max_chats)
+        self._inside = 0
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Held from the first byte of a request to the last of its answer. `CapacityError`."""
+        if self._inside >= self.settings.max_chats + self.settings.max_waiting:
+            raise CapacityError(
+                "too many chats are waiting; try again later",
+                retry_after_s=float(self.settings.retry_after_s),
+            )
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """One of the places among the chats that are answered; waits for it."""
+        async with self._places:
+            yield
+
+
+CHATS = web.AppKey("chats", Chats)
+
+
+def add_to(app: web.Application, services: Services) -> None:
+    """Add this file's endpoint."""
+    app[CHATS] = Chats(services)
+    app.router.add_post("/v1/chat/completions", complete)
+
+
+async def complete(request: web.Request) -> web.StreamResponse:
+    """The answer, whole or in pieces; it is given up when the client goes away."""
+    return await _while_connected(request, _complete(request, request.app[CHATS]))
+
+
+async def _complete(request: web.Request, chats: Chats) -> web.StreamResponse:
+    if not chats.engine.abilities.chat:
+        raise UnsupportedError(
+            f"the {chats.engine.name} engine cannot chat in turns; it only takes calls"
+        )
+    with chats.admitted():
+        asked = await _read(request, chats.settings)
+        async with chats.place():
+            order = await chats.attachments.resolve(asked)
+            async with _leaving(chats.engine.chat(order)) as events:
+                return await _answer(request, asked, events)
+
+
+async def _answer(
+    request: web.Request, asked: Asked, events: AsyncIterator[ChatEvent]
+) -> web.StreamResponse:
+    chats = request.app[CHATS]
+    heading = Heading(chats.engine.name)
+    if not asked.stream:
+        return await whole_answer(events, heading)
+    headers = _cors_headers(request, chats.origins)
+    stream = AnswerStream(request, heading, asked.include_usage, headers)
+    return await stream.send(events, chats.settings.keep_alive_s)
+
+
+@asynccontextmanager
+async def _leaving(events: AsyncIterator[ChatEvent]) -> AsyncIterator[AsyncIterator[ChatEvent]]:
+    """To leave the iterator gives the answer up: at once, and not when it is collected."""
+    try:
+        yield events
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+
+
+def _cors_headers(request: web.Request, origins: tuple[str, ...]) -> dict[str, str]:
+    """A stream's headers are on their way before the middleware could add these."""
+    origin = request.headers.get(hdrs.ORIGIN, "")
+    if not origin or not ("*" in origins or origin in origins):
+        return {}
+    return {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*" if "*" in origins else origin}
+
+
+# ---- the client's side ------------------------------------------------------------------------
+
+
+async def _while_connected(
+    request: web.Request, work: Coroutine[Any, Any, web.StreamResponse]
+) -> web.StreamResponse:
+    """Do the work as long as somebody waits for it."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait((task,), timeout=_LOOK_S)
+            if _is_gone(request):
+                break
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+    if task.cancelled():
+        return web.Response(status=_GONE)
+    try:
+        return task.result()
+    except ConnectionError:
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response(status=_GONE)
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+async def _read(request: web.Request, settings: ChatSettings) -> Asked:
+    if request.content_type != "application/json":
+        raise WrongContentType(
+            f"Content-Type is {request.content_type!r}; send application/json",
+            param="Content-Type",
+        )
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            body = await _body(request, settings.max_body_bytes)
+    except TimeoutError as error:
+        raise SlowBody(f"the body did not come within {_BODY_TIMEOUT_S:.0f} s") from error
+    except web.RequestPayloadError as error:
+        raise RequestError(f"the body cannot be read: {error}", code="invalid_body") from error
+    if len(body) < _SMALL_BYTES:
+        return parse_chat(_json(body), settings)
+    # Long bodies take longer than a frame of somebody's call.
+    return parse_chat(await asyncio.to_thread(_json, body), settings)
+
+
+async def _body(request: web.Request, most_bytes: int) -> bytes:
+    if (request.content_length or 0) > most_bytes:
+        raise _too_large(most_bytes)
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > most_bytes:
+            raise _too_large(most_bytes)
+    return bytes(body)
+
+
+def _too_large(most_bytes: int) -> LargeBody:
+    return LargeBody(f"the body is larger than {most_bytes:,} bytes (chat.max_body_bytes)")
+
+
+def _json(body: bytes) -> object:
+    try:
+        document: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
+    return document

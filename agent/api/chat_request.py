@@ -1,0 +1,312 @@
+"""Reading `POST /v1/chat/completions`: what is asked, with what is wrong named by its path."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.chat_types import ChatRequest, ChatText
+from agent.errors import RequestError
+from agent.media.files import MediaKind
+from agent.realtime.fields import Fields, out_of_range, wrong_type
+from agent.settings import ChatSettings
+from agent.types import Role
+
+_MOST_TOKENS = 1_000_000
+_MOST_STOPS = 4
+_MOST_STOP_IDS = 64
+_SEEDS = 1 << 63
+_MOST_CHARACTERS = 10_000_000
+"""The engine counts tokens; the size of the body is bounded before."""
+_MOST_CODED = 1 << 31
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_DETAILS = ("auto", "low", "high", "original")
+_MEDIA: dict[str, MediaKind] = {
+    "image_url": "picture",
+    "input_audio": "sound",
+    "audio_url": "sound",
+    "video_url": "video",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A picture, sound or video that is still to be fetched or decoded.
+
+    Either `url` (data:, http: or https:) or `coded` (base64) says where it is. `param` names it
+    in errors; `low` asks for little detail.
+    """
+
+    kind: MediaKind
+    param: str
+    url: str = ""
+    coded: str = ""
+    low: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AskedMessage:
+    """A message as it came."""
+
+    role: Role
+    content: tuple[ChatText | Wanted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A whole request: `order` lacks nothing but its messages."""
+
+    order: ChatRequest
+    messages: tuple[AskedMessage, ...]
+    stream: bool = False
+    include_usage: bool = False
+
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """All that is attached, in order."""
+        parts = (part for message in self.messages for part in message.content)
+        return tuple(part for part in parts if isinstance(part, Wanted))
+
+
+def parse_chat(document: object, limits: ChatSettings) -> Asked:
+    """Read a request's parsed JSON. `RequestError` with the `param` that cannot be served."""
+    if not isinstance(document, Mapping):
+        raise wrong_type("body", "an object", document)
+    fields = Fields(document)
+    fields.text("model", "", most=256)
+    _refuse_unsupported(fields)
+    messages = tuple(_message(each) for each in fields.objects("messages"))
+    if not messages:
+        raise RequestError(
+            "'messages' must hold at least one message.",
+            param="messages",
+            code="missing_required_parameter",
+        )
+    asked = Asked(
+        _order(fields),
+        messages,
+        stream=fields.flag("stream", False),
+        include_usage=fields.section("stream_options").flag("include_usage", False),
+    )
+    _check_counts(asked, limits)
+    return asked
+
+
+# ---- what nobody here can do ------------------------------------------------------------------
+
+
+def _refuse_unsupported(fields: Fields) -> None:
+    for name in ("tools", "functions"):
+        if fields.items(name):
+            raise _unsupported(name, "the model does not call functions in chats")
+    kind = fields.section("response_format").text("type", "text", most=256)
+    if kind != "text":
+        raise _unsupported("response_format", f"answers are text, not {kind!r}")
+    if fields.flag("logprobs", False) or fields.integer("top_logprobs", 0, least=0, most=20):
+        raise _unsupported("logprobs", "probabilities of tokens are not handed out")
+    if fields.integer("n", 1, least=1, most=128) != 1:
+        raise _unsupported("n", "there is one answer to a request")
+    if fields.raw("logit_bias"):
+        raise _unsupported("logit_bias", "the odds of single tokens cannot be changed")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if fields.number(name, 0.0, least=-2, most=2):
+            raise _unsupported(name, "use repetition_penalty")
+    if any(mode != "text" for mode in fields.items("modalities")):
+        raise _unsupported("modalities", "chats are answered in text; speech comes in calls")
+
+
+def _unsupported(param: str, why: str) -> RequestError:
+    return RequestError(f"'{param}' is not supported: {why}.", param=param, code="unsupported")
+
+
+# ---- messages ---------------------------------------------------------------------------------
+
+
+def _message(fields: Fields) -> AskedMessage:
+    name = fields.text("role", most=64)
+    if name not in _ROLES:
+        raise RequestError(
+            f"Invalid value {name!r} for '{fields.name('role')}'; use one of: "
+            f"{', '.join(_ROLES)}. Tools are not supported.",
+            param=fields.name("role"),
+            code="invalid_value",
+        )
+    if fields.items("tool_calls"):
+        raise _unsupported(fields.name("tool_calls"), "the model does not call functions in chats")
+    return AskedMessage(_ROLES[name], _content(fields))
+
+
+def _content(fields: Fields) -> tuple[ChatText | Wanted, ...]:
+    content = fields.raw("content")
+    if isinstance(content, str):
+        return (ChatText(content),)
+    if content is None:
+        raise RequestError(
+            f"Missing required parameter: '{fields.name('content')}'.",
+            param=fields.name("content"),
+            code="missing_required_parameter",
+        )
+    if not isinstance(content, list):
+        raise wrong_type(fields.name("content"), "a string or an array of parts", content)
+    return tuple(_part(each) for each in fields.objects("content"))
+
+
+def _part(fields: Fields) -> ChatText | Wanted:
+    kind = fields.text("type", most=64)
+    if kind in ("text", "refusal"):
+        return ChatText(fields.text(kind, most=_MOST_CHARACTERS))
+    if kind not in _MEDIA:
+        raise RequestError(
+            f"Invalid value {kind!r} for '{fields.name('type')}'; use one of: text, "
+            f"{', '.join(_MEDIA)}.",
+            param=fields.name("type"),
+            code="invalid_value",
+        )
+    return _sound_data(fields) if kind == "input_audio" else _linked(fields, kind)
+
+
+def _sound_data(fields: Fields) -> Wanted:
+    body = fields.section("input_audio")
+    data = body.text("data", most=_MOST_CODED)
+    # What it is shows in its first bytes; the field is only read for its type.
+    body.text("format", "", most=64)
+    param = fields.name("input_audio")
+    if data.startswith("data:"):
+        return Wanted("sound", param, url=data)
+    return Wanted("sound", param, coded=data)
+
+
+def _linked(fields: Fields, kind: str) -> Wanted:
+    """`{"url": …}`, or the bare address that some clients send."""
+    if isinstance(fields.raw(kind), str):
+        return Wanted(_MEDIA[kind], fields.name(kind), url=fields.text(kind, most=_MOST_CODED))
+    body = fields.section(kind)
+    url = body.text("url", most=_MOST_CODED)
+    low = body.choice("detail", _DETAILS, "auto") == "low" if kind == "image_url" else False
+    return Wanted(_MEDIA[kind], fields.name(kind), url=url, low=low)
+
+
+def _check_counts(asked: Asked, limits: ChatSettings) -> None:
+    most = {
+        "picture": limits.max_pictures,
+        "sound": limits.max_sounds,
+        "video": limits.max_videos,
+    }
+    for kind, allowed in most.items():
+        found = [wanted for wanted in asked.wanted if wanted.kind == kind]
+        if len(found) > allowed:
+            raise RequestError(
+                f"The request holds {len(found)} {kind}s; at most {allowed} are allowed "
+                f"(chat.max_{kind}s).",
+                param=found[allowed].param,
+                code="too_many_attachments",
+            )
+
+
+# ---- how to answer ----------------------------------------------------------------------------
+
+
+def _order(fields: Fields) -> ChatRequest:
+    usual = ChatRequest(())
+    temperature = _optional(fields, "temperature", 0, 2)
+    top_p = _optional(fields, "top_p", 0, 1)
+    return ChatRequest(
+        messages=(),
+        max_tokens=_max_tokens(fields, usual.max_tokens),
+        # Neither leaves a choice.
+        greedy=temperature == 0 or top_p == 0,
+        temperature=temperature or None,
+        top_p=top_p or None,
+        top_k=_top_k(fields),
+        repetition_penalty=_optional(fields, "repetition_penalty", 0.01, 10),
+        seed=_seed(fields),
+        stop=_stop(fields),
+        stop_token_ids=_stop_ids(fields),
+        thinking=_thinking(fields),
+        max_slices=_max_slices(fields),
+    )
+
+
+def _optional(fields: Fields, name: str, least: float, most: float) -> float | None:
+    return fields.number(name, least=least, most=most) if fields.has(name) else None
+
+
+def _max_tokens(fields: Fields, usual: int) -> int:
+    # The newer name wins where a client sends both.
+    name = "max_completion_tokens" if fields.has("max_completion_tokens") else "max_tokens"
+    return fields.integer(name, usual, least=1, most=_MOST_TOKENS)
+
+
+def _top_k(fields: Fields) -> int | None:
+    """None: the engine's own; 0: all tokens, which other servers also write as -1."""
+    if not fields.has("top_k"):
+        return None
+    return max(0, fields.integer("top_k", least=-1, most=_MOST_TOKENS))
+
+
+def _seed(fields: Fields) -> int | None:
+    # Not through a float, as numbers are read elsewhere: large seeds would become neighbours.
+    value = fields.raw("seed")
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise wrong_type("seed", "a whole number", value)
+    if not -_SEEDS <= value < _SEEDS:
+        raise out_of_range("seed", f"{-_SEEDS} to {_SEEDS - 1}", value)
+    return value
+
+
+def _stop(fields: Fields) -> tuple[str, ...]:
+    if isinstance(fields.raw("stop"), str):
+        return _checked_stops([fields.text("stop", most=1000)])
+    return _checked_stops(fields.items("stop"))
+
+
+def _checked_stops(values: Sequence[object]) -> tuple[str, ...]:
+    if len(values) > _MOST_STOPS:
+        raise RequestError(
+            f"'stop' holds {len(values)} texts; use at most {_MOST_STOPS}.",
+            param="stop",
+            code="array_above_max_length",
+        )
+    for value in values:
+        if not isinstance(value, str):
+            raise wrong_type("stop", "a string or an array of strings", value)
+        if not value or len(value) > 1000:
+            raise RequestError(
+                "'stop' must not be empty, nor longer than 1000 characters.",
+                param="stop",
+                code="invalid_value",
+            )
+    return tuple(str(value) for value in values)
+
+
+def _stop_ids(fields: Fields) -> tuple[int, ...]:
+    values = fields.items("stop_token_ids")
+    if len(values) > _MOST_STOP_IDS:
+        raise RequestError(
+            f"'stop_token_ids' holds {len(values)} numbers; use at most {_MOST_STOP_IDS}.",
+            param="stop_token_ids",
+            code="array_above_max_length",
+        )
+    ids = []
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise wrong_type("stop_token_ids", "an array of token numbers", value)
+        ids.append(value)
+    return tuple(ids)
+
+
+def _thinking(fields: Fields) -> bool:
+    """`enable_thinking`, bare or where vLLM's clients put it."""
+    inside = fields.section("chat_template_kwargs").flag("enable_thinking", False)
+    return fields.flag("enable_thinking", inside)
+
+
+def _max_slices(fields: Fields) -> int | None:
+    if not fields.has("max_slices"):
+        return None
+    return fields.integer("max_slices", least=1, most=9)
