@@ -16,7 +16,7 @@ from agent.types import Abilities, SessionSettings, TurnDetection
 from tests.rig.realtime_schema import check_event
 
 BASE = SessionSettings(model="echo", instructions="Be kind.", voice="anna")
-VOICES = Abilities(voices=("anna", "bert"), languages=("en", "de"))
+VOICES = Abilities(speech=True, voices=("anna", "bert"), languages=("en", "de"))
 
 
 def parsed(document: object, abilities: Abilities = VOICES) -> SessionSettings:
@@ -90,6 +90,18 @@ def test_what_is_told_back_can_be_sent_again() -> None:
     assert (settings.voice, settings.language, settings.mode) == ("bert", "de", "half_duplex")
     assert (settings.eagerness, settings.max_slices, settings.pictures_per_unit) == (1.0, 9, 8)
     assert parse_session(told(settings), BASE, VOICES) == settings
+
+
+def test_an_engine_without_a_voice_answers_in_text_whatever_is_asked() -> None:
+    mute = Abilities()
+    base = replace(BASE, output_modalities=("text",))
+    for asked in ({}, {"output_modalities": ["audio"]}, {"output_modalities": ["audio", "text"]}):
+        settings = parse_session(asked, base, mute)
+        assert settings.output_modalities == ("text",)
+        assert told(settings, mute)["output_modalities"] == ["text"]
+    for wrong in (["noise"], []):
+        with pytest.raises(RequestError, match="output_modalities"):
+            parse_session({"output_modalities": wrong}, base, mute)
 
 
 def test_turn_detection_is_off_when_null_and_kept_when_absent() -> None:
@@ -236,6 +248,8 @@ def test_a_client_may_send_back_the_session_it_was_given(abilities: Abilities) -
     tried = 0
     for tree in configurations():
         settings = Config.model_validate(tree).session_settings("echo")
+        if not abilities.speech:
+            settings = replace(settings, output_modalities=("text",))
         call = RealtimeCall("rtc_1", settings, abilities)
         (created, *_) = call.open().events
         given = json.loads(json.dumps(created["session"]))

@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.config import Config
 from agent.errors import CapacityError
@@ -131,6 +131,8 @@ class Calls:
         call_id = f"rtc_{secrets.token_hex(16)}"
         limits = Limits(max_message_bytes=config.calls.max_message_bytes)
         settings = config.session_settings(engine.name)
+        if not engine.abilities.speech:
+            settings = replace(settings, output_modalities=("text",))
         tools: tuple[object, ...] = ()
         if session is not None:
             settings, tools = parse_opening(session, settings, engine.abilities, limits)

@@ -56,7 +56,7 @@ def parse_session(
     changed = replace(
         base,
         instructions=session.text("instructions", base.instructions),
-        output_modalities=_modalities(session, base),
+        output_modalities=_modalities(session, base, abilities),
         turn_detection=_turn_detection(audio.section("input"), base.turn_detection),
         voice=_voice(audio.section("output"), base.voice, abilities, locked=voice_locked),
     )
@@ -138,7 +138,10 @@ def _check_tolerated(session: Fields) -> None:
     audio.section("output").number("speed", 1.0, least=0.25, most=4.0)
 
 
-def _modalities(session: Fields, base: SessionSettings) -> tuple[Modality, ...]:
+def _modalities(
+    session: Fields, base: SessionSettings, abilities: Abilities
+) -> tuple[Modality, ...]:
+    """What is asked for; stock clients ask for sound even of an engine that has no voice."""
     if not session.has("output_modalities"):
         return base.output_modalities
     param = session.name("output_modalities")
@@ -151,7 +154,7 @@ def _modalities(session: Fields, base: SessionSettings) -> tuple[Modality, ...]:
         raise RequestError(
             f"'{param}' is empty; use ['audio'] or ['text'].", param=param, code="invalid_value"
         )
-    return tuple(chosen)
+    return tuple(chosen) if abilities.speech else ("text",)
 
 
 def _turn_detection(audio_input: Fields, base: TurnDetection | None) -> TurnDetection | None:
