@@ -93,3 +93,13 @@ def test_a_count_that_begins_again_takes_nothing_back() -> None:
     assert values["microphone_concealed_seconds_total{kind=concealed}"] == 0.5
     assert values["microphone_packets_total{fate=received}"] == 5
     assert "microphone_packets_total{fate=lost}" not in values
+
+
+def test_a_run_counts_in_each_bucket_that_it_fits() -> None:
+    telemetry = Telemetry()
+    for spent_s in (0.0005, 0.001, 0.0011, 9.0):
+        telemetry.stage("front_end", spent_s)
+    values = rendered(telemetry)
+    bounds = ("0.001", "0.0025", "2.5", "+Inf")
+    counts = [values[f"stage_seconds_bucket{{le={bound},stage=front_end}}"] for bound in bounds]
+    assert counts == [2, 3, 3, 4]
