@@ -25,7 +25,7 @@ from agent.errors import (
     WorkerLost,
 )
 from agent.fleet.host import Host, ProcessHost, ThreadHost
-from agent.fleet.pool import Patience, RemoteEngine, start_core, start_engine, status
+from agent.fleet.pool import Patience, RemoteEngine, start_core, start_engine, status_of
 from agent.fleet.worker import Job
 from agent.interfaces import Conversation
 from agent.types import (
@@ -107,7 +107,7 @@ async def again(engine: RemoteEngine) -> Conversation:
 
 
 async def test_a_conversation_goes_on_as_if_the_engine_were_here(engine: RemoteEngine) -> None:
-    assert (engine.name, engine.abilities, status(engine)) == ("busy", busy_core.ABILITIES, "ok")
+    assert (engine.name, engine.abilities, status_of(engine)) == ("busy", busy_core.ABILITIES, "ok")
     conversation = await engine.open(SETTINGS)
     assert (engine.load().slots_used, engine.load().slots_free) == (1, 1)
     rgb = np.full((720, 1280, 3), 2, np.uint8)
@@ -224,7 +224,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> No
 async def test_an_engine_that_needs_no_worker_stays_here() -> None:
     engine = await start_engine("echo", EngineSettings(Path("assets"), 3))
     assert isinstance(engine, EchoEngine)
-    assert status(engine) == "ok"
+    assert status_of(engine) == "ok"
     await engine.close()
 
 
@@ -282,7 +282,7 @@ async def test_while_it_starts_again_it_says_how_long_to_wait(tmp_path: Path) ->
         os.kill(busy_core.pid(tmp_path), signal.SIGKILL)
         with pytest.raises(WorkerLost):
             await until(conversation, Listened)
-        assert status(engine) == "starting"
+        assert status_of(engine) == "starting"
         with pytest.raises(CapacityError, match="starting again") as refused:
             await engine.open(SETTINGS)
         with pytest.raises(CapacityError, match="starting again"):
@@ -305,7 +305,7 @@ async def test_one_that_does_not_come_up_any_more_stays_down(
         with pytest.raises(WorkerLost):
             await until(conversation, Listened)
         async with asyncio.timeout(20):
-            while status(engine) != "degraded":
+            while status_of(engine) != "degraded":
                 await asyncio.sleep(0.01)
         with pytest.raises(CapacityError, match="is down"):
             await engine.open(SETTINGS)

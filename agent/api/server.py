@@ -14,13 +14,15 @@ from aiohttp import web
 from agent import __version__, engines, resources
 from agent.api import chat, realtime, replies
 from agent.api.calls import Calls, Services
+from agent.api.loading import Started, start
 from agent.api.realtime import CALLS
 from agent.clock import SYSTEM_CLOCK
 from agent.config import Config
 from agent.engines import Choice, EngineSettings
+from agent.fleet.pool import status_of
 from agent.media.vad import SileroModel
 from agent.telemetry import Telemetry
-from agent.tls import is_loopback, listen_plan
+from agent.tls import ListenPlan, is_loopback, listen_plan
 from agent.transport.aiortc_inside import check_fit, offer_addresses
 from agent.transport.codecs import codec_source
 
@@ -45,17 +47,20 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def build_app(config: Config) -> web.Application:
-    """The application with its engine loaded; to be run once, by one event loop."""
+    """The application with an engine that needs no loading; to be run once, by one event loop."""
     choice = engines.choose(config.engine.name)
-    engine_settings = EngineSettings(resources.assets_folder(), config.calls.max_calls)
-    services = Services(
-        config, engines.create(choice.name, engine_settings), Telemetry(), SileroModel()
-    )
+    settings = EngineSettings(resources.assets_folder(), config.calls.max_calls)
+    return make_app(config, Started(choice, engines.create(choice.name, settings)))
+
+
+def make_app(config: Config, started: Started) -> web.Application:
+    """The application, which closes its engine in the end; to be run once, by one event loop."""
+    services = Services(config, started.engine, Telemetry(), SileroModel())
     app = web.Application(
         middlewares=[replies.cors(config.server.cors_origins), replies.errors_as_json],
         client_max_size=config.server.max_body_bytes,
     )
-    app[SERVICES], app[CHOICE], app[CALLS] = services, choice, Calls(services)
+    app[SERVICES], app[CHOICE], app[CALLS] = services, started.choice, Calls(services)
     chat.add_to(app, services)
     app.on_response_prepare.append(replies.protect_page)
     app.cleanup_ctx.append(_watch_loop)
@@ -70,15 +75,34 @@ async def _serve(config: Config) -> int:
     await check_fit()
     # Says so now, and not in the first call, when sound has to go a poorer way.
     codec_source()
-    app = build_app(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    starting = asyncio.ensure_future(start(config))
+    await _either(starting, stop)
+    if not stop.is_set():
+        await _listen(config, plan, make_app(config, await starting), stop)
+    return 0
+
+
+async def _either(starting: "asyncio.Future[Started]", stop: asyncio.Event) -> None:
+    """Wait until the engine has started or need not any more."""
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stop.is_set() and not starting.cancel():
+        await (await starting).engine.close()
+    await asyncio.wait((starting,))
+
+
+async def _listen(
+    config: Config, plan: ListenPlan, app: web.Application, stop: asyncio.Event
+) -> None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     spare_collector()
     server = config.server
     site = web.TCPSite(runner, server.host, server.port, ssl_context=plan.ssl_context)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await site.start()
         if plan.warning:
@@ -93,7 +117,6 @@ async def _serve(config: Config) -> int:
         await stop.wait()
     finally:
         await runner.cleanup()
-    return 0
 
 
 def spare_collector() -> None:
@@ -139,22 +162,28 @@ async def _models(request: web.Request) -> web.Response:
         "object": "model",
         "created": 0,
         "owned_by": "voice-agent",
-        "voice_agent": {"abilities": abilities, "default": True, "reason": choice.reason},
+        "voice_agent": {
+            "abilities": abilities,
+            "default": True,
+            "reason": choice.reason,
+            "status": status_of(engine),
+        },
     }
     return web.json_response({"object": "list", "data": [model]})
 
 
 async def _health(request: web.Request) -> web.Response:
     services, calls = request.app[SERVICES], request.app[CALLS]
-    load = services.engine.load()
+    load, now = services.engine.load(), status_of(services.engine)
     body = {
-        "status": "ok",
+        "status": now,
         "version": __version__,
         "engine": services.engine.name,
         "calls": calls.count,
         "slots_free": load.slots_free,
     }
-    return web.json_response(body)
+    # An engine that starts again does that by itself; one that is down needs somebody.
+    return web.json_response(body, status=503 if now == "degraded" else 200)
 
 
 async def _metrics(request: web.Request) -> web.Response:

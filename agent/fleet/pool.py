@@ -272,7 +272,7 @@ class RemoteEngine:
         await self._worker.close()
 
 
-def status(engine: Engine) -> Status:
+def status_of(engine: Engine) -> Status:
     """Whether `engine` serves; one of this process always does."""
     return engine.status if isinstance(engine, RemoteEngine) else "ok"
 
