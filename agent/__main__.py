@@ -7,6 +7,7 @@ a wrong command line. What is costly to import is imported by the command that n
 import argparse
 import errno
 import importlib
+import importlib.util
 import logging
 import os
 import socket
@@ -89,8 +90,9 @@ _FLAGS = {
     "host": "server.host",
     "port": "server.port",
     "log_level": "logging.level",
+    "model": "model.source",
 }
-"""Flags of `serve` and the settings that they stand for; they win over --set."""
+"""Flags of the commands and the settings that they stand for; they win over --set."""
 
 
 def _config(arguments: argparse.Namespace) -> "Config":
@@ -147,8 +149,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     doctor = commands.add_parser("doctor", help="try out everything that a call needs")
     doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_model(doctor)
     _add_settings(doctor)
     doctor.set_defaults(command=_doctor)
+    _add_chat(commands)
     config = commands.add_parser("config", help="list every setting as a Markdown table")
     config.add_argument(
         "--effective", action="store_true", help="print what is in force as TOML, less secrets"
@@ -161,12 +165,26 @@ def _parser() -> argparse.ArgumentParser:
 def _add_serve(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
     serve = commands.add_parser("serve", help="take calls")
     serve.add_argument("--engine", metavar="NAME", help="what answers (engine.name)")
+    _add_model(serve)
     serve.add_argument("--host", help="address to listen on (server.host)")
     serve.add_argument("--port", help="TCP port (server.port)")
     serve.add_argument("--http", action="store_true", help="never use TLS (server.http_only)")
     serve.add_argument("--log-level", metavar="LEVEL", help="least serious line (logging.level)")
     _add_settings(serve)
     serve.set_defaults(command=_serve)
+
+
+def _add_chat(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
+    if importlib.util.find_spec("agent.chat_command") is not None:
+        importlib.import_module("agent.chat_command").add_to(commands, _add_settings)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="PATH_OR_ID",
+        help="the checkpoint: a folder or owner/name (model.source)",
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -14,17 +14,21 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from agent import __version__, engines, tls
-from agent.config import Config
+from agent import __version__, model_hub, tls
+from agent.config import Config, ModelSection
+from agent.duplex import inspection
+from agent.duplex.tokens import VOCABULARY_SIZE
 from agent.errors import ConfigError, MediaError
+from agent.model_hub import choice, gpus, sources
+from agent.model_hub.cache import ModelCache
+from agent.model_hub.download import missing_bytes, needed
+from agent.model_hub.hub import Hub, HubModel
 from agent.resources import assets_folder, web_folder
 from agent.types import MIC_FRAME_SAMPLES, SPEECH_FRAME_SAMPLES, SPEECH_RATE_HZ, AudioFrame
 
 Status: TypeAlias = Literal["ok", "warning", "failure"]
 
 _GIB = 1024**3
-# What the engine's weights and the first call take, by the published bf16 checkpoint.
-_ENGINE_GIB = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def examine(config: Config) -> list[Check]:
     return [
         check_python(),
         *check_torch(),
-        check_checkpoint(),
+        *check_model(config),
         check_opus(),
         check_echo_canceller(config),
         check_voice_detector(),
@@ -91,7 +95,7 @@ def check_python() -> Check:
 
 
 def check_torch() -> list[Check]:
-    """torch and the GPU; the one check that imports torch, which takes seconds."""
+    """torch and the GPU; the first check that imports torch, which takes seconds."""
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:
@@ -102,18 +106,99 @@ def check_torch() -> list[Check]:
         detail = "no GPU that torch can use: only engines that need none can run"
         return [found, Check("CUDA", "warning", detail, "MiniCPM-o needs an NVIDIA GPU")]
     device = torch.cuda.get_device_properties(0)
-    memory_gib = device.total_memory / _GIB
-    detail = f"{device.name}, {memory_gib:.0f} GiB, CUDA {torch.version.cuda}"
-    if memory_gib < _ENGINE_GIB:
-        advice = f"MiniCPM-o needs about {_ENGINE_GIB} GiB"
-        return [found, Check("CUDA", "warning", detail, advice)]
+    detail = f"{device.name}, {device.total_memory / _GIB:.0f} GiB, CUDA {torch.version.cuda}"
     return [found, Check("CUDA", "ok", detail)]
 
 
-def check_checkpoint() -> Check:
-    """The model's weights, which no engine of this version reads yet."""
-    advice = "the MiniCPM-o engine, once it is built in, reads openbmb/MiniCPM-o-4_5 (20 GB)"
-    return Check("checkpoint", "warning", "none configured: the echo engine answers", advice)
+def check_model(config: Config) -> list[Check]:
+    """The checkpoint, by its files alone: nothing is downloaded, loaded or run."""
+    model = config.model
+    try:
+        source = sources.locate(model)
+        if source is None:
+            return [_no_model(config.engine.name)]
+        if isinstance(source, HubModel):
+            return [_not_downloaded(source, model), check_memory(source, model)]
+        identity = inspection.identify(source)
+    except ConfigError as error:
+        return [Check("checkpoint", "failure", str(error), "`voice-agent serve` needs another")]
+    found = Check("checkpoint", "ok", f"MiniCPM-o 4.5 in {identity.folder}")
+    return [
+        found,
+        check_weights(identity, model),
+        check_tokenizer(identity.folder),
+        check_voice(identity.folder),
+        check_memory(source, model),
+    ]
+
+
+def _no_model(engine: str) -> Check:
+    advice = f"--model {sources.PUBLISHED} downloads it (19 GB); or --model and a folder"
+    if engine == choice.ENGINE:
+        return Check("checkpoint", "failure", f"none, and {engine} needs one", advice)
+    return Check("checkpoint", "warning", "none: the echo engine answers", advice)
+
+
+def _not_downloaded(source: HubModel, model: ModelSection) -> Check:
+    cache = ModelCache(sources.downloads(model), source)
+    files = needed(Hub().listing(source))
+    missing, free = missing_bytes(cache, files), cache.free_bytes()
+    detail = (
+        f"{source} is not here yet: {missing / 1e9:.1f} GB of {len(files)} files are missing; "
+        f"{cache.root} has {free / 1e9:.1f} GB free"
+    )
+    if free < missing:
+        return Check("checkpoint", "failure", detail, "make room, or set model.folder")
+    return Check("checkpoint", "warning", detail, "`voice-agent serve` downloads it at its start")
+
+
+def check_weights(identity: inspection.Identity, model: ModelSection) -> Check:
+    """Every key and shape against the model, by the headers of the shards."""
+    try:
+        weights = inspection.inspect_weights(identity, choice.extra_weights(model))
+    except ConfigError as error:
+        return Check("weights", "failure", str(error), "download what differs again")
+    except (ImportError, OSError) as error:
+        return Check("weights", "warning", f"cannot be compared: {error}", "reinstall torch")
+    dtypes = ", ".join(sorted(weights.dtypes))
+    detail = (
+        f"{weights.tensors} tensors in {len(identity.weight_files)} files, "
+        f"{weights.parameters / 1e9:.2f} billion parameters, "
+        f"{identity.size.weights / 1e9:.2f} GB of {dtypes}: all as expected"
+    )
+    return Check("weights", "ok", detail)
+
+
+def check_tokenizer(folder: Path) -> Check:
+    """Its files, and the tokens that the code knows by number."""
+    try:
+        inspection.inspect_tokenizer(folder)
+    except ConfigError as error:
+        return Check("tokenizer", "failure", str(error), "download its files again")
+    return Check("tokenizer", "ok", f"{VOCABULARY_SIZE} tokens, as expected")
+
+
+def check_voice(folder: Path) -> Check:
+    """What a vocoder would read."""
+    missing = inspection.missing_voice_files(folder)
+    where = folder / inspection.VOCODER_FOLDER
+    if missing:
+        detail = f"{', '.join(missing)} missing in {where}: answers come as captions only"
+        return Check("voice files", "warning", detail, "download them, for when there is a vocoder")
+    return Check("voice files", "ok", f"{len(inspection.VOCODER_FILES)} in {where}")
+
+
+def check_memory(source: sources.Source, model: ModelSection) -> Check:
+    """What the model takes of the GPU, and what that has free now."""
+    size = choice.model_size(source, model)
+    needs = size.memory_bytes(model.slots, model.context_tokens)
+    detail = f"{needs / _GIB:.1f} GiB for {model.slots} slots of {model.context_tokens} tokens"
+    if model.device == "cpu":
+        return Check("memory", "warning", f"{detail}, on the CPU", "far too slow for a call")
+    fault = choice.room_fault(gpus.look_here(gpus.gpu_number(model.device)), source, model)
+    if fault:
+        return Check("memory", "warning", f"{detail} needed; {fault}", "a GPU with more room")
+    return Check("memory", "ok", detail)
 
 
 def check_opus() -> Check:
@@ -236,7 +321,7 @@ def check_files() -> Check:
 def check_engine(config: Config) -> Check:
     """Which engine would answer, and why."""
     try:
-        choice = engines.choose(config.engine.name)
+        choice = model_hub.choose(config, gpus.look_here)
     except ConfigError as error:
         return Check("engine", "failure", str(error), "set engine.name to auto")
     return Check("engine", "ok", f"{choice.name}: {choice.reason}")

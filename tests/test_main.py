@@ -95,10 +95,10 @@ def test_flags_of_serve_stand_for_settings(
     file = tmp_path / "agent.toml"
     file.write_text("[calls]\nmax_calls = 2\n[server]\nport = 1\n[logging]\nlevel = 'error'\n")
     monkeypatch.setenv("VOICE_AGENT__CALLS__WATCHDOG_S", "7")
-    line = "serve --engine echo --host 127.0.0.2 --port 8100 --http --log-level warning"
+    line = "serve --engine echo --model a/b --host 127.0.0.2 --port 8100 --http --log-level warning"
     assert main([*line.split(), "--config", str(file), "--set", "session.voice=a"]) == 0
     config = served[0]
-    assert config.engine.name == "echo"
+    assert (config.engine.name, config.model.source) == ("echo", "a/b")
     assert (config.server.host, config.server.port) == ("127.0.0.2", 8100)
     assert config.server.http_only is True
     assert config.logging.level == "warning"

@@ -13,7 +13,8 @@ from agent.model_hub.cache import ModelCache
 from agent.model_hub.hub import HubModel, hub_cache
 
 PUBLISHED = "openbmb/MiniCPM-o-4_5"
-"""The id of the model under which both hubs have it."""
+"""The id of the model on Hugging Face."""
+_ON_MODELSCOPE = "OpenBMB/MiniCPM-o-4_5"
 Source: TypeAlias = Path | HubModel
 """A folder on this disk, or a model that is to be downloaded."""
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -56,6 +57,6 @@ def _kept(root: Path, environ: Mapping[str, str]) -> Iterator[Path]:
     home = Path(environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
     # Its releases differed: with and without `hub`, with and without `models`.
     for between in ("hub/models", "models", "hub", ""):
-        folder = home / between / PUBLISHED
-        if inspection.is_whole(folder):
-            yield folder
+        for name in (PUBLISHED, _ON_MODELSCOPE):
+            if inspection.is_whole(home / between / name):
+                yield home / between / name

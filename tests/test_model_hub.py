@@ -1,0 +1,349 @@
+"""Which engine answers and why; where a checkpoint is found; what a GPU has free."""
+
+import dataclasses
+import io
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from agent.clock import Clock
+from agent.config import Config, ModelSection, load_config
+from agent.engines import ModelSettings
+from agent.errors import CheckpointError, ConfigError
+from agent.model_hub import choose, engine_settings, gpus, sources
+from agent.model_hub.gpus import Gpu, NoGpu
+from agent.model_hub.hub import HubModel
+from agent.model_hub.progress import DownloadLine
+from tests.rig.hub_server import COMMIT, hub_server
+from tests.rig.tiny_checkpoint import write_checkpoint
+
+GIB = 1024**3
+H200 = Gpu("H200", 139 * GIB, 141 * GIB)
+BUSY = Gpu("H200", 12 * GIB, 24 * GIB)
+NONE = NoGpu("no GPU that torch can use")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole checkpoint; the tokenizer's files are only there by name."""
+    path = tmp_path / "model"
+    write_whole(path)
+    return path
+
+
+def write_whole(path: Path) -> None:
+    write_checkpoint(path, weights="holes", tokenizer="none")
+    for name in ("tokenizer_config.json", "vocab.json", "merges.txt"):
+        (path / name).write_text("{}")
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty caches in the place of this machine's."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
+    return tmp_path
+
+
+def config_of(*overrides: str) -> Config:
+    return load_config(None, {}, list(overrides))
+
+
+def chosen(gpu: Gpu | NoGpu, *overrides: str) -> tuple[str, str]:
+    choice = choose(config_of(*overrides), lambda _: gpu)
+    return choice.name, choice.reason
+
+
+def unasked(_: int) -> Gpu:
+    raise AssertionError("no GPU need be asked")
+
+
+# ---- the choice ---------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_model_where_it_and_a_gpu_are(folder: Path) -> None:
+    name, reason = chosen(H200, f"model.source={folder}")
+    assert name == "minicpm-o"
+    assert reason == f"H200 has 139.0 of 141.0 GiB free, checkpoint {folder}"
+    assert chosen(H200, "model.source=openbmb/MiniCPM-o-4_5")[0] == "minicpm-o"
+
+
+def test_auto_says_what_is_missing(folder: Path) -> None:
+    assert chosen(NONE, f"model.source={folder}") == ("echo", "no GPU that torch can use")
+    no_model = choose(config_of(), unasked)
+    assert (no_model.name, no_model.reason[:14]) == ("echo", "no checkpoint:")
+    on_cpu = choose(config_of(f"model.source={folder}", "model.device=cpu"), unasked)
+    assert on_cpu.name == "echo" and "too slow" in on_cpu.reason
+
+
+def test_auto_says_how_much_room_is_missing() -> None:
+    published = "model.source=openbmb/MiniCPM-o-4_5"
+    name, reason = chosen(BUSY, published)
+    assert name == "echo"
+    assert reason == ("H200 has 12.0 of 24.0 GiB free, and 4 slots of 8192 tokens take 25.0")
+    roomy = dataclasses.replace(BUSY, free_bytes=23 * GIB)
+    assert chosen(roomy, published)[1].endswith("take 25.0: set model.slots to 2")
+    assert chosen(roomy, published, "model.slots=2")[0] == "minicpm-o"
+    assert chosen(roomy, published, "model.slots=2", "model.dtype=float32")[0] == "echo"
+
+
+def test_the_configured_gpu_is_asked(folder: Path) -> None:
+    asked: list[int] = []
+
+    def look(number: int) -> Gpu:
+        asked.append(number)
+        return H200
+
+    for device in ("auto", "cuda", "cuda:3"):
+        choose(config_of(f"model.source={folder}", f"model.device={device}"), look)
+    assert asked == [0, 0, 3]
+
+
+def test_by_name_it_runs_on_the_cpu_and_warns(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, reason = chosen(NONE, f"model.source={folder}", "engine.name=minicpm-o")
+    assert name == "minicpm-o"
+    assert "on the CPU, far too slowly for a call: no GPU that torch can use" in reason
+    assert "far too slowly" in caplog.text
+
+
+def test_by_name_without_a_checkpoint_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"model\.source: .* --model openbmb/MiniCPM-o-4_5"):
+        chosen(H200, "engine.name=minicpm-o")
+    with pytest.raises(ConfigError, match=r"model\.device: cuda:1 cannot be used: no GPU"):
+        chosen(NONE, "engine.name=minicpm-o", "model.source=a/b", "model.device=cuda:1")
+
+
+def test_other_engines_need_none_of_it() -> None:
+    assert choose(config_of("engine.name=echo"), unasked).name == "echo"
+    with pytest.raises(ConfigError, match="there is no engine 'hal'"):
+        choose(config_of("engine.name=hal"), unasked)
+
+
+def test_a_configured_checkpoint_that_is_none_stops_auto_too(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(CheckpointError, match="llama"):
+        chosen(H200, f"model.source={folder}")
+
+
+# ---- what the engine is built from --------------------------------------------------------------
+
+
+def test_every_setting_reaches_the_engine(folder: Path) -> None:
+    extra = folder / "extra.safetensors"
+    extra.touch()
+    given = {
+        "device": "cuda:1",
+        "dtype": "float32",
+        "context_tokens": "2048",
+        "attention": "eager",
+        "rope_precision": "bfloat16",
+        "window": "context",
+        "parity": "true",
+        "slots": "3",
+        "source": str(folder),
+        "extra_weights": str(extra),
+    }
+    config = config_of(*(f"model.{key}={value}" for key, value in given.items()))
+    settings = engine_settings(config, choose(config, lambda _: H200))
+    assert settings.slots == 3
+    assert settings.model == ModelSettings(
+        folder, extra, "cuda:1", "float32", 2048, "eager", "bfloat16", "context", True
+    )
+
+
+def test_defaults_are_those_of_the_engine(folder: Path) -> None:
+    config = config_of(f"model.source={folder}")
+    assert engine_settings(config, choose(config, lambda _: H200)).model == ModelSettings(folder)
+
+
+def test_the_echo_engine_gets_a_slot_for_each_call() -> None:
+    settings = engine_settings(config_of("calls.max_calls=5"), choose(config_of()))
+    assert (settings.slots, settings.model) == (5, None)
+
+
+def test_missing_extra_weights_are_named(folder: Path) -> None:
+    config = config_of(f"model.source={folder}", "model.extra_weights=/none.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.extra_weights: there is no file /none"):
+        engine_settings(config, choose(config, lambda _: H200))
+
+
+def test_an_id_is_downloaded_once(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = folder / "model.safetensors"
+    header = b"{}"
+    weights.write_bytes(len(header).to_bytes(8, "little") + header)
+    files = {name: (folder / name).read_bytes() for name in ("config.json", weights.name)}
+    files |= dict.fromkeys(("tokenizer_config.json", "vocab.json", "merges.txt"), b"{}")
+    config = config_of("model.source=me/tiny", f"model.folder={tmp_path / 'kept'}")
+    with hub_server() as server:
+        server.models["me/tiny"] = files
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        settings = engine_settings(config, choose(config, lambda _: H200))
+    assert settings.model is not None and settings.model.folder.name == COMMIT
+    assert "me/tiny: 0.00 of 0.00 GB" in capsys.readouterr().err
+    # The hub is gone: what is here is enough.
+    assert engine_settings(config, choose(config, lambda _: H200)) == settings
+
+
+# ---- where it is found --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["{}", "{}/", "../model"])
+def test_a_folder_is_taken_however_it_is_written(
+    folder: Path, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "here").mkdir()
+    monkeypatch.chdir(folder.parent / "here")
+    found = sources.locate(ModelSection(source=written.format(folder)))
+    assert isinstance(found, Path) and found.is_absolute() and found.samefile(folder)
+
+
+def test_the_home_folder_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert sources.locate(ModelSection(source="~/model")) == folder
+
+
+@pytest.mark.parametrize("source", ["/none", "./none", "~/none", "none", "a/b/c", "a b/c"])
+def test_what_is_neither_there_nor_an_id_is_named(source: str) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.source: .* is not there; name a folder"):
+        sources.locate(ModelSection(source=source))
+
+
+def test_an_id_and_its_revision_are_told() -> None:
+    model = ModelSection(source="openbmb/MiniCPM-o-4_5", revision="v1.0")
+    assert sources.locate(model) == HubModel("openbmb/MiniCPM-o-4_5", "v1.0")
+    with pytest.raises(ConfigError, match=r"model\.revision"):
+        sources.locate(ModelSection(source="a/b", revision="../../x"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "modelscope/hub/models/openbmb/MiniCPM-o-4_5",
+        "modelscope/models/OpenBMB/MiniCPM-o-4_5",
+        "modelscope/hub/openbmb/MiniCPM-o-4_5",
+        f"hub/models--openbmb--MiniCPM-o-4_5/snapshots/{COMMIT}",
+    ],
+)
+def test_an_earlier_download_is_found_if_it_is_whole(caches: Path, place: str) -> None:
+    assert sources.locate(ModelSection()) is None
+    write_whole(caches / place)
+    references = caches / "hub" / "models--openbmb--MiniCPM-o-4_5" / "refs"
+    references.mkdir(parents=True, exist_ok=True)
+    (references / "main").write_text(COMMIT)
+    assert sources.locate(ModelSection()) == caches / place
+    (caches / place / "vocab.json").unlink()
+    assert sources.locate(ModelSection()) is None
+
+
+# ---- the GPU ------------------------------------------------------------------------------------
+
+
+def test_torch_is_asked_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory(number: int) -> tuple[int, int]:
+        if number:
+            raise RuntimeError("CUDA error: out of memory")
+        return 5, 7
+
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        device_count=lambda: 2,
+        mem_get_info=memory,
+        get_device_properties=lambda _: types.SimpleNamespace(name="T4"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    assert gpus.look_here(0) == Gpu("T4", 5, 7)
+    assert gpus.look_here(1) == NoGpu("the GPU does not answer: CUDA error: out of memory")
+    assert gpus.look_here(2) == NoGpu("there is no cuda:2, of 2 GPUs")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert isinstance(gpus.look_here(0), NoGpu)
+
+
+def test_another_process_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    torch = tmp_path / "torch.py"
+    torch.write_text(
+        "print('a word of welcome')\n"
+        "class cuda:\n"
+        "    is_available = staticmethod(lambda: True)\n"
+        "    device_count = staticmethod(lambda: 1)\n"
+        "    mem_get_info = staticmethod(lambda number: (5, 7))\n"
+        "    @staticmethod\n"
+        "    def get_device_properties(number):\n"
+        "        class it: name = 'T4'\n"
+        "        return it\n"
+    )
+    assert gpus.look(0) == Gpu("T4", 5, 7)
+    torch.write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
+    assert gpus.look(0) == NONE
+    torch.write_text("raise SystemError('broken build')\n")
+    assert gpus.look(0) == NoGpu("torch could not be asked for a GPU: SystemError: broken build")
+
+
+# ---- progress -----------------------------------------------------------------------------------
+
+
+class Driven(Clock):
+    def __init__(self) -> None:
+        self.time_s = 100.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_file_gets_a_plain_line_now_and_then() -> None:
+    clock, stream = Driven(), io.StringIO()
+    line = DownloadLine("m", stream, clock)
+    for second in range(0, 61):
+        clock.time_s = 100.0 + second
+        line(second * 10**8, 6 * 10**9)
+    assert stream.getvalue().splitlines() == [
+        "m: 0.00 of 6.00 GB",
+        "m: 3.00 of 6.00 GB, 100.0 MB/s, 30 s left",
+        "m: 6.00 of 6.00 GB, 100.0 MB/s",
+    ]
+
+
+def test_a_terminal_gets_one_line_that_moves() -> None:
+    clock, stream = Driven(), Terminal()
+    line = DownloadLine("m", stream, clock)
+    line(10**9, 20 * 10**9)
+    clock.time_s += 0.1
+    line(11 * 10**8, 20 * 10**9)
+    clock.time_s += 9.9
+    line(2 * 10**9, 20 * 10**9)
+    line(20 * 10**9, 20 * 10**9)
+    moves = stream.getvalue().split("\r")[1:]
+    assert [move.partition(":")[2].removesuffix("\x1b[K").strip() for move in moves[:2]] == [
+        "1.00 of 20.00 GB",
+        "2.00 of 20.00 GB, 100.0 MB/s, 3 min left",
+    ]
+    assert len(moves) == 3 and moves[2].endswith("\n")
+
+
+def test_a_config_of_a_model_is_printed_and_read_again(tmp_path: Path) -> None:
+    from agent.config import effective_toml
+
+    config = config_of("model.source=a/b", "model.device=cuda:1")
+    file = tmp_path / "agent.toml"
+    file.write_text(effective_toml(config))
+    assert load_config(file, {}) == config
+    with pytest.raises(ConfigError, match=json.dumps("gpu")):
+        config_of("model.device=gpu")
