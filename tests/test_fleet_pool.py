@@ -331,6 +331,7 @@ async def test_a_child_in_the_middle_of_work_ends_with_its_server(
         sys.executable,
         "-m",
         "tests.rig.fleet_server",
+        "work",
         str(tmp_path),
         work,
         stdout=asyncio.subprocess.PIPE,

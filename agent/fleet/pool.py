@@ -301,7 +301,8 @@ async def start_core(
     Errors as of `start_engine`; to cancel it ends the process.
     """
     patience = patience or Patience()
-    job = replace(job, pulse_s=min(job.pulse_s, patience.hang_s / 4))
+    pulse_s = min(job.pulse_s, patience.hang_s / 4)
+    job = replace(job, pulse_s=pulse_s, log_level=logging.getLogger().getEffectiveLevel())
     worker = Worker(job, make_host, patience)
     await worker.start(on_progress)
     return RemoteEngine(job.name, worker)

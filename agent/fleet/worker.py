@@ -41,6 +41,7 @@ _MAX_WAITING = 512
 """Messages read while the core is at work; when so many wait, the sender does, too."""
 _PROGRESS_STEPS = 200
 """Steps of loading that are told; a checkpoint has thousands of tensors."""
+_LOG_FORMAT = "%(asctime)s %(levelname)s engine %(process)d %(name)s: %(message)s"
 _PR_SET_PDEATHSIG = 1
 
 Loader: TypeAlias = Callable[[str, EngineSettings, Progress], EngineCore]
@@ -56,12 +57,14 @@ class Job:
     settings: EngineSettings
     pulse_s: float = 15.0
     """So often at least the core's thread says that it lives."""
+    log_level: int = logging.WARNING
 
 
 def run_process(end: socket.socket, job: Job) -> None:
     """The whole life of an engine's own process, whose link to the server is `end`."""
     # Ctrl-C goes to the whole group of a terminal; it is the server that ends its engine.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=job.log_level, format=_LOG_FORMAT)
     _die_with_parent()
     if not run(job, SocketLink(end), orphaned=lambda: os._exit(1)):
         sys.exit(1)
