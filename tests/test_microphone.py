@@ -4,9 +4,11 @@ import asyncio
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from agent.clock import Clock
-from agent.media.jitter import MicrophoneLine
+from agent.media.jitter import MicrophoneLine, RtpAudio
+from agent.transport.beat import FEWEST, Beat
 from agent.transport.microphone import MAX_FRAMES, Microphone
 from agent.types import AudioFrame, FloatArray
 
@@ -105,3 +107,61 @@ async def test_a_hole_is_closed_by_the_timer_though_nothing_more_comes() -> None
     assert got == [160 * at for at in range(6)]
     microphone.end()
     await listener
+
+
+class NotingLine(MicrophoneLine):
+    """Notes when a packet is said to have come."""
+
+    def __init__(self) -> None:
+        super().__init__(Steps())
+        self.arrivals_s: list[float] = []
+
+    def push(self, packet: RtpAudio, now_s: float) -> list[AudioFrame]:
+        self.arrivals_s.append(now_s)
+        return super().push(packet, now_s)
+
+
+def in_company() -> tuple[Microphone, NotingLine, StoppedClock, Beat]:
+    clock, line, beat = StoppedClock(), NotingLine(), Beat()
+    for _ in range(FEWEST - 1):
+        beat.join()
+    microphone = Microphone(clock, lambda: None, beat=beat)
+    microphone.listen(line)
+    microphone.begin()
+    return microphone, line, clock, beat
+
+
+async def test_in_company_packets_wait_for_the_beat_and_count_from_when_they_came() -> None:
+    microphone, line, clock, _ = in_company()
+    for number in range(3):
+        microphone.push(packet(number))
+        clock.now += 0.001
+    assert line.arrivals_s == []
+    frames = microphone.frames()
+    assert [(await anext(frames)).start for _ in range(6)] == [160 * at for at in range(6)]
+    assert line.arrivals_s == pytest.approx([10.0, 10.001, 10.002], abs=1e-9)
+    microphone.push(packet(3))
+    assert (await anext(frames)).start == 960
+    microphone.end()
+
+
+async def test_who_has_left_keeps_no_company_and_takes_nothing_in() -> None:
+    microphone, line, _, beat = in_company()
+    microphone.push(packet(0))
+    microphone.end()
+    microphone.end()
+    done: list[int] = []
+    beat.do(lambda: done.append(1), lambda error: None)
+    assert done == [1]
+    assert line.arrivals_s == []
+
+
+async def test_a_packet_that_cannot_be_taken_in_is_told_and_the_next_one_is_taken() -> None:
+    errors: list[Exception] = []
+    microphone = Microphone(StoppedClock(), lambda: None, errors.append)
+    microphone.listen(MicrophoneLine(Steps()))
+    microphone.push(Packet(0, 0, b""))
+    assert [type(error) for error in errors] == [IndexError]
+    microphone.push(packet(1))
+    microphone.end()
+    assert len(await collected(microphone)) >= 2
