@@ -134,6 +134,7 @@ def _loss(percent: int, pesq_target: float | None) -> Callable[[Rig, Sizes], Awa
         rows = [
             Row(kept, own.slots_kept, "share", at_least(0.995), stock.slots_kept, slots),
             Row(f"uplink_drift_loss{percent}_ms", own.drift_ms, "ms", None, stock.drift_ms),
+            Row(f"downlink_loss{percent}_kbps", own.kbps, "kbit/s", None, stock.kbps),
         ]
         target = None if pesq_target is None else at_least(pesq_target)
         medians = [_percentile(pieces, 50) for pieces in scores]

@@ -99,6 +99,16 @@ class MeasuringPage:
         stamps = np.frombuffer(base64.b64decode(parts["stamps"]), np.float64)
         return Recording(played, said, stamps)
 
+    async def received_bytes(self) -> int:
+        """How much sound has come, encoded; headers of packets are not counted."""
+        statistics = await self.statistics()
+        return int(statistics["bytesReceived"])
+
+    async def statistics(self) -> dict[str, Any]:
+        """What the browser tells of the stream of sound that it receives."""
+        facts: dict[str, Any] = await self._page.evaluate("meter.statistics()")
+        return facts
+
     async def send(self, event: Event) -> None:
         """One client event."""
         await self._page.evaluate("event => meter.send(event)", event)

@@ -194,6 +194,8 @@ class LossResult:
     """How far the time line strayed at its worst."""
     played: FloatArray
     """What the page played of the agent's speech, at 48 kHz."""
+    kbps: float
+    """What came of it, encoded, repairs included."""
 
 
 async def under_loss(
@@ -205,23 +207,26 @@ async def under_loss(
         relay.to_server.follow(RandomLoss(share, seed=11))
         relay.to_client.follow(RandomLoss(share, seed=12))
         await call.page.record()
+        before, began_s = await call.page.received_bytes(), time.time()
         call.speech.push(1, speech)
         await call.page.say(spread_words(int(seconds / 0.27), seed=3)[0])
+        came, took_s = await call.page.received_bytes() - before, time.time() - began_s
         await asyncio.sleep(0.7)
         recording = await call.page.recorded()
         for way in (relay.to_server, relay.to_client):
             way.follow(Written())
-    return _loss_result(uplink_passages(recording, call.log), recording)
+    kbps = came * 8 / 1000 / took_s
+    return _loss_result(uplink_passages(recording, call.log), recording, kbps)
 
 
-def _loss_result(passages: list[Passage], recording: Recording) -> LossResult:
+def _loss_result(passages: list[Passage], recording: Recording, kbps: float) -> LossResult:
     if len(passages) < 2:
-        return LossResult(0.0, float("nan"), recording.played)
+        return LossResult(0.0, float("nan"), recording.played, kbps)
     lags_s = np.array([passage.came_at_s - passage.said_at_s for passage in passages])
     said_s = passages[-1].said_at_s - passages[0].said_at_s
     came_s = passages[-1].came_at_s - passages[0].came_at_s
     kept = 1 - abs(came_s / said_s - 1)
-    return LossResult(float(kept), float(np.ptp(lags_s) * 1000), recording.played)
+    return LossResult(float(kept), float(np.ptp(lags_s) * 1000), recording.played, kbps)
 
 
 async def recoveries_s(
