@@ -42,7 +42,7 @@ from agent.transport.opus import OpusDecoder, OpusEncoder
 from agent.transport.pictures import NewestPicture, PictureOrder
 from agent.transport.repair import RedFormat
 from agent.transport.short_ways import ShortWayOut, speak_through
-from agent.transport.tracks import WIRE_RATE_HZ, SentPositions, idle_lag_s
+from agent.transport.tracks import WIRE_RATE_HZ, SentPositions
 from agent.transport.voice_track import VoiceTrack
 from agent.types import AudioFrame, LinkQuality, VideoFrame
 
@@ -354,7 +354,6 @@ class RtcTransport:
                 loss = self._way_out.loss if self._way_out else report.fractionLost / 256
                 jitter_ms = report.jitter * 1000 / self._clock_rate_hz
                 self._link = LinkQuality((report.roundTripTime or 0.0) * 1000, jitter_ms, loss)
-        self._track.idle_lag_s = idle_lag_s(self._link.jitter_ms)
         # Said twice, Opus needs no redundancy of its own: it would only make the rest coarser.
         if self._encoder and not self._says_twice:
             self._encoder.expect_loss(max(self._link.loss, _LEAST_LOSS))
