@@ -109,9 +109,9 @@ class Attachments:
         video_s = sum(len(p.pictures) for p in parts if isinstance(p, ChatVideo))
         for what, found_s, most_s in (
             ("recordings", sound_s, self._settings.max_sound_s),
-            ("videos", video_s, self._settings.max_video_s),
+            ("videos", video_s, math.ceil(self._settings.max_video_s)),
         ):
-            if found_s > math.ceil(most_s):
+            if found_s > most_s:
                 raise RequestError(
                     f"{newest.param}: up to here all {what} together last {found_s:.1f} s; at "
                     f"most {most_s:g} s are allowed",

@@ -26,9 +26,11 @@ _HEADERS = {
     # What is small on the wire could otherwise be huge here.
     hdrs.ACCEPT_ENCODING: "identity",
 }
-_WIRE_SERVER = ipaddress.ip_address("168.63.129.16")
-"""Azure's metadata service is the one that has a public address."""
-
+_NOT_PUBLIC = (
+    # Azure's metadata service has a public address; Oracle's lies in one kept for protocols.
+    ipaddress.ip_network("168.63.129.16/32"),
+    ipaddress.ip_network("192.0.0.0/24"),
+)
 _NAT64 = b"\0\x64\xff\x9b" + bytes(8)
 """64:ff9b::/96, by which networks with IPv6 alone reach the rest."""
 
@@ -63,7 +65,8 @@ def _is_global(address: IpAddress) -> bool:
         or address.is_private
     )
     site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
-    return address.is_global and not special and not site_local and address != _WIRE_SERVER
+    listed = any(address in network for network in _NOT_PUBLIC)
+    return address.is_global and not (special or site_local or listed)
 
 
 def _meant(address: IpAddress) -> list[IpAddress]:
