@@ -160,6 +160,10 @@ class DuplexCall:
                 name = type(command).__name__
                 raise UnsupportedError(f"the model cannot do {name} in a call")
 
+    def goes_on_under(self, settings: SessionSettings) -> bool:
+        """Whether it can: its prompt is replaced in front of what was said."""
+        return settings.mode == "duplex"
+
     def _add_text(self, added: AddText) -> None:
         if added.role == "assistant":
             raise UnsupportedError(

@@ -6,17 +6,24 @@ from dataclasses import replace
 import numpy as np
 
 from agent.duplex.call import CallParts, DuplexCall
+from agent.duplex.slots import Slots, SlotSizes
+from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowSettings
+from agent.duplex.work import Runner
 from agent.types import Command, EngineEvent, FloatArray, SessionSettings, UnitReport
-from tests.rig.tiny_mind import Script, runner, second
+from tests.rig.tiny_mind import Script, second, tiny_mind
 
 SETTINGS = SessionSettings(model="minicpm-o", instructions="ab")
 
 
-def parts(script: Iterator[int] | None = None, slots: int = 2, **changes: object) -> CallParts:
+def parts(
+    script: Iterator[int] | None = None, slots: int = 2, turn_tokens: int = 512, **changes: object
+) -> CallParts:
     """Slots of the tiny model; `script` decides for every conversation."""
-    used = runner(slots=slots)
+    mind = tiny_mind()
+    sizes = SlotSizes(slots=slots, context_tokens=1024, turn_tokens=turn_tokens)
+    used = Runner(mind, Slots(mind.config, sizes, mind.target))
     made = CallParts(
         used,
         window=WindowSettings(high_tokens=800, low_tokens=600),
@@ -44,7 +51,7 @@ class _Beeps:
 
 
 class Driven:
-    """A duplex call whose work is done as soon as it is there."""
+    """A call whose work is done as soon as it is there."""
 
     def __init__(
         self, *units: Sequence[int], settings: SessionSettings = SETTINGS, **parts_: object
@@ -52,7 +59,8 @@ class Driven:
         self.script = Script(*units)
         self.parts = parts(self.script, **parts_)
         self.line = VoiceLine(self.parts.vocoder)
-        self.call = DuplexCall(self.parts, settings, self.line)
+        kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall
+        self.call = kind(self.parts, settings, self.line)
         self.heard = 0
 
     def listen(self, count: int = 1, **changes: object) -> list[EngineEvent]:

@@ -1,0 +1,99 @@
+"""The `minicpm-o` engine: MiniCPM-o 4.5 from its checkpoint's folder. Imports torch."""
+
+import logging
+import os
+
+import torch
+
+from agent.duplex.call import CallParts
+from agent.duplex.config import Numerics, read_config
+from agent.duplex.engine import DuplexEngine
+from agent.duplex.model import load_model
+from agent.duplex.slots import Slots, SlotSizes
+from agent.duplex.tokens import load_vocabulary
+from agent.duplex.window import WindowSettings
+from agent.duplex.work import Runner
+from agent.engines import EngineSettings, ModelSettings, Progress
+from agent.errors import ConfigError
+from agent.torch_parts.checkpoint import Target, open_checkpoint
+from agent.types import Abilities
+
+log = logging.getLogger(__name__)
+
+ABILITIES = Abilities(
+    duplex=True,
+    chat=True,
+    camera=True,
+    typed_text=True,
+    pictures=True,
+    languages=("en", "zh"),
+)
+_ROOM_SHARE = 0.75
+"""Above so much of a slot the window's `basic` rule forgets; the rest is room for a turn."""
+
+
+def load_core(settings: EngineSettings, on_progress: Progress) -> DuplexEngine:
+    """Read weights and vocabulary, and allocate every slot. CheckpointError, ConfigError."""
+    parts = load_parts(settings, on_progress)
+    log.warning("no vocoder is installed: the agent speaks in captions only")
+    return DuplexEngine(parts, ABILITIES)
+
+
+def load_parts(
+    settings: EngineSettings, on_progress: Progress = lambda done, total: None
+) -> CallParts:
+    """What all calls share. CheckpointError, ConfigError."""
+    model = settings.model
+    if model is None:
+        raise ConfigError("engine minicpm-o needs a checkpoint: set model.source, or give --model")
+    target = _target(model)
+    if target.device.type == "cpu":
+        # One core is the server's: a call that waits for it is heard to stutter.
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    try:
+        return CallParts(
+            _runner(settings, model, target, on_progress),
+            window=_window(model),
+            parity=model.parity,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"{target.device} has too little memory for the model and {settings.slots} slots of "
+            f"{model.context_tokens} tokens: lower model.slots or model.context_tokens, or free it"
+        ) from error
+
+
+def _runner(
+    settings: EngineSettings, model: ModelSettings, target: Target, on_progress: Progress
+) -> Runner:
+    weights = load_model(
+        open_checkpoint(model.folder, model.extra_weights),
+        read_config(model.folder),
+        load_vocabulary(model.folder),
+        target=target,
+        numerics=Numerics(model.attention, model.rope_precision),
+        on_progress=on_progress,
+    )
+    most = weights.config.llm.max_positions
+    if model.context_tokens > most:
+        raise ConfigError(f"model.context_tokens: {model.context_tokens} is more than {most}")
+    sizes = SlotSizes(slots=settings.slots, context_tokens=model.context_tokens)
+    return Runner(weights, Slots(weights.config, sizes, target))
+
+
+def _target(model: ModelSettings) -> Target:
+    name = model.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"model.device: {name!r} cannot be used: {error}") from error
+    wide = model.dtype == "float32" or (model.dtype == "auto" and device.type == "cpu")
+    return Target(device, torch.float32 if wide else torch.bfloat16)
+
+
+def _window(model: ModelSettings) -> WindowSettings:
+    high = int(model.context_tokens * _ROOM_SHARE)
+    return WindowSettings(mode=model.window, high_tokens=high, low_tokens=high * 7 // 8)
