@@ -147,7 +147,7 @@ export class Chat {
    */
   #settle(message, onScreen, state, note) {
     onScreen.settle(state, note);
-    // After "New conversation" there is nothing that it would belong to.
+    // After "New chat" there is nothing that it would belong to.
     if (!onScreen.root.isConnected) return;
     // A question without an answer cannot be followed by another one: the model takes turns.
     if (!message.text) return this.#offerAgain(onScreen);
@@ -193,7 +193,7 @@ export class Chat {
       stream: true,
       max_tokens: MAX_TOKENS,
       enable_thinking: thinking,
-      ...(hd ? { max_slice_nums: HD_SLICES } : {}),
+      ...(hd ? { max_slices: HD_SLICES } : {}),
       messages: [...system, ...this.#messages.map(asMessage)],
     };
   }
@@ -232,12 +232,12 @@ function excess(messages) {
   const all = messages.flatMap((message) => message.attachments);
   for (const [kind, most] of /** @type {[AttachmentKind, number][]} */ (Object.entries(MOST))) {
     if (all.filter((each) => each.kind === kind).length > most) {
-      return `A conversation holds at most ${most} ${PLURALS[kind]}: remove some, or start a new one.`;
+      return `A chat holds at most ${most} ${PLURALS[kind]}: remove some, or start a new chat.`;
     }
   }
   const characters = [...all.map((each) => each.url), ...messages.map((each) => each.text)].reduce((sum, each) => sum + each.length, 0);
   if (characters > MAX_CHARACTERS) {
-    return `All files together may have ${megabytes(MAX_CHARACTERS)}: remove some, or start a new conversation.`;
+    return `All files together may have ${megabytes(MAX_CHARACTERS)}: remove some, or start a new chat.`;
   }
-  return messages.length > MAX_MESSAGES ? 'This conversation is full: start a new one.' : '';
+  return messages.length > MAX_MESSAGES ? 'This chat is full: start a new one.' : '';
 }

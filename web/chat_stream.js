@@ -36,7 +36,7 @@ export async function* streamAnswer(url, body, signal) {
   for await (const data of events(response)) {
     if (data === '[DONE]') return reason;
     const chunk = parse(data);
-    if (chunk.error) throw new ChatProblem(chunk.error.message ?? 'The engine failed.', 'Send it again, or start a new conversation.');
+    if (chunk.error) throw new ChatProblem(chunk.error.message ?? 'The engine failed.', 'Send it again, or start a new chat.');
     const choice = chunk.choices?.[0] ?? {};
     const { content, reasoning_content: thought = choice.delta?.reasoning } = choice.delta ?? {};
     if (thought) yield { text: thought, reasoning: true };
@@ -113,7 +113,7 @@ function lost(error) {
 /** @param {Response} response */
 async function refused(response) {
   const message = messageIn(await response.text()) || `HTTP status ${response.status}`;
-  if (response.status === 413) return new ChatProblem(message, 'Remove files, or start a new conversation.');
+  if (response.status === 413) return new ChatProblem(message, 'Remove files, or start a new chat.');
   if (response.status === 503) {
     const seconds = Number(response.headers.get('Retry-After')) || DEFAULT_RETRY_S;
     return new ChatProblem(message, `The engine is busy: send it again in about ${seconds} seconds.`);

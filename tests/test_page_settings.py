@@ -1,0 +1,198 @@
+"""Settings of a call: chosen, remembered, sent, acknowledged, refused, or not offered at all."""
+
+from typing import Any
+
+import pytest
+
+from tests.web_page.browser import OpenPage, open_page
+from tests.web_page.server import able_models, echo_models
+
+pytestmark = pytest.mark.browser
+
+SET = """([id, value]) => {
+  const control = document.getElementById(id);
+  control.value = value;
+  control.dispatchEvent(new Event('input'));
+  control.dispatchEvent(new Event('change'));
+}"""
+UPDATES = "window.farEnd.received.filter((event) => event.type === 'session.update')"
+
+
+def _session(**extension: Any) -> dict[str, Any]:
+    """The session object of a server on which nothing was changed but `extension`."""
+    usual = {"language": "en", "eagerness": 0.5, "mode": "duplex", "max_slices": 1}
+    return {
+        "id": "sess_1",
+        "instructions": extension.pop("instructions", ""),
+        "voice_agent": usual | {"pictures_per_unit": 1} | extension,
+    }
+
+
+async def _open_settings(opened: OpenPage) -> None:
+    await opened.page.click("#settings summary")
+
+
+async def _asked(opened: OpenPage, count: int = 1) -> list[dict[str, Any]]:
+    await opened.until(f"{UPDATES}.length === {count}")
+    updates: list[dict[str, Any]] = await opened.page.evaluate(UPDATES)
+    return updates
+
+
+async def test_what_was_chosen_goes_with_the_offer_and_is_remembered() -> None:
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        await page.fill("#setting-instructions", "You are a guide.")
+        await page.select_option("#setting-language", "zh")
+        await page.evaluate(SET, ["setting-eagerness", "0.9"])
+        await page.check("#setting-max_slices")
+        await page.select_option("#setting-pictures_per_unit", "2")
+        assert await page.inner_text("#eagerness-words") == "Jumps in early"
+        await page.reload()
+        await page.wait_for_selector('#engine[data-engine="minicpm-o"]')
+        assert await page.get_attribute("#settings", "open") is not None, "remembered open"
+        assert await page.input_value("#setting-instructions") == "You are a guide."
+        assert await page.is_checked("#setting-max_slices")
+        await opened.call()
+        assert await page.evaluate("window.farEnd.sessions") == [
+            {
+                "type": "realtime",
+                "instructions": "You are a guide.",
+                "voice_agent": {
+                    "language": "zh",
+                    "eagerness": 0.9,
+                    "max_slices": 9,
+                    "pictures_per_unit": 2,
+                },
+            }
+        ]
+
+
+async def test_a_change_in_a_call_is_acknowledged_when_it_holds() -> None:
+    async with open_page(models=able_models()) as opened:
+        await _open_settings(opened)
+        await opened.call()
+        await opened.server_says({"type": "session.created", "session": _session()})
+        await opened.page.select_option("#setting-mode", "half_duplex")
+        (asked,) = await _asked(opened)
+        assert asked["session"] == {
+            "type": "realtime",
+            "voice_agent": {"mode": "half_duplex"},
+        }
+        await opened.shows('[data-ack="waiting"]')
+        await opened.server_says(
+            {"type": "session.updated", "session": _session(mode="half_duplex")}
+        )
+        await opened.shows('.field:has(#setting-mode) [data-ack="ok"]')
+        await opened.page.fill("#setting-instructions", "Be brief.")
+        await opened.page.focus("#setting-language")
+        assert (await _asked(opened, 2))[1]["session"] == {
+            "type": "realtime",
+            "instructions": "Be brief.",
+        }
+
+
+async def test_a_refused_change_is_said_beside_its_control_which_goes_back() -> None:
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        await opened.call()
+        await opened.server_says({"type": "session.created", "session": _session(eagerness=0.25)})
+        await opened.until("document.getElementById('setting-eagerness').value === '0.25'")
+        await page.evaluate(SET, ["setting-eagerness", "0.7"])
+        await page.select_option("#setting-mode", "half_duplex")
+        first, _ = await _asked(opened, 2)
+        error = {"message": "not while it rains", "event_id": first["event_id"]}
+        await opened.server_says(
+            {"type": "error", "error": error},
+            {"type": "session.updated", "session": _session(mode="half_duplex", eagerness=0.25)},
+        )
+        await opened.shows('.field:has(#setting-mode) [data-ack="ok"]')
+        refused = '.field:has(#setting-eagerness) [data-ack="refused"]'
+        assert "not while it rains" in await page.inner_text(refused)
+        assert await page.input_value("#setting-eagerness") == "0.25"
+        assert await page.input_value("#setting-mode") == "half_duplex"
+        assert not await page.is_visible("#problem"), "said once, where it belongs"
+        await page.click("#call-button")
+        await opened.state("ended")
+        assert await page.evaluate("localStorage.getItem('voice-agent.settings')") == (
+            '{"mode":"half_duplex"}'
+        ), "what was refused is not tried again"
+
+
+async def test_what_was_chosen_while_the_call_was_being_answered_is_sent_then() -> None:
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        await page.evaluate("void (window.farEnd.gate = new Promise((r) => (window.open_it = r)))")
+        await page.click("#call-button")
+        await opened.until("window.farEnd.sessions.length === 1")
+        await page.select_option("#setting-mode", "half_duplex")
+        await page.evaluate("window.open_it()")
+        # The far end begins its session without a mode of its own.
+        (asked,) = await _asked(opened)
+        assert asked["session"]["voice_agent"] == {"mode": "half_duplex"}
+
+
+async def test_what_the_engine_cannot_do_is_greyed_out_with_the_reason() -> None:
+    models = able_models(
+        chat=False, typed_text=False, camera=False, pictures=False, duplex=False, languages=[]
+    )
+    async with open_page(models=models) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        for name in ("instructions", "eagerness", "mode", "max_slices", "pictures_per_unit"):
+            assert await page.is_disabled(f"#setting-{name}"), name
+            reason = await page.inner_text(f"#setting-{name}-reason")
+            assert reason.startswith("This engine"), name
+            described = await page.get_attribute(f"#setting-{name}", "aria-describedby")
+            assert f"setting-{name}-reason" in str(described)
+        assert not await page.is_visible("#setting-language")
+
+
+async def test_a_choice_that_this_engine_cannot_follow_is_kept_but_not_sent() -> None:
+    async with open_page(models=echo_models()) as opened:
+        kept = '{"instructions":"Be brief.","language":"zh","mode":"half_duplex","eagerness":7}'
+        await opened.page.evaluate(
+            "(kept) => localStorage.setItem('voice-agent.settings', kept)", kept
+        )
+        await opened.page.reload()
+        await opened.page.wait_for_selector('#engine[data-engine="echo"]')
+        await opened.call()
+        assert await opened.page.evaluate("window.farEnd.sessions") == [
+            {"type": "realtime", "voice_agent": {"language": "en"}}
+        ]
+
+
+async def test_the_prompt_is_counted_and_cannot_grow_beyond_the_limit() -> None:
+    models = able_models()
+    for model in models["data"]:
+        model["voice_agent"]["default_instructions"] = {"en": "Help.", "zh": "帮助。"}
+    async with open_page(models=models) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        assert await page.get_attribute("#setting-instructions", "placeholder") == "Help."
+        await page.select_option("#setting-language", "zh")
+        assert await page.get_attribute("#setting-instructions", "placeholder") == "帮助。"
+        await page.fill("#setting-instructions", "x" * 19_999)
+        assert await page.inner_text("#instructions-count") == "19,999 of 20,000 characters"
+        await page.keyboard.type("yz")
+        assert "no more fits in" in await page.inner_text("#instructions-count")
+        assert (await page.input_value("#setting-instructions")).endswith("xxy")
+
+
+async def test_back_to_the_defaults_forgets_every_choice() -> None:
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        assert await page.is_disabled("#settings-reset"), "there is nothing to go back from"
+        await page.fill("#setting-instructions", "Be brief.")
+        await page.check("#setting-max_slices")
+        await page.click("#settings-reset")
+        assert await page.input_value("#setting-instructions") == ""
+        assert not await page.is_checked("#setting-max_slices")
+        assert await page.evaluate("localStorage.getItem('voice-agent.settings')") == "{}"
+        await opened.call()
+        assert await page.evaluate("window.farEnd.sessions") == [
+            {"type": "realtime", "voice_agent": {"language": "en"}}
+        ]
