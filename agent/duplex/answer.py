@@ -74,7 +74,7 @@ class Taken:
 
     ids: list[int] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
-    spoken: list[bool] = field(default_factory=list)
+    are_words: list[bool] = field(default_factory=list)
     """Which of them are words of the answer, not of the reasoning before it."""
 
 
@@ -117,13 +117,12 @@ class Answer:
     def _take(self, taken: Taken) -> None:
         """The token that was drawn is part of the answer, and may be its last."""
         rules, history = self._rules, self._source.drawing.history
-        taken.spoken.append(not self.text.is_reasoning)
         taken.ids.append(self._next)
         history.append(self._next, 1)
         if rules.looks_back and self._tokens and len(taken.ids) == 1:
             history.keep_newest(rules.looks_back)
         self._tokens += 1
-        self.text.push(self._next)
+        taken.are_words.append(self.text.push(self._next))
         if self.text.stopped:
             self.finish = "stop"
         elif self._tokens >= rules.max_tokens and not rules.looks_ahead:

@@ -6,15 +6,15 @@ it is none. What was never complete at the end is not shown.
 
 from collections.abc import Callable, Sequence
 
-from agent.duplex.tokens import TextStream, Token
+from agent.duplex.tokens import SPECIAL_IDS, TextStream, Token
 
 
 class AnswerText:
     """One answer's text and the reasoning before it: `push` tokens, `take` what is settled.
 
-    With `thinking`, all up to `</think>` is reasoning, shown without the blanks around it; without,
-    nothing is. Special tokens are ignored. `stop` strings count in the text alone, which ends
-    before the first of them.
+    With `thinking`, all from a leading `<think>` to `</think>` is reasoning, shown without the
+    blanks around it; an answer that begins otherwise has none. Special tokens are ignored. `stop`
+    strings count in the text alone, which ends before the first of them.
     """
 
     def __init__(
@@ -29,22 +29,25 @@ class AnswerText:
         self._thoughts = _Trimmed()
         self._stops = StopStrings(stop)
         self._text = self._reasoning = ""
-        self._begins_after_thought = False
-        self._over = False
-        self.is_reasoning = thinking
-        """Whether the next token belongs to the reasoning."""
+        self._may_think = thinking
+        self._is_thinking = self._is_after_thought = self._is_over = False
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string was met; nothing more is shown then."""
         return self._stops.found
 
-    def push(self, token: int) -> None:
-        """The next token."""
-        if self.is_reasoning:
+    def push(self, token: int) -> bool:
+        """The next token → whether it belongs to the text, and not to the reasoning."""
+        if token == Token.THINK and self._may_think:
+            self._is_thinking, self._may_think = True, False
+            return False
+        self._may_think = self._may_think and token in SPECIAL_IDS
+        if self._is_thinking:
             self._think(token)
-        else:
-            self._write(self._letters.push([token]))
+            return False
+        self._write(self._letters.push([token]))
+        return True
 
     def take(self) -> tuple[str, str]:
         """Text and reasoning that were settled since the last time."""
@@ -54,22 +57,21 @@ class AnswerText:
 
     def finish(self) -> None:
         """No token follows: what waited for more is settled. Idempotent."""
-        if not self._over and not self._stops.found:
+        if not self._is_over and not self._stops.found:
             self._text += self._stops.finish()
-        self._over = True
+        self._is_over = True
 
     def _think(self, token: int) -> None:
         if token == Token.END_THINK:
-            self.is_reasoning = False
-            self._begins_after_thought = True
+            self._is_thinking, self._is_after_thought = False, True
             self._letters = TextStream(self._decode)
-        elif token != Token.THINK:
+        else:
             self._reasoning += self._thoughts.push(self._letters.push([token]))
 
     def _write(self, text: str) -> None:
-        if self._begins_after_thought:
+        if self._is_after_thought:
             text = text.lstrip()
-            self._begins_after_thought = not text
+            self._is_after_thought = not text
         self._text += self._stops.push(text)
 
 
@@ -107,7 +109,7 @@ class StopStrings:
         whole = self._waiting + text
         met = [(at + len(one), at) for one in self._strings if (at := whole.find(one)) >= 0]
         if met:
-            self.found = True
+            self.found, self._waiting = True, ""
             return whole[: min(met)[1]]
         keep = max((_overlap(whole, one) for one in self._strings), default=0)
         self._waiting = whole[len(whole) - keep :]

@@ -302,7 +302,7 @@ class HalfDuplexConversation:
     def _speak(self, taken: Taken, is_over: bool) -> Generator[Work, None, list[int]]:
         """The speech tokens of a chunk; reasoning is not spoken."""
         memory, stream = self._memory, self._memory.speech
-        words = [index for index, is_word in enumerate(taken.spoken) if is_word]
+        words = [index for index, is_word in enumerate(taken.are_words) if is_word]
         if not self.settings.speaks or not (words or (is_over and stream.length)):
             return []
         positions, length = self._runner.slots.speech.positions, len(words) + 2
