@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from agent.chat_types import ChatEvent, ChatRequest
 from agent.clock import SYSTEM_CLOCK
+from agent.errors import UnsupportedError
 from agent.types import (
     SPEECH_RATE_HZ,
     Abilities,
@@ -94,6 +96,10 @@ class RecitingEngine:
         conversation = RecitingConversation(self._speech)
         self.opened.append(conversation)
         return conversation
+
+    def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+        """It only recites: `UnsupportedError`."""
+        raise UnsupportedError("the reciting engine does not chat")
 
     def load(self) -> Load:
         """Never full."""
