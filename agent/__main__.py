@@ -113,8 +113,9 @@ def _start_logging(level: str) -> None:
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     if level != "debug":
-        # A line for every pair of addresses that it tries, at the level of our own news.
-        logging.getLogger("aioice").setLevel(logging.WARNING)
+        # A line for every pair of addresses that is tried, for every request of a download.
+        for chatty in ("aioice", "httpx", "httpx2"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _complain(message: str, code: int) -> int:

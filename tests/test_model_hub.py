@@ -130,6 +130,17 @@ def test_a_configured_checkpoint_that_is_none_stops_auto_too(folder: Path) -> No
         chosen(H200, f"model.source={folder}")
 
 
+def test_an_odd_folder_in_a_cache_stops_nobody_who_did_not_ask_for_it(caches: Path) -> None:
+    kept = caches / "modelscope" / "models" / "openbmb" / "MiniCPM-o-4_5"
+    write_whole(kept)
+    assert chosen(H200)[0] == "minicpm-o"
+    (kept / "config.json").write_text('{"model_type": "llama"}')
+    name, reason = chosen(H200)
+    assert name == "echo" and "llama" in reason
+    with pytest.raises(CheckpointError, match="llama"):
+        chosen(H200, "engine.name=minicpm-o")
+
+
 # ---- what the engine is built from --------------------------------------------------------------
 
 

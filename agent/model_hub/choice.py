@@ -35,8 +35,14 @@ def choose(config: Config, look: Callable[[int], Gpu | NoGpu] = gpus.look) -> Ch
     if name not in ("auto", ENGINE):
         return engines.choose(name)
     source = sources.locate(model)
-    if isinstance(source, Path):
-        inspection.identify(source)
+    try:
+        if isinstance(source, Path):
+            inspection.identify(source)
+    except CheckpointError as error:
+        if name == ENGINE or model.source:
+            raise
+        # Nobody asked for what lies in a cache.
+        return Choice("echo", str(error))
     if name == ENGINE:
         return _asked_for(source, model, look)
     if source is None:

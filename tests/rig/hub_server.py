@@ -7,6 +7,7 @@
 Files that end in .safetensors are announced as large files with their SHA-256, others by git's id.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -115,7 +116,8 @@ class _Answers(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        self._body(path, content[start:])
+        with contextlib.suppress(ConnectionError):  # a client that was killed
+            self._body(path, content[start:])
 
     def _body(self, path: str, content: bytes) -> None:
         if self.hub.cuts.get(path):
