@@ -1,6 +1,6 @@
 """Samples: rates, 16-bit PCM, channels, levels, fades. Numpy alone."""
 
-from math import ceil
+from math import ceil, log10
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,7 @@ def level_dbfs(samples: FloatArray) -> float:
 
 def power_dbfs(power: float) -> float:
     """A mean square as a level, not below `SILENCE_DBFS`."""
-    return max(SILENCE_DBFS, 10.0 * float(np.log10(max(power, 1e-20))))
+    return max(SILENCE_DBFS, 10.0 * log10(max(power, 1e-20)))
 
 
 def fade_out(samples: FloatArray) -> FloatArray:

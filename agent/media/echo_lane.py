@@ -53,7 +53,8 @@ class Lane:
         """
         far = self.reference.read(len(near))
         rested = self._silent_frames > self._awake_frames
-        self._silent_frames = 0 if far.any() else self._silent_frames + 1
+        # Whether it holds anything but zeros; `any` takes nearly twice as long.
+        self._silent_frames = 0 if np.dot(far, far) else self._silent_frames + 1
         if rested and self._silent_frames:
             self.far = far[-MIC_FRAME_SAMPLES:]
             return _delayed(history)

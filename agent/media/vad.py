@@ -119,7 +119,8 @@ class SileroVad:
         self._model = model
         self._state = _SpeechState(model)
         self._detection: TurnDetection | None = detection or TurnDetection()
-        self._waiting = np.zeros(0, np.float32)
+        self._frame = np.zeros(VAD_FRAME_SAMPLES, np.float32)
+        self._filled = 0
         self._position = 0
         self._voiced_frames = 0
         self._reported_end = 0
@@ -139,14 +140,17 @@ class SileroVad:
 
     def push(self, samples: FloatArray) -> list[SpeechStarted | SpeechEnded]:
         """The next samples at 16 kHz, any number of them; what was noticed in them."""
-        signal = np.concatenate((self._waiting, samples))
         events: list[SpeechStarted | SpeechEnded] = []
-        whole = len(signal) - len(signal) % VAD_FRAME_SAMPLES
-        for begin in range(0, whole, VAD_FRAME_SAMPLES):
+        while self._filled + len(samples) >= VAD_FRAME_SAMPLES:
+            missing = VAD_FRAME_SAMPLES - self._filled
+            self._frame[self._filled :] = samples[:missing]
+            samples = samples[missing:]
+            self._filled = 0
             self._position += VAD_FRAME_SAMPLES
             if self._detection is not None:
-                events += self._judge(signal[begin : begin + VAD_FRAME_SAMPLES], self._detection)
-        self._waiting = signal[whole:]
+                events += self._judge(self._frame, self._detection)
+        self._frame[self._filled : self._filled + len(samples)] = samples
+        self._filled += len(samples)
         return events
 
     def take_judged(self) -> list[Judged]:
