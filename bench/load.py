@@ -11,6 +11,8 @@ sets; frames left out count as late.
 included. Beside `cpu_full_percent` and both `calls_per_core` stands the stock transport, though
 that one cancels no echo and finds no speech. On a machine that has other work, `--first` puts
 server and callers ahead of it; `…_others_percent` tells how much there was.
+
+`--engine-load` measures something else, and only that: see `bench.load_engine`.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import sys
 import aiohttp
 
 from agent.transport.aiortc_inside import offer_addresses
+from bench.load_engine import measure_engine_load
 from bench.load_server import KINDS, Kind, pin
 from bench.load_speech import caller_packets
 from bench.load_steps import Ladder, LoadOptions, Step, ladder
@@ -172,7 +175,11 @@ def main() -> None:
     kinds = tuple(options.only) if options.only else KINDS
     steps = tuple(options.steps) if options.steps else _QUICK_STEPS if options.quick else _STEPS
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    asyncio.run(measure(report, kinds, steps, load_options))
+    if options.engine_load:
+        offer_addresses(("127.0.0.1",), loopback=True)
+        asyncio.run(measure_engine_load(report, load_options))
+    else:
+        asyncio.run(measure(report, kinds, steps, load_options))
     sys.exit(1 if report.missed else 0)
 
 
@@ -183,6 +190,9 @@ def _arguments() -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--only", nargs="+", choices=KINDS, help="these servers alone")
     parser.add_argument("--steps", nargs="+", type=int, metavar="CALLS", help="calls at a time")
+    parser.add_argument(
+        "--engine-load", action="store_true", help="one call beside an engine that never rests"
+    )
     parser.add_argument("--seconds", type=float, help="how long each number of calls is measured")
     parser.add_argument("--quick", action="store_true", help="4 and 8 calls, 5 s each")
     parser.add_argument(

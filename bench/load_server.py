@@ -3,6 +3,9 @@
 `python -m bench.load_server KIND` serves until its standard input ends. `full` is what
 `voice-agent serve` runs with the echo engine; `transport` is its WebRTC transport alone;
 `stock` is a plain aiortc peer with a paced track, as one would write it by aiortc's examples.
+The three of the engine are the whole server with a stand-in for one that computes, which speaks
+without end: `engine_process` and `engine_thread` never rest, in a process of their own and in
+the server's, `engine_rest` only speaks.
 Each has a route that takes offers and two for the bench: POST /bench/begin and /bench/figures.
 """
 
@@ -26,19 +29,26 @@ from aiohttp import web
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from agent.api.loading import Started
 from agent.api.server import build_app, spare_collector
+from agent.api.server import make_app as whole_app
 from agent.config import load_config
+from agent.engines import Choice
 from agent.transport.aiortc_inside import offer_addresses
 from agent.transport.rtc import RtcOptions, RtcTransport
+from bench import load_core
 from bench.load_slots import Lateness, SlotLog
 from bench.load_speech import HalfTheTime, agent_speech
 
-Kind = Literal["stock", "transport", "full"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+EngineKind = Literal["engine_process", "engine_thread", "engine_rest"]
+Kind = Literal["stock", "transport", "full"] | EngineKind
+ENGINE_KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
+KINDS: tuple[Kind, ...] = ("stock", "transport", "full")
+WHOLE_SERVERS: tuple[Kind, ...] = ("full", *ENGINE_KINDS)
 OFFER_PATHS: dict[Kind, str] = {
     "stock": "/offer",
     "transport": "/offer",
-    "full": "/v1/realtime/calls",
+    **dict.fromkeys(WHOLE_SERVERS, "/v1/realtime/calls"),
 }
 
 _MAX_CALLS = 100
@@ -119,11 +129,16 @@ def _finite(value: float) -> float | None:
 # ---- the three servers ------------------------------------------------------------------------
 
 
-def make_app(kind: Kind, watch: Watch) -> web.Application:
+async def make_app(kind: Kind, watch: Watch, engine_core: int) -> web.Application:
     """The application, not yet running."""
+    limits = [f"calls.max_calls={_MAX_CALLS}", "rtc.addresses=127.0.0.1"]
     if kind == "full":
-        limits = [f"calls.max_calls={_MAX_CALLS}", "rtc.addresses=127.0.0.1"]
         app = build_app(load_config(None, {}, ["engine.name=echo", *limits]))
+    elif kind in ENGINE_KINDS:
+        orders = f"session.instructions={load_core.ORDERS[kind]}"
+        engine = await load_core.start(kind == "engine_thread", engine_core)
+        started = Started(Choice(engine.name, "it is measured"), engine)
+        app = whole_app(load_config(None, {}, [orders, *limits]), started)
     else:
         offer_addresses(("127.0.0.1",), loopback=True)
         answer = _transport(watch) if kind == "transport" else _stock(watch)
@@ -220,11 +235,12 @@ def _stock(watch: Watch) -> Answer:
 # ---- the process ------------------------------------------------------------------------------
 
 
-async def serve(kind: Kind) -> None:
+async def serve(kind: Kind, engine_core: int) -> None:
     """Print the port as a line of JSON, serve until standard input ends."""
     watch = Watch()
     watch.tap_sockets()
-    runner = web.AppRunner(make_app(kind, watch), access_log=None, shutdown_timeout=1.0)
+    app = await make_app(kind, watch, engine_core)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     loop = asyncio.get_running_loop()
@@ -251,15 +267,16 @@ def pin(core: int, *, first: bool) -> None:
 def main() -> None:
     """The command line of this process."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=(*KINDS, *ENGINE_KINDS))
     parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--engine-core", type=int, default=0, help="where a stand-in computes")
     parser.add_argument("--first", action="store_true")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="uvloop")
     arguments = parser.parse_args()
     pin(arguments.core, first=arguments.first)
     factory = uvloop.new_event_loop if arguments.loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(arguments.kind))
+        runner.run(serve(arguments.kind, arguments.engine_core))
     # Peers that were in a call need not be waited for.
     os._exit(0)
 

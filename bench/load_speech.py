@@ -19,10 +19,18 @@ _ROOM_DBFS = -60.0
 
 def caller_packets() -> tuple[bytes, ...]:
     """One cycle of talking and silence, a packet each 20 ms, as Chromium would encode it."""
-    speech = talk(TALK_S, _CALLER_RATE_HZ)
+    return _encode(np.concatenate((talk(TALK_S, _CALLER_RATE_HZ), _room())))
+
+
+def silent_packets() -> tuple[bytes, ...]:
+    """A user who only listens, a packet each 20 ms."""
+    return _encode(_room())
+
+
+def _room() -> FloatArray:
     level = 10 ** (_ROOM_DBFS / 20)
     noise = np.random.default_rng(1).normal(0.0, level, int(PAUSE_S * _CALLER_RATE_HZ))
-    return _encode(np.concatenate((speech, noise.astype(np.float32))))
+    return noise.astype(np.float32)
 
 
 def _encode(sound: FloatArray) -> tuple[bytes, ...]:

@@ -14,7 +14,7 @@ import aiohttp
 import numpy as np
 
 from bench.load_clients import ANSWER_PATIENCE, Crowd
-from bench.load_server import OFFER_PATHS, Kind
+from bench.load_server import OFFER_PATHS, WHOLE_SERVERS, Kind
 from bench.load_slots import Lateness
 
 ON_TIME = 0.995
@@ -124,7 +124,7 @@ async def ladder(
     assert process.stdout is not None and process.stdin is not None
     line = await asyncio.wait_for(process.stdout.readline(), _START_PATIENCE_S)
     url = f"http://127.0.0.1:{json.loads(line)['port']}"
-    crowd = Crowd(url + OFFER_PATHS[kind], packets, reports=kind == "full")
+    crowd = Crowd(url + OFFER_PATHS[kind], packets, reports=kind in WHOLE_SERVERS)
     try:
         yield Ladder(url, crowd, options)
     finally:
@@ -148,7 +148,7 @@ def _command(kind: Kind, options: LoadOptions) -> list[str]:
     # What one would serve with: uvloop for ours, asyncio as it comes for the stock peer.
     loop = ("asyncio" if kind == "stock" else "uvloop") if options.loop == "auto" else options.loop
     command = [sys.executable, "-m", "bench.load_server", kind, "--loop", loop]
-    command += ["--core", str(options.server_core)]
+    command += ["--core", str(options.server_core), "--engine-core", str(options.client_core)]
     return [*command, "--first"] if options.first else command
 
 

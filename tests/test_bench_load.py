@@ -2,12 +2,16 @@
 
 import io
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import aioice.ice
 import numpy as np
 import pytest
 
 from bench.load import _capacity, measure
+from bench.load_engine import measure_engine_load
 from bench.load_slots import Lateness, SlotLog
 from bench.load_steps import LoadOptions, Step
 from bench.report import Report
@@ -89,6 +93,58 @@ def test_capacity_ends_below_the_first_rung_that_failed() -> None:
     ]
 
     assert _capacity(steps) == 8
+
+
+class PlayedLadder:
+    """Servers of which it is known what they do to a call."""
+
+    def __init__(self, late_ms: dict[str, float], speaking: float) -> None:
+        self._late_ms = late_ms
+        self._speaking = speaking
+
+    @asynccontextmanager
+    async def __call__(self, kind: str, *_: object) -> AsyncIterator["PlayedLadder"]:
+        self._now_ms = self._late_ms[kind]
+        yield self
+
+    async def climb(self, calls: int) -> Step:
+        late = Lateness.of(np.full(100, self._now_ms))
+        inside = {"sent_late_p99_ms": self._now_ms, "lag_p99_ms": None}
+        return Step(calls, 50.0, 1.0, late, inside, 0.0, self._speaking, [])
+
+
+@pytest.mark.parametrize("process_ms", [4.0, 6.0])
+async def test_an_engine_at_full_load_is_held_against_a_thread(
+    monkeypatch: pytest.MonkeyPatch, process_ms: float
+) -> None:
+    late_ms = {"engine_process": process_ms, "engine_thread": 30.0, "engine_rest": 1.0}
+    monkeypatch.setattr("bench.load_engine.ladder", PlayedLadder(late_ms, speaking=1.0))
+    rows = await engine_rows()
+    assert (
+        rows["engine_load_late_p99_ms"]["value"],
+        rows["engine_load_late_p99_ms"]["against"],
+    ) == (
+        process_ms,
+        30.0,
+    )
+    assert rows["engine_load_late_p99_ms"]["meets"] is (process_ms <= 5)
+    assert rows["engine_load_on_time_percent"]["against"] == 0
+    assert rows["engine_rest_late_p99_ms"]["value"] == 1.0
+
+
+async def test_an_agent_that_did_not_speak_is_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    late_ms = {"engine_process": 1.0, "engine_thread": 1.0, "engine_rest": 1.0}
+    monkeypatch.setattr("bench.load_engine.ladder", PlayedLadder(late_ms, speaking=0.5))
+    rows = await engine_rows()
+    assert list(rows) == ["engine_load_late_p99_ms"]
+    assert "did not speak" in rows["engine_load_late_p99_ms"]["reason"]
+
+
+async def engine_rows() -> dict[str, dict[str, Any]]:
+    """What `measure_engine_load` prints."""
+    out = io.StringIO()
+    await measure_engine_load(Report(as_json=True, out=out), LoadOptions())
+    return {row["name"]: row for row in map(json.loads, out.getvalue().splitlines()[1:])}
 
 
 async def test_one_call_through_the_whole_harness(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ from agent.types import (
 ABILITIES = Abilities(duplex=True, chat=True, speech=True, typed_text=True)
 SPOKEN_AHEAD_S = 1.0
 _PIECE_SAMPLES = SPEECH_RATE_HZ // 5
-_TONE = 0.2 * np.sin(2 * np.pi * 300 * np.arange(SPEECH_RATE_HZ) / SPEECH_RATE_HZ)
+_HISS = np.random.default_rng(1).normal(0.0, 0.1, SPEECH_RATE_HZ).astype(np.float32)
+"""A second that is said again and again: as rich as speech, so that its packets are as large."""
 _LAYERS = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
 Said = tuple[int, EngineEvent | ChatEvent]
@@ -104,7 +105,7 @@ class BusyCore:
         self._thread = threading.get_ident()
 
     def open(self, number: int, settings: SessionSettings) -> None:
-        """Instructions "refuse" are refused, "do …" is done as if typed."""
+        """Instructions "refuse" are refused, "do … and …" is done as if typed."""
         self._check_thread()
         if settings.instructions == "refuse":
             raise RequestError("not that", param="session.instructions", code="nonsense")
@@ -112,7 +113,8 @@ class BusyCore:
             raise CapacityError("every slot is taken", retry_after_s=7.5)
         self._open.add(number)
         if settings.instructions.startswith("do "):
-            self.control(number, AddText("", "user", settings.instructions[3:]))
+            for order in settings.instructions[3:].split(" and "):
+                self.control(number, AddText("", "user", order))
 
     def chat(self, number: int, request: ChatRequest) -> None:
         """Says `max_tokens` words; none are unsupported."""
@@ -203,7 +205,7 @@ class BusyCore:
     def _go_on_speaking(self) -> None:
         for number in self._due():
             at = self._speaking[number]
-            piece = _TONE[np.arange(at, at + _PIECE_SAMPLES) % len(_TONE)].astype(np.float32)
+            piece = _HISS[np.arange(at, at + _PIECE_SAMPLES) % len(_HISS)]
             self._said.append((number, SpeechAudio(1, at // MIC_RATE_HZ, at, piece)))
             self._speaking[number] = at + _PIECE_SAMPLES
 
