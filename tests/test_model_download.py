@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent.errors import CheckpointError, ConfigError
+from agent.errors import AgentError, CheckpointError, ConfigError
 from agent.model_hub import hub as hub_module
 from agent.model_hub.cache import ModelCache
 from agent.model_hub.download import download
@@ -151,6 +152,25 @@ def test_a_killed_download_goes_on_in_the_next_process(
     folder = download(hub, MODEL, tmp_path)
     assert (SHARD, kept) in server.ranges and (SHARD, 0) not in server.ranges
     assert (folder / SHARD).read_bytes() == WEIGHTS
+
+
+def test_whoever_hears_of_the_progress_may_stop_it(
+    hub: Hub, server: HubServer, tmp_path: Path
+) -> None:
+    class Enough(AgentError):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done > 300_000:
+            raise Enough
+
+    with pytest.raises(Enough):
+        download(hub, MODEL, tmp_path, stop)
+    assert not [one for one in threading.enumerate() if one.name.startswith("download")]
+    kept = partial_of(tmp_path, SHARD, hub).stat().st_size
+    assert 0 < kept < len(WEIGHTS)
+    download(hub, MODEL, tmp_path)
+    assert server.ranges[-1] == (SHARD, kept)
 
 
 def partial_of(root: Path, path: str, hub: Hub) -> Path:
