@@ -293,10 +293,7 @@ class BargeInSettings(_Section):
         description="So much of that is enough from somebody who tries again, all tries together.",
     )
     memory_ms: int = Field(
-        default=1000,
-        ge=300,
-        le=5000,
-        description="Who speaks again within this time tries again.",
+        default=1000, ge=300, le=5000, description="Who speaks again within this time tries again."
     )
     resume_ms: int = Field(
         default=128,
@@ -308,10 +305,7 @@ class BargeInSettings(_Section):
         default=2500, ge=200, le=10_000, description="Longest duck that is no interruption."
     )
     user_db: float = Field(
-        default=5.5,
-        ge=0,
-        le=30,
-        description="Speech so much weaker than this user's counts fully.",
+        default=5.5, ge=0, le=30, description="Speech so much weaker than this user's counts fully."
     )
     stranger_db: float = Field(
         default=9.5,
