@@ -24,6 +24,7 @@ from agent.errors import (
     UnsupportedError,
     WorkerLost,
 )
+from agent.fleet.exchange import EventLine
 from agent.fleet.host import Host, ProcessHost, ThreadHost
 from agent.fleet.pool import Patience, RemoteEngine, start_core, start_engine, status_of
 from agent.fleet.worker import Job
@@ -206,8 +207,14 @@ async def test_a_checkpoint_that_is_refused_says_why(tmp_path: Path) -> None:
 
 async def test_a_process_that_dies_while_it_loads_says_how(tmp_path: Path) -> None:
     (tmp_path / "die").touch()
-    with pytest.raises(EngineError, match="busy was killed by SIGKILL while it loaded"):
+    with pytest.raises(EngineError, match="did not load: its process was killed by SIGKILL"):
         await start_core(job(tmp_path))
+
+
+async def test_a_process_that_loads_without_end_is_given_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    with pytest.raises(EngineError, match="did not load: its process was killed by SIGKILL"):
+        await start_core(job(tmp_path), patience=Patience(load_s=3.0))
 
 
 async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
@@ -231,11 +238,11 @@ async def test_an_engine_that_needs_no_worker_stays_here() -> None:
 # ---- a process that is lost -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["kill", "raise", "exit", "hang"])
+@pytest.mark.parametrize("how", ["kill", "raise", "exit", "hang", "freeze"])
 async def test_a_lost_process_ends_its_calls_and_another_one_takes_new_ones(
     tmp_path: Path, how: str
 ) -> None:
-    patience = Patience(backoff_s=0.0, hang_s=1.0) if how == "hang" else QUICK
+    patience = Patience(backoff_s=0.0, hang_s=1.0) if how in ("hang", "freeze") else QUICK
     async with running(tmp_path, patience) as engine:
         conversation, other = await engine.open(SETTINGS), await engine.open(SETTINGS)
         await conversation.push(unit(0))
@@ -310,7 +317,7 @@ async def test_one_that_does_not_come_up_any_more_stays_down(
         with pytest.raises(CapacityError, match="is down"):
             await engine.open(SETTINGS)
         assert engine.load().slots_free == 0
-    assert "was killed by SIGKILL; 1 calls" in caplog.text
+    assert "was killed by SIGKILL: 1 calls lost" in caplog.text
     assert caplog.text.count("the disk is gone") == QUICK.max_failures
     assert "stays down" in caplog.text
 
@@ -320,10 +327,61 @@ def test_tries_are_put_off_longer_and_longer_up_to_a_limit() -> None:
     assert [patience.delay_s(early) for early in range(7)] == [0, 1, 2, 4, 8, 16, 30]
 
 
+# ---- too much -----------------------------------------------------------------------------------
+
+
+async def push_often(conversation: Conversation, item: Unit, times: int) -> None:
+    for _ in range(times):
+        await conversation.push(item)
+
+
+async def test_an_engine_that_takes_nothing_ends_the_call_that_says_too_much(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as engine:
+        conversation, other = await engine.open(SETTINGS), await engine.open(SETTINGS)
+        os.kill(busy_core.pid(tmp_path), signal.SIGSTOP)
+        large = unit(0, VideoFrame(np.zeros((1080, 1920, 3), np.uint8), 0))
+        with pytest.raises(EngineError, match="no longer takes") as refused:
+            await push_often(conversation, large, 100)
+        assert not isinstance(refused.value, WorkerLost)
+        await conversation.finish()
+        os.kill(busy_core.pid(tmp_path), signal.SIGCONT)
+        await other.push(unit(1))
+        await until(other, TextDelta)
+        await engine.open(SETTINGS)
+
+
+async def test_a_call_that_takes_nothing_ends_and_spares_the_others() -> None:
+    line = EventLine()
+    second = SpeechAudio(1, 0, 0, np.zeros(24000, np.float32))
+    for _ in range(600):
+        line.put(second)
+    taken = line.events()
+    assert await anext(taken) is second
+    line.put(second)
+    line.put(second)  # one too many
+    line.put(second)
+    with pytest.raises(EngineError, match="does not take"):
+        assert len([event async for event in taken]) == 600
+
+
+async def test_a_line_that_ended_gives_what_it_holds_and_takes_nothing() -> None:
+    line = EventLine()
+    line.put(Listened(1))
+    line.end(WorkerLost("gone"))
+    line.end()
+    line.put(Listened(2))
+    events = line.events()
+    assert await anext(events) == Listened(1)
+    with pytest.raises(WorkerLost):
+        await anext(events)
+
+
 # ---- the server goes first --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("work", ["busy 3600000", "sleep 3600000"])
+@pytest.mark.parametrize("work", ["busy 3600000", "sleep 3600000", "freeze"])
 async def test_a_child_in_the_middle_of_work_ends_with_its_server(
     tmp_path: Path, work: str
 ) -> None:

@@ -12,11 +12,12 @@ from agent.fleet.channel import ChannelClosed
 from agent.fleet.life import Life
 from agent.fleet.link import LinkClosed
 from agent.fleet.messages import Answered, Finish, Message, Said, ToEngine
-from agent.types import EngineEvent
+from agent.types import SPEECH_RATE_HZ, EngineEvent, SpeechAudio
 
 _MAX_WAITING = 16_384
-"""Events of one conversation that its call has not taken: hours of speech in pieces of a second,
-and more tokens than a chat may have."""
+"""Events that a call or a chat has not taken: more than the tokens of the longest answer."""
+_MAX_WAITING_SAMPLES = 600 * SPEECH_RATE_HZ
+"""Ten minutes of speech that a call has not taken, 58 MB."""
 
 Event: TypeAlias = EngineEvent | ChatEvent
 
@@ -24,11 +25,12 @@ Event: TypeAlias = EngineEvent | ChatEvent
 class EventLine:
     """What one conversation or chat is told, in order.
 
-    When `_MAX_WAITING` events wait, the line ends with an `EngineError` instead of taking more.
+    When too much waits, the line ends with an `EngineError` instead of taking more.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
+        self._waiting_samples = 0
         self._news = asyncio.Event()
         self._ended = False
         self._error: AgentError | None = None
@@ -37,7 +39,8 @@ class EventLine:
         """Next in line; ignored once it has ended."""
         if self._ended:
             return
-        if len(self._waiting) >= _MAX_WAITING:
+        self._waiting_samples += _samples(event)
+        if len(self._waiting) >= _MAX_WAITING or self._waiting_samples > _MAX_WAITING_SAMPLES:
             self.end(EngineError("the call does not take what the engine says"))
             return
         self._waiting.append(event)
@@ -53,13 +56,19 @@ class EventLine:
         """All that is put, until the end; to be iterated by one task."""
         while True:
             while self._waiting:
-                yield self._waiting.popleft()
+                event = self._waiting.popleft()
+                self._waiting_samples -= _samples(event)
+                yield event
             if self._error is not None:
                 raise self._error
             if self._ended:
                 return
             self._news.clear()
             await self._news.wait()
+
+
+def _samples(event: Event) -> int:
+    return len(event.samples) if isinstance(event, SpeechAudio) else 0
 
 
 class Exchange:

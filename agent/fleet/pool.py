@@ -124,7 +124,9 @@ class Worker:
             self._on_progress = _ignore
         if self._status != "ok":
             how = await life.over()
-            raise self._unable or EngineError(f"the engine {self._job.name} {how} while it loaded")
+            raise self._unable or EngineError(
+                f"the engine {self._job.name} did not load: its process {how}"
+            )
         keeping = self._keep(life)
         self._keeping = asyncio.get_running_loop().create_task(keeping, name="engine-keeper")
 
@@ -183,8 +185,10 @@ class Worker:
         self._status, calls = "starting", len(self._exchange or ())
         if self._exchange:
             self._exchange.end("the engine's process was lost; it is started again")
-        how = self._unable or await life.over()
-        log.error("the engine %s: %s; %d calls ended with it", self._job.name, how, calls)
+        how = await life.over()
+        if self._unable:
+            how = f"could not load it ({self._unable})"
+        log.error("the process of the engine %s %s: %d calls lost", self._job.name, how, calls)
         return there_s
 
     async def _watch(

@@ -2,10 +2,12 @@
 
 It says a word for each unit, and while it is to speak, sound as fast as it can. What it is told by
 text does the rest (`AddText`): "busy 20" keeps the interpreter for 20 ms of every unit and of every
-other moment, "sleep 20" lets it go meanwhile, "speak" begins a turn without end, and "hang",
-"raise" and "exit" are what they say. Files in `settings.assets` shape how it loads.
+other moment, "sleep 20" lets it go meanwhile, "speak" begins a turn without end, "hang", "raise"
+and "exit" are what they say, and "freeze" hangs and keeps the interpreter. Files in
+`settings.assets` shape how it loads.
 """
 
+import ctypes
 import os
 import signal
 import threading
@@ -114,7 +116,7 @@ class BusyCore:
         self._open.add(number)
         if settings.instructions.startswith("do "):
             for order in settings.instructions[3:].split(" and "):
-                self.control(number, AddText("", "user", order))
+                self._obey(number, order)
 
     def chat(self, number: int, request: ChatRequest) -> None:
         """Says `max_tokens` words; none are unsupported."""
@@ -141,29 +143,23 @@ class BusyCore:
         self._check_thread()
         if isinstance(command, Interrupt) and self._speaking.pop(number, None) is not None:
             self._said.append((number, TurnEnded(command.turn, "interrupted")))
-        if not isinstance(command, AddText):
-            return
-        match command.text.split(" "):
-            case ["busy", milliseconds]:
-                self._work = lambda: _keep_busy(int(milliseconds) / 1000)
-            case ["sleep", milliseconds]:
-                self._work = lambda: time.sleep(int(milliseconds) / 1000)
-            case ["rest"]:
-                self._work = None
-            case ["speak"]:
-                self._speak(number)
-            case ["hang"]:
-                self._work = lambda: time.sleep(3600)
-            case ["raise"]:
-                self._work = _fail
-            case ["exit"]:
-                os._exit(3)
-            case ["fail"]:
-                self._said.append((number, Failed(ContextOverflow("too long"))))
-            case ["fail", "oddly"]:
-                self._said.append((number, Failed(_OddError("secret"))))
-            case _:
-                raise UnsupportedError(f"what is {command.text!r}?", param="item.content")
+        if isinstance(command, AddText):
+            self._obey(number, command.text)
+
+    def _obey(self, number: int, order: str) -> None:
+        verb, _, argument = order.partition(" ")
+        if verb in _WORK:
+            self._work = _WORK[verb](int(argument or 0) / 1000)
+        elif order == "rest":
+            self._work = None
+        elif order == "speak":
+            self._speak(number)
+        elif order == "exit":
+            os._exit(3)
+        elif order == "fail":
+            self._said.append((number, Failed(ContextOverflow("too long"))))
+        else:
+            raise UnsupportedError(f"what is {order!r}?", param="item.content")
 
     def finish(self, number: int) -> None:
         """It is over."""
@@ -210,10 +206,6 @@ class BusyCore:
             self._speaking[number] = at + _PIECE_SAMPLES
 
 
-class _OddError(Exception):
-    """What a library raises."""
-
-
 def _fail() -> None:
     raise ZeroDivisionError("a bug")
 
@@ -226,3 +218,14 @@ def _keep_busy(seconds: float) -> None:
         state = np.tanh(_LAYERS @ state)
         for key in range(50):
             table[key] = (key * 7 + len(table)) % 31
+
+
+_WORK: dict[str, Callable[[float], Callable[[], None]]] = {
+    "busy": lambda seconds: lambda: _keep_busy(seconds),
+    "sleep": lambda seconds: lambda: time.sleep(seconds),
+    "hang": lambda _: lambda: time.sleep(3600),
+    # Unlike CDLL, this one does not let the interpreter go.
+    "freeze": lambda _: lambda: ctypes.PyDLL(None).sleep(3600),
+    "raise": lambda _: _fail,
+}
+"""What keeps the core busy from then on, of so many seconds."""
