@@ -283,7 +283,10 @@ def test_torch_is_asked_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_process_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_DRIVERS", (str(tmp_path / "driver"),))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert gpus.look(0) == NONE  # without asking torch, of which there is none here
+    (tmp_path / "driver").touch()
     torch = tmp_path / "torch.py"
     torch.write_text(
         "print('a word of welcome')\n"

@@ -8,9 +8,12 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 _PATIENCE_S = 180
 """For importing torch from a cold disk."""
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvhost-ctrl-gpu", "/dev/kfd")
+"""What a driver leaves here: NVIDIA's, Windows' for its Linux, Tegra's two, AMD's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,12 @@ def look_here(number: int) -> Gpu | NoGpu:
 
 
 def look(number: int) -> Gpu | NoGpu:
-    """The same, asked in another process; takes the seconds that torch takes to import."""
+    """The same, asked in another process.
+
+    Takes the seconds that torch takes to import, and no time where no driver is.
+    """
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return NoGpu("no GPU that torch can use")
     try:
         answer = subprocess.run(
             # Without the folder of this file on its path, where torch would find other modules.
