@@ -89,6 +89,20 @@ def test_pictures_stay_out_of_what_the_event_loop_copies() -> None:
     there.close()
 
 
+def test_a_picture_whose_rows_lie_apart_stays_out_of_the_pickle_too() -> None:
+    here, there = socket.socketpair()
+    link, other = SocketLink(here), SocketLink(there)
+    rgb = np.random.default_rng(0).integers(0, 256, (100, 110, 3), np.uint8)[:, :99]
+    parcel = link.pack(Push(1, Unit(0, np.zeros(16000, np.float32), 16000, (VideoFrame(rgb, 0),))))
+    assert sorted(len(piece) for piece in parcel.content)[-2:] == [rgb.nbytes, 64_000]
+    link.send(parcel)
+    received = other.receive()
+    assert isinstance(received, Push) and isinstance(received.item, Unit)
+    np.testing.assert_array_equal(received.item.pictures[0].rgb, rgb)
+    link.close()
+    other.close()
+
+
 @pytest.mark.parametrize(
     "error",
     [

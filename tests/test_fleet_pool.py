@@ -24,7 +24,6 @@ from agent.errors import (
     UnsupportedError,
     WorkerLost,
 )
-from agent.fleet.exchange import EventLine
 from agent.fleet.host import Host, ProcessHost, ThreadHost
 from agent.fleet.pool import Patience, RemoteEngine, start_core, start_engine, status_of
 from agent.fleet.worker import Job
@@ -350,32 +349,6 @@ async def test_an_engine_that_takes_nothing_ends_the_call_that_says_too_much(
         await other.push(unit(1))
         await until(other, TextDelta)
         await engine.open(SETTINGS)
-
-
-async def test_a_call_that_takes_nothing_ends_and_spares_the_others() -> None:
-    line = EventLine()
-    second = SpeechAudio(1, 0, 0, np.zeros(24000, np.float32))
-    for _ in range(600):
-        line.put(second)
-    taken = line.events()
-    assert await anext(taken) is second
-    line.put(second)
-    line.put(second)  # one too many
-    line.put(second)
-    with pytest.raises(EngineError, match="does not take"):
-        assert len([event async for event in taken]) == 600
-
-
-async def test_a_line_that_ended_gives_what_it_holds_and_takes_nothing() -> None:
-    line = EventLine()
-    line.put(Listened(1))
-    line.end(WorkerLost("gone"))
-    line.end()
-    line.put(Listened(2))
-    events = line.events()
-    assert await anext(events) == Listened(1)
-    with pytest.raises(WorkerLost):
-        await anext(events)
 
 
 # ---- the server goes first --------------------------------------------------------------------
