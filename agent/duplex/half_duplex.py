@@ -47,7 +47,7 @@ from agent.duplex.prompt import (
     user_header,
 )
 from agent.duplex.sampling import Drawing, History
-from agent.duplex.speech_lm import MAX_CALL_TOKENS, SPEECH_TOKEN_MS, SpeechCall
+from agent.duplex.speech_lm import SPEECH_TOKEN_MS, SpeechCall
 from agent.duplex.turn_context import TurnContext
 from agent.duplex.turn_memory import (
     ParkedTurns,
@@ -306,14 +306,15 @@ class HalfDuplexConversation:
         if not self.settings.speaks or not (words or (is_over and stream.length)):
             return []
         positions, length = self._runner.slots.speech.positions, len(words) + 2
-        if stream.length + length + min(MAX_CALL_TOKENS, positions // 4) > positions:
+        most = min(self._rules.max_call_tokens, positions - length)
+        if stream.length + length + min(most, positions // 4) > positions:
             stream.length = 0  # only a very long answer comes here: its voice starts anew
         call = SpeechCall(
             [taken.ids[index] for index in words],
             [taken.states[index] for index in words],
             text_ended=is_over,
             before=memory.codes,
-            most=min(MAX_CALL_TOKENS, positions - stream.length - length),
+            most=min(most, positions - stream.length - length),
         )
         while not call.ended:
             yield SpeakOn(call, stream, self._speech, self._generator)

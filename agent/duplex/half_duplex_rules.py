@@ -31,6 +31,8 @@ class HalfDuplexRules:
     repetition_penalty: float = 1.02
     looks_back: int = 128
     """Tokens of earlier chunks that count for the penalty."""
+    max_call_tokens: int = 500
+    """Speech tokens of a chunk, 20 s: one that finds no end by itself ends there."""
     speech_top_p: float = 0.85
     speech_top_k: int = 25
     window: WindowSettings = field(

@@ -20,8 +20,6 @@ from agent.torch_parts.checkpoint import Fold, fold_weight_norm
 UNIT_SPEECH_TOKENS = 25
 """Speech tokens of a second: what a unit of a going turn always yields."""
 SPEECH_TOKEN_MS = 40
-MAX_CALL_TOKENS = 500
-"""Speech tokens of a turn-based call, 20 s: one that finds no end by itself ends there."""
 
 
 class SpeechLm(nn.Module):
@@ -144,9 +142,10 @@ class SpeechCall:
     said: Sequence[int]
     states: Sequence[Tensor]
     text_ended: bool
+    most: int
+    """A call that finds no end by itself ends with so many tokens."""
     before: Sequence[int] = ()
     """The turn's newest speech tokens from earlier calls, as far as a penalty looks back."""
-    most: int = MAX_CALL_TOKENS
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
     state: Tensor | None = None
