@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from agent.api.loading import Started
-from agent.api.server import make_app
+from agent.api.server import make_app, serve
 from agent.config import load_config
 from agent.engines import Choice, EngineSettings
 from agent.fleet.pool import Patience, start_core
@@ -143,3 +144,13 @@ async def test_a_server_that_is_told_to_stop_while_it_loads_does(
     assert server.returncode == 0
     assert b"Traceback" not in rest and b"Error" not in rest
     assert not psutil.pid_exists(busy_core.pid(tmp_path))
+
+
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.api.server.start", lambda _: pytest.fail("it loads"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            serve(load_config(None, {}, [f"server.port={port}"]))

@@ -75,9 +75,12 @@ async def _serve(config: Config) -> int:
     await check_fit()
     # Says so now, and not in the first call, when sound has to go a poorer way.
     codec_source()
-    stop = asyncio.Event()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    # An address that is taken is to be said now, and not after minutes of loading.
+    address = (config.server.host, config.server.port)
+    (await loop.create_server(asyncio.Protocol, *address, start_serving=False)).close()
     starting = asyncio.ensure_future(start(config))
     await _either(starting, stop)
     if not stop.is_set():

@@ -1,6 +1,7 @@
 """The side of an engine's process: one thread reads, the other one alone touches the core."""
 
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -99,6 +100,9 @@ def _load_and_serve(job: Job, inbox: Inbox, link: Link) -> bool:
     except AgentError as error:
         link.send(link.pack(Unable(error)))
         return False
+    # What is loaded by now stays: to look through it all would hold a step up for long.
+    gc.collect()
+    gc.freeze()
     serve_core(core, inbox, link, job.pulse_s)
     return True
 
