@@ -45,7 +45,6 @@ from agent.types import (
     Unit,
     UnitReport,
     UpdateSettings,
-    VideoFrame,
 )
 
 log = logging.getLogger(__name__)
@@ -193,23 +192,20 @@ class Session:
 
     async def _uplink(self) -> None:
         async for frame in self._transport.microphone():
-            picture = await self._picture_for(frame)
+            picture = None
+            if self._wants_picture(frame):
+                picture = await self._transport.latest_picture(frame.start)
             began_s = self._clock.now_s()
             events = self._front_end.push(frame, self._playout.playing, picture)
             self._telemetry.stage("front_end", self._clock.now_s() - began_s)
             for event in events:
                 self._heard(event)
 
-    async def _picture_for(self, frame: AudioFrame) -> VideoFrame | None:
-        """The newest picture, asked for as often as a unit takes one: turning it into RGB costs."""
-        end = (frame.start + MIC_FRAME_SAMPLES) * self._protocol.settings.pictures_per_unit
-        if end // UNIT_SAMPLES == (end - self._picture_step) // UNIT_SAMPLES:
-            return None
-        return await self._transport.latest_picture(frame.start)
-
-    @property
-    def _picture_step(self) -> int:
-        return MIC_FRAME_SAMPLES * self._protocol.settings.pictures_per_unit
+    def _wants_picture(self, frame: AudioFrame) -> bool:
+        """As often as a unit takes a picture: turning one into RGB costs."""
+        pictures = self._protocol.settings.pictures_per_unit
+        begin, end = frame.start * pictures, (frame.start + MIC_FRAME_SAMPLES) * pictures
+        return begin // UNIT_SAMPLES != end // UNIT_SAMPLES
 
     def _heard(self, event: FrontEndEvent) -> None:
         match event:
