@@ -1,0 +1,146 @@
+"""One turn-based conversation: its history, and the files that the user's lines name."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from agent.chat_types import (
+    ChatDelta,
+    ChatDone,
+    ChatMessage,
+    ChatPart,
+    ChatRequest,
+    ChatText,
+)
+from agent.errors import AgentError, EngineError, RequestError
+from agent.interfaces import Engine
+from agent.media.files import MediaLimits, read_file
+from agent.media.mentioned import Named, find_named
+from agent.types import Failed
+
+MOST_TURNS = 100
+"""Older turns are forgotten, if the engine's context has not made them so before."""
+_TOO_LONG = "context_length_exceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to tell the user that is no part of the answer."""
+
+    text: str
+
+
+Show: TypeAlias = Callable[[ChatDelta | Note], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    asked: ChatMessage
+    answered: ChatMessage
+
+
+class Talk:
+    """Questions and answers in turn; `usual` says how to answer, and holds the system message."""
+
+    def __init__(self, engine: Engine, usual: ChatRequest, limits: MediaLimits) -> None:
+        self._engine = engine
+        self._usual = usual
+        self._limits = limits
+        self._turns: list[_Turn] = []
+
+    @property
+    def turns(self) -> int:
+        """How many questions with their answers are remembered."""
+        return len(self._turns)
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self._turns.clear()
+
+    async def say(self, line: str, show: Show) -> None:
+        """Ask `line`, with the files that it names; the answer goes to `show` as it comes.
+
+        To cancel it stops the answer; what was said of it by then is remembered. `RequestError`
+        for what cannot be asked, `EngineError` when the engine fails: then nothing has changed.
+        """
+        message = ChatMessage("user", await self._content(line, show))
+        before = list(self._turns)
+        while True:
+            try:
+                return await self._ask(message, show, len(before) - len(self._turns))
+            except RequestError as error:
+                if error.code != _TOO_LONG or not self._turns:
+                    self._turns = before
+                    raise
+                # The oldest turn makes room.
+                del self._turns[0]
+            except AgentError:
+                self._turns = before
+                raise
+
+    async def _content(self, line: str, show: Show) -> tuple[ChatPart, ...]:
+        parts: list[ChatPart] = []
+        for found in find_named(line):
+            if isinstance(found, Named):
+                parts.append(await self._file(found, show))
+            else:
+                parts.append(ChatText(found))
+        if not parts:
+            raise RequestError("there is nothing to say")
+        return tuple(parts)
+
+    async def _file(self, named: Named, show: Show) -> ChatPart:
+        if not named.is_there:
+            raise RequestError(f"there is no file {named.path}")
+        part = await asyncio.to_thread(read_file, named.path, self._limits)
+        kind = type(part).__name__.removeprefix("Chat").lower()
+        show(Note(f"attached {named.path.name} ({kind})"))
+        return part
+
+    async def _ask(self, message: ChatMessage, show: Show, dropped: int) -> None:
+        earlier = [each for turn in self._turns for each in (turn.asked, turn.answered)]
+        messages = (*self._usual.messages, *earlier, message)
+        events = self._engine.chat(replace(self._usual, messages=messages))
+        said: list[str] = []
+        try:
+            async for event in events:
+                if dropped:
+                    show(Note(f"left the {_counted(dropped)} out, to make room"))
+                    dropped = 0
+                if isinstance(event, Failed):
+                    raise _failure(event)
+                if isinstance(event, ChatDone):
+                    _say_why(event, show)
+                    break
+                if not event.reasoning:
+                    said.append(event.text)
+                show(event)
+        except asyncio.CancelledError:
+            self._remember(message, "".join(said))
+            raise
+        finally:
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
+        self._remember(message, "".join(said))
+
+    def _remember(self, message: ChatMessage, answer: str) -> None:
+        # A question without an answer would come before the next one as if it were half of it.
+        if answer.strip():
+            self._turns.append(_Turn(message, ChatMessage("assistant", (ChatText(answer),))))
+            del self._turns[:-MOST_TURNS]
+
+
+def _counted(turns: int) -> str:
+    return "oldest turn" if turns == 1 else f"{turns} oldest turns"
+
+
+def _say_why(done: ChatDone, show: Show) -> None:
+    if done.reason == "length":
+        show(Note("cut off: the answer reached its longest; --max-tokens allows more"))
+
+
+def _failure(event: Failed) -> AgentError:
+    if isinstance(event.error, AgentError):
+        return event.error
+    return EngineError(f"the engine failed: {event.error}")
