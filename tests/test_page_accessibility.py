@@ -1,11 +1,15 @@
 """Axe finds nothing serious on the page: phone and desktop, light and dark, in every state."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 
+from tests.test_page_chat import CHAT_END
+from tests.test_page_text import noise
 from tests.web_page.browser import Look, OpenPage, open_page
 from tests.web_page.node import require_node_module
+from tests.web_page.server import able_models
 
 pytestmark = pytest.mark.browser
 
@@ -109,6 +113,67 @@ async def test_each_problem(size: str, scheme: Scheme) -> None:
             assert await _findings(opened) == [], code
 
 
+async def _fill_the_call(opened: OpenPage) -> None:
+    """Settings open, one of them refused and greyed out; words and a picture about to be sent."""
+    page = opened.page
+    await page.click("#settings summary")
+    await opened.call()
+    await page.select_option("#setting-mode", "half_duplex")
+    updates = "window.farEnd.received.filter((event) => event.type === 'session.update')"
+    await opened.until(f"{updates}.length === 1")
+    (asked,) = await page.evaluate(updates)
+    error = {"message": "not while it rains", "event_id": asked["event_id"]}
+    await opened.server_says({"type": "error", "error": error}, *SAID)
+    await page.set_input_files("#typing input[type=file]", [noise(90, 60)])
+    await opened.shows("#typing .attachments img")
+    await page.fill("#typing textarea", "What is this?")
+    await opened.shows('[data-ack="refused"]')
+
+
+async def _fill_the_chat(opened: OpenPage) -> None:
+    """A question with files, its answer with reasoning and code, and one that failed."""
+    page = opened.page
+    await page.click("#tab-chat")
+    sound = {"name": "a rather long name.wav", "mimeType": "audio/wav", "buffer": b"RIFF"}
+    for text in ("Hello", "And now?"):
+        await page.set_input_files("#chat-form input[type=file]", [noise(90, 60), sound])
+        await opened.until("document.querySelectorAll('#chat-form .attachments li').length === 2")
+        await page.fill("#chat-form textarea", text)
+        if text == "Hello":
+            await page.keyboard.press("Enter")
+            await opened.until("window.chatEnd.stream !== null")
+            await page.evaluate("window.chatEnd.delta({ reasoning_content: 'Well.' })")
+            await page.evaluate("window.chatEnd.delta({ content: 'So:\\n```\\na = 1\\n```' })")
+            await page.click(".reasoning summary")
+    await page.evaluate("window.chatEnd.event({ error: { message: 'it stumbled' } })")
+    await opened.shows(".message-problem")
+
+
+@both_sizes
+@both_schemes
+async def test_settings_and_typing_in_a_call(size: str, scheme: Scheme) -> None:
+    require_node_module("axe-core/axe.min.js")
+    async with open_page(_look(size, scheme), models=able_models(speech=False)) as opened:
+        await _fill_the_call(opened)
+        assert await _findings(opened) == []
+        await opened.server_says({"type": "voice_agent.state", "state": "paused", "turn": 1})
+        await opened.state("paused")
+        await opened.page.click("#listen")
+        assert await _findings(opened) == []
+
+
+@both_sizes
+@both_schemes
+async def test_a_chat(size: str, scheme: Scheme) -> None:
+    require_node_module("axe-core/axe.min.js")
+    look = replace(_look(size, scheme), preamble=CHAT_END)
+    async with open_page(look, models=able_models()) as opened:
+        await opened.page.click("#tab-chat")
+        assert await _findings(opened) == []
+        await _fill_the_chat(opened)
+        assert await _findings(opened) == []
+
+
 async def test_a_bad_page_is_found() -> None:
     require_node_module("axe-core/axe.min.js")
     async with open_page() as opened:
@@ -123,14 +188,81 @@ async def test_everything_fits_the_width_and_is_big_enough_to_touch(size: str) -
         await opened.server_says(*SAID)
         await opened.page.click("#devices summary")
         await opened.shows(".line[data-placeholder]")
+        await _expect_room_for_fingers(opened)
+
+
+async def _expect_room_for_fingers(opened: OpenPage) -> None:
+    page = opened.page
+    assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    small = await page.evaluate(
+        """[...document.querySelectorAll(
+          'button, select, summary, textarea, label.check, input[type=range]')]
+        .filter((each) => each.offsetParent && each.offsetHeight < 44)
+        .map((each) => each.id || each.textContent)"""
+    )
+    assert small == []
+
+
+@both_sizes
+async def test_so_does_what_is_typed_set_and_chatted(size: str) -> None:
+    look = replace(_look(size, "light"), preamble=CHAT_END)
+    async with open_page(look, models=able_models()) as opened:
+        await _fill_the_call(opened)
+        await _expect_room_for_fingers(opened)
+        await opened.page.click("#call-button")
+        await opened.state("ended")
+        await _fill_the_chat(opened)
+        await _expect_room_for_fingers(opened)
+
+
+PLACES = """(names) => Object.fromEntries(names.map((name) => {
+  const { x, y, width, height } = document.querySelector(name).getBoundingClientRect();
+  return [name, [x, y + scrollY, width, height].map(Math.round)];
+}))"""
+
+
+@both_sizes
+async def test_nothing_moves_when_files_and_notes_come(size: str) -> None:
+    look = replace(_look(size, "light"), preamble=CHAT_END)
+    still = ["#call-button", "#pause", "#captions-title", "#details", "#devices", "#typing .send"]
+    async with open_page(look, models=able_models()) as opened:
         page = opened.page
-        assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        small = await page.evaluate(
-            """[...document.querySelectorAll('button, select, summary, label.check')]
-            .filter((each) => each.offsetParent && each.offsetHeight < 44)
-            .map((each) => each.id || each.textContent)"""
-        )
-        assert small == []
+        await opened.call()
+        before = await page.evaluate(PLACES, still)
+        await page.set_input_files("#typing input[type=file]", [noise(90, 60)])
+        await opened.shows("#typing .attachments img")
+        await page.fill("#typing textarea", "one\ntwo\nthree")
+        await opened.server_says({"type": "voice_agent.state", "state": "paused", "turn": 1})
+        await opened.state("paused")
+        assert await page.evaluate(PLACES, still) == before
+        await page.click("#call-button")
+        await opened.state("ended")
+        await page.click("#tab-chat")
+        still = ["#chat-panel", "#chat-form .send", "#settings", "#thinking"]
+        before = await page.evaluate(PLACES, still)
+        await _fill_the_chat(opened)
+        await page.evaluate("scrollTo(0, 0)")
+        after = await page.evaluate(PLACES, still)
+        assert {name: after[name] for name in ("#chat-panel", "#settings")} == {
+            name: before[name] for name in ("#chat-panel", "#settings")
+        }
+
+
+async def test_the_keyboard_goes_through_the_chat_in_the_order_of_reading() -> None:
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await page.click("#tab-chat")
+        await page.fill("#chat-form textarea", "Hello")
+        await page.focus("#tab-chat")
+        order = []
+        for _ in range(5):
+            await page.keyboard.press("Tab")
+            order.append(
+                await page.evaluate(
+                    "document.activeElement.id || document.activeElement.getAttribute('aria-label')"
+                )
+            )
+        assert order == ["thinking", "chat-log", "Attach files", "Message to the model", "Send"]
 
 
 async def test_a_call_can_be_made_and_ended_with_the_keyboard_alone() -> None:

@@ -125,6 +125,7 @@ function startCall() {
     microphoneId: rememberedDevice('audioinput'),
     cameraId: rememberedDevice('videoinput'),
     session: choices.opening(),
+    hd: () => choices.value('max_slices') > 1,
   });
 }
 
@@ -166,7 +167,7 @@ export function applyServerEvent(event) {
 
 /** @type {Record<string, string>} */
 const WAITS = {
-  paused: 'The agent neither hears nor sees you. Press Resume to go on.',
+  paused: 'The agent hears nothing until you resume.',
   queued: 'Waiting for a free place…',
 };
 
@@ -344,6 +345,14 @@ function onKey(event) {
   if (call.talking && tabs.current === 'call') KEYS[event.key.toLowerCase()]?.();
 }
 
+/**
+ * A file that is dropped beside a field would be opened instead of the page, and end the call.
+ * @param {DragEvent} event
+ */
+function keepPage(event) {
+  if (event.dataTransfer?.types.includes('Files')) event.preventDefault();
+}
+
 function onVisible() {
   if (document.visibilityState !== 'visible' || !call.live) return;
   void call.reviveMicrophone();
@@ -360,6 +369,8 @@ document.addEventListener('visibilitychange', onVisible);
 window.addEventListener('pagehide', () => call.hangUp());
 shortcuts.checked = recall('shortcuts') !== 'off';
 shortcuts.addEventListener('change', () => remember('shortcuts', shortcuts.checked ? 'on' : 'off'));
+byId('setting-max_slices').addEventListener('change', () => call.cameraOn && call.setCamera(true));
+for (const type of /** @type {const} */ (['dragover', 'drop'])) document.addEventListener(type, keepPage);
 preparePickers();
 showChecks();
 setInterval(onSecond, 1000);

@@ -34,6 +34,7 @@ import { StatisticsReader } from './statistics.js';
  * @typedef {object} Options
  * @property {string} [microphoneId] '' or absent: the system's default
  * @property {string} [cameraId]
+ * @property {() => boolean} [hd] whether the camera's pictures shall show small print
  * @property {Record<string, unknown>} [session] sent with the offer, so that it holds from the first word on
  */
 
@@ -342,7 +343,7 @@ export class Call extends EventTarget {
   async #switchCamera(on) {
     // Phones lend one camera at a time, so the old one goes first.
     await this.#pictures?.drop('camera');
-    if (on) await this.#showPicture('camera', await openCamera(this.#options.cameraId));
+    if (on) await this.#showPicture('camera', await openCamera(this.#options.cameraId, this.#options.hd?.()));
   }
 
   /**

@@ -138,6 +138,7 @@ export class Captions {
   #addTyped(item, atMs) {
     if (item?.role !== 'user') return;
     const parts = (item.content ?? []).filter((/** @type {any} */ part) => part.type === 'input_text');
+    if (!parts.length) return;
     this.#settle('user', item.id, parts.map((/** @type {any} */ part) => part.text).join('\n'), atMs);
   }
 

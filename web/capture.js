@@ -27,9 +27,13 @@ export async function openMicrophone(deviceId) {
   }
 }
 
-/** @param {string} [deviceId] */
-export async function openCamera(deviceId) {
-  const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 10 } };
+/**
+ * @param {string} [deviceId]
+ * @param {boolean} [hd] as large as the model can look at when it looks closely: nine tiles
+ */
+export async function openCamera(deviceId, hd = false) {
+  const size = hd ? { width: { ideal: 1280 }, height: { ideal: 960 } } : { width: { ideal: 640 }, height: { ideal: 480 } };
+  const video = { ...size, frameRate: { ideal: 10 } };
   try {
     return await navigator.mediaDevices.getUserMedia({
       video: deviceId ? { ...video, deviceId } : { ...video, facingMode: 'user' },

@@ -162,10 +162,11 @@ export class Composer {
   async #add(files) {
     if (!files.length) return;
     if (this.#reason) return;
-    this.say('');
+    this.say('Reading…', 'plain');
     this.#root.dataset.busy = 'yes';
     for (const file of files) await this.#addOne(file);
     delete this.#root.dataset.busy;
+    if (this.#note.dataset.tone === 'plain') this.say(this.#reason, 'plain');
     this.#showAttachments();
   }
 

@@ -95,11 +95,8 @@ export class Choices {
    */
   opening() {
     const names = NAMES.filter((name) => name in this.#chosen && !refusal(name, this.abilities));
-    // Without a voice the words shall come as they are written, not when the answer is complete.
-    const session = this.abilities.speech === false ? { output_modalities: ['text'] } : {};
     if (this.language && !names.includes('language')) names.push('language');
-    const asked = { ...session, ...this.asSession(names) };
-    return Object.keys(asked).length ? asked : undefined;
+    return names.length ? this.asSession(names) : undefined;
   }
 
   /**
