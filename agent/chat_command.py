@@ -116,6 +116,7 @@ class Terminal:
         self._stdout = stdout
         self._stderr = stderr
         self._is_reasoning = False
+        self._is_answering = False
         for stream in (stdin, stdout, stderr):
             # What cannot be written or read is no reason to end.
             if hasattr(stream, "reconfigure"):
@@ -147,20 +148,26 @@ class Terminal:
         if self._is_reasoning and not said.reasoning:
             self._write(self._stderr, "\n")
         self._is_reasoning = said.reasoning
+        self._is_answering |= not said.reasoning
         text = said.text.translate(_INVISIBLE)
         self._write(self._stderr if said.reasoning else self._stdout, text)
 
     def end_answer(self) -> None:
         """The answer is over, or was given up."""
-        self._is_reasoning = False
-        self._write(self._stdout, "\n")
+        if self._is_reasoning:
+            self._write(self._stderr, "\n")
+        if self._is_answering:
+            self._write(self._stdout, "\n")
+        self._is_reasoning = self._is_answering = False
 
     def note(self, text: str) -> None:
         """A line about the conversation."""
+        self.end_answer()
         self._write(self._stderr, f"({text.translate(_INVISIBLE)})\n")
 
     def complain(self, error: AgentError) -> None:
         """A line about what went wrong."""
+        self.end_answer()
         self._write(self._stderr, f"voice-agent: {str(error).translate(_INVISIBLE)}\n")
 
     def _write(self, stream: TextIO, text: str) -> None:
@@ -260,7 +267,6 @@ class _Conversation:
         except KeyboardInterrupt:
             if not self._terminal.is_interactive:
                 raise
-            self._terminal.end_answer()
             self._terminal.note("stopped")
         except AgentError as error:
             self._has_failed = True
