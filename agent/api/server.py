@@ -82,13 +82,13 @@ async def _serve(config: Config) -> int:
     address = (config.server.host, config.server.port)
     (await loop.create_server(asyncio.Protocol, *address, start_serving=False)).close()
     starting = asyncio.ensure_future(start(config))
-    await _either(starting, stop)
+    await _started_or_stopped(starting, stop)
     if not stop.is_set():
         await _listen(config, plan, make_app(config, await starting), stop)
     return 0
 
 
-async def _either(starting: "asyncio.Future[Started]", stop: asyncio.Event) -> None:
+async def _started_or_stopped(starting: "asyncio.Future[Started]", stop: asyncio.Event) -> None:
     """Wait until the engine has started or need not any more."""
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
