@@ -161,9 +161,11 @@ class Worker:
         """From the first time it is there on: when it is lost, put another one in its place."""
         failures = early = 0
         while True:
-            there_s = await self._until_lost(life)
-            failures = 0 if there_s > 0 else failures + 1
-            early = 0 if there_s > self._patience.steady_s else early + 1
+            was_there, since_s = self._status == "ok", self._clock.now_s()
+            await self._until_lost(life)
+            steady = self._clock.now_s() - since_s > self._patience.steady_s
+            failures = 0 if was_there else failures + 1
+            early = 0 if was_there and steady else early + 1
             if failures >= self._patience.max_failures:
                 self._status = "degraded"
                 log.error("the engine did not come up %d times in a row: it stays down", failures)
@@ -177,11 +179,9 @@ class Worker:
         assert self._came is not None
         await self._watch(life, (life.silent, self._came), self._patience.load_s)
 
-    async def _until_lost(self, life: Life) -> float:
-        """Wait until the child is gone; for how long it was there, 0 when it never was."""
-        there_since_s = self._clock.now_s() if self._status == "ok" else None
+    async def _until_lost(self, life: Life) -> None:
+        """Wait until the child is gone, and tell all that depended on it."""
         await self._watch(life, (life.silent,), self._patience.hang_s)
-        there_s = 0.0 if there_since_s is None else self._clock.now_s() - there_since_s
         self._status, calls = "starting", len(self._exchange or ())
         if self._exchange:
             self._exchange.end("the engine's process was lost; it is started again")
@@ -189,7 +189,6 @@ class Worker:
         if self._unable:
             how = f"could not load it ({self._unable})"
         log.error("the process of the engine %s %s: %d calls lost", self._job.name, how, calls)
-        return there_s
 
     async def _watch(
         self, life: Life, news: Collection[asyncio.Future[None]], silence_s: float
