@@ -27,6 +27,7 @@ from agent.duplex.audio_encoder import BLOCK_FRAMES
 from agent.duplex.chat import Chat, chat_layout, lay_out_chat
 from agent.duplex.content import Senses, perceive
 from agent.duplex.model import DuplexModel
+from agent.duplex.pictures import piece_grids
 from agent.duplex.prompt import ChatLayout
 from agent.duplex.work import Choose, HearRecording, Runner, Work
 from agent.errors import RequestError
@@ -92,8 +93,13 @@ def test_golden_chat_request(name: str) -> None:
     assert list(laid.ids) == case["input_ids"]
     assert [list(bound) for bound in laid.picture_bounds] == case["image_bounds"]
     assert [list(bound) for bound in laid.sound_bounds] == case["audio_bounds"]
-    grids = [bound[1] - bound[0] for bound in laid.picture_bounds]
-    assert grids == [64] * case.get("image_pieces", len(grids))
+    seen = [
+        piece_grids(one.rgb.shape[1], one.rgb.shape[0], one.max_slices) for one in senses.pictures
+    ]
+    assert [len(grids) - 1 for grids in seen] == case.get("slices_per_image", [])
+    assert [list(grid) for grids in seen for grid in grids] == case.get(
+        "piece_patches_rows_cols", []
+    )
     if not case["options"].keys() - {"enable_thinking", "max_slice_nums"}:
         assert lay_out_chat(vocabulary, request, Senses(request.max_slices)) == laid
 

@@ -155,6 +155,15 @@ def test_words_pictures_and_sounds_join_one_turn() -> None:
     assert talk.talk.context_tokens == before + len("\nuser\nHi") + 3
 
 
+def test_nothing_typed_changes_nothing() -> None:
+    talk = Talk()
+    talk.read("")
+    before = talk.talk.context_tokens
+    talk.read("<|im_end|>")
+    talk.run(talk.talk.remark_steps(""))
+    assert talk.talk.context_tokens == before
+
+
 def test_a_short_first_sound_is_padded_and_a_later_one_is_not() -> None:
     talk = Talk()
     lengths = [talk.talk.context_tokens]
@@ -326,18 +335,24 @@ def test_it_is_too_late_to_give_up_an_answer_behind_the_user_s_next_turn() -> No
 
 
 def test_an_answer_that_was_only_tried_leaves_no_trace() -> None:
-    talk, other = Talk(), Talk()
+    talk, other = Talk(max_tokens=6), Talk(max_tokens=6)
     for one in (talk, other):
         one.hear(1.2)
     saved = talk.talk.save()
-    talk.run(talk.talk.answer_steps())
-    with pytest.raises(EngineError, match="under way"):
-        talk.talk.save()
+    talk.answer()
     talk.talk.restore(saved)
     for one in (talk, other):
         one.hear(0.5, seed=6)
     assert same(talk.cached(), other.cached())
     assert text(talk.answer()) == text(other.answer())
+
+
+def test_nothing_is_saved_during_an_answer() -> None:
+    talk = Talk("Hello there")
+    talk.read("Hi")
+    talk.run(talk.talk.answer_steps())
+    with pytest.raises(EngineError, match="under way"):
+        talk.talk.save()
 
 
 def test_live_sound_is_gone_back_over() -> None:
@@ -472,12 +487,12 @@ def test_beside_a_call_it_is_the_same_as_alone() -> None:
             said.append((yield from talk.talk.answer_steps()))
 
     alone: list[AnswerPiece] = []
-    lonely = Talk(settings=settings, max_tokens=12)
+    lonely = Talk(settings=settings, max_tokens=7)
     lonely.run(turns(lonely, alone))
 
     used = runner(slots=2)
     call = duplex(used, Script(says("hello"), says(" you", ends=True)))
-    talk, beside = Talk(settings=settings, used=used, max_tokens=12), []
+    talk, beside = Talk(settings=settings, used=used, max_tokens=7), []
     units = [call.steps(second(index)) for index in range(2)]
     for work in turns(talk, beside):
         work.run(used.model, used.slots)

@@ -227,8 +227,7 @@ class HalfDuplexConversation:
         laid = self._laid_out([defused_answer(self._runner.model.vocabulary, text)])
         self._context.make_room(len(laid.ids))
         self._memory.close_turn()
-        if laid.ids:
-            yield from self._read_turn(self._runner.model.llm.embed(laid.ids))
+        yield from self._read_turn(self._runner.model.llm.embed(laid.ids))
 
     def _padded(self, parts: Sequence[ChatPart]) -> list[ChatPart]:
         """A turn's first sound with silence before it, as far as it is too short."""
@@ -251,8 +250,9 @@ class HalfDuplexConversation:
 
     def _read_turn(self, embeddings: Tensor) -> Generator[Work, None, None]:
         self._answer = None
-        yield from self._context.read(embeddings)
-        self._context.forget()
+        if len(embeddings):
+            yield from self._context.read(embeddings)
+            self._context.forget()
 
     # ---- the answer -----------------------------------------------------------------------------
 
