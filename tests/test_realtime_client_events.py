@@ -326,6 +326,12 @@ def test_an_override_that_cannot_be_served_is_named(
     assert told == ("unsupported_by_engine", param)
 
 
+def test_an_engine_without_a_voice_answers_in_text_whatever_a_response_asks_for() -> None:
+    call = Watched(abilities=Abilities(typed_text=True))
+    call.send("response.create", response={"output_modalities": ["audio"]})
+    assert call.actions == [Respond(None)]
+
+
 def test_cancelling_ends_the_response_at_once(call: Watched) -> None:
     code, _ = refused(call, "response.cancel")
     assert code == "response_cancel_not_active"

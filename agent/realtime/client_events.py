@@ -208,7 +208,7 @@ def parse_response(
     """
     instructions = response.text("instructions", "")
     metadata = _metadata(response)
-    _refuse_overrides(response, settings)
+    _refuse_overrides(response, settings, abilities)
     if not abilities.tools:
         _refuse_tools(response)
     return Respond(instructions or None), metadata
@@ -223,7 +223,7 @@ def _metadata(response: Fields) -> dict[str, str]:
     return {name[:64]: section.text(name, "", most=512) for name in names}
 
 
-def _refuse_overrides(response: Fields, settings: SessionSettings) -> None:
+def _refuse_overrides(response: Fields, settings: SessionSettings, abilities: Abilities) -> None:
     if response.text("conversation", "auto", most=256) != "auto":
         raise _no_override(response, "conversation")
     for field in ("input", "prompt"):
@@ -232,7 +232,9 @@ def _refuse_overrides(response: Fields, settings: SessionSettings) -> None:
     if response.raw("max_output_tokens") not in (None, "inf"):
         raise _no_override(response, "max_output_tokens")
     asked = response.items("output_modalities")
-    if asked and list(asked) != list(settings.output_modalities):
+    # Stock clients ask for sound by default; an engine without a voice answers in text, as the
+    # session says.
+    if abilities.speech and asked and list(asked) != list(settings.output_modalities):
         raise _no_override(response, "output_modalities")
     output = response.section("audio").section("output")
     if voice_name(output) not in (None, settings.voice):

@@ -233,5 +233,6 @@ class NewestPicture:
         if frame is None:
             return None
         age_samples = round((self._clock.now_s() - self._came_s) * MIC_RATE_HZ)
-        rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+        # Lines of odd widths are padded, and what has gaps is slow to send to another process.
+        rgb = np.ascontiguousarray(frame.to_ndarray(format="rgb24"), np.uint8)
         return VideoFrame(rgb, max(0, now_at - age_samples))
