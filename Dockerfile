@@ -33,6 +33,7 @@ WORKDIR /data
 ENV PATH=/opt/voice-agent/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     VOICE_AGENT__SERVER__DATA_FOLDER=/data \
+    VOICE_AGENT__MODEL__FOLDER=/data/models \
     VOICE_AGENT__SERVER__HOST=0.0.0.0
 VOLUME ["/data"]
 EXPOSE 8006
