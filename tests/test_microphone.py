@@ -147,6 +147,7 @@ async def test_in_company_packets_wait_for_the_beat_and_count_from_when_they_cam
 
 async def test_who_has_left_keeps_no_company_and_takes_nothing_in() -> None:
     microphone, line, _, beat = in_company()
+    microphone.begin()
     microphone.push(packet(0))
     microphone.end()
     microphone.end()

@@ -77,8 +77,9 @@ class Microphone:
     def begin(self) -> None:
         """The call stands: time goes on from here, packets or none."""
         if self._line is not None and not self._ended:
-            self._beat.join()
-            self._joined = True
+            if not self._joined:
+                self._beat.join()
+                self._joined = True
             self._line.begin(self._clock.now_s())
             self._give([], self._line)
 
