@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -285,23 +285,46 @@ class _Run:
         self._loop = loop
 
     def __call__(self, work: Coroutine[Any, Any, Result]) -> Result:
-        ended = threading.Event()
+        """What `work` returns; KeyboardInterrupt once it has ended, if Ctrl-C did that."""
+        outcome: Future[Result] = Future()
+        begun: list[asyncio.Task[Result]] = []
 
-        async def noted() -> Result:
-            try:
-                return await work
-            finally:
-                ended.set()
+        def begin() -> None:
+            begun.append(self._loop.create_task(work))
+            begun[0].add_done_callback(lambda task: _hand_over(task, outcome))
 
-        future = asyncio.run_coroutine_threadsafe(noted(), self._loop)
+        def give_up() -> None:
+            if begun:
+                begun[0].cancel()
+            else:
+                work.close()
+                _cancel(outcome)
+
         try:
-            return future.result()
+            self._loop.call_soon_threadsafe(begin)
+            return outcome.result()
         except KeyboardInterrupt:
-            future.cancel()
-            ended.wait(_STOP_S)
+            # It may have come before `begin` was even called; the two keep their order.
+            self._loop.call_soon_threadsafe(give_up)
+            wait((outcome,), _STOP_S)
             raise
         except CancelledError as error:
             raise KeyboardInterrupt from error
+
+
+def _hand_over(task: "asyncio.Task[Result]", outcome: "Future[Result]") -> None:
+    if task.cancelled():
+        _cancel(outcome)
+    elif error := task.exception():
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(task.result())
+
+
+def _cancel(outcome: "Future[Result]") -> None:
+    outcome.cancel()
+    # Only now do those who wait for it hear of it.
+    outcome.set_running_or_notify_cancel()
 
 
 @contextlib.contextmanager
