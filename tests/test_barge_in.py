@@ -18,13 +18,18 @@ _MELODY_DB = (0.0, -4.0, 3.0, -2.0, 2.0)
 
 @dataclass(frozen=True)
 class Voice:
-    """Somebody speaks from `begin` to `end` (ms); `likelihood` is what the detector makes of it."""
+    """Somebody speaks from `begin` to `end` (ms); `likelihood` is what the detector makes of it.
+
+    `over_echo_db`: how far the microphone is above the echo, whatever the canceller leaves of it.
+    """
 
     begin: int
     end: int
     dbfs: float = USER_DBFS
     likelihood: float = 0.98
     melody: bool = True
+    over_echo_db: float = 0.0
+    near_dbfs: float | None = None
 
     def level_dbfs(self, frame: int) -> float:
         return self.dbfs + (_MELODY_DB[frame % len(_MELODY_DB)] if self.melody else 0.0)
@@ -90,8 +95,9 @@ class Call:
         for voice in self.voices:
             if voice.begin <= middle_ms < voice.end:
                 level = voice.level_dbfs(number)
-                return VoiceFrame(until, voice.likelihood, level)
-        return VoiceFrame(until, 0.01, QUIET_DBFS)
+                near = voice.near_dbfs or level
+                return VoiceFrame(until, voice.likelihood, level, near, voice.over_echo_db)
+        return VoiceFrame(until, 0.01, QUIET_DBFS, QUIET_DBFS, -3.0)
 
 
 def started(at_ms: int) -> SpeechStarted:
@@ -169,6 +175,13 @@ def test_a_duck_lasts_until_the_echo_has_gone_and_something_could_be_heard() -> 
         assert delay_ms < at(told, ResumeDue)[0] - at(told, DuckDue)[0] < delay_ms + 100
 
 
+def test_between_two_ducks_more_than_a_click_of_the_agent_is_heard() -> None:
+    told = heard_over_agent(Voice(0, 100), *(Voice(at, at + 60) for at in range(240, 1600, 220)))
+    resumed, ducked = at(told, ResumeDue), at(told, DuckDue)[1:]
+    assert len(ducked) >= 2
+    assert all(duck - max(at for at in resumed if at < duck) >= 80 for duck in ducked)
+
+
 def test_short_pauses_are_part_of_the_interruption() -> None:
     told = heard_over_agent(Voice(0, 400), Voice(500, 1500))
     assert names(told)[:1] == ["DuckDue"]
@@ -188,11 +201,97 @@ def test_who_tries_again_is_yielded_to_sooner() -> None:
 
 
 def test_the_third_try_is_yielded_to_at_once() -> None:
-    tries = [Voice(begin, begin + 160) for begin in (0, 700, 1400)]
+    tries = [Voice(begin, begin + 160, over_echo_db=6.0) for begin in (0, 700, 1400)]
     rules = BargeInRules(yield_ms=1400)
     assert at(heard_over_agent(*tries[:2], rules=rules), BargeInDue) == []
     told = heard_over_agent(*tries, rules=rules)
-    assert 1500 < at(told, BargeInDue)[0] <= 1560
+    assert 1400 < at(told, BargeInDue)[0] <= 1560
+
+
+def unknown_words(*begins_ms: int, dbfs: float = USER_DBFS) -> list[Voice]:
+    """Short words, louder than the echo, that the detector takes for no speech."""
+    return [Voice(at, at + 160, dbfs, likelihood=0.2, over_echo_db=6.0) for at in begins_ms]
+
+
+def test_who_says_a_word_again_and_again_is_yielded_to_even_if_the_detector_knows_it_not() -> None:
+    assert at(heard_over_agent(*unknown_words(0)), BargeInDue) == []
+    told = heard_over_agent(*unknown_words(0, 600))
+    ends = ["SpeechStarted", "BargeInDue", "SpeechEnded"]
+    assert names(told) == ["DuckDue", "ResumeDue", "DuckDue", *ends]
+    assert 700 <= at(told, BargeInDue)[0] <= 760
+
+
+def test_words_that_the_canceller_takes_away_insist_as_well() -> None:
+    told = heard_over_agent(
+        *(
+            Voice(at, at + 160, QUIET_DBFS, 0.02, over_echo_db=6.0, near_dbfs=USER_DBFS)
+            for at in (0, 600)
+        )
+    )
+    assert 700 <= at(told, BargeInDue)[0] <= 760
+
+
+def test_quiet_or_rare_or_quick_sounds_do_not_insist() -> None:
+    quiet = heard_over_agent(*unknown_words(0, 600, 1200, dbfs=USER_DBFS - 12))
+    rare = heard_over_agent(*unknown_words(0, 1700, 3400))
+    quick = heard_over_agent(*unknown_words(0, 400))
+    assert [at(told, BargeInDue) for told in (quiet, rare, quick)] == [[], [], []]
+
+
+def test_a_voice_of_which_the_canceller_leaves_nothing_is_ducked_for() -> None:
+    hidden = Voice(0, 200, QUIET_DBFS, likelihood=0.01, over_echo_db=6.0)
+    told = heard_over_agent(hidden, Voice(200, 1500))
+    assert at(told, DuckDue)[0] <= 130
+    assert len(at(told, BargeInDue)) == 1
+    assert at(told, ResumeDue) == []
+    alone = heard_over_agent(hidden)
+    assert [name for name in names(alone) if "Speech" not in name] == ["DuckDue", "ResumeDue"]
+
+
+def test_what_was_not_heard_at_all_is_listened_for_longer() -> None:
+    hidden = Voice(0, 100, QUIET_DBFS, likelihood=0.01, over_echo_db=6.0)
+    lasts_ms = []
+    for voice in (hidden, Voice(0, 100)):
+        call = over_agent(voice)
+        call.policy.echo_delay_ms = 200.0
+        told = call.run(9000)
+        lasts_ms.append(at(told, ResumeDue)[0] - at(told, DuckDue)[0])
+    assert lasts_ms[1] < 300 < 350 < lasts_ms[0] < 400
+
+
+def test_while_the_echo_lasts_the_microphone_tells_that_somebody_goes_on() -> None:
+    gone = heard_over_agent(Voice(0, 100), Voice(100, 250, QUIET_DBFS, 0.01))
+    on = heard_over_agent(Voice(0, 100), Voice(100, 250, QUIET_DBFS, 0.01, over_echo_db=6.0))
+    assert at(on, ResumeDue)[0] > at(gone, ResumeDue)[0] + 50
+
+
+def test_who_began_as_loud_as_the_user_is_no_stranger_when_he_goes_on_softly() -> None:
+    soft = Voice(240, 1500, USER_DBFS - 11)
+    loud = Voice(0, 240, USER_DBFS, over_echo_db=6.0)
+    assert len(at(heard_over_agent(loud, soft), BargeInDue)) == 1
+    assert at(heard_over_agent(replace(soft, begin=0)), BargeInDue) == []
+
+
+def test_echo_that_comes_back_after_every_duck_does_not_add_up_to_an_interruption() -> None:
+    policy = BargeIn(BargeInRules(guard_s=0.0))
+    policy.echo_delay_ms = 120.0
+    policy.update(DETECTION)
+    ducked_at = -1
+    told: list[tuple[int, object]] = []
+    for now in range(10, 20_000, 10):
+        if now * MS // FRAME > (now - 10) * MS // FRAME:
+            # Loud as long as the agent is heard, then the room's tail.
+            gone_ms = now - ducked_at - 120 if ducked_at >= 0 else 0
+            level = max(QUIET_DBFS, -30.0 - max(0, gone_ms) / 5)
+            level += _MELODY_DB[now // 32 % len(_MELODY_DB)]
+            likelihood = 0.9 if gone_ms < 200 else 0.01
+            policy.hear(VoiceFrame(now * MS // FRAME * FRAME, likelihood, level))
+        for event in policy.advance(now * MS, True):
+            told.append((now, event))
+            ducked_at = now if isinstance(event, DuckDue) else ducked_at
+            ducked_at = -1 if isinstance(event, ResumeDue) else ducked_at
+    assert len(at(told, DuckDue)) > 5
+    assert at(told, BargeInDue) == []
 
 
 def test_an_interruption_that_the_detector_never_reported_is_told_from_beginning_to_end() -> None:

@@ -1,10 +1,9 @@
 """When the user's voice silences the agent: policy alone, driven by sample counts."""
 
-from dataclasses import dataclass
-from typing import TypeAlias
-
+from agent.media.barge_in_events import BargeInDue, BargeInEvent, DuckDue, ResumeDue
 from agent.media.barge_in_rules import BargeInRules
-from agent.media.overlap import Attempt, Overlap, UserLevel, VoiceFrame
+from agent.media.echo_wait import echo_hides, has_listened, pause_samples
+from agent.media.overlap import SURE_DB, Insistence, Overlap, UserLevel, VoiceFrame
 from agent.media.speech_segment import SpeechSegment
 from agent.types import MIC_RATE_HZ, SpeechEnded, SpeechStarted, TurnDetection
 
@@ -13,15 +12,7 @@ __all__ = ["BargeIn", "BargeInDue", "BargeInEvent", "BargeInRules", "DuckDue", "
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
 _ECHO_TAIL_SAMPLES = 500 * _SAMPLES_PER_MS
 """So long after the agent's last word its echo may still come in."""
-_UNKNOWN_DELAY_MS = 120.0
-_ROOM_MS = 130.0
-"""So long after the echo's delay the room still rings."""
-_LISTEN_MS = 60.0
-"""So long after the echo's delay something of a voice that was hidden by it must be heard."""
 _UNSURE_LIFT_DB = 12.0
-_GAP_MS = 215.0
-"""Of the 300 ms of a good gap, what is left for the way there and back and for waiting."""
-_LEAST_RESUME_MS = 64.0
 _BOLD_FRAMES = 4
 _BOLD_DB = 2.0
 """So many frames at about the user's own level are hardly somebody else's."""
@@ -29,45 +20,26 @@ _DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
 _UNKNOWN_WEIGHT = 0.5
 """The benefit of the doubt for a voice whose level is not known yet. Whose weight is above it is
 taken for the user, and yielded to sooner when he tries again."""
-_LEAST_SPELL_SAMPLES = 128 * _SAMPLES_PER_MS
-"""So much of a new try must be heard: a shorter sound may be echo that comes back after a duck."""
+_LEAST_CLEAR_FRAMES = 2
+"""So much must be heard that cannot be echo before the agent gives up."""
+_CALM, _HALF_SURE = 0.05, 0.5
+_JUST_NOW_SAMPLES = 100 * _SAMPLES_PER_MS
+_LEAST_SOUND_SAMPLES = 80 * _SAMPLES_PER_MS
+"""What is heard of the agent between two ducks is not less: 20 ms of a word are but a click."""
 _STRANGER_WEIGHT = 0.25
 _LEAST_WEIGHT = 0.2
 """Whatever does not sound like the user still counts so much: nobody is ignored for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class DuckDue:
-    """The agent must fall silent and hold its place, at sample `at` (16 kHz) of the microphone."""
-
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeDue:
-    """It was nothing: the agent goes on where it ducked."""
-
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class BargeInDue:
-    """The agent must give up what it is saying, at sample `at` (16 kHz) of the microphone."""
-
-    at: int
-
-
-BargeInEvent: TypeAlias = SpeechStarted | SpeechEnded | DuckDue | ResumeDue | BargeInDue
 
 
 class BargeIn:
     """Silences the agent in two steps when the user talks over it.
 
     As soon as something sounds like speech the agent ducks (`DuckDue`): it falls silent and holds
-    its place. Speech that lasts, loud enough to be the user's, interrupts it (`BargeInDue`); what
-    fades, or is somebody else's, lets it go on (`ResumeDue`). Every duck ends in one of the two,
-    after `max_duck_ms` at the latest, and also when the agent stops by itself, when settings
-    forbid to interrupt, and at the end.
+    its place. Speech that lasts, loud enough to be the user's, interrupts it (`BargeInDue`), and
+    so does whoever is as loud and makes it fall silent again and again; never what may be echo
+    from first to last. What fades, or is somebody else's, lets it go on (`ResumeDue`). Every duck
+    ends in one of the two, after `max_duck_ms` at the latest, and also when the agent stops by
+    itself, when settings forbid to interrupt, and at the end.
 
     Whoever goes on speaking when the agent begins has the floor: 600 ms of speech over the agent,
     pauses not counted, interrupt it at once.
@@ -87,14 +59,18 @@ class BargeIn:
         self._rules = BargeInRules() if rules is None else rules
         self._detection: TurnDetection | None = TurnDetection()
         self._overlap = Overlap(self._rules.memory_ms * _SAMPLES_PER_MS)
+        self._insistence = Insistence(self._rules.memory_ms * _SAMPLES_PER_MS)
         self._user = UserLevel()
         self._played = 0
         self._now = 0
+        self._heard_until = 0
         self._silent_since: int | None = None
         self._playing = False
         self._segment: SpeechSegment | None = None
         self._ended_at = 0
         self._ducked_at: int | None = None
+        self._ducked_unheard = False
+        self._resumed_at = -_LEAST_SOUND_SAMPLES
         self._active_at = 0
         self._dismissed = False
         self._bold_frames = 0
@@ -111,23 +87,36 @@ class BargeIn:
         """How loud this user speaks; None while unknown."""
         return self._user.dbfs
 
+    @property
+    def hears_echo_alone(self) -> bool:
+        """Whether, as far as it can tell, nobody but the agent is to be heard."""
+        overlap = self._overlap
+        suspected = overlap.suspicion >= _CALM or overlap.exceeds_echo >= _HALF_SURE
+        return self._playing and not self.ducked and not suspected
+
     def update(self, detection: TurnDetection | None) -> None:
         """Follow these settings; None forgets the speech that is going on."""
         if detection is None:
             self._segment = None
-            self._overlap.forget()
+            self._forget_speech()
         self._detection = detection
 
     def hear(self, frame: VoiceFrame) -> None:
         """The next frame that the detector judged."""
+        begin, self._heard_until = self._heard_until, frame.until
         user_dbfs, silent = self._user.dbfs, not self._playing and not self._echo_lasts()
         unsure = self._is_unsure()
         echo_free = silent or (self.ducked and not unsure)
         voiced = self._overlap.push(frame, user_dbfs, echo_free=echo_free)
         if voiced and silent:
             self._user.push(frame)
-        hidden = unsure and self._overlap.lift_db > _UNSURE_LIFT_DB
-        if voiced or hidden or (self.ducked and self._overlap.sounding):
+        loud = self._playing and self._overlap.is_loud(frame, user_dbfs, echo_free=echo_free)
+        if loud:
+            self._insistence.hear(begin, frame.until)
+        hidden = unsure and (
+            self._overlap.lift_db > _UNSURE_LIFT_DB or frame.over_echo_db >= SURE_DB
+        )
+        if voiced or hidden or (self.ducked and (loud or self._overlap.sounding)):
             self._active_at = frame.until
         if voiced and user_dbfs is not None and frame.cleaned_dbfs >= user_dbfs - _BOLD_DB:
             self._bold_frames += 1
@@ -180,7 +169,7 @@ class BargeIn:
             self._played += now - self._now
         if agent_playing and not self._playing:
             # What was said before the agent began is no attempt to interrupt it.
-            self._overlap.forget()
+            self._forget_speech()
         if agent_playing:
             self._silent_since = None
         elif self._playing:
@@ -191,10 +180,14 @@ class BargeIn:
 
     def _forget_overlap(self) -> None:
         """The turn that was talked over is gone: what was said over it does not stop the next."""
-        self._overlap.forget()
+        self._forget_speech()
         self._dismissed = False
         if self._segment is not None:
             self._segment.forget_overlap()
+
+    def _forget_speech(self) -> None:
+        self._overlap.forget()
+        self._insistence.forget()
 
     def _guarded(self) -> bool:
         if self._played >= self._rules.guard_s * MIC_RATE_HZ:
@@ -237,21 +230,24 @@ class BargeIn:
         if detection is None or self._guarded():
             return
         if segment is None:
-            if attempt is not None and self.ducked and self._is_sustained():
-                self._segment = self._undetected(attempt, detection)
+            if self._insists():
+                said = self._insistence
+                self._segment = self._undetected(said.since, said.until, detection)
+            elif attempt is not None and self.ducked and self._is_sustained():
+                begin, until = attempt.spell_from, attempt.voiced_until
+                self._segment = self._undetected(begin, until, detection)
         elif not segment.detected:
             segment.hear(self._active_at, agent_playing=self._playing)
             silence_ms = detection.silence_duration_ms
             if self._now - segment.voiced_until >= silence_ms * _SAMPLES_PER_MS:
                 segment.end(segment.voiced_until)
 
-    def _undetected(self, attempt: Attempt, detection: TurnDetection) -> SpeechSegment:
-        onset = attempt.spell_from
+    def _undetected(self, onset: int, voiced_until: int, detection: TurnDetection) -> SpeechSegment:
         at = max(onset - detection.prefix_padding_ms * _SAMPLES_PER_MS, self._ended_at)
         return SpeechSegment(
             SpeechStarted(at),
             onset,
-            attempt.voiced_until,
+            voiced_until,
             over_agent=True,
             guarded=False,
             detected=False,
@@ -270,7 +266,11 @@ class BargeIn:
         return self._let_go() if self._is_over(self._ducked_at) else []
 
     def _has_won(self, segment: SpeechSegment) -> bool:
-        if segment.silenced or not segment.reported or not segment.goes_on(self._now):
+        if segment.silenced or not segment.reported:
+            return False
+        if segment.over_agent and self._insists():
+            return True
+        if not segment.goes_on(self._now):
             return False
         sure = self._rules.sure_ms * _SAMPLES_PER_MS
         if segment.overlap_samples >= sure and not segment.over_agent:
@@ -283,14 +283,24 @@ class BargeIn:
 
     def _is_sustained(self) -> bool:
         attempt = self._overlap.attempt
-        if attempt is None:
+        if attempt is None or attempt.clear_frames < _LEAST_CLEAR_FRAMES:
             return False
         rules, weight = self._rules, self._weight()
-        again = weight > _UNKNOWN_WEIGHT and attempt.spell_samples >= _LEAST_SPELL_SAMPLES
+        again = weight > _UNKNOWN_WEIGHT and attempt.spell_clear_frames > 0
         tries = attempt.spells if again else 1
         share = rules.repeat_share ** (tries - 1)
         needed = rules.yield_ms * _SAMPLES_PER_MS * rules.patience * share
         return attempt.samples * weight >= needed
+
+    def _insists(self) -> bool:
+        """Whether somebody as loud as the user makes the agent fall silent again and again."""
+        said, attempt = self._insistence, self._overlap.attempt
+        if not self.ducked or said.tries < 2 or (attempt is not None and attempt.steady):
+            return False
+        yield_samples = self._rules.yield_ms * _SAMPLES_PER_MS * self._rules.patience
+        loud_enough = said.samples >= self._rules.repeat_share * yield_samples
+        just_now = self._now - said.until <= _JUST_NOW_SAMPLES
+        return loud_enough and just_now and said.span_samples >= yield_samples
 
     def _weight(self) -> float:
         """How much what is heard sounds like the user, 0.2 to 1."""
@@ -306,7 +316,7 @@ class BargeIn:
         return min(max(likeness, _LEAST_WEIGHT if attempt.known else _UNKNOWN_WEIGHT), 1.0)
 
     def _is_suspicious(self) -> bool:
-        if self._has_floor():
+        if self._has_floor() or self._now - self._resumed_at < _LEAST_SOUND_SAMPLES:
             return False
         if self._dismissed:
             self._reconsider()
@@ -316,7 +326,10 @@ class BargeIn:
             self._overlap.calm()
             return self._outlasts_blips()
         eagerness = self._rules.eagerness
-        return self._overlap.suspicion >= self._rules.duck_score * 2 ** (0.5 - eagerness)
+        reluctance = 2 ** (0.5 - eagerness)
+        heard = self._overlap.suspicion >= self._rules.duck_score * reluctance
+        self._ducked_unheard = not heard
+        return heard or self._overlap.exceeds_echo >= reluctance
 
     def _outlasts_blips(self) -> bool:
         segment = self._segment
@@ -329,7 +342,7 @@ class BargeIn:
         steady = attempt is not None and attempt.steady
         if self._bold_frames >= _BOLD_FRAMES and not steady:
             self._dismissed = False
-            self._overlap.forget()
+            self._forget_speech()
         elif self._now - self._active_at >= _DISMISSED_PAUSE_SAMPLES:
             self._dismissed = False
 
@@ -339,11 +352,13 @@ class BargeIn:
         return segment is not None and (segment.silenced or not segment.over_agent)
 
     def _is_over(self, ducked_at: int) -> bool:
-        listened = self._now - ducked_at >= self._after_echo(_LISTEN_MS)
-        if listened and self._now - self._active_at >= self._patience_ms() * _SAMPLES_PER_MS:
+        silence = pause_samples(self._rules.resume_ms, self.echo_delay_ms)
+        unheard = self._ducked_unheard
+        listened = has_listened(self._now - ducked_at, self.echo_delay_ms, unheard=unheard)
+        if listened and self._now - self._active_at >= silence:
             if self._guarded():
                 self._dismissed = True
-                self._overlap.forget()
+                self._forget_speech()
             return True
         too_long = self._now - ducked_at >= self._rules.max_duck_ms * _SAMPLES_PER_MS
         self._dismissed = too_long or self._is_stranger()
@@ -361,33 +376,23 @@ class BargeIn:
     def _is_unsure(self) -> bool:
         """Whether the agent's echo may still hide what there is."""
         ducked_at = self._ducked_at
-        return ducked_at is not None and self._now - ducked_at < self._after_echo(_ROOM_MS)
-
-    def _after_echo(self, longer_ms: float) -> float:
-        """So many samples after a duck its echo has been gone for `longer_ms`."""
-        return ((self.echo_delay_ms or _UNKNOWN_DELAY_MS) + longer_ms) * _SAMPLES_PER_MS
-
-    def _patience_ms(self) -> float:
-        """How long to wait in silence for another word: less where the way to the page is long,
-        so that the agent is heard again within 300 ms."""
-        longest_ms = self._rules.resume_ms
-        if not self.echo_delay_ms:
-            return longest_ms
-        return min(longest_ms, max(_LEAST_RESUME_MS, _GAP_MS - self.echo_delay_ms))
+        return ducked_at is not None and echo_hides(self._now - ducked_at, self.echo_delay_ms)
 
     def _duck(self) -> list[BargeInEvent]:
+        self._insistence.try_again(self._now)
         self._ducked_at = self._active_at = self._now
         return [DuckDue(self._now)]
 
     def _interrupt(self, segment: SpeechSegment) -> list[BargeInEvent]:
         segment.silenced = True
         self._ducked_at = None
-        self._overlap.forget()
+        self._forget_speech()
         return [BargeInDue(self._now)]
 
     def _let_go(self) -> list[BargeInEvent]:
         if self._ducked_at is None:
             return []
         self._ducked_at = None
+        self._resumed_at = self._now
         self._overlap.calm()
         return [ResumeDue(self._now)]

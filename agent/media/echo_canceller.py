@@ -16,6 +16,8 @@ from agent.media.echo_reference import Reference
 from agent.types import MIC_FRAME_SAMPLES, MIC_RATE_HZ, SPEECH_RATE_HZ, AudioFrame, FloatArray
 
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
+_TRACED_SLOTS = 4
+"""40 ms either way: a delay that has just changed is not found at once."""
 _NEAR_HISTORY_SAMPLES = 2 * MIC_RATE_HZ
 
 
@@ -30,6 +32,15 @@ class MeasuringCanceller(EchoCanceller, Protocol):
     @property
     def delay_ms(self) -> float:
         """How long after it was sent the agent's voice comes back; 0 while unknown."""
+
+
+@runtime_checkable
+class TracingCanceller(EchoCanceller, Protocol):
+    """An echo canceller that knows what the microphone may hear an echo of."""
+
+    @property
+    def sent_power(self) -> float | None:
+        """Of what the last 10 ms may be an echo of, the loudest 10 ms; None while unknown."""
 
 
 class PassThrough:
@@ -88,6 +99,17 @@ class Aec3:
     def drift_ppm(self) -> float:
         """How much faster the microphone's clock runs than the echo's, as far as corrected."""
         return self._lane.reference.drift_ppm
+
+    @property
+    def sent_power(self) -> float | None:
+        """Of what the last 10 ms may be an echo of, the loudest 10 ms; None before the delay of
+        the echo was found."""
+        if self._delay.lag is None:
+            return None
+        newest = self._near.end - round(self._delay.lag) + _TRACED_SLOTS * MIC_FRAME_SAMPLES
+        count = (2 * _TRACED_SLOTS + 1) * MIC_FRAME_SAMPLES
+        slots = self._far.read(newest - count, count).reshape(-1, MIC_FRAME_SAMPLES)
+        return float(np.einsum("st,st->s", slots, slots).max()) / MIC_FRAME_SAMPLES
 
     @property
     def pre_delay_ms(self) -> float:

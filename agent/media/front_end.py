@@ -8,7 +8,8 @@ import numpy as np
 from agent.interfaces import EchoCanceller, VoiceDetector
 from agent.media.audio import SILENCE_DBFS, falling_edge, power_dbfs
 from agent.media.barge_in import BargeIn, BargeInDue, BargeInEvent, DuckDue, ResumeDue
-from agent.media.echo_canceller import MeasuringCanceller
+from agent.media.echo_canceller import MeasuringCanceller, TracingCanceller
+from agent.media.echo_level import EchoLevel
 from agent.media.overlap import VoiceFrame
 from agent.media.units import UnitBuilder
 from agent.media.vad import Judged
@@ -70,12 +71,14 @@ class FrontEnd:
         self._canceller = canceller
         # Asked once: to look whether an object fits a protocol takes 80 µs.
         self._measuring = canceller if isinstance(canceller, MeasuringCanceller) else None
+        self._tracing = canceller if isinstance(canceller, TracingCanceller) else None
         self._detector = detector
         self._units = units
         self._barge_in = barge_in
         self._ears = _UnitEars(canceller.delay_samples)
         self._level = _Level()
-        self._powers = _Powers()
+        self._frames = _Frames()
+        self._echo_level = EchoLevel()
         self._position = 0
         self._expected: int | None = None
         self._half_duplex = False
@@ -150,7 +153,10 @@ class FrontEnd:
         self._position += MIC_FRAME_SAMPLES
         self._level.push(near)
         cleaned = self._canceller.cancel(near)
-        self._powers.push(cleaned)
+        alone = self._barge_in.hears_echo_alone
+        sent_power = self._tracing.sent_power if self._tracing else None
+        over_db = self._echo_level.push(near, sent_power, echo_alone=alone)
+        self._frames.push(near, cleaned, over_db)
         events: list[FrontEndEvent] = [*self._judge(cleaned, agent_playing)]
         sounding = agent_playing and not self._barge_in.ducked
         heard = self._ears.push(near, cleaned, sounding, self.echo_delay_ms)
@@ -167,7 +173,7 @@ class FrontEnd:
             self._barge_in.speech_continues(self._detector.voiced_until)
         self._barge_in.echo_delay_ms = self.echo_delay_ms
         for judged in self._detector.take_judged():
-            self._barge_in.hear(self._powers.frame(judged))
+            self._barge_in.hear(self._frames.frame(judged))
         return self._barge_in.advance(self._position, agent_playing)
 
 
@@ -207,20 +213,26 @@ class _UnitEars:
         return min(int((echo_delay_ms + self._room_ms) / 10), self._longest_tail_frames)
 
 
-class _Powers:
-    """How loud the last 30 ms were: about a frame of the detector."""
+class _Frames:
+    """What the last 30 ms, about a frame of the detector, were like on average."""
 
     def __init__(self) -> None:
-        self._powers: deque[float] = deque(maxlen=3)
+        self._slots: deque[tuple[float, float, float]] = deque(maxlen=3)
 
-    def push(self, samples: FloatArray) -> None:
+    def push(self, near: FloatArray, cleaned: FloatArray, over_echo_db: float) -> None:
         """The next 10 ms."""
-        self._powers.append(float(np.dot(samples, samples)) / len(samples))
+        near_power, cleaned_power = (
+            float(np.dot(part, part)) / len(part) for part in (near, cleaned)
+        )
+        self._slots.append((near_power, cleaned_power, over_echo_db))
 
     def frame(self, judged: Judged) -> VoiceFrame:
-        """`judged`, which has just ended, with its level."""
-        power = sum(self._powers) / max(1, len(self._powers))
-        return VoiceFrame(judged.until, judged.likelihood, power_dbfs(power))
+        """`judged`, which has just ended, with its levels."""
+        count = len(self._slots)
+        near, cleaned, over_db = (sum(values) / count for values in zip(*self._slots, strict=True))
+        return VoiceFrame(
+            judged.until, judged.likelihood, power_dbfs(cleaned), power_dbfs(near), over_db
+        )
 
 
 class _Level:

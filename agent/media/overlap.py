@@ -38,18 +38,30 @@ _STEADY_DB = 1.2
 _KNOWN_FRAMES = 8
 """So many frames without echo tell how loud a voice is."""
 _MAX_LEVELS = 64
+SURE_DB = 3.0
+"""So far above all that the echo should be, a sound is none, even while the agent is heard."""
+_TAIL_DB = 12.0
+"""So far below the loudest moment before, a sound may be what the room makes of it."""
+_EXCESS = 9.0
+"""A sum of decibels above the echo. In 12 simulated rooms the agent alone came up to 7 in five
+minutes; 35 of 36 voices 2 to 14 dB above the echo surpassed it, after 120 ms in the middle."""
+_USER_LOUD_DB = 6.0
+"""Down to this much below the user's own level a frame is as loud as he is."""
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceFrame:
     """A step of the voice detector, which ends at sample `until` (16 kHz) of the microphone.
 
-    `likelihood`, 0..1, that it holds speech; its level after the echo was taken out.
+    `likelihood`, 0..1, that it holds speech; its level after the echo was taken out; that of the
+    microphone, and how far it is above all that the echo should be, as `EchoLevel` tells it.
     """
 
     until: int
     likelihood: float
     cleaned_dbfs: float
+    near_dbfs: float = SILENCE_DBFS
+    over_echo_db: float = 0.0
 
 
 class Attempt:
@@ -60,9 +72,14 @@ class Attempt:
         self.voiced_until = onset
         self.loudest_dbfs = SILENCE_DBFS
         self.spell_from = onset
+        self.clear_frames = 0
+        """So many cannot be echo."""
+        self.spell_clear_frames = 0
+        """The same in its newest spell."""
         self._earlier_samples = 0
         self._disturbed = _Power()
         self._undisturbed = _Power()
+        self._clear = _Power()
         self._levels_dbfs: deque[float] = deque(maxlen=_MAX_LEVELS)
 
     @property
@@ -83,7 +100,9 @@ class Attempt:
     @property
     def level_dbfs(self) -> float:
         """Its effective level; before that is `known`, rather too low."""
-        return (self._undisturbed if self.known else self._disturbed).dbfs
+        if not self.known:
+            return self._disturbed.dbfs
+        return max(self._undisturbed.dbfs, self._clear.dbfs)
 
     @property
     def steady(self) -> bool:
@@ -96,6 +115,12 @@ class Attempt:
             self._earlier_samples = self.samples
             self.spell_from = begin
             self.spells += 1
+            self.spell_clear_frames = 0
+        is_tail = frame.cleaned_dbfs < self.loudest_dbfs - _TAIL_DB
+        if frame.over_echo_db >= SURE_DB or (undisturbed and not is_tail):
+            self.clear_frames += 1
+            self.spell_clear_frames += 1
+            self._clear.add(frame.cleaned_dbfs)
         self.voiced_until = frame.until
         self.loudest_dbfs = max(self.loudest_dbfs, frame.cleaned_dbfs)
         self._disturbed.add(frame.cleaned_dbfs)
@@ -128,6 +153,9 @@ class Overlap:
     as the user: the canceller takes so much out of a voice that is not louder than the echo that
     the detector may not know it any more.
 
+    `excess` sums up how far the microphone is above the echo, which tells of a voice of which the
+    canceller leaves nothing at all.
+
     `attempt` is what has been said since the last pause of `memory_samples`; None before anybody
     spoke.
     """
@@ -143,6 +171,7 @@ class Overlap:
         self._floor_dbfs = -50.0
         self._voice = 0.0
         self._presence = 0.0
+        self._excess = 0.0
         self._sound_from = 0
         self._sound_until = 0
         self._level_dbfs = SILENCE_DBFS
@@ -184,20 +213,39 @@ class Overlap:
             return False
         return self._level_dbfs > attempt.loudest_dbfs - _GOING_ON_DB
 
+    def is_loud(self, frame: VoiceFrame, user_dbfs: float | None, *, echo_free: bool) -> bool:
+        """Whether this frame, the last one pushed, is no echo and as loud as the user.
+
+        The canceller may have taken it out: where it is far above the echo the microphone tells.
+        """
+        if user_dbfs is None:
+            return False
+        if frame.over_echo_db >= SURE_DB:
+            return frame.near_dbfs >= user_dbfs - _USER_LOUD_DB
+        stands_out = echo_free and self.lift_db >= _FULL_LIFT_DB
+        return stands_out and frame.cleaned_dbfs >= user_dbfs - _USER_LOUD_DB
+
+    @property
+    def exceeds_echo(self) -> float:
+        """That there is more than echo; 1 is as good as sure."""
+        return self._excess / _EXCESS
+
     def forget(self) -> None:
         """Nobody has spoken."""
         self.calm()
         self.attempt = None
+        self._sound_from = self._until
 
     def calm(self) -> None:
         """Suspect nobody, but remember the attempt."""
-        self._voice = self._presence = 0.0
+        self._voice = self._presence = self._excess = 0.0
 
     def _follow_sound(self, frame: VoiceFrame, begin: int, user_dbfs: float | None) -> None:
         """Where the sound that goes on began, and how much there was of it lately."""
         quiet = user_dbfs is not None and frame.cleaned_dbfs < user_dbfs - _USERLIKE_DB
         loud = 0.0 if quiet else _share(self.lift_db, _LOUD_LIFT_DB, _FULLY_LOUD_LIFT_DB)
         self._presence = self._presence_kept * self._presence + loud
+        self._excess = min(max(self._excess + frame.over_echo_db, 0.0), 2.0 * _EXCESS)
         if self.lift_db >= _FULL_LIFT_DB:
             if begin - self._sound_until > _SYLLABLE_GAP_SAMPLES:
                 self._sound_from = begin
@@ -236,6 +284,54 @@ class Overlap:
 def _share(value: float, none: float, full: float) -> float:
     """0 up to `none`, 1 from `full` on, straight between."""
     return min(max((value - none) / (full - none), 0.0), 1.0)
+
+
+class Insistence:
+    """Sounds as loud as the user over the agent, whatever the detector takes them for.
+
+    Of a short word that is said again and again the detector may know none: the canceller spoils
+    its beginning, and it is over before the echo is. Nobody coughs that often.
+    """
+
+    def __init__(self, memory_samples: int) -> None:
+        self._memory_samples = memory_samples
+        self._latest = 0
+        self.since = 0
+        """Where the first of them began."""
+        self.until = 0
+        """Where the last of them ended."""
+        self.samples = 0
+        """How long they were in all, pauses left out."""
+        self.tries = 0
+        """How often the agent fell silent for them."""
+
+    @property
+    def span_samples(self) -> int:
+        """From the first to the last, pauses counted."""
+        return self.until - self.since
+
+    def hear(self, begin: int, until: int) -> None:
+        """Another sound that is no echo and as loud as the user."""
+        self._follow(begin, until)
+        if not self.samples:
+            self.since = begin
+        self.samples += until - begin
+        self.until = until
+
+    def try_again(self, now: int) -> None:
+        """The agent falls silent."""
+        self._follow(now, now)
+        self.tries += 1
+
+    def forget(self) -> None:
+        """Nothing was heard yet."""
+        self.since = self.until
+        self.samples = self.tries = 0
+
+    def _follow(self, begin: int, until: int) -> None:
+        if begin - self._latest >= self._memory_samples:
+            self.forget()
+        self._latest = until
 
 
 class UserLevel:
