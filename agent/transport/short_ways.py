@@ -133,7 +133,7 @@ class ShortWayOut:
         self._origin = secrets.randbits(32)
         self._octets = self._packets = 0
         self._header = bytearray()
-        self._payload_type = 0
+        self._plain = 0
         self._doubling = Doubling(red) if red else None
         self._sent = SentPackets()
         self._asked_for = 0
@@ -148,8 +148,8 @@ class ShortWayOut:
 
     def begin(self, codec: RTCRtpCodecParameters) -> None:
         """From now on packets of `codec` go out; the sender knows its extensions."""
-        self._payload_type = codec.payloadType or 0
-        first = RtpPacket(payload_type=self._payload_type, marker=1, ssrc=self._sender._ssrc)
+        self._plain = _MARKER | (codec.payloadType or 0)
+        first = RtpPacket(ssrc=self._sender._ssrc)
         first.extensions.mid = getattr(self._sender, MID)
         self._header = bytearray(first.serialize(getattr(self._sender, EXTENSIONS)))
 
@@ -170,10 +170,10 @@ class ShortWayOut:
     def _form(self, payload: bytes, ticks: int) -> tuple[int, bytes]:
         """Marker and payload type, and what follows the header."""
         if self._doubling is None:
-            return _MARKER | self._payload_type, payload
+            return self._plain, payload
         doubled = self._doubling.wrap(payload, ticks)
         if not self._doubling.on:
-            return _MARKER | self._payload_type, payload
+            return self._plain, payload
         return _MARKER | self._doubling.form.payload_type, doubled
 
     def _note(self, timestamp: int) -> None:
@@ -194,9 +194,8 @@ class ShortWayOut:
         elif isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
             # The connection may end in between.
             with contextlib.suppress(ConnectionError):
-                for sequence in packet.lost:
-                    if datagram := self._sent.again(sequence):
-                        await self._sender.transport._send_rtp(datagram)
+                for datagram in self._sent.again(packet.lost):
+                    await self._sender.transport._send_rtp(datagram)
 
     def _learn(self, highest: int, lost: int) -> None:
         lately = self._sent.asked_for - self._asked_for
