@@ -151,9 +151,11 @@ async def latencies(
 ) -> Latencies:
     """Both ends say `count` words each, at odd moments, at the same time."""
     async with line(rig, make_peer, relay=relay) as call:
+        await call.page.load(spread_words(count, seed=1)[0])
+        await asyncio.sleep(_SETTLE_S)
         await call.page.record()
         pushing = asyncio.ensure_future(_push_words(call.speech, count))
-        await call.page.say(spread_words(count, seed=1)[0])
+        await call.page.speak()
         pushed_s = await pushing
         await asyncio.sleep(0.5)
         recording = await call.page.recorded()
@@ -204,12 +206,14 @@ async def under_loss(
     """User and agent speak at once, the agent `speech`, while packets are lost both ways."""
     seconds = len(speech) / SPEECH_RATE_HZ
     async with line(rig, make_peer, relay=relay) as call:
+        await call.page.load(spread_words(int(seconds / 0.27), seed=3)[0])
+        await asyncio.sleep(_SETTLE_S)
         relay.to_server.follow(RandomLoss(share, seed=11))
         relay.to_client.follow(RandomLoss(share, seed=12))
         await call.page.record()
         before, began_s = await call.page.received_bytes(), time.time()
         call.speech.push(1, speech)
-        await call.page.say(spread_words(int(seconds / 0.27), seed=3)[0])
+        await call.page.speak()
         came, took_s = await call.page.received_bytes() - before, time.time() - began_s
         await asyncio.sleep(0.7)
         recording = await call.page.recorded()

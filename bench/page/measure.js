@@ -18,6 +18,7 @@ class Meter {
   #room = this.#context.createGain();
   /** @type {AudioWorkletNode | null} */ #recorder = null;
   /** @type {{played: Float32Array, said: Float32Array, stamps: Float64Array}[]} */ #blocks = [];
+  /** @type {AudioBuffer | null} */ #words = null;
   /** @type {RTCPeerConnection | null} */ #peer = null;
   /** @type {RTCDataChannel | null} */ #channel = null;
   /** @type {{at_ms: number, event: any}[]} */ events = [];
@@ -56,13 +57,20 @@ class Meter {
   }
 
   /**
-   * Speak into the microphone. Resolves when the last sample was said.
+   * Take what is to be said next.
    * @param {string} sound base64 of 16-bit samples at 48 kHz
+   */
+  load(sound) {
+    this.#words = this.#buffer(sound);
+  }
+
+  /**
+   * Speak what was loaded into the microphone. Resolves when the last sample was said.
    * @param {boolean} wait
    */
-  async say(sound, wait = true) {
+  async speak(wait = true) {
     const source = this.#context.createBufferSource();
-    source.buffer = this.#buffer(sound);
+    source.buffer = this.#words;
     source.connect(this.#user);
     const ended = new Promise((done) => { source.onended = done; });
     source.start();
