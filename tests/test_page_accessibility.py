@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
+from playwright.async_api import FilePayload
 
 from tests.test_page_chat import CHAT_END
 from tests.test_page_text import noise
@@ -134,7 +135,7 @@ async def _fill_the_chat(opened: OpenPage) -> None:
     """A question with files, its answer with reasoning and code, and one that failed."""
     page = opened.page
     await page.click("#tab-chat")
-    sound = {"name": "a rather long name.wav", "mimeType": "audio/wav", "buffer": b"RIFF"}
+    sound = FilePayload(name="a rather long name.wav", mimeType="audio/wav", buffer=b"RIFF")
     for text in ("Hello", "And now?"):
         await page.set_input_files("#chat-form input[type=file]", [noise(90, 60), sound])
         await opened.until("document.querySelectorAll('#chat-form .attachments li').length === 2")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.async_api import FilePayload
 
 from tests.web_page.browser import Look, OpenPage, open_page
 from tests.web_page.server import able_models
@@ -40,11 +41,11 @@ async def _say(opened: OpenPage, *deltas: dict[str, str], finish: str = "stop") 
         await opened.page.evaluate("reason => window.chatEnd.finish(reason)", finish)
 
 
-def _file(name: str, type_: str) -> dict[str, Any]:
+def _file(name: str, type_: str) -> FilePayload:
     data = io.BytesIO()
     if type_.startswith("image/"):
         Image.new("RGB", (60, 40), "teal").save(data, "PNG")
-    return {"name": name, "mimeType": type_, "buffer": data.getvalue() or b"not empty"}
+    return FilePayload(name=name, mimeType=type_, buffer=data.getvalue() or b"not empty")
 
 
 async def test_the_tab_is_there_where_the_engine_chats_and_keys_move_between_tabs() -> None:
@@ -180,7 +181,7 @@ async def test_more_than_a_conversation_holds_is_refused_in_words() -> None:
         await opened.until("document.querySelectorAll('.attachments li').length === 5")
         await page.click("#chat-form .send")
         assert "at most 4 films" in await page.inner_text(NOTE)
-        empty = {"name": "f.wav", "mimeType": "audio/wav", "buffer": b""}
+        empty = FilePayload(name="f.wav", mimeType="audio/wav", buffer=b"")
         await page.set_input_files(FILES, [empty])
         await opened.until(f"document.querySelector('{NOTE}').textContent.includes('empty')")
         assert await page.evaluate("window.chatEnd.asked") == []

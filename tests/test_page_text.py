@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.async_api import FilePayload
 
 from tests.web_page.browser import Look, OpenPage, open_page
 from tests.web_page.server import able_models
@@ -30,13 +31,13 @@ def _added(created: dict[str, Any]) -> dict[str, Any]:
     return {"type": "conversation.item.added", "item": created["item"]}
 
 
-def noise(width: int, height: int, kind: str = "PNG") -> dict[str, Any]:
+def noise(width: int, height: int, kind: str = "PNG") -> FilePayload:
     """A picture of noise, which no coder makes small, as a file."""
     image = Image.effect_noise((width, height), 90).convert("RGB")
     out = io.BytesIO()
     image.save(out, kind)
     name, type_ = f"scan.{kind.lower()}", f"image/{kind.lower()}"
-    return {"name": name, "mimeType": type_, "buffer": out.getvalue()}
+    return FilePayload(name=name, mimeType=type_, buffer=out.getvalue())
 
 
 async def test_typed_words_are_sent_shown_and_answered() -> None:
@@ -96,6 +97,20 @@ async def test_words_that_are_refused_come_back_with_the_reason() -> None:
         assert await opened.page.evaluate(ASKED) == [], "there is nothing to answer"
 
 
+async def test_what_is_too_long_for_the_connection_is_kept_and_said() -> None:
+    narrow = "Object.defineProperty(window.farEnd.near.sctp, 'maxMessageSize', { value: 500 })"
+    async with open_page(models=able_models()) as opened:
+        await opened.call()
+        await opened.page.evaluate(f"void {narrow}")
+        await opened.page.fill(FIELD, "é" * 300)
+        await opened.page.keyboard.press("Enter")
+        assert "That is too long to send" in await opened.page.inner_text(NOTE)
+        assert await opened.page.input_value(FIELD) == "é" * 300
+        await opened.page.fill(FIELD, "é" * 30)
+        await opened.page.keyboard.press("Enter")
+        await _created(opened, 1)
+
+
 async def test_pictures_are_scaled_to_fit_the_model_and_the_message() -> None:
     async with open_page(models=able_models()) as opened:
         page = opened.page
@@ -152,7 +167,7 @@ async def test_a_picture_is_pasted_or_dropped_and_other_files_are_refused(
         await opened.shows("#typing .attachments img")
         note = await opened.page.inner_text(NOTE)
         assert note == "“notes.txt” cannot be attached: only pictures can."
-        broken = {"name": "odd.png", "mimeType": "image/png", "buffer": b"no picture"}
+        broken = FilePayload(name="odd.png", mimeType="image/png", buffer=b"no picture")
         await opened.page.set_input_files("#typing input[type=file]", [broken])
         await opened.until(f"document.querySelector('{NOTE}').textContent.includes('odd.png')")
         assert "cannot be opened as a picture" in await opened.page.inner_text(NOTE)

@@ -120,8 +120,10 @@ export class Composer {
     event.preventDefault();
     const text = this.#field.value.trim();
     if (this.#root.dataset.busy || (!text && this.#attachments.length === 0)) return;
-    if (!this.#uses.send(text, this.#attachments)) return;
+    const attachments = this.#attachments;
+    // Emptied first: what is refused at once is put back by then.
     this.clear();
+    if (!this.#uses.send(text, attachments)) this.restore(text, attachments);
     this.focus();
   }
 
