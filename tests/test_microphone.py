@@ -110,15 +110,21 @@ async def test_a_hole_is_closed_by_the_timer_though_nothing_more_comes() -> None
 
 
 class NotingLine(MicrophoneLine):
-    """Notes when a packet is said to have come."""
+    """Notes when a packet is said to have come, and what it was asked for in which order."""
 
     def __init__(self) -> None:
         super().__init__(Steps())
         self.arrivals_s: list[float] = []
+        self.asked: list[str] = []
 
     def push(self, packet: RtpAudio, now_s: float) -> list[AudioFrame]:
         self.arrivals_s.append(now_s)
+        self.asked.append("push")
         return super().push(packet, now_s)
+
+    def advance(self, now_s: float) -> list[AudioFrame]:
+        self.asked.append("advance")
+        return super().advance(now_s)
 
 
 def in_company() -> tuple[Microphone, NotingLine, StoppedClock, Beat]:
@@ -142,6 +148,22 @@ async def test_in_company_packets_wait_for_the_beat_and_count_from_when_they_cam
     assert line.arrivals_s == pytest.approx([10.0, 10.001, 10.002], abs=1e-9)
     microphone.push(packet(3))
     assert (await anext(frames)).start == 960
+    microphone.end()
+
+
+async def test_time_passes_for_the_line_only_after_what_waits_for_the_beat() -> None:
+    clock, line, beat = StoppedClock(), NotingLine(), Beat()
+    for _ in range(FEWEST):
+        beat.join()
+    microphone = Microphone(clock, lambda: None, beat=beat)
+    microphone.listen(line)
+    line.begin(clock.now)
+    clock.now += 5.0
+    microphone.push(packet(0))
+    # Silence is long due, so the timer that this sets fires at once.
+    microphone.begin()
+    await anext(microphone.frames())
+    assert line.asked[0] == "push"
     microphone.end()
 
 

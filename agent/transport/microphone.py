@@ -140,7 +140,6 @@ class Microphone:
 
     def _go_on(self) -> None:
         self._timer = None
-        if self._line is not None and not self._ended:
-            # What came in time is not late because it waited here.
-            self._take_in()
+        # What came in time is not late because it waits for the beat, which sets the timer anew.
+        if self._line is not None and not self._ended and not self._asked:
             self._give(self._line.advance(self._clock.now_s()), self._line)
