@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from agent.chat_types import (
     ChatMessage,
@@ -16,12 +15,10 @@ from agent.chat_types import (
     ChatText,
     ChatVideo,
 )
-from agent.duplex.answer import AnswerPiece, read_in_pieces
-from agent.duplex.answer_text import AnswerText, StopStrings
+from agent.duplex.answer import (
+    AnswerPiece,
+)
 from agent.duplex.chat import Chat
-from agent.duplex.chat_sampling import AnswerSampler, AnswerSampling, random_source
-from agent.duplex.kv_cache import KvStream
-from agent.duplex.sampling import Drawing, History
 from agent.duplex.tokens import Token
 from agent.duplex.work import HearRecording, Look, Read, Runner, Work
 from agent.errors import CapacityError, EngineError, RequestError
@@ -32,7 +29,6 @@ from tests.rig.tiny_mind import (
     runner,
     says,
     second,
-    tiny_mind,
 )
 from tests.rig.tiny_mind import converse as duplex
 
@@ -122,27 +118,6 @@ def test_greedy_ignores_the_seed() -> None:
     assert first == second_
 
 
-def test_a_long_prompt_is_read_in_pieces_that_make_no_difference() -> None:
-    mind = tiny_mind()
-    embeddings = mind.llm.embed([ord("a") + one % 20 for one in range(30)])
-    used = runner(slots=2)
-    states = [
-        used.run(read_in_pieces(embeddings, KvStream(slot), most))[0]
-        for slot, most in ((0, 512), (1, 7))
-    ]
-    assert torch.allclose(*states, atol=1e-4)
-    lengths = [len(work.embeddings) for work in _works(read_in_pieces(embeddings, KvStream(0), 7))]
-    assert lengths == [7, 7, 7, 7, 2]
-
-
-def _works(steps: Generator[Work, None, Any]) -> list[Any]:
-    used, works = runner(), []
-    for work in steps:
-        work.run(used.model, used.slots)
-        works.append(work)
-    return works
-
-
 # ---- stops --------------------------------------------------------------------------------------
 
 
@@ -160,16 +135,6 @@ def test_what_may_begin_a_stop_string_waits() -> None:
 
 def test_what_began_a_stop_string_is_shown_at_the_end() -> None:
     assert texts(answer(asked("Hi", stop=("END",)), script("aEN")))[0] == "aEN"
-
-
-def test_stop_strings_are_found_alike_in_any_pieces() -> None:
-    text, strings = "xabcabdabcd", ("abcd", "bd", "cab")
-    cuts = [[text], list(text), [text[:4], text[4:7], text[7:]]]
-    found = []
-    for pieces in cuts:
-        stops = StopStrings(strings)
-        found.append("".join(map(stops.push, pieces)) + stops.finish())
-    assert found == ["xab"] * 3
 
 
 def test_a_stop_token_ends_the_answer_unseen() -> None:
@@ -198,17 +163,6 @@ def test_who_does_not_think_answers_at_once() -> None:
     thinking, plain = (Chat(runner(), asked("Hi", thinking=one)) for one in (True, False))
     empty_block = len("<think>\n\n</think>\n\n") - len("<think></think>") + 2
     assert plain.prompt_tokens - thinking.prompt_tokens == empty_block
-
-
-def test_no_letter_is_cut_in_two() -> None:
-    codec = {1: b"\xc3", 2: b"\xa9", 3: b"a"}
-    text = AnswerText(lambda ids: b"".join(codec[one] for one in ids).decode(errors="replace"))
-    shown = []
-    for token in (3, 1, 2, 1):
-        text.push(token)
-        shown.append(text.take()[0])
-    text.finish()
-    assert [*shown, text.take()[0]] == ["a", "", "é", "", ""]
 
 
 # ---- what is asked ------------------------------------------------------------------------------
@@ -338,37 +292,6 @@ def test_a_chat_is_begun_once_and_first() -> None:
         used.run(chat.begin())
     assert used.run(chat.advance())[0].finish == "stop"
     assert used.run(chat.advance())[0] == AnswerPiece("", "", "stop", 0)
-
-
-# ---- sampling -----------------------------------------------------------------------------------
-
-
-def _drawing(*history: int) -> Drawing:
-    return Drawing(
-        History(100, [(one, 1) for one in history]), random_source(1, torch.device("cpu"))
-    )
-
-
-def _sampler(**settings: Any) -> AnswerSampler:
-    return AnswerSampler(AnswerSampling(**settings), [5], torch.device("cpu"))
-
-
-def test_the_repetition_penalty_minds_the_sign() -> None:
-    logits = torch.tensor([2.0, -2.0, 2.0, -2.0, 0.0, 1.0])
-    weakened = _sampler(repetition_penalty=2.0).penalised(logits, _drawing(0, 1, 0))
-    assert weakened.tolist() == [1, -4, 2, -2, 0, 1] and logits[0] == 2
-    ends = _sampler(length_penalty=2.0).penalised(logits, _drawing())
-    assert ends.tolist() == [2, -2, 2, -2, 0, 0.5]
-
-
-def test_top_k_and_top_p_leave_the_likeliest() -> None:
-    logits = torch.tensor([3.0, 3.0, 2.0, 1.0, 0.0, -1.0])
-    ids, likely = _sampler(top_k=3, top_p=1.0).distribution(logits, _drawing())
-    assert set(ids[likely > 0].tolist()) == {0, 1, 2}
-    ids, likely = _sampler(top_k=0, top_p=0.5, temperature=1.0).distribution(logits, _drawing())
-    assert set(ids[likely > 0].tolist()) == {0, 1}
-    ids, _ = _sampler(greedy=True).distribution(logits, _drawing(0))
-    assert ids.tolist() == [1]
 
 
 # ---- company ------------------------------------------------------------------------------------

@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.chat_sampling import unreadable_ids
 from agent.duplex.content import hear_whole
 from agent.duplex.conversation_settings import ConversationSettings
 from agent.duplex.half_duplex import HalfDuplexConversation
-from agent.duplex.half_duplex_rules import HalfDuplexRules
-from agent.duplex.prompt import Message, SoundSpan
+from agent.duplex.prompt import Message
 from agent.duplex.sampling import (
     Drawing,
     History,
@@ -23,89 +21,11 @@ from agent.duplex.sampling import (
     speech_distribution,
 )
 from agent.duplex.tokens import Token
-from agent.duplex.window import WindowSettings
-from agent.duplex.work import Runner, SpeakOn, Work
+from agent.duplex.work import SpeakOn, Work
 from agent.errors import CapacityError, EngineError, RequestError
-from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import Script, letter_vocabulary, runner, says, second, tiny_mind
 from tests.rig.tiny_mind import converse as duplex
-
-LIMITS: dict[str, Any] = {"max_tokens": 40, "max_call_tokens": 30}
-"""The tiny model finds no end by itself."""
-SYSTEM = Message("system", ("Hear", SoundSpan(3), "this"))
-VOICE = torch.linspace(-1, 1, 3 * 256).view(3, 256)
-SILENT = ConversationSettings(speaks=False, seed=1)
-SPOKEN = ConversationSettings(speaks=True, seed=1, speech_lag_ms=200)
-HEADER = len("\nassistant\n\n\n\n\n") + 5
-"""Letters of what an answer begins with, and five control tokens."""
-
-
-def sound(seconds: float = 1.2, seed: int = 4) -> np.ndarray:
-    return np.asarray(tiny.recipe().audio(seconds, seed), np.float32)
-
-
-def picture() -> np.ndarray:
-    return np.asarray(tiny.recipe().picture(32, 24, 3))
-
-
-class Talk:
-    """A conversation and the runner that does its work."""
-
-    def __init__(
-        self,
-        *said: str,
-        settings: ConversationSettings = SILENT,
-        used: Runner | None = None,
-        **rules: Any,
-    ) -> None:
-        self.used = used or runner()
-        self.talk = HalfDuplexConversation(
-            self.used, SYSTEM, VOICE, settings, HalfDuplexRules(**LIMITS | rules)
-        )
-        self.works: list[Work] = []
-        if said:
-            self.talk.script = script(*said)
-        self.run(self.talk.open_steps())
-
-    def run(self, steps: Generator[Work, None, Any]) -> Any:
-        while True:
-            try:
-                work = next(steps)
-            except StopIteration as stop:
-                return stop.value
-            work.run(self.used.model, self.used.slots)
-            self.works.append(work)
-
-    def read(self, text: str) -> None:
-        self.run(self.talk.read_text(text))
-
-    def hear(self, seconds: float = 1.2, seed: int = 4, pictures: tuple = ()) -> None:
-        self.run(self.talk.hear_steps(sound(seconds, seed), pictures))
-
-    def answer(self) -> list[AnswerPiece]:
-        pieces: list[AnswerPiece] = []
-        while not pieces or pieces[-1].finish is None:
-            pieces.append(self.run(self.talk.answer_steps()))
-        return pieces
-
-    def cached(self) -> Tensor:
-        tensor = self.used.slots.llm.tensor
-        return tensor[:, :, self.talk.slot, :, : self.talk.context_tokens].clone()
-
-
-def script(*said: str) -> Script:
-    """An answer each, a token a letter."""
-    return Script(*[[*map(ord, one), int(Token.TTS_EOS)] for one in said])
-
-
-def text(pieces: list[AnswerPiece]) -> str:
-    return "".join(piece.text for piece in pieces)
-
-
-def same(ours: Tensor, theirs: Tensor) -> bool:
-    assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
-
+from tests.rig.turn_talk import HEADER, SILENT, SPOKEN, Talk, picture, same, sound, text
 
 # ---- turns --------------------------------------------------------------------------------------
 
@@ -291,147 +211,6 @@ def test_a_turn_s_first_speech_token_is_drawn_from_all() -> None:
     assert int((sharp > 0).sum()) == 3
     usual = speech_distribution(logits, torch.tensor([3]), SpeechSampling(), None)
     assert int((usual > 0).sum()) == 6562
-
-
-# ---- giving up ----------------------------------------------------------------------------------
-
-
-def test_what_was_not_heard_is_forgotten() -> None:
-    """The cache is then that of a conversation in which only what was heard had been said."""
-    talk = Talk("Hello there, who is it?", "ok", settings=SPOKEN)
-    talk.read("Hi")
-    at = talk.talk.context_tokens + HEADER
-    first = talk.run(talk.talk.answer_steps())
-    talk.run(talk.talk.answer_steps())
-    heard_ms = 200 + 40 * len(first.speech_tokens) // 2
-    assert talk.talk.stop(heard_ms) == 15
-    assert talk.talk.context_tokens == at + 5 and not talk.talk.answering
-    talk.read("No!")
-    plain = Talk("Hello", settings=SPOKEN)
-    plain.read("Hi")
-    plain.answer()
-    plain.read("No!")
-    assert same(talk.cached(), plain.cached())
-
-
-def test_all_was_heard_of_a_silent_answer() -> None:
-    talk = Talk("Hello there, who is it?")
-    talk.read("Hi")
-    talk.run(talk.talk.answer_steps())
-    before = talk.talk.context_tokens
-    assert talk.talk.stop(0) == 0 and talk.talk.context_tokens == before
-    assert not talk.talk.answering
-
-
-def test_it_is_too_late_to_give_up_an_answer_behind_the_user_s_next_turn() -> None:
-    talk = Talk("Hello", settings=SPOKEN)
-    assert talk.talk.stop(0) == 0
-    talk.read("Hi")
-    assert talk.talk.stop(0) == 0
-    talk.answer()
-    talk.read("Hm")
-    before = talk.talk.context_tokens
-    assert talk.talk.stop(0) == 0 and talk.talk.context_tokens == before
-
-
-def test_an_answer_that_was_only_tried_leaves_no_trace() -> None:
-    talk, other = Talk(max_tokens=6), Talk(max_tokens=6)
-    for one in (talk, other):
-        one.hear(1.2)
-    saved = talk.talk.save()
-    talk.answer()
-    talk.talk.restore(saved)
-    for one in (talk, other):
-        one.hear(0.5, seed=6)
-    assert same(talk.cached(), other.cached())
-    assert text(talk.answer()) == text(other.answer())
-
-
-def test_nothing_is_saved_during_an_answer() -> None:
-    talk = Talk("Hello there")
-    talk.read("Hi")
-    talk.run(talk.talk.answer_steps())
-    with pytest.raises(EngineError, match="under way"):
-        talk.talk.save()
-
-
-def test_live_sound_is_gone_back_over() -> None:
-    talk, other = Talk("ok"), Talk()
-    for one in (talk, other):
-        one.run(one.talk.hear_live_steps(sound(1.5)))
-    saved = talk.talk.save()
-    talk.answer()
-    talk.run(talk.talk.hear_live_steps(sound(1.2, 9)))
-    talk.talk.restore(saved)
-    for one in (talk, other):
-        one.run(one.talk.hear_live_steps(sound(0.9, 6), is_last=True))
-    assert same(talk.cached(), other.cached())
-
-
-def test_a_snapshot_too_old_is_refused() -> None:
-    talk = Talk("Hello there", settings=SPOKEN)
-    talk.read("Hi")
-    talk.answer()
-    saved = talk.talk.save()
-    assert talk.talk.stop(0) == 11
-    with pytest.raises(EngineError, match="too far"):
-        talk.talk.restore(saved)
-
-
-# ---- forgetting ---------------------------------------------------------------------------------
-
-
-def test_the_oldest_rounds_are_forgotten_whole_and_the_system_stays() -> None:
-    window = WindowSettings(mode="basic", high_tokens=200, low_tokens=120)
-    talk = Talk(*["answer"] * 8, window=window)
-    protected = talk.talk.context_tokens
-    system = talk.cached()
-    lengths = []
-    for _ in range(8):
-        talk.read("a question of mine")
-        talk.answer()
-        lengths.append(talk.talk.context_tokens)
-    assert max(lengths) <= 200 and lengths[-1] < sum(np.diff(lengths).clip(0))
-    round_ = lengths[2] - lengths[1]
-    first_closing = len("<><>\n") - 2  # only a later question closes an answer before it
-    assert {(one - protected + first_closing) % round_ for one in lengths[:3]} == {0}
-    assert (lengths[-1] - protected) % round_ == 0
-    assert same(talk.cached()[:, :, :, :protected], system)
-
-
-def test_a_round_that_moved_is_given_up_at_the_right_place() -> None:
-    window = WindowSettings(mode="basic", high_tokens=110, low_tokens=109)
-    talk = Talk("answer", "other answer", settings=SPOKEN, window=window)
-    talk.read("a question of mine")
-    talk.answer()
-    talk.read("another one of them")
-    at = talk.talk.context_tokens
-    talk.answer()
-    moved = at + HEADER + 12 - talk.talk.context_tokens
-    assert moved > 0
-    assert talk.talk.stop(0) == 12
-    assert talk.talk.context_tokens == at + HEADER - moved
-
-
-def test_a_slot_without_room_forgets_or_refuses() -> None:
-    talk = Talk(*["a"] * 4, used=runner(context_tokens=200), max_tokens=20)
-    for _ in range(4):
-        talk.read("b" * 60)
-        talk.answer()
-    before = talk.talk.context_tokens
-    with pytest.raises(RequestError, match="fit"):
-        talk.read("b" * 200)
-    assert talk.talk.context_tokens == before
-    talk.read("b" * 60)
-
-
-def test_an_answer_is_no_longer_than_there_is_room() -> None:
-    used = runner(context_tokens=100)
-    talk = Talk("a" * 90, used=used, max_tokens=90)
-    talk.read("Hi")
-    room = 100 - talk.talk.context_tokens - HEADER
-    pieces = talk.answer()
-    assert text(pieces) == "a" * room and pieces[-1].finish == "length"
 
 
 # ---- slots and company --------------------------------------------------------------------------
