@@ -22,6 +22,9 @@ from bench.report import Report, Target, add_arguments, at_least, at_most
 from tests.rig.lossy_packets import LossyRelay, RandomLoss, lossy_relay
 from tests.rig.voices import talk
 
+_FAR_DELAY_MS = 75.0
+"""Each way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -146,6 +149,18 @@ def _loss(percent: int, pesq_target: float | None) -> Callable[[Rig, Sizes], Awa
     return measure
 
 
+async def _far_loss(rig: Rig, sizes: Sizes) -> list[Row]:
+    """5 % loss on a way so long that what is asked for again comes too late."""
+    speech = talk(sizes.loss_s, SPEECH_RATE_HZ)
+    scores = []
+    for make in (own_peer, stock_peer):
+        async with lossy_relay() as relay:
+            result = await media_transport.under_loss(rig, make, relay, 0.05, speech, _FAR_DELAY_MS)
+        scores.append(pesq_pieces(speech, result.played))
+    own, stock = [_percentile(pieces, 50) for pieces in scores]
+    return [Row("pesq_loss5_far", own, "MOS", None, stock, len(scores[0]))]
+
+
 async def _flush(rig: Rig, sizes: Sizes) -> list[Row]:
     own, stock = [
         await media_transport.flushes_ms(rig, make, sizes.flushes)
@@ -197,6 +212,7 @@ PARTS = (
     Part(("slots_kept_loss1", "pesq_loss1"), "", _loss(1, None)),
     Part(("slots_kept_loss5", "pesq_loss5"), "", _loss(5, 3.6)),
     Part(("slots_kept_loss10", "pesq_loss10"), "", _loss(10, 3.1)),
+    Part(("pesq_loss5_far",), "", _far_loss),
     Part(("downlink_jitter_p95_ms",), "ms", _jitter),
     Part(("flush_p95_ms",), "ms", _flush),
     Part(("heard_error_p50_ms", "heard_error_p95_ms"), "ms", _heard),

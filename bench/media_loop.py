@@ -148,6 +148,7 @@ def silenced_after_ms(recording: Recording, agent_db: float) -> tuple[float, flo
 async def _interrupt(page: MeasuringPage, phrase: FloatArray, number: int) -> Recording:
     """Have the agent speak, interrupt it, and wait until it would have fallen silent."""
     random = np.random.default_rng(100 + number)
+    await page.load(phrase)
     asked_s = time.time()
     await page.send({"type": "response.create"})
     if await page.event("output_audio_buffer.started", after_s=asked_s) is None:
@@ -156,7 +157,7 @@ async def _interrupt(page: MeasuringPage, phrase: FloatArray, number: int) -> Re
     await page.record()
     await asyncio.sleep(float(random.uniform(1.2, 1.6)))
     spoken_s = time.time()
-    await page.say(phrase)
+    await page.speak()
     cleared = await page.event("output_audio_buffer.cleared", after_s=spoken_s, timeout_s=_WATCH_S)
     await asyncio.sleep(0.4)
     recording = await page.recorded()

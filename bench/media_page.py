@@ -70,11 +70,6 @@ class MeasuringPage:
         options = {"url": path, "camera": camera}
         await self._page.evaluate("options => meter.connect(options)", options)
 
-    async def say(self, sound: FloatArray, *, wait: bool = True) -> None:
-        """Speak `sound` (48 kHz) into the microphone, and wait for its end."""
-        await self.load(sound)
-        await self.speak(wait=wait)
-
     async def load(self, sound: FloatArray) -> None:
         """Hand over what to say next (48 kHz): a megabyte holds the peer up, who lives here."""
         await self._page.evaluate("sound => meter.load(sound)", _packed(sound))

@@ -26,7 +26,7 @@ from bench.media_marks import (
 from bench.media_page import RATE_HZ, MeasuringPage, Recording, Rig
 from bench.stock_peer import StockPeer
 from tests.rig.coded_speech import decode, encode
-from tests.rig.lossy_packets import LossyRelay, RandomLoss, Written, burst
+from tests.rig.lossy_packets import Clean, LossyRelay, RandomLoss, Written, burst
 
 ON_TIME_MS = 50.0
 _SETTLE_S = 1.5
@@ -201,15 +201,23 @@ class LossResult:
 
 
 async def under_loss(
-    rig: Rig, make_peer: MakePeer, relay: LossyRelay, share: float, speech: FloatArray
+    rig: Rig,
+    make_peer: MakePeer,
+    relay: LossyRelay,
+    share: float,
+    speech: FloatArray,
+    delay_ms: float = 0.0,
 ) -> LossResult:
-    """User and agent speak at once, the agent `speech`, while packets are lost both ways."""
+    """User and agent speak at once, the agent `speech`, while packets are lost both ways, each
+    of which takes `delay_ms`."""
     seconds = len(speech) / SPEECH_RATE_HZ
+    for way in (relay.to_server, relay.to_client):
+        way.follow(Clean(delay_ms))
     async with line(rig, make_peer, relay=relay) as call:
         await call.page.load(spread_words(int(seconds / 0.27), seed=3)[0])
         await asyncio.sleep(_SETTLE_S)
-        relay.to_server.follow(RandomLoss(share, seed=11))
-        relay.to_client.follow(RandomLoss(share, seed=12))
+        relay.to_server.follow(RandomLoss(share, seed=11, delay_ms=delay_ms))
+        relay.to_client.follow(RandomLoss(share, seed=12, delay_ms=delay_ms))
         await call.page.record()
         before, began_s = await call.page.received_bytes(), time.time()
         call.speech.push(1, speech)
@@ -243,9 +251,12 @@ async def recoveries_s(
     lost_s: list[float] = []
     patterns = [Written(frozenset({0})), burst(0, 5)] * rounds
     async with line(rig, make_peer, relay=relay) as call:
+        await call.page.load(
+            spread_words(int((len(patterns) * _EVENT_EVERY_S + 1) / 0.27), seed=4)[0]
+        )
+        await asyncio.sleep(_SETTLE_S)
         await call.page.record()
-        words = spread_words(int((len(patterns) * _EVENT_EVERY_S + 1) / 0.27), seed=4)[0]
-        await call.page.say(words, wait=False)
+        await call.page.speak(wait=False)
         await asyncio.sleep(0.5)
         for pattern in patterns:
             relay.to_server.follow(pattern)

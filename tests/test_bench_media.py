@@ -31,6 +31,7 @@ ROWS = {
     "flush_p95_ms",
     "pesq_loss5",
     "pesq_loss10",
+    "pesq_loss5_far",
     "heard_error_p50_ms",
     "heard_error_p95_ms",
     "barge_in_8db_p50_ms",

@@ -74,8 +74,8 @@ class SentPackets:
         """What to send once more to a listener that misses these: not what is too old, unknown,
         or was sent too often.
 
-        A browser asks for what came with the packet behind, too, and would go on asking: 25 times
-        for each lost packet, measured, when it was not answered.
+        A browser asks for what came with the packet behind, too, and goes on until it is answered:
+        35 times for each lost packet, measured.
         """
         return [datagram for sequence in numbers if (datagram := self._take(sequence))]
 
