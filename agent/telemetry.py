@@ -162,8 +162,8 @@ class _Runs:
 class _Stages(Collector):
     """A histogram of the runs of each stage, for one thread.
 
-    The library's own histogram, with its locks and its label, takes nearly four times as long for each
-    of the hundred frames that a call has in a second.
+    The library's own histogram, with its locks and its label, takes nearly four times as long for
+    each of the hundred frames that a call has in a second.
     """
 
     def __init__(self) -> None:

@@ -267,10 +267,13 @@ class AddText:
 
 @dataclass(frozen=True, slots=True)
 class AddPicture:
-    """A picture joins the conversation."""
+    """A picture joins the conversation, as the file that the client sent (JPEG, PNG, WebP, …).
+
+    Whoever looks at it unpacks it: that takes too long where sound is on its way.
+    """
 
     item_id: str
-    picture: VideoFrame
+    file: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from agent.types import (
     UpdateSettings,
     VideoFrame,
 )
-from tests.rig.scripted_call import SETTINGS, Beeper, Driven, parts
+from tests.rig.scripted_call import SETTINGS, Beeper, Driven, parts, picture_file
 from tests.rig.tiny_mind import LISTEN, says, second
 
 FORCED = 3
@@ -248,9 +248,15 @@ def test_what_the_model_cannot_be_told_is_refused() -> None:
 def test_a_picture_is_seen_with_the_next_unit_and_an_impossible_one_is_refused() -> None:
     call = begun(LISTEN)
     before = call.context_tokens
-    call.tell(AddPicture("a", picture(1, 1)))
-    with pytest.raises(RequestError, match="crop"):
-        call.tell(AddPicture("b", picture(2000, 10)))
+    call.tell(AddPicture("a", picture_file(1, 1)))
+    for file, words in (
+        (picture_file(2000, 10), "crop"),
+        (picture_file(20_000, 20_000), "at most 64 million pixels"),
+        (picture_file(40, 40)[:-30], "damaged"),
+        (b"no picture", "none of JPEG"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            call.tell(AddPicture("b", file))
     call.listen()
     assert call.context_tokens == before + 13 + 66
 

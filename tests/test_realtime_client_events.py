@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from agent.errors import UnsupportedError
 from agent.realtime import CancelTurn, ClearPlayout, Limits, PlayoutReport
 from agent.types import (
     Abilities,
+    AddPicture,
     AddText,
     AddToolResult,
     CommitInput,
@@ -189,6 +191,43 @@ def test_an_engine_without_typed_text_says_so() -> None:
     call = Watched(abilities=Abilities(speech=True))
     told = refused(call, "conversation.item.create", item=message("Hi"))
     assert told == ("unsupported_by_engine", "item.content[0].type")
+
+
+def picture(url: str = "data:image/png;base64,iVBORw0KGgo=") -> dict[str, object]:
+    return {"type": "input_image", "image_url": url}
+
+
+def test_pictures_go_to_the_engine_before_the_words_that_came_with_them() -> None:
+    call = Watched(abilities=ABLE_TO_ALL)
+    words = {"type": "input_text", "text": "What is this?"}
+    item = {"type": "message", "id": "mine", "role": "user", "content": [words, picture()]}
+    added, _ = call.send("conversation.item.create", item=item)
+    assert added["item"]["content"] == [{"type": "input_image"}, words]
+    file = AddPicture("mine", b"\x89PNG\r\n\x1a\n")
+    assert call.actions == [file, AddText("mine", "user", "What is this?")]
+    call.send("conversation.item.create", item={**item, "id": "next", "content": [picture()]})
+    assert call.actions[2:] == [replace(file, item_id="next")]
+
+
+@pytest.mark.parametrize(
+    ("part", "role", "told"),
+    [
+        (picture("https://example.org/a.png"), "user", ("invalid_value", "image_url")),
+        (picture("data:image/png;base64,not base64"), "user", ("invalid_value", "image_url")),
+        (picture("data:image/png,raw"), "user", ("invalid_value", "image_url")),
+        (picture("data:text/plain;base64,aGk="), "user", ("invalid_value", "image_url")),
+        ({"type": "input_image"}, "user", ("missing_required_parameter", "image_url")),
+        (picture(), "system", ("unsupported_by_engine", "type")),
+    ],
+)
+def test_a_picture_that_is_none_is_refused(
+    part: dict[str, object], role: str, told: tuple[str, str]
+) -> None:
+    call = Watched(abilities=ABLE_TO_ALL)
+    item = {"type": "message", "role": role, "content": [part]}
+    code, param = refused(call, "conversation.item.create", item=item)
+    assert (code, param) == (told[0], f"item.content[0].{told[1]}")
+    assert call.actions == []
 
 
 def test_a_functions_result_goes_to_the_engine() -> None:

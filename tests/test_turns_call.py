@@ -30,7 +30,7 @@ from agent.types import (
     TurnStarted,
     VideoFrame,
 )
-from tests.rig.scripted_call import SETTINGS, Beeper, Driven
+from tests.rig.scripted_call import SETTINGS, Beeper, Driven, picture_file
 
 TURNS = replace(SETTINGS, mode="half_duplex")
 END = int(Token.TTS_EOS)
@@ -173,7 +173,7 @@ def test_typed_words_and_pictures_join_the_next_turn() -> None:
     typed.tell(AddText("a", "user", "hello"))
     typed.tell(AddText("b", "user", "forget this"))
     typed.tell(DeleteItem("b"))
-    typed.tell(AddPicture("c", VideoFrame(np.zeros((28, 28, 3), np.uint8), 0)))
+    typed.tell(AddPicture("c", picture_file(28, 28)))
     spoken(plain)
     spoken(typed)
     assert typed.context_tokens == plain.context_tokens + 5 + 66
@@ -187,7 +187,7 @@ def test_what_cannot_be_taken_is_refused_and_the_call_goes_on() -> None:
     with pytest.raises(RequestError, match="send less"):
         call.tell(AddText("a", "user", "x" * (MAX_TEXT_CHARS + 1)))
     with pytest.raises(RequestError, match="crop"):
-        call.tell(AddPicture("a", VideoFrame(np.zeros((10, 2000, 3), np.uint8), 0)))
+        call.tell(AddPicture("a", picture_file(2000, 10)))
     assert text_of(spoken(call)) == "one"
 
 

@@ -22,7 +22,7 @@ from agent.duplex.conversation_settings import (
 )
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.memory import Snapshot
-from agent.duplex.pictures import check_picture
+from agent.duplex.pictures import check_picture, decode_picture
 from agent.duplex.policy import Order, listen_bias
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
@@ -142,8 +142,8 @@ class DuplexCall:
                 self._update(settings)
             case AddText():
                 self._add_text(command)
-            case AddPicture(picture=picture):
-                self._talk.put_in_picture(picture.rgb)
+            case AddPicture(file=file):
+                self._talk.put_in_picture(decode_picture(file))
             case DeleteItem(item_id=item_id):
                 self._texts.pop(item_id, None)
             case Respond(instructions=instructions):

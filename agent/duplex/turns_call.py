@@ -18,7 +18,7 @@ from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import CallParts, conversation_settings
 from agent.duplex.half_duplex import HalfDuplexConversation
 from agent.duplex.job import Job, StageTimes
-from agent.duplex.pictures import check_picture
+from agent.duplex.pictures import check_picture, decode_picture
 from agent.duplex.prompt import Content, Message, SoundSpan, system_content
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
@@ -114,8 +114,8 @@ class TurnsCall:
                 self._update(settings)
             case AddText():
                 self._add_text(command)
-            case AddPicture(picture=picture):
-                self._add_picture(picture.rgb)
+            case AddPicture(file=file):
+                self._add_picture(decode_picture(file))
             case DeleteItem(item_id=item_id):
                 self._texts.pop(item_id, None)
             case Respond(instructions=instructions):

@@ -1,5 +1,6 @@
 """Reading what a client sent: all of it checked before any of it takes effect."""
 
+import base64
 import json
 import math
 from typing import NoReturn, cast
@@ -12,6 +13,7 @@ from agent.realtime.limits import Limits
 from agent.realtime.settings import parse_session, parse_tools, voice_name
 from agent.types import (
     Abilities,
+    AddPicture,
     AddText,
     AddToolResult,
     Command,
@@ -22,6 +24,8 @@ from agent.types import (
 
 MAX_ID_CHARS = 64
 MAX_EVENT_ID_CHARS = 512
+MAX_PICTURE_CHARS = 32 * 1024 * 1024
+"""Far above what a data channel takes in one message; the transports' own limits come first."""
 EXACT_INTEGER = 2**53
 """Beyond it a JSON number is not the same in every language."""
 
@@ -121,8 +125,10 @@ def item_id_of(event: Fields) -> str:
     return event.text("item_id", most=MAX_ID_CHARS)
 
 
-def parse_item(item: Fields, abilities: Abilities, limits: Limits) -> tuple[Item, Command]:
-    """A new item and the command that tells the engine of it; ids are the client's or fresh."""
+def parse_item(
+    item: Fields, abilities: Abilities, limits: Limits
+) -> tuple[Item, tuple[Command, ...]]:
+    """A new item and the commands that tell the engine of it; ids are the client's or fresh."""
     item_id = item.text("id", "", most=MAX_ID_CHARS) or new_id("item")
     if item_id == "root" or not item_id.isprintable():
         raise RequestError(
@@ -143,7 +149,8 @@ def parse_item(item: Fields, abilities: Abilities, limits: Limits) -> tuple[Item
 
 def _parse_message_item(
     item: Fields, item_id: str, abilities: Abilities, limits: Limits
-) -> tuple[Item, Command]:
+) -> tuple[Item, tuple[Command, ...]]:
+    """A message's pictures come before its words, as the engine sees and reads them."""
     role = item.choice("role", tuple(PART_KINDS), "user")
     parts = item.objects("content")
     if not parts:
@@ -152,7 +159,9 @@ def _parse_message_item(
             param=item.name("content"),
             code="missing_required_parameter",
         )
-    texts = [_part_text(part, role, abilities, limits) for part in parts]
+    pictures = [one for one in parts if one.text("type", most=256) == "input_image"]
+    files = [_part_picture(one, role, abilities) for one in pictures]
+    texts = [_part_text(one, role, abilities, limits) for one in parts if one not in pictures]
     text = "\n".join(texts)
     if len(text) > limits.max_text_chars:
         raise RequestError(
@@ -160,12 +169,37 @@ def _parse_message_item(
             param=item.name("content"),
             code="string_above_max_length",
         )
-    return TextItem(item_id, role, text), AddText(item_id, role, text)
+    commands: list[Command] = [AddPicture(item_id, file) for file in files]
+    if texts:
+        commands.append(AddText(item_id, role, text))
+    return TextItem(item_id, role, text, pictures=len(files)), tuple(commands)
+
+
+def _part_picture(part: Fields, role: Role, abilities: Abilities) -> bytes:
+    """The file in an `input_image` part, a data URL in base64; what it shows is not looked at."""
+    if role != "user" or not abilities.pictures:
+        raise UnsupportedError("The engine takes no 'input_image' here.", param=part.name("type"))
+    url = part.text("image_url", most=MAX_PICTURE_CHARS)
+    head, comma, data = url.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
+        raise RequestError(
+            "A picture is sent as a data URL: 'data:image/jpeg;base64,…'.",
+            param=part.name("image_url"),
+            code="invalid_value",
+        )
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise RequestError(
+            "The picture's base64 is damaged.",
+            param=part.name("image_url"),
+            code="invalid_value",
+        ) from error
 
 
 def _part_text(part: Fields, role: Role, abilities: Abilities, limits: Limits) -> str:
     kind = part.text("type", most=256)
-    if kind in ("input_image", "input_audio", "output_audio"):
+    if kind in ("input_audio", "output_audio"):
         raise UnsupportedError(f"The engine takes no '{kind}' in an item.", param=part.name("type"))
     if kind != PART_KINDS[role]:
         raise RequestError(
@@ -180,12 +214,12 @@ def _part_text(part: Fields, role: Role, abilities: Abilities, limits: Limits) -
 
 def _parse_tool_result(
     item: Fields, item_id: str, abilities: Abilities, limits: Limits
-) -> tuple[Item, Command]:
+) -> tuple[Item, tuple[Command, ...]]:
     if not abilities.tools:
         raise UnsupportedError("The engine calls no functions.", param=item.name("type"))
     call_id = item.text("call_id", most=256)
     output = item.text("output", most=limits.max_text_chars)
-    return ToolResultItem(item_id, call_id, output), AddToolResult(call_id, output)
+    return ToolResultItem(item_id, call_id, output), (AddToolResult(call_id, output),)
 
 
 def parse_truncation(event: Fields) -> tuple[str, int]:

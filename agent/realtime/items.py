@@ -22,17 +22,20 @@ Shape: TypeAlias = Literal["undecided", "audio", "text"]
 
 @dataclass(slots=True)
 class TextItem:
-    """A typed message, by the client."""
+    """A message that the client typed, and how many pictures came with it."""
 
     id: str
     role: Role
     text: str
+    pictures: int = 0
 
     def content(self) -> dict[str, object]:
-        """The item in OpenAI's shape."""
+        """The item in OpenAI's shape; its pictures are named, not sent back."""
         kind = "output_text" if self.role == "assistant" else "input_text"
-        part = {"type": kind, "text": self.text}
-        return _message(self.id, self.role, "completed", [part])
+        parts: list[Mapping[str, str | None]] = [{"type": "input_image"} for _ in range(self.pictures)]
+        if self.text or not parts:
+            parts.append({"type": kind, "text": self.text})
+        return _message(self.id, self.role, "completed", parts)
 
 
 @dataclass(slots=True)

@@ -115,7 +115,7 @@ def clear_output(call: CallState, event: Fields) -> Reaction:
 
 def create_item(call: CallState, event: Fields) -> Reaction:
     """`conversation.item.create`."""
-    item, command = parse_item(event.section("item"), call.abilities, call.limits)
+    item, commands = parse_item(event.section("item"), call.abilities, call.limits)
     if item.id in call.items:
         raise RequestError(
             f"There is an item {quoted(item.id)} already; choose another id.",
@@ -124,7 +124,7 @@ def create_item(call: CallState, event: Fields) -> Reaction:
         )
     after = event.text("previous_item_id", "", most=MAX_ID_CHARS) or None
     previous_id = call.items.add(item, after)
-    return call.tell([added(item, previous_id), done(item, previous_id)], command)
+    return call.tell([added(item, previous_id), done(item, previous_id)], *commands)
 
 
 def retrieve_item(call: CallState, event: Fields) -> Reaction:

@@ -1,9 +1,11 @@
 """A call on the tiny model whose decisions are written beforehand, and what it says."""
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
 from agent.duplex.call import CallParts, DuplexCall
 from agent.duplex.slots import Slots, SlotSizes
@@ -31,6 +33,13 @@ def parts(
         script=(lambda: script) if script is not None else None,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def picture_file(width: int, height: int) -> bytes:
+    """A grey PNG."""
+    file = io.BytesIO()
+    Image.new("L", (width, height), 90).save(file, "PNG")
+    return file.getvalue()
 
 
 class Beeper:

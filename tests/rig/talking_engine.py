@@ -19,6 +19,7 @@ from agent.chat_types import (
     ChatText,
     ChatVideo,
 )
+from agent.duplex.pictures import decode_picture
 from agent.errors import CapacityError, UnsupportedError
 from agent.types import (
     Abilities,
@@ -82,8 +83,8 @@ class TalkingConversation:
         match command:
             case AddText(text=text):
                 self._news.append(f"You typed: {text}")
-            case AddPicture(picture=picture):
-                height, width = picture.rgb.shape[:2]
+            case AddPicture(file=file):
+                height, width = decode_picture(file).shape[:2]
                 self._news.append(f"I see {width} by {height} pixels.")
             case Respond():
                 self._say(" ".join(self._news) or "There is nothing to answer.")
