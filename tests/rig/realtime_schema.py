@@ -154,5 +154,5 @@ def _check_content(event: Mapping[str, Any]) -> None:
             raise SchemaError(f"{event['type']}: item without {field}")
     for part in item["content"]:
         wanted = "transcript" if "audio" in part["type"] else "text"
-        if wanted not in part:
+        if part["type"] != "input_image" and wanted not in part:
             raise SchemaError(f"{event['type']}: {part['type']} without {wanted}")
