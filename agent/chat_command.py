@@ -217,9 +217,9 @@ def _talk(engine: "Engine", config: "Config", options: ChatOptions) -> "Talk":
         video_s=chat.max_video_s,
     )
     system = ChatMessage("system", (ChatText(options.system),))
-    usual = ChatRequest((system,) if options.system else (), thinking=options.thinking)
-    if options.max_tokens is not None:
-        usual = ChatRequest(usual.messages, options.max_tokens, thinking=options.thinking)
+    usual = ChatRequest(
+        (system,) if options.system else (), options.max_tokens, thinking=options.thinking
+    )
     return Talk(engine, usual, limits)
 
 

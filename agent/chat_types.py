@@ -58,7 +58,7 @@ class ChatRequest:
     """
 
     messages: tuple[ChatMessage, ...]
-    max_tokens: int = 1024
+    max_tokens: int | None = None
     greedy: bool = False
     temperature: float | None = None
     top_p: float | None = None

@@ -29,7 +29,7 @@ CHOSEN: list[tuple[dict[str, object], str, object]] = [
     ({"stop": ["a", "b", "c", "d"]}, "stop", ("a", "b", "c", "d")),
     ({"stop_token_ids": [1, 151645]}, "stop_token_ids", (1, 151645)),
     ({"max_slices": 4}, "max_slices", 4),
-    ({"max_tokens": None}, "max_tokens", 1024),
+    ({"max_tokens": None}, "max_tokens", None),
 ]
 """A setting as it is sent, and what the engine gets."""
 REFUSED: list[tuple[dict[str, object], str, str]] = [

@@ -270,6 +270,13 @@ def test_a_full_prompt_and_its_answer_fit_to_the_last_position() -> None:
         Chat(used, asked("Hi", max_tokens=room + 1))
 
 
+def test_an_answer_without_a_limit_takes_what_room_there_is() -> None:
+    used = runner(context_tokens=64)
+    room = 64 - Chat(runner(), asked("Hi")).prompt_tokens
+    pieces = answer(asked("Hi", max_tokens=None), script("a" * room, ends=False), used=used)
+    assert sum(one.tokens for one in pieces) == room and pieces[-1].finish == "length"
+
+
 def test_slots_are_taken_and_given_back() -> None:
     used = runner()
     chat = Chat(used, asked("Hi"))

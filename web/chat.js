@@ -28,7 +28,6 @@ const PLURALS = { picture: 'pictures', sound: 'recordings', film: 'films' };
 /** Of the whole request; the server reads 64 MiB. */
 const MAX_CHARACTERS = 60 * 1024 * 1024;
 const MAX_MESSAGES = 200;
-const MAX_TOKENS = 2048;
 
 export class Chat {
   #url;
@@ -191,7 +190,6 @@ export class Chat {
     return {
       model: this.#model,
       stream: true,
-      max_tokens: MAX_TOKENS,
       enable_thinking: thinking,
       ...(hd ? { max_slices: HD_SLICES } : {}),
       messages: [...system, ...this.#messages.map(asMessage)],

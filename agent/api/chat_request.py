@@ -210,12 +210,11 @@ def _check_counts(asked: Asked, limits: ChatSettings) -> None:
 
 
 def _order(fields: Fields) -> ChatRequest:
-    usual = ChatRequest(())
     temperature = _optional(fields, "temperature", 0, 2)
     top_p = _optional(fields, "top_p", 0, 1)
     return ChatRequest(
         messages=(),
-        max_tokens=_max_tokens(fields, usual.max_tokens),
+        max_tokens=_max_tokens(fields),
         # Neither leaves a choice.
         greedy=temperature == 0 or top_p == 0,
         temperature=temperature or None,
@@ -234,10 +233,10 @@ def _optional(fields: Fields, name: str, least: float, most: float) -> float | N
     return fields.number(name, least=least, most=most) if fields.has(name) else None
 
 
-def _max_tokens(fields: Fields, usual: int) -> int:
+def _max_tokens(fields: Fields) -> int | None:
     # The newer name wins where a client sends both.
     name = "max_completion_tokens" if fields.has("max_completion_tokens") else "max_tokens"
-    return fields.integer(name, usual, least=1, most=_MOST_TOKENS)
+    return fields.integer(name, least=1, most=_MOST_TOKENS) if fields.has(name) else None
 
 
 def _top_k(fields: Fields) -> int | None:

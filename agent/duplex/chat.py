@@ -39,6 +39,8 @@ ENDS = frozenset({int(Token.IM_END), int(Token.END_OF_TEXT)})
 """What ends an answer."""
 PIECE_TOKENS = 8
 """Tokens of a step: few enough that others get their turn."""
+USUAL_TOKENS = 4096
+"""The longest answer where the request names no limit, if there is room for it."""
 MAX_STOPS = 64
 """Stop strings, and as many stop tokens."""
 _UNCUT = 1 << 40
@@ -64,11 +66,11 @@ class Chat:
         self._runner = runner
         self._senses = Senses(request.max_slices)
         self._laid = lay_out_chat(model.vocabulary, request, self._senses, layout)
-        _check_fit(len(self._laid.ids), request.max_tokens, runner.slots.llm.positions)
+        most = _answer_tokens(request, len(self._laid.ids), runner.slots.llm.positions)
         ends = ENDS | set(_stop_tokens(request))
         device = model.target.device
         sampler = AnswerSampler(requested_sampling(request), ENDS, device)
-        drawing = Drawing(History(request.max_tokens), random_source(request.seed, device))
+        drawing = Drawing(History(most), random_source(request.seed, device))
         text = AnswerText(
             model.vocabulary.text, thinking=request.thinking, stop=_stop_strings(request)
         )
@@ -77,7 +79,7 @@ class Chat:
             model.llm.embed,
             self._stream,
             TokenSource(sampler, drawing, script),
-            AnswerRules(ends, request.max_tokens),
+            AnswerRules(ends, most),
             text,
         )
         self._begun = self._closed = False
@@ -174,10 +176,13 @@ def _content(
 # ---- limits -------------------------------------------------------------------------------------
 
 
-def _check_fit(prompt_tokens: int, max_tokens: int, positions: int) -> None:
+def _answer_tokens(request: ChatRequest, prompt_tokens: int, positions: int) -> int:
+    """How long the answer may be; RequestError when prompt and answer do not fit."""
+    most = min(MAX_PROMPT_TOKENS, positions - 1)
+    asked = request.max_tokens
+    max_tokens = min(USUAL_TOKENS, max(1, positions - prompt_tokens)) if asked is None else asked
     if max_tokens < 1:
         raise RequestError(f"max_tokens must be at least 1, not {max_tokens}", param="max_tokens")
-    most = min(MAX_PROMPT_TOKENS, positions - 1)
     if prompt_tokens > most:
         raise RequestError(
             f"the prompt takes {prompt_tokens} tokens and may take {most}; leave messages out, "
@@ -193,6 +198,7 @@ def _check_fit(prompt_tokens: int, max_tokens: int, positions: int) -> None:
             param="max_tokens",
             code="context_length_exceeded",
         )
+    return max_tokens
 
 
 def _stop_strings(request: ChatRequest) -> Sequence[str]:

@@ -32,7 +32,8 @@ class TextItem:
     def content(self) -> dict[str, object]:
         """The item in OpenAI's shape; its pictures are named, not sent back."""
         kind = "output_text" if self.role == "assistant" else "input_text"
-        parts: list[Mapping[str, str | None]] = [{"type": "input_image"} for _ in range(self.pictures)]
+        picture: Mapping[str, str | None] = {"type": "input_image"}
+        parts = [picture] * self.pictures
         if self.text or not parts:
             parts.append({"type": kind, "text": self.text})
         return _message(self.id, self.role, "completed", parts)

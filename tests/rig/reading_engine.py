@@ -78,14 +78,15 @@ class ReadingEngine:
             yield ChatDelta("Let me ", reasoning=True)
             yield ChatDelta("see.", reasoning=True)
         words = said(request).split(" ")
-        for index, word in enumerate(words[: request.max_tokens]):
+        most = len(words) if request.max_tokens is None else request.max_tokens
+        for index, word in enumerate(words[:most]):
             if self.failing is not None and index == 2:
                 yield Failed(self.failing)
                 return
             await asyncio.sleep(0)
             yield ChatDelta(word if index == 0 else f" {word}")
-        reason = "length" if len(words) > request.max_tokens else "stop"
-        yield ChatDone(reason, len(request.messages), min(len(words), request.max_tokens))
+        reason = "length" if len(words) > most else "stop"
+        yield ChatDone(reason, len(request.messages), min(len(words), most))
 
     def load(self) -> Load:
         """Always room."""

@@ -1,0 +1,133 @@
+"""Whole calls in a real Chromium against the tiny checkpoint, loaded from the disk, on the CPU."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from agent.api.loading import Started
+from agent.api.server import make_app
+from agent.config import load_config
+from agent.engines import Choice, EngineSettings, ModelSettings
+from agent.fleet.pool import start_core
+from agent.fleet.worker import Job
+from tests.rig import scripted_engine
+from tests.rig.server import Running
+from tests.rig.tiny_checkpoint import shared_checkpoint
+from tests.test_browser_call import Visit, visit
+from tests.web_page.browser import PATIENCE_MS
+
+pytestmark = pytest.mark.browser
+
+QUIET = np.zeros(48_000, np.float32)
+ANSWER = "#chat-log [data-role=agent]"
+SETTINGS = ["server.port=0", "rtc.addresses=127.0.0.1", "engine.name=echo"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_checkpoint(tmp_path_factory)
+
+
+@asynccontextmanager
+async def serving(checkpoint: Path) -> AsyncIterator[Running]:
+    """The real server, with the scripted engine of `checkpoint` in its process."""
+    model = ModelSettings(checkpoint, device="cpu", context_tokens=2048)
+    job = Job(scripted_engine.load, "minicpm-o", EngineSettings(checkpoint, 2, model))
+    started = Started(Choice("minicpm-o", "for a test"), await start_core(job))
+    app = make_app(load_config(None, {}, SETTINGS), started)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield Running(app, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    finally:
+        await runner.cleanup()
+
+
+async def said(visitor: Visit, count: int = 1) -> None:
+    """Wait until the agent has said its sentence so often, and all of it stands on the page."""
+    for at in range(1, count + 1):
+        done = await visitor.event("response.output_text.done", at)
+        assert done["text"] == scripted_engine.SENTENCE
+    shown = await visitor.page.inner_text("#captions")
+    assert shown.count(scripted_engine.SENTENCE) >= count
+
+
+async def of_kind(visitor: Visit, kind: str) -> list[dict[str, object]]:
+    return [event for event in await visitor.events() if event["type"] == kind]
+
+
+async def test_a_call_listens_speaks_in_captions_sees_and_can_be_paused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with serving(checkpoint) as server, visit(server, QUIET, tmp_path) as visitor:
+        page = visitor.page
+        await page.click("#call-button")
+        await said(visitor, 2)
+        assert await page.is_visible("#captions-only")
+        (created,) = await of_kind(visitor, "session.created")
+        assert created["session"]["output_modalities"] == ["text"]
+        # With the camera on, a unit takes the places of a picture more.
+        await page.click("#camera")
+        await _until_units_grow_by(visitor, 66)
+        # A paused model says nothing; a resumed one goes on.
+        await page.click("#pause")
+        await visitor.state("paused")
+        so_far = len(await of_kind(visitor, "response.output_text.done"))
+        await page.click("#pause")
+        await visitor.event("response.output_text.done", so_far + 1)
+        await page.click("#call-button")
+        await visitor.state("ended")
+        assert await of_kind(visitor, "error") == []
+
+
+async def _until_units_grow_by(visitor: Visit, tokens: int) -> None:
+    for _ in range(200):
+        units = await of_kind(visitor, "voice_agent.unit")
+        sizes = [int(str(unit["context_tokens"])) for unit in units]
+        if any(after - before >= tokens for before, after in itertools.pairwise(sizes)):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"no unit saw a picture: {sizes}")
+
+
+async def test_what_is_typed_is_read_and_answered(checkpoint: Path, tmp_path: Path) -> None:
+    async with serving(checkpoint) as server, visit(server, QUIET, tmp_path) as visitor:
+        page = visitor.page
+        await page.click("#call-button")
+        await visitor.event("voice_agent.unit")
+        await page.fill("#typing textarea", "Can you hear me?")
+        await page.keyboard.press("Enter")
+        await said(visitor)
+        assert "Can you hear me?" in await page.inner_text("#captions")
+        assert await of_kind(visitor, "error") == []
+
+
+async def test_the_same_weights_answer_in_the_chat_tab_between_two_calls(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with serving(checkpoint) as server, visit(server, QUIET, tmp_path) as visitor:
+        page = visitor.page
+        await page.click("#call-button")
+        await said(visitor)
+        await page.click("#call-button")
+        await visitor.state("ended")
+        await page.click("#tab-chat")
+        await page.fill("#chat-form textarea", "Say something.")
+        await page.keyboard.press("Enter")
+        # With random weights an answer may go on for long.
+        answer = page.locator(f"{ANSWER} .prose")
+        while len((await answer.all_inner_texts() or [""])[-1].strip()) < 20:
+            await asyncio.sleep(0.1)
+        await page.click("#chat-stop")
+        await page.wait_for_selector(f"{ANSWER}[data-state=stopped]", timeout=PATIENCE_MS)
+        await page.click("#tab-call")
+        before = len(await of_kind(visitor, "response.output_text.done"))
+        await page.click("#call-button")
+        await visitor.event("response.output_text.done", before + 1)
