@@ -19,14 +19,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from agent.errors import ConfigError
+from agent.model_settings import ModelSection
+from agent.setting_kinds import Allowed
 from agent.settings import (
-    Allowed,
     CallSettings,
     Config,
     EchoSettings,
     EngineChoice,
     LogSettings,
-    ModelSection,
     PlayoutSettings,
     RtcSettings,
     ServerSettings,

@@ -3,12 +3,12 @@
 How they are read and merged is `agent.config`'s matter; everybody imports them from there.
 """
 
-import ipaddress
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from agent.model_settings import ChatSettings, ModelSection
+from agent.setting_kinds import Addresses, IceServers, Origins, Section
 from agent.types import CallMode, SessionSettings, TurnDetection
 
 # The defaults of a call and of turn taking stand beside the fields of these two types.
@@ -16,68 +16,7 @@ _CALL = SessionSettings(model="")
 _TURNS = TurnDetection()
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """Says in words what a validated text may be; `secret` keeps its value out of messages."""
-
-    words: str
-    secret: bool = False
-
-
-def _ip_address(text: str) -> str:
-    ipaddress.ip_address(text)
-    return text
-
-
-def _device(text: str) -> str:
-    name, colon, number = text.partition(":")
-    if text not in ("auto", "cpu", "cuda") and not (
-        name == "cuda" and colon and number.isdecimal()
-    ):
-        raise ValueError("not a device")
-    return text
-
-
-def _cors_origin(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    if text != "*" and (scheme not in ("http", "https") or not rest or "/" in rest):
-        raise ValueError("not an origin")
-    return text
-
-
-def _ice_server(text: str) -> str:
-    scheme, _, rest = text.partition(":")
-    credentials, _, address = rest.rpartition("@")
-    user, _, password = credentials.partition(":")
-    is_stun = scheme in ("stun", "stuns") and not credentials
-    is_turn = scheme in ("turn", "turns") and bool(user and password)
-    if not address or any(character.isspace() for character in text) or not (is_stun or is_turn):
-        raise ValueError("not an ICE server")
-    return text
-
-
-Origins = Annotated[
-    tuple[Annotated[str, AfterValidator(_cors_origin)], ...],
-    Allowed('"*" or origins such as "https://example.org"'),
-]
-Device = Annotated[
-    str, AfterValidator(_device), Allowed('"auto" or "cpu" or "cuda" or "cuda:1" and so on')
-]
-Addresses = Annotated[
-    tuple[Annotated[str, AfterValidator(_ip_address)], ...], Allowed("IP addresses")
-]
-IceServers = Annotated[
-    tuple[Annotated[str, AfterValidator(_ice_server)], ...],
-    Allowed('"stun:host:port" or "turn:user:password@host:port"', secret=True),
-]
-
-
-class _Section(BaseModel):
-    # Strict, so that `port = "8006"` and `port = true` are mistakes and not ports.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """Where the server listens and what it lets in."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
@@ -101,7 +40,7 @@ class ServerSettings(_Section):
     )
 
 
-class EngineChoice(_Section):
+class EngineChoice(Section):
     """What answers."""
 
     name: str = Field(
@@ -109,59 +48,7 @@ class EngineChoice(_Section):
     )
 
 
-class ModelSection(_Section):
-    """The weights of an engine that has any, and how they are run."""
-
-    # Layer rules keep this file from reading the defaults of `ModelSettings`; a test does.
-    source: str = Field(
-        default="",
-        max_length=4096,
-        description="The model: a folder, or an id such as `openbmb/MiniCPM-o-4_5`, which is "
-        "downloaded once. Empty looks for it where such downloads are kept.",
-    )
-    revision: str = Field(
-        default="", max_length=256, description="Branch, tag or commit of an id; empty is `main`."
-    )
-    folder: str = Field(
-        default="",
-        max_length=4096,
-        description="Where downloads are kept; empty is Hugging Face's own cache.",
-    )
-    extra_weights: str = Field(
-        default="",
-        max_length=4096,
-        description="A safetensors file whose tensors replace those of the same name.",
-    )
-    device: Device = Field(default="auto", description="`auto` is the first GPU, else the CPU.")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto", description="`auto` is bfloat16 on a GPU and float32 on the CPU."
-    )
-    slots: int = Field(
-        default=4, ge=1, le=64, description="Conversations at a time; each takes GPU memory."
-    )
-    context_tokens: int = Field(
-        default=8192,
-        ge=1024,
-        le=40_960,
-        description="How much a conversation remembers; the model was trained with 8192.",
-    )
-    window: Literal["off", "basic", "context"] = Field(
-        default="basic",
-        description="What a full conversation forgets: nothing, so that it ends; its oldest units; "
-        "or those, what the agent said in them kept as text.",
-    )
-    attention: Literal["sdpa", "eager"] = Field(
-        default="sdpa", description="torch's fused attention, or the plain formula."
-    )
-    rope_precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Precision of the position frequencies."
-    )
-    parity: bool = Field(
-        default=False, description="Bring back the mistakes of the published demo."
-    )
-
-
-class CallSettings(_Section):
+class CallSettings(Section):
     """Limits of calls."""
 
     max_calls: int = Field(
@@ -188,7 +75,7 @@ class CallSettings(_Section):
     )
 
 
-class RtcSettings(_Section):
+class RtcSettings(Section):
     """How WebRTC peers find the server."""
 
     ice_servers: IceServers = Field(default=(), strict=False, description="STUN and TURN servers.")
@@ -200,7 +87,7 @@ class RtcSettings(_Section):
     )
 
 
-class SessionDefaults(_Section):
+class SessionDefaults(Section):
     """What a call starts with; clients may change it for their call.
 
     The ranges lie within those of the protocol, so that a client may send back what it was told.
@@ -233,7 +120,7 @@ class SessionDefaults(_Section):
     )
 
 
-class TurnDefaults(_Section):
+class TurnDefaults(Section):
     """How the end of the user's turn is found, unless the client says otherwise."""
 
     kind: Literal["server_vad", "semantic_vad"] = Field(
@@ -259,7 +146,7 @@ class TurnDefaults(_Section):
     )
 
 
-class BargeInSettings(_Section):
+class BargeInSettings(Section):
     """When the user's voice silences the agent; `agent.media.barge_in` says how it works."""
 
     # Layer rules keep this file from reading the defaults there; a test holds the two together.
@@ -328,7 +215,7 @@ class BargeInSettings(_Section):
     )
 
 
-class EchoSettings(_Section):
+class EchoSettings(Section):
     """Echo cancellation."""
 
     canceller: Literal["aec3", "off"] = Field(
@@ -336,7 +223,7 @@ class EchoSettings(_Section):
     )
 
 
-class PlayoutSettings(_Section):
+class PlayoutSettings(Section):
     """The agent's sound on its way out."""
 
     max_queued_s: float = Field(
@@ -344,55 +231,7 @@ class PlayoutSettings(_Section):
     )
 
 
-class ChatSettings(_Section):
-    """Turn-based answers (`/v1/chat/completions`, `voice-agent chat`) and what they may cost."""
-
-    max_chats: int = Field(default=4, ge=1, le=64, description="Chats answered at a time.")
-    max_waiting: int = Field(
-        default=16, ge=0, le=1000, description="Chats that may wait for that; more get a 503."
-    )
-    retry_after_s: int = Field(
-        default=5, ge=1, le=3600, description="When a refused client is told to try again."
-    )
-    max_body_bytes: int = Field(
-        default=67_108_864, ge=1024, le=1_073_741_824, description="Largest request body."
-    )
-    max_item_bytes: int = Field(
-        default=33_554_432,
-        ge=1024,
-        le=1_073_741_824,
-        description="Largest file, attached or fetched.",
-    )
-    max_pictures: int = Field(
-        default=32, ge=0, le=256, description="Pictures in a request, those of videos not counted."
-    )
-    max_sounds: int = Field(default=16, ge=0, le=256, description="Recordings in a request.")
-    max_videos: int = Field(default=4, ge=0, le=64, description="Videos in a request.")
-    max_picture_pixels: int = Field(
-        default=50_000_000, ge=1024, le=89_000_000, description="Width times height of a picture."
-    )
-    max_sound_s: float = Field(
-        default=600.0, ge=1, le=7200, description="Length of all recordings in a request."
-    )
-    max_video_s: float = Field(
-        default=120.0, ge=1, le=3600, description="Length of all videos in a request."
-    )
-    fetch_timeout_s: float = Field(
-        default=15.0, ge=1, le=300, description="How long the file behind a URL may take to come."
-    )
-    allow_private_urls: bool = Field(
-        default=False,
-        description="Fetch files from addresses that are not public, this machine's included.",
-    )
-    keep_alive_s: float = Field(
-        default=10.0,
-        ge=0.1,
-        le=300,
-        description="A stream that has nothing to say yet shows so often that it lives.",
-    )
-
-
-class LogSettings(_Section):
+class LogSettings(Section):
     """What is written to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -400,7 +239,7 @@ class LogSettings(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """All sections. `Config()` is the default of everything."""
 
     server: ServerSettings = ServerSettings()

@@ -22,6 +22,8 @@ LAYERS = {
     "agent.interfaces": 1,
     "agent.config": 1,
     "agent.settings": 1,
+    "agent.setting_kinds": 1,
+    "agent.model_settings": 1,
     "agent.resources": 1,
     "agent.media.audio": 1,
     "agent.media.files": 1,
@@ -52,6 +54,8 @@ PARTS = {
     "agent.chat_types": "types",
     "agent.types": "types",
     "agent.settings": "config",
+    "agent.setting_kinds": "config",
+    "agent.model_settings": "config",
     "agent.config": "config",
     "agent.__main__": "command line",
     "agent.doctor": "command line",
@@ -62,7 +66,7 @@ PARTS = {
 }
 """Modules that are one part without sharing a folder."""
 
-CONFIG = ("agent.config", "agent.settings")
+CONFIG = ("agent.config", "agent.settings", "agent.setting_kinds", "agent.model_settings")
 ISLANDS = ("agent.media", "agent.duplex", "agent.vocoder", "agent.realtime", "agent.telemetry")
 ENGINE_SIDE = (
     "agent.duplex",

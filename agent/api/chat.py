@@ -16,7 +16,7 @@ from agent.api.fetch import Fetcher, FetchLimits
 from agent.api.realtime import SlowBody, WrongContentType
 from agent.chat_types import ChatEvent
 from agent.errors import CapacityError, RequestError, UnsupportedError
-from agent.settings import ChatSettings
+from agent.model_settings import ChatSettings
 
 _BODY_TIMEOUT_S = 60.0
 _LOOK_S = 0.2

@@ -13,7 +13,7 @@ from agent.api.fetch import Fetcher
 from agent.chat_types import ChatMessage, ChatPart, ChatRequest, ChatSound, ChatVideo
 from agent.errors import RequestError
 from agent.media.files import MediaLimits, ReadPart, kind_of, read_media
-from agent.settings import ChatSettings
+from agent.model_settings import ChatSettings
 from agent.types import MIC_RATE_HZ
 
 _MOST_FETCHES = 4

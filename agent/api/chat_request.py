@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from agent.chat_types import ChatRequest, ChatText
 from agent.errors import RequestError
 from agent.media.files import MediaKind
+from agent.model_settings import ChatSettings
 from agent.realtime.fields import Fields, out_of_range, wrong_type
-from agent.settings import ChatSettings
 from agent.types import Role
 
 _MOST_TOKENS = 1_000_000

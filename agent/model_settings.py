@@ -1,0 +1,107 @@
+"""The settings of a model and of turn-based chats with it; see `agent.settings` for all others."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from agent.setting_kinds import Device, Section
+
+
+class ModelSection(Section):
+    """The weights of an engine that has any, and how they are run."""
+
+    # Layer rules keep this file from reading the defaults of `ModelSettings`; a test does.
+    source: str = Field(
+        default="",
+        max_length=4096,
+        description="The model: a folder, or an id such as `openbmb/MiniCPM-o-4_5`, which is "
+        "downloaded once. Empty looks for it where such downloads are kept.",
+    )
+    revision: str = Field(
+        default="", max_length=256, description="Branch, tag or commit of an id; empty is `main`."
+    )
+    folder: str = Field(
+        default="",
+        max_length=4096,
+        description="Where downloads are kept; empty is Hugging Face's own cache.",
+    )
+    extra_weights: str = Field(
+        default="",
+        max_length=4096,
+        description="A safetensors file whose tensors replace those of the same name.",
+    )
+    device: Device = Field(default="auto", description="`auto` is the first GPU, else the CPU.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="`auto` is bfloat16 on a GPU and float32 on the CPU."
+    )
+    slots: int = Field(
+        default=4, ge=1, le=64, description="Conversations at a time; each takes GPU memory."
+    )
+    context_tokens: int = Field(
+        default=8192,
+        ge=1024,
+        le=40_960,
+        description="How much a conversation remembers; the model was trained with 8192.",
+    )
+    window: Literal["off", "basic", "context"] = Field(
+        default="basic",
+        description="What a full conversation forgets: nothing, so that it ends; its oldest units; "
+        "or those, what the agent said in them kept as text.",
+    )
+    attention: Literal["sdpa", "eager"] = Field(
+        default="sdpa", description="torch's fused attention, or the plain formula."
+    )
+    rope_precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of the position frequencies."
+    )
+    parity: bool = Field(
+        default=False, description="Bring back the mistakes of the published demo."
+    )
+
+
+class ChatSettings(Section):
+    """Turn-based answers (`/v1/chat/completions`, `voice-agent chat`) and what they may cost."""
+
+    max_chats: int = Field(default=4, ge=1, le=64, description="Chats answered at a time.")
+    max_waiting: int = Field(
+        default=16, ge=0, le=1000, description="Chats that may wait for that; more get a 503."
+    )
+    retry_after_s: int = Field(
+        default=5, ge=1, le=3600, description="When a refused client is told to try again."
+    )
+    max_body_bytes: int = Field(
+        default=67_108_864, ge=1024, le=1_073_741_824, description="Largest request body."
+    )
+    max_item_bytes: int = Field(
+        default=33_554_432,
+        ge=1024,
+        le=1_073_741_824,
+        description="Largest file, attached or fetched.",
+    )
+    max_pictures: int = Field(
+        default=32, ge=0, le=256, description="Pictures in a request, those of videos not counted."
+    )
+    max_sounds: int = Field(default=16, ge=0, le=256, description="Recordings in a request.")
+    max_videos: int = Field(default=4, ge=0, le=64, description="Videos in a request.")
+    max_picture_pixels: int = Field(
+        default=50_000_000, ge=1024, le=89_000_000, description="Width times height of a picture."
+    )
+    max_sound_s: float = Field(
+        default=600.0, ge=1, le=7200, description="Length of all recordings in a request."
+    )
+    max_video_s: float = Field(
+        default=120.0, ge=1, le=3600, description="Length of all videos in a request."
+    )
+    fetch_timeout_s: float = Field(
+        default=15.0, ge=1, le=300, description="How long the file behind a URL may take to come."
+    )
+    allow_private_urls: bool = Field(
+        default=False,
+        description="Fetch files from addresses that are not public, this machine's included.",
+    )
+    keep_alive_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=300,
+        description="A stream that has nothing to say yet shows so often that it lives.",
+    )
