@@ -362,6 +362,8 @@ class Abilities:
     transcription: bool = False
     voices: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    default_instructions: tuple[tuple[str, str], ...] = ()
+    """By language, what the system prompt says unless the client sets it."""
 
 
 @dataclass(frozen=True, slots=True)

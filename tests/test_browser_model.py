@@ -68,6 +68,8 @@ async def test_a_call_listens_speaks_in_captions_sees_and_can_be_paused(
 ) -> None:
     async with serving(checkpoint) as server, visit(server, QUIET, tmp_path) as visitor:
         page = visitor.page
+        prompt = page.locator("#setting-instructions")
+        assert "You are in duplex mode" in str(await prompt.get_attribute("placeholder"))
         await page.click("#call-button")
         await said(visitor, 2)
         assert await page.is_visible("#captions-only")

@@ -160,6 +160,7 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
 async def _models(request: web.Request) -> web.Response:
     engine, choice = request.app[SERVICES].engine, request.app[CHOICE]
     abilities = {name: getattr(engine.abilities, name) for name in type(engine.abilities).__slots__}
+    prompts = dict(abilities.pop("default_instructions"))
     model = {
         "id": engine.name,
         "object": "model",
@@ -170,6 +171,7 @@ async def _models(request: web.Request) -> web.Response:
             "default": True,
             "reason": choice.reason,
             "status": status_of(engine),
+            "default_instructions": prompts,
         },
     }
     return web.json_response({"object": "list", "data": [model]})

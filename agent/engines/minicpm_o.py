@@ -9,6 +9,7 @@ from agent.duplex.call import CallParts
 from agent.duplex.config import Numerics, read_config
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.model import load_model
+from agent.duplex.prompt import duplex_system
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import load_vocabulary
 from agent.duplex.window import WindowSettings
@@ -20,13 +21,15 @@ from agent.types import Abilities
 
 log = logging.getLogger(__name__)
 
+LANGUAGES = ("en", "zh")
 ABILITIES = Abilities(
     duplex=True,
     chat=True,
     camera=True,
     typed_text=True,
     pictures=True,
-    languages=("en", "zh"),
+    languages=LANGUAGES,
+    default_instructions=tuple((one, duplex_system(one, camera=False)) for one in LANGUAGES),
 )
 _ROOM_SHARE = 0.75
 """Above so much of a slot the window's `basic` rule forgets; the rest is room for a turn."""
