@@ -20,8 +20,6 @@ _DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
 _UNKNOWN_WEIGHT = 0.5
 """The benefit of the doubt for a voice whose level is not known yet. Whose weight is above it is
 taken for the user, and yielded to sooner when he tries again."""
-_LEAST_CLEAR_FRAMES = 2
-"""So much must be heard that cannot be echo before the agent gives up."""
 _CALM, _HALF_SURE = 0.05, 0.5
 _JUST_NOW_SAMPLES = 100 * _SAMPLES_PER_MS
 _LEAST_SOUND_SAMPLES = 80 * _SAMPLES_PER_MS
@@ -283,7 +281,7 @@ class BargeIn:
 
     def _is_sustained(self) -> bool:
         attempt = self._overlap.attempt
-        if attempt is None or attempt.clear_frames < _LEAST_CLEAR_FRAMES:
+        if attempt is None or not attempt.no_echo:
             return False
         rules, weight = self._rules, self._weight()
         again = weight > _UNKNOWN_WEIGHT and attempt.spell_clear_frames > 0

@@ -25,12 +25,12 @@ _FULLY_LOUD_LIFT_DB = 25.0
 _USERLIKE_DB = 10.0
 """Such a sound is not weaker than the user by more than this."""
 _FAR_DB = 20.0
-_MAX_BACKDATE_SAMPLES = 300 * _SAMPLES_PER_MS
+_MAX_BACKDATE_SAMPLES = 400 * _SAMPLES_PER_MS
 _FADED_DB = 25.0
 """So far below its loudest moment a voice has ended, whatever its reverberation looks like."""
 _GOING_ON_DB = 20.0
 """A sound this far below the loudest moment of a voice may still be that voice."""
-_SYLLABLE_GAP_SAMPLES = 64 * _SAMPLES_PER_MS
+_SYLLABLE_GAP_SAMPLES = 128 * _SAMPLES_PER_MS
 _SPELL_GAP_SAMPLES = 250 * _SAMPLES_PER_MS
 """A shorter pause belongs to a word or lies between two; after a longer one it is a new attempt."""
 _STEADY_DB = 1.2
@@ -40,6 +40,8 @@ _KNOWN_FRAMES = 8
 _MAX_LEVELS = 64
 SURE_DB = 3.0
 """So far above all that the echo should be, a sound is none, even while the agent is heard."""
+_LEAST_CLEAR_FRAMES = 2
+"""So much must be heard that cannot be echo before the agent gives up."""
 _TAIL_DB = 12.0
 """So far below the loudest moment before, a sound may be what the room makes of it."""
 _EXCESS = 9.0
@@ -76,6 +78,7 @@ class Attempt:
         """So many cannot be echo."""
         self.spell_clear_frames = 0
         """The same in its newest spell."""
+        self._clear_samples = 0
         self._earlier_samples = 0
         self._disturbed = _Power()
         self._undisturbed = _Power()
@@ -91,6 +94,11 @@ class Attempt:
     def spell_samples(self) -> int:
         """How long its newest spell has lasted."""
         return self.voiced_until - self.spell_from
+
+    @property
+    def no_echo(self) -> bool:
+        """Whether enough of it cannot be echo, a quarter at least."""
+        return self.clear_frames >= _LEAST_CLEAR_FRAMES and 4 * self._clear_samples >= self.samples
 
     @property
     def known(self) -> bool:
@@ -117,10 +125,12 @@ class Attempt:
             self.spells += 1
             self.spell_clear_frames = 0
         is_tail = frame.cleaned_dbfs < self.loudest_dbfs - _TAIL_DB
-        if frame.over_echo_db >= SURE_DB or (undisturbed and not is_tail):
+        stands_out = frame.over_echo_db >= SURE_DB
+        if stands_out or (undisturbed and not is_tail):
             self.clear_frames += 1
             self.spell_clear_frames += 1
-            self._clear.add(frame.cleaned_dbfs)
+            self._clear_samples += frame.until - begin
+            self._clear.add(frame.near_dbfs if stands_out else frame.cleaned_dbfs)
         self.voiced_until = frame.until
         self.loudest_dbfs = max(self.loudest_dbfs, frame.cleaned_dbfs)
         self._disturbed.add(frame.cleaned_dbfs)
@@ -246,7 +256,7 @@ class Overlap:
         loud = 0.0 if quiet else _share(self.lift_db, _LOUD_LIFT_DB, _FULLY_LOUD_LIFT_DB)
         self._presence = self._presence_kept * self._presence + loud
         self._excess = min(max(self._excess + frame.over_echo_db, 0.0), 2.0 * _EXCESS)
-        if self.lift_db >= _FULL_LIFT_DB:
+        if self.lift_db >= _FULL_LIFT_DB or frame.over_echo_db >= SURE_DB:
             if begin - self._sound_until > _SYLLABLE_GAP_SAMPLES:
                 self._sound_from = begin
             self._sound_until = frame.until
