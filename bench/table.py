@@ -32,7 +32,9 @@ def table(files: Iterable[Path]) -> str:
 def _section(file: Path) -> str:
     machine, *rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
     date = str(machine["date"])[:10]
-    said = f"`{machine['command']}`, {date}, {machine['cores']} cores of {machine['cpu']}:"
+    where = f"one {machine['gpu']}" if "gpu" in machine else ""
+    where = where or f"{machine['cores']} cores of {machine['cpu']}"
+    said = f"`{machine['command']}`, {date}, {where}:"
     lines = [_line(row) for row in rows if row.get("target") is not None]
     return "\n".join((said, "", _HEAD, *lines))
 

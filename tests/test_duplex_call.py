@@ -231,8 +231,10 @@ def test_more_words_than_a_unit_takes_are_refused_and_the_others_stay() -> None:
     call = begun(LISTEN)
     before = call.context_tokens
     call.tell(AddText("a", "user", "hello"))
-    with pytest.raises(RequestError, match=f"more than {MAX_PUT_IN_TOKENS} tokens"):
-        call.tell(AddText("b", "user", "x" * MAX_PUT_IN_TOKENS))
+    most = call.call._talk.unit_room_tokens // 4
+    assert most < MAX_PUT_IN_TOKENS
+    with pytest.raises(RequestError, match=f"more than {most} tokens"):
+        call.tell(AddText("b", "user", "x" * (most - 4)))
     call.listen()
     assert call.context_tokens == before + 13 + 5
 
@@ -285,12 +287,25 @@ def test_a_unit_of_broken_sound_is_heard_as_far_as_it_is_sound(audio: np.ndarray
 
 
 def test_pictures_that_cannot_be_seen_are_left_out_and_the_newest_of_too_many_stay() -> None:
-    call = begun(LISTEN, LISTEN)
+    call = begun(LISTEN, LISTEN, context_tokens=2048)
     before = call.context_tokens
     call.listen(pictures=(picture(3000, 20), picture()))
     assert call.context_tokens == before + 13 + 66
     call.listen(pictures=(picture(),) * 11)
     assert call.context_tokens == before + 2 * 13 + 9 * 66
+
+
+def test_no_more_tiles_are_seen_in_a_second_than_fit_beside_what_was_said() -> None:
+    settings = replace(SETTINGS, max_slices=9)
+    call = begun(LISTEN, LISTEN, LISTEN, settings=settings)
+    large = picture(1344, 1344)  # ten tiles of 66 tokens
+    before = call.context_tokens
+    assert call.listen(pictures=(large, picture(), large)) == [Listened(3)]
+    assert call.context_tokens == before + 13
+    with pytest.raises(RequestError, match="takes 10 tiles and only 5 fit"):
+        call.tell(AddPicture("a", picture_file(1344, 1344)))
+    call.listen(pictures=(large, picture()))
+    assert call.context_tokens == before + 2 * 13 + 66
 
 
 def test_a_model_that_is_behind_leaves_out_the_oldest_units() -> None:

@@ -7,7 +7,7 @@ work on the conversation between two units.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from agent.duplex.conversation_settings import (
 )
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.memory import Snapshot
-from agent.duplex.pictures import check_picture, decode_picture
+from agent.duplex.pictures import check_picture, decode_picture, piece_sizes
 from agent.duplex.policy import Order, listen_bias
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
@@ -35,6 +35,7 @@ from agent.types import (
     UNIT_SAMPLES,
     AddPicture,
     AddText,
+    ByteArray,
     Command,
     CommitInput,
     DeleteItem,
@@ -143,7 +144,7 @@ class DuplexCall:
             case AddText():
                 self._add_text(command)
             case AddPicture(file=file):
-                self._talk.put_in_picture(decode_picture(file))
+                self._add_picture(decode_picture(file))
             case DeleteItem(item_id=item_id):
                 self._texts.pop(item_id, None)
             case Respond(instructions=instructions):
@@ -172,12 +173,35 @@ class DuplexCall:
             )
         waiting = [*self._texts.values(), added.text]
         count = sum(len(self._vocabulary.encode_foreign(text)) for text in waiting)
-        if count > MAX_PUT_IN_TOKENS or len(waiting) > MAX_PUT_IN_TOKENS:
+        most = min(MAX_PUT_IN_TOKENS, self._talk.unit_room_tokens // 4)
+        if count > most or len(waiting) > most:
             raise RequestError(
-                f"more than {MAX_PUT_IN_TOKENS} tokens of text wait for the model; send less",
+                f"more than {most} tokens of text wait for the model; send less",
                 param="item.content",
             )
         self._texts[added.item_id] = added.text
+
+    def _add_picture(self, rgb: ByteArray) -> None:
+        height, width = rgb.shape[:2]
+        check_picture(width, height, self._settings.max_slices)
+        pieces = self._pieces(rgb)
+        if sum(self._talk.waiting_pictures) + pieces > self._most_pieces:
+            raise RequestError(
+                f"the picture takes {pieces} tiles and only {self._most_pieces} fit into a second; "
+                "send it later, or with a smaller max_slices",
+                param="item.content",
+            )
+        self._talk.put_in_picture(rgb)
+
+    def _pieces(self, rgb: ByteArray) -> int:
+        height, width = rgb.shape[:2]
+        return len(piece_sizes(width, height, self._settings.max_slices))
+
+    @property
+    def _most_pieces(self) -> int:
+        """Thumbnails and cells that a unit has room for, each with its two marks."""
+        piece_tokens = self._parts.runner.model.config.resampler.queries + 2
+        return self._talk.unit_room_tokens * 3 // 4 // piece_tokens
 
     def _update(self, settings: SessionSettings) -> None:
         system = self._system(settings)
@@ -237,10 +261,21 @@ class DuplexCall:
         audio = np.zeros(UNIT_SAMPLES, np.float32)
         given = unit.audio[:UNIT_SAMPLES]
         audio[: len(given)] = np.nan_to_num(given, nan=0.0, posinf=0.0, neginf=0.0)
-        room = MAX_PICTURES - self._talk.waiting_pictures
-        newest = unit.pictures[-room:] if room > 0 else ()
-        pictures = tuple(one for one in newest if self._is_seen(one))
-        return replace(unit, audio=audio.clip(-1, 1), pictures=pictures)
+        return replace(unit, audio=audio.clip(-1, 1), pictures=self._fitting(unit.pictures))
+
+    def _fitting(self, pictures: Sequence[VideoFrame]) -> tuple[VideoFrame, ...]:
+        """The newest pictures that a unit has room for beside those that were sent to it."""
+        room = self._most_pieces - sum(self._talk.waiting_pictures)
+        places = MAX_PICTURES - len(self._talk.waiting_pictures)
+        kept: list[VideoFrame] = []
+        for picture in reversed(pictures):
+            if len(kept) == places or not self._is_seen(picture):
+                continue
+            room -= self._pieces(picture.rgb)
+            if room < 0:
+                break
+            kept.insert(0, picture)
+        return tuple(kept)
 
     def _is_seen(self, picture: VideoFrame) -> bool:
         height, width = picture.rgb.shape[:2]

@@ -95,9 +95,15 @@ class Conversation:
         return self._memory.context_tokens
 
     @property
-    def waiting_pictures(self) -> int:
-        """Pictures that were put in for the next unit."""
-        return len(self._pictures)
+    def unit_room_tokens(self) -> int:
+        """Positions that a unit may fill with pictures and text: half of what the prompt leaves,
+        so that what was said before is not all forgotten for them."""
+        return (self._runner.slots.llm.positions - self._memory.window.protected) // 2
+
+    @property
+    def waiting_pictures(self) -> list[int]:
+        """Thumbnails and cells of each picture that was put in for the next unit."""
+        return list(map(len, self._pictures))
 
     @property
     def turn(self) -> int:

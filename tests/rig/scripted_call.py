@@ -20,11 +20,15 @@ SETTINGS = SessionSettings(model="minicpm-o", instructions="ab")
 
 
 def parts(
-    script: Iterator[int] | None = None, slots: int = 2, turn_tokens: int = 512, **changes: object
+    script: Iterator[int] | None = None,
+    slots: int = 2,
+    turn_tokens: int = 512,
+    context_tokens: int = 1024,
+    **changes: object,
 ) -> CallParts:
     """Slots of the tiny model; `script` decides for every conversation."""
     mind = tiny_mind()
-    sizes = SlotSizes(slots=slots, context_tokens=1024, turn_tokens=turn_tokens)
+    sizes = SlotSizes(slots=slots, context_tokens=context_tokens, turn_tokens=turn_tokens)
     used = Runner(mind, Slots(mind.config, sizes, mind.target))
     made = CallParts(
         used,
@@ -63,9 +67,14 @@ class Driven:
     """A call whose work is done as soon as it is there."""
 
     def __init__(
-        self, *units: Sequence[int], settings: SessionSettings = SETTINGS, **parts_: object
+        self,
+        *units: Sequence[int],
+        settings: SessionSettings = SETTINGS,
+        script: Iterator[int] | None = None,
+        **parts_: object,
     ):
-        self.script = Script(*units)
+        """`units` are decided one after the other, unless `script` decides."""
+        self.script = script or Script(*units)
         self.parts = parts(self.script, **parts_)
         self.line = VoiceLine(self.parts.vocoder)
         kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall

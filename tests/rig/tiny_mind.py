@@ -164,7 +164,8 @@ def converse(
 ) -> Conversation:
     """A conversation after a short prompt, nothing forced."""
     prompt = DuplexPrompt((Token.IM_START, 115, Token.AUDIO_START), (Token.AUDIO_END, Token.IM_END))
-    voice = torch.linspace(-1, 1, 3 * 256).view(3, 256)
+    target = used.model.target
+    voice = torch.linspace(-1, 1, 3 * 256).view(3, 256).to(target.device, target.dtype)
     return Conversation(used, prompt, voice, settings or free_settings(), script)
 
 

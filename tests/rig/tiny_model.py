@@ -105,6 +105,7 @@ def official_config() -> dict[str, Any]:
         "architectures": ["MiniCPMO"],
         "version": "4.5",
         "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.0",
         "hidden_act": "silu",
         "attention_bias": False,
         "tie_word_embeddings": False,
