@@ -112,7 +112,8 @@ class Watch:
         return web.json_response(
             {
                 "cpu_percent": 100 * (spent_s - self._spent_s) / passed_s,
-                "frames_per_s": self.frames / passed_s,
+                # Whole calls hand their frames to an engine, which does not count them.
+                **({"frames_per_s": self.frames / passed_s} if self.frames else {}),
                 "sent_late_p99_ms": _finite(sent.p99_ms),
                 "sent_late_max_ms": _finite(sent.max_ms),
                 "lag_p50_ms": 1000 * float(np.percentile(lags_s, 50)),
