@@ -68,6 +68,20 @@ async def test_greets_then_says_the_sentence_back_with_every_event_valid_and_in_
     check_order(caller.events)
 
 
+@pytest.mark.parametrize("codec", ["audio/PCMU", "audio/PCMA", "audio/G722"])
+async def test_a_peer_without_opus_is_heard_and_answered(server: Running, codec: str) -> None:
+    caller = Caller(server.url, codec=codec)
+    await caller.dial()
+    after_greeting = await greeted(caller)
+    events = len(caller.events)
+    sentence = spoken()
+    caller.microphone.say(sentence)
+    await caller.wait_for(STOPPED, after=events)
+    await asyncio.sleep(0.3)
+    assert alike(caller.heard(since_samples=after_greeting), sentence) > 0.5
+    await caller.close()
+
+
 async def test_talking_over_the_answer_silences_it(caller: Caller, server: Running) -> None:
     await greeted(caller)
     caller.microphone.say(spoken(f"{SENTENCE} {SENTENCE} {SENTENCE}"))

@@ -202,8 +202,15 @@ def _reduced(section: list[str]) -> list[str]:
                 for payload in offered
                 if payload != chosen
             )
-            return [head, *(line for line in section[1:] if not line.startswith(dropped))]
+            kept = [line for line in section[1:] if not line.startswith(dropped)]
+            return [head, *kept, *_untold_form(section, chosen)]
     return section
+
+
+def _untold_form(section: list[str], payload: str) -> list[str]:
+    """What the standard says of a fixed payload type, where the offer does not: aiortc asks."""
+    told = any(line.startswith(f"a=rtpmap:{payload} ") for line in section)
+    return [] if told else [f"a=rtpmap:{payload} {_FIXED_PAYLOADS[payload].upper()}/8000"]
 
 
 def _payloads(media_line: str) -> list[str]:

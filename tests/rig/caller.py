@@ -12,7 +12,7 @@ from fractions import Fraction
 import aiohttp
 import av
 import numpy as np
-from aiortc import RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
+from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription, VideoStreamTrack
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from agent.types import FloatArray
@@ -55,8 +55,10 @@ class SpeakingTrack(MediaStreamTrack):
 class Caller:
     """One client. `dial`, then `say`, `send`, `wait_for`; at the end `hang_up` or `close`."""
 
-    def __init__(self, base_url: str, *, camera: bool = False) -> None:
+    def __init__(self, base_url: str, *, camera: bool = False, codec: str = "") -> None:
+        """`codec`, as "audio/PCMU", is the only one that it speaks, without saying how fast."""
         self._base_url = base_url
+        self._codec = codec
         self.microphone = SpeakingTrack()
         self.events: list[Event] = []
         self.location = ""
@@ -68,6 +70,10 @@ class Caller:
         self.peer.addTrack(self.microphone)
         if camera:
             self.peer.addTrack(VideoStreamTrack())
+        if codec:
+            known = RTCRtpSender.getCapabilities("audio").codecs
+            alone = [one for one in known if one.mimeType == codec]
+            self.peer.getTransceivers()[0].setCodecPreferences(alone)
         self.channel = self.peer.createDataChannel("oai-events")
         self.channel.on("message", self._on_message)
         self.channel.on("close", self._news.set)
@@ -94,7 +100,9 @@ class Caller:
         """The offer without its candidates."""
         await self.peer.setLocalDescription(await self.peer.createOffer())
         lines = self.peer.localDescription.sdp.split("\r\n")
-        gone = ("a=candidate", "a=end-of-candidates")
+        # What the payload types of the standard mean, everybody knows.
+        known = ("a=rtpmap",) if self._codec else ()
+        gone = ("a=candidate", "a=end-of-candidates", *known)
         return "\r\n".join(line for line in lines if not line.startswith(gone))
 
     async def accept(self, answer: str) -> None:
@@ -163,7 +171,9 @@ class Caller:
         try:
             while True:
                 frame = await track.recv()
-                samples = frame.to_ndarray().reshape(-1, 2).mean(axis=1) / 32768
-                self._heard.append(samples.astype(np.float32))
+                channels = len(frame.layout.channels)
+                samples = frame.to_ndarray().reshape(-1, channels).mean(axis=1) / 32768
+                whole = np.repeat(samples, RATE_HZ // frame.sample_rate)
+                self._heard.append(whole.astype(np.float32))
         except MediaStreamError:
             pass
