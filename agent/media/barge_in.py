@@ -20,6 +20,10 @@ _DISMISSED_PAUSE_SAMPLES = 400 * _SAMPLES_PER_MS
 _UNKNOWN_WEIGHT = 0.5
 """The benefit of the doubt for a voice whose level is not known yet. Whose weight is above it is
 taken for the user, and yielded to sooner when he tries again."""
+_LEAST_CLEAR_SAMPLES, _CLEAR_SHARE = 64 * _SAMPLES_PER_MS, 0.25
+"""So much, and so much of what interrupts, must be heard that cannot be echo."""
+_INSISTENT_SHARE = 0.25
+"""Of the time that speech takes to interrupt, so much is enough of words said again."""
 _CALM, _HALF_SURE = 0.05, 0.5
 _JUST_NOW_SAMPLES = 100 * _SAMPLES_PER_MS
 _LEAST_SOUND_SAMPLES = 80 * _SAMPLES_PER_MS
@@ -281,14 +285,15 @@ class BargeIn:
 
     def _is_sustained(self) -> bool:
         attempt = self._overlap.attempt
-        if attempt is None or not attempt.no_echo:
+        if attempt is None:
             return False
         rules, weight = self._rules, self._weight()
         again = weight > _UNKNOWN_WEIGHT and attempt.spell_clear_frames > 0
         tries = attempt.spells if again else 1
         share = rules.repeat_share ** (tries - 1)
         needed = rules.yield_ms * _SAMPLES_PER_MS * rules.patience * share
-        return attempt.samples * weight >= needed
+        clear_needed = max(_LEAST_CLEAR_SAMPLES, _CLEAR_SHARE * needed / weight)
+        return attempt.samples * weight >= needed and attempt.clear_samples >= clear_needed
 
     def _insists(self) -> bool:
         """Whether somebody as loud as the user makes the agent fall silent again and again."""
@@ -296,7 +301,7 @@ class BargeIn:
         if not self.ducked or said.tries < 2 or (attempt is not None and attempt.steady):
             return False
         yield_samples = self._rules.yield_ms * _SAMPLES_PER_MS * self._rules.patience
-        loud_enough = said.samples >= self._rules.repeat_share * yield_samples
+        loud_enough = said.samples >= _INSISTENT_SHARE * yield_samples
         just_now = self._now - said.until <= _JUST_NOW_SAMPLES
         return loud_enough and just_now and said.span_samples >= yield_samples
 
@@ -323,8 +328,7 @@ class BargeIn:
             # What sounded like speech then shall not count when the guard is over.
             self._overlap.calm()
             return self._outlasts_blips()
-        eagerness = self._rules.eagerness
-        reluctance = 2 ** (0.5 - eagerness)
+        reluctance = 2 ** (0.5 - self._rules.eagerness)
         heard = self._overlap.suspicion >= self._rules.duck_score * reluctance
         self._ducked_unheard = not heard
         return heard or self._overlap.exceeds_echo >= reluctance

@@ -38,10 +38,8 @@ _STEADY_DB = 1.2
 _KNOWN_FRAMES = 8
 """So many frames without echo tell how loud a voice is."""
 _MAX_LEVELS = 64
-SURE_DB = 3.0
+SURE_DB = 2.0
 """So far above all that the echo should be, a sound is none, even while the agent is heard."""
-_LEAST_CLEAR_FRAMES = 2
-"""So much must be heard that cannot be echo before the agent gives up."""
 _TAIL_DB = 12.0
 """So far below the loudest moment before, a sound may be what the room makes of it."""
 _EXCESS = 9.0
@@ -74,11 +72,10 @@ class Attempt:
         self.voiced_until = onset
         self.loudest_dbfs = SILENCE_DBFS
         self.spell_from = onset
-        self.clear_frames = 0
-        """So many cannot be echo."""
         self.spell_clear_frames = 0
-        """The same in its newest spell."""
-        self._clear_samples = 0
+        """So many of its newest spell cannot be echo."""
+        self.clear_samples = 0
+        """So much of it cannot be echo."""
         self._earlier_samples = 0
         self._disturbed = _Power()
         self._undisturbed = _Power()
@@ -94,11 +91,6 @@ class Attempt:
     def spell_samples(self) -> int:
         """How long its newest spell has lasted."""
         return self.voiced_until - self.spell_from
-
-    @property
-    def no_echo(self) -> bool:
-        """Whether enough of it cannot be echo, a quarter at least."""
-        return self.clear_frames >= _LEAST_CLEAR_FRAMES and 4 * self._clear_samples >= self.samples
 
     @property
     def known(self) -> bool:
@@ -127,9 +119,8 @@ class Attempt:
         is_tail = frame.cleaned_dbfs < self.loudest_dbfs - _TAIL_DB
         stands_out = frame.over_echo_db >= SURE_DB
         if stands_out or (undisturbed and not is_tail):
-            self.clear_frames += 1
             self.spell_clear_frames += 1
-            self._clear_samples += frame.until - begin
+            self.clear_samples += frame.until - begin
             self._clear.add(frame.near_dbfs if stands_out else frame.cleaned_dbfs)
         self.voiced_until = frame.until
         self.loudest_dbfs = max(self.loudest_dbfs, frame.cleaned_dbfs)
