@@ -1,0 +1,297 @@
+"""CosyVoice2's estimator: a one-dimensional U-Net with a single level, so nothing changes length.
+
+The module holds weights only. What a stream remembers between its chunks (the last two inputs of
+every convolution, the keys and values of every attention) is a `History`, handed to each call.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agent.errors import CheckpointError
+
+KERNEL = 3
+"""Of every causal convolution; the history before a chunk is two frames."""
+_EXPANSION = 4
+"""Feed-forward width over model width."""
+_SLOWEST = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnetConfig:
+    """Sizes of the estimator; the defaults are those of CosyVoice2-0.5B."""
+
+    mel_bins: int = 80
+    width: int = 256
+    time_width: int = 1024
+    heads: int = 8
+    head_width: int = 64
+    transformers: int = 4
+    """Transformer blocks after each convolutional block."""
+    mid_blocks: int = 12
+
+    @property
+    def input_width(self) -> int:
+        """State, mu, speaker and prompt mel, one after another."""
+        return 4 * self.mel_bins
+
+    @property
+    def layers(self) -> int:
+        """How many attentions there are."""
+        return (self.mid_blocks + 2) * self.transformers
+
+    @property
+    def tail_widths(self) -> tuple[int, ...]:
+        """Channels that enter each causal convolution, in the order of use."""
+        down = (self.input_width, self.width, self.width)
+        up = (2 * self.width, self.width, self.width)
+        return down + (self.width, self.width) * self.mid_blocks + up + (self.width,)
+
+
+def unet_sizes(
+    shapes: Mapping[str, tuple[int, ...]], prefix: str, head_width: int = 64
+) -> UnetConfig:
+    """The sizes that these stored shapes belong to; the width of a head is not among them.
+
+    Raises CheckpointError when they are no such estimator's.
+    """
+
+    def shape(name: str, sides: int) -> tuple[int, ...]:
+        found = shapes.get(f"{prefix}{name}", ())
+        if len(found) != sides:
+            raise CheckpointError(f"{prefix}{name} is missing or of another shape: {list(found)}")
+        return found
+
+    def count(group: str) -> int:
+        start = f"{prefix}{group}."
+        names = {key.removeprefix(start).split(".")[0] for key in shapes if key.startswith(start)}
+        return len(names)
+
+    attention = shape("down_blocks.0.1.0.attn1.to_q.weight", 2)
+    heads, rest = divmod(attention[0], head_width)
+    if rest or not heads:
+        raise CheckpointError(f"{attention[0]} does not divide into heads of {head_width}")
+    return UnetConfig(
+        mel_bins=shape("final_proj.weight", 3)[0],
+        width=attention[1],
+        time_width=shape("time_mlp.linear_1.weight", 2)[0],
+        heads=heads,
+        head_width=head_width,
+        transformers=count("down_blocks.0.1"),
+        mid_blocks=count("mid_blocks"),
+    )
+
+
+class History(Protocol):
+    """What came before the frames of one call, and who of them may look at whom."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """True where a frame may look, [T, S]; None lets it look everywhere."""
+
+    def lead(self, conv: int, signal: Tensor) -> Tensor:
+        """[R, C, T] → [R, C, 2 + T]: what entered this convolution before, in front."""
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, H, T, D] each → [R, H, S, D] each: with those of the frames before, in front."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """No history: the frames of the call are the first ones."""
+
+    mask: Tensor | None = None
+
+    def lead(self, conv: int, signal: Tensor) -> Tensor:
+        return F.pad(signal, (KERNEL - 1, 0))
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return keys, values
+
+
+def block_causal(first: int, frames: int, block: int, device: torch.device) -> Tensor:
+    """Of frames `first`.. of a grid of blocks: who may look at whom, bool [T, T].
+
+    Each looks at its own block, to its end, and at everything before.
+    """
+    at = torch.arange(first, first + frames, device=device)
+    return at[None, :] < (at[:, None] // block + 1) * block
+
+
+class Unet(nn.Module):
+    """Velocity of the flow at one time; `shifts` makes the only thing that depends on the time."""
+
+    def __init__(self, config: UnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, depth = config.width, config.transformers
+        self.time_mlp = _TimeMlp(config.input_width, config.time_width)
+        down = _Stage(config, 0, 0, config.input_width)
+        down.append(_causal(width, width))
+        self.down_blocks = nn.ModuleList([down])
+        self.mid_blocks = nn.ModuleList(
+            _Stage(config, 3 + 2 * index, (1 + index) * depth, width)
+            for index in range(config.mid_blocks)
+        )
+        after = 3 + 2 * config.mid_blocks
+        up = _Stage(config, after, (1 + config.mid_blocks) * depth, 2 * width)
+        up.append(_causal(width, width))
+        self.up_blocks = nn.ModuleList([up])
+        self.final_block = _Block(width, width, after + 3)
+        self.final_proj = nn.Conv1d(width, config.mel_bins, 1)
+        self._up_conv = after + 2
+
+    def shifts(self, times: Tensor) -> Tensor:
+        """What each convolutional block adds at these times [S], 0..1: [S, blocks, width]."""
+        embedded = F.mish(self.time_mlp(times))
+        stages = [*self.down_blocks, *self.mid_blocks, *self.up_blocks]
+        return torch.stack([cast(_Stage, stage).shift(embedded) for stage in stages], 1)
+
+    def forward(self, frames: Tensor, shifts: Tensor, history: History) -> Tensor:
+        """[R, 4 · mel, T] and the shifts [R or 1, blocks, width] → velocity [R, mel, T]."""
+        first, *mids, last = shifts.unbind(1)
+        down, up = cast(_Stage, self.down_blocks[0]), cast(_Stage, self.up_blocks[0])
+        skipped = down(frames, first, history)
+        signal = down[2](history.lead(2, skipped))
+        for stage, shift in zip(self.mid_blocks, mids, strict=True):
+            signal = stage(signal, shift, history)
+        signal = up(torch.cat([signal, skipped], 1), last, history)
+        signal = up[2](history.lead(self._up_conv, signal))
+        out: Tensor = self.final_proj(self.final_block(signal, history))
+        return out
+
+
+class _TimeMlp(nn.Module):
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(features, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, times: Tensor) -> Tensor:
+        """[S] → [S, width]. Sines stand before cosines, and the last frequency is 1 / 10 000."""
+        half = self.linear_1.in_features // 2
+        steps = torch.arange(half, device=times.device, dtype=torch.float32)
+        rates = torch.exp(steps * -(math.log(_SLOWEST) / (half - 1)))
+        angles = 1000.0 * times.float()[:, None] * rates
+        features = torch.cat([angles.sin(), angles.cos()], -1).to(self.linear_1.weight.dtype)
+        out: Tensor = self.linear_2(F.silu(self.linear_1(features)))
+        return out
+
+
+class _Stage(nn.ModuleList):
+    """A convolutional block, its transformers, and what the level may close with."""
+
+    def __init__(self, config: UnetConfig, conv: int, layer: int, channels: int) -> None:
+        layers = (_Transformer(config, layer + index) for index in range(config.transformers))
+        super().__init__([_Resnet(config, conv, channels), nn.ModuleList(layers)])
+
+    def shift(self, embedded: Tensor) -> Tensor:
+        """Activated time embedding [S, time width] → [S, width]."""
+        out: Tensor = cast(_Resnet, self[0]).mlp(embedded)
+        return out
+
+    def forward(self, signal: Tensor, shift: Tensor, history: History) -> Tensor:
+        tokens = self[0](signal, shift, history).transpose(1, 2)
+        for layer in self[1].children():
+            tokens = layer(tokens, history)
+        return cast(Tensor, tokens.transpose(1, 2))
+
+
+class _Resnet(nn.Module):
+    """Two causal blocks (convolutions `conv` and `conv` + 1), the time's shift between them."""
+
+    def __init__(self, config: UnetConfig, conv: int, channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Identity(), nn.Linear(config.time_width, config.width))
+        self.block1 = _Block(channels, config.width, conv)
+        self.block2 = _Block(config.width, config.width, conv + 1)
+        self.res_conv = nn.Conv1d(channels, config.width, 1)
+
+    def forward(self, signal: Tensor, shift: Tensor, history: History) -> Tensor:
+        inner = self.block1(signal, history) + shift[:, :, None]
+        out: Tensor = self.block2(inner, history) + self.res_conv(signal)
+        return out
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, width: int, conv: int) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            [_causal(channels, width), nn.Identity(), nn.LayerNorm(width, eps=1e-5)]
+        )
+        self._conv = conv
+
+    def forward(self, signal: Tensor, history: History) -> Tensor:
+        convolution, _, norm = self.block
+        mixed = convolution(history.lead(self._conv, signal))
+        return F.mish(norm(mixed.transpose(1, 2))).transpose(1, 2)
+
+
+class _Transformer(nn.Module):
+    def __init__(self, config: UnetConfig, layer: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=1e-5)
+        self.attn1 = _Attention(config, layer)
+        self.norm3 = nn.LayerNorm(config.width, eps=1e-5)
+        self.ff = _FeedForward(config.width)
+
+    def forward(self, tokens: Tensor, history: History) -> Tensor:
+        tokens = tokens + self.attn1(self.norm1(tokens), history)
+        out: Tensor = tokens + self.ff(self.norm3(tokens))
+        return out
+
+
+class _Attention(nn.Module):
+    """Without positions: order comes from the convolutions alone."""
+
+    def __init__(self, config: UnetConfig, layer: int) -> None:
+        super().__init__()
+        inner = config.heads * config.head_width
+        self.to_q = nn.Linear(config.width, inner, bias=False)
+        self.to_k = nn.Linear(config.width, inner, bias=False)
+        self.to_v = nn.Linear(config.width, inner, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(inner, config.width)])
+        self._heads = config.heads
+        self._layer = layer
+
+    def forward(self, tokens: Tensor, history: History) -> Tensor:
+        query, key, value = (
+            part(tokens).unflatten(-1, (self._heads, -1)).transpose(1, 2)
+            for part in (self.to_q, self.to_k, self.to_v)
+        )
+        keys, values = history.extend(self._layer, key, value)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=history.mask)
+        out: Tensor = self.to_out[0](mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        wide = _EXPANSION * width
+        self.net = nn.ModuleList([_Projection(width, wide), nn.Identity(), nn.Linear(wide, width)])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        widen, _, narrow = self.net
+        out: Tensor = narrow(F.gelu(widen(tokens)))
+        return out
+
+
+class _Projection(nn.Module):
+    def __init__(self, width: int, wide: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, wide)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.proj(tokens)
+        return out
+
+
+def _causal(channels: int, width: int) -> nn.Conv1d:
+    """To be given what came before in front: it pads nothing itself."""
+    return nn.Conv1d(channels, width, KERNEL)
