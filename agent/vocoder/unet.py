@@ -147,7 +147,10 @@ class Unet(nn.Module):
         self._up_conv = after + 2
 
     def shifts(self, times: Tensor) -> Tensor:
-        """What each convolutional block adds at these times [S], 0..1: [S, blocks, width]."""
+        """What each convolutional block adds at these times [S], 0..1: f32 [S, blocks, width].
+
+        In float32 whatever the weights are: a half cannot tell one 1000 t from the next.
+        """
         embedded = F.mish(self.time_mlp(times))
         stages = [*self.down_blocks, *self.mid_blocks, *self.up_blocks]
         return torch.stack([cast(_Stage, stage).shift(embedded) for stage in stages], 1)
@@ -178,9 +181,8 @@ class _TimeMlp(nn.Module):
         steps = torch.arange(half, device=times.device, dtype=torch.float32)
         rates = torch.exp(steps * -(math.log(_SLOWEST) / (half - 1)))
         angles = 1000.0 * times.float()[:, None] * rates
-        features = torch.cat([angles.sin(), angles.cos()], -1).to(self.linear_1.weight.dtype)
-        out: Tensor = self.linear_2(F.silu(self.linear_1(features)))
-        return out
+        features = torch.cat([angles.sin(), angles.cos()], -1)
+        return _linear(self.linear_2, F.silu(_linear(self.linear_1, features)))
 
 
 class _Stage(nn.ModuleList):
@@ -192,8 +194,7 @@ class _Stage(nn.ModuleList):
 
     def shift(self, embedded: Tensor) -> Tensor:
         """Activated time embedding [S, time width] → [S, width]."""
-        out: Tensor = cast(_Resnet, self[0]).mlp(embedded)
-        return out
+        return _linear(cast(nn.Linear, cast(_Resnet, self[0]).mlp[1]), embedded)
 
     def forward(self, signal: Tensor, shift: Tensor, history: History) -> Tensor:
         tokens = self[0](signal, shift, history).transpose(1, 2)
@@ -207,7 +208,7 @@ class _Resnet(nn.Module):
 
     def __init__(self, config: UnetConfig, conv: int, channels: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Identity(), nn.Linear(config.time_width, config.width))
+        self.mlp = nn.ModuleList([nn.Identity(), nn.Linear(config.time_width, config.width)])
         self.block1 = _Block(channels, config.width, conv)
         self.block2 = _Block(config.width, config.width, conv + 1)
         self.res_conv = nn.Conv1d(channels, config.width, 1)
@@ -290,6 +291,11 @@ class _Projection(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         out: Tensor = self.proj(tokens)
         return out
+
+
+def _linear(layer: nn.Linear, signal: Tensor) -> Tensor:
+    """The layer in float32."""
+    return F.linear(signal, layer.weight.float(), layer.bias.float())
 
 
 def _causal(channels: int, width: int) -> nn.Conv1d:

@@ -1,0 +1,226 @@
+"""CosyVoice2's flow: speech tokens and a voice to mel, all at once or exactly the same in pieces.
+
+In pieces every block of 25 tokens sees itself and all before it, and the noise is drawn by the
+absolute frame, so what is remembered of each Euler step stands for computing it all again.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agent.errors import CheckpointError
+from agent.torch_parts.checkpoint import TensorHeader
+from agent.vocoder.config import FRAMES_PER_TOKEN, EncoderConfig, encoder_config
+from agent.vocoder.conformer import Encoder, EncoderState
+from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal, unet_sizes
+from agent.vocoder.unet_memory import MemoryLayout, UnetMemory
+
+BLOCK_TOKENS = 25
+BLOCK_FRAMES = FRAMES_PER_TOKEN * BLOCK_TOKENS
+NOISE_FRAMES = 15_000
+"""After these five minutes the noise repeats."""
+GUIDANCE = 0.7
+"""How far the flow is pushed away from what it would do unconditioned; CosyVoice2-0.5B's."""
+_ESTIMATOR = "decoder.estimator."
+
+
+@dataclass(frozen=True, slots=True)
+class Cosyvoice2Config:
+    """Sizes of flow.pt."""
+
+    vocabulary: int
+    speaker_width: int
+    encoder: EncoderConfig
+    unet: UnetConfig
+
+
+def cosyvoice2_config(
+    headers: Mapping[str, TensorHeader], *, head_width: int = 64
+) -> Cosyvoice2Config:
+    """The sizes that these tensors have; `head_width` of the estimator is not among them.
+
+    Raises CheckpointError when they are not those of a CosyVoice2 flow.
+    """
+    shapes = {key: header.shape for key, header in headers.items()}
+    tokens = shapes.get("input_embedding.weight", ())
+    speaker = shapes.get("spk_embed_affine_layer.weight", ())
+    if len(tokens) != 2 or len(speaker) != 2:
+        raise CheckpointError("this is no flow of CosyVoice2: its embeddings are missing")
+    unet = unet_sizes(shapes, _ESTIMATOR, head_width)
+    return Cosyvoice2Config(tokens[0], speaker[1], encoder_config(headers), unet)
+
+
+class Cosyvoice2Weights(nn.Module):
+    """The weights of flow.pt under their own keys."""
+
+    def __init__(self, config: Cosyvoice2Config) -> None:
+        super().__init__()
+        width, bins = config.encoder.width, config.unet.mel_bins
+        self.config = config
+        self.input_embedding = nn.Embedding(config.vocabulary, width)
+        self.spk_embed_affine_layer = nn.Linear(config.speaker_width, bins)
+        self.encoder = Encoder(config.encoder)
+        self.encoder_proj = nn.Linear(width, bins)
+        self.decoder = nn.ModuleDict({"estimator": Unet(config.unet)})
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the flow is told of one stretch of T frames, float32."""
+
+    mu: Tensor  # [mel, T]
+    prompt: Tensor  # [mel, T], zero where no prompt is
+    speaker: Tensor  # [mel]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowChunk:
+    """One stretch of an utterance, prompt included: float32 [mel, T] both."""
+
+    mu: Tensor
+    mel: Tensor
+
+
+@dataclass(slots=True)
+class FlowState:
+    """What a stream remembers between chunks; `tokens` counts all of them, the prompt's too."""
+
+    encoder: EncoderState
+    memory: UnetMemory
+    tokens: int = 0
+
+    def clone(self, dtype: torch.dtype | None = None) -> "FlowState":
+        """One that goes on by itself, in another dtype if that is wanted."""
+        # The encoder's states are never changed, so they may be shared.
+        encoder = self.encoder if dtype is None else self.encoder.to(dtype)
+        return FlowState(encoder, self.memory.clone(dtype), self.tokens)
+
+
+class Cosyvoice2Flow:
+    """The flow in one dtype, for a fixed number of Euler steps; holds no stream."""
+
+    def __init__(self, weights: Cosyvoice2Weights, noise: Tensor, steps: int) -> None:
+        """`weights` as loaded; `noise` f32 [mel, N] by absolute frame, from `flow_noise`."""
+        self._weights = weights
+        self._noise = noise
+        estimator = weights.decoder["estimator"]
+        assert isinstance(estimator, Unet)
+        self._unet = estimator
+        self._steps = steps
+        times, self._lengths = euler_schedule(steps)
+        self._shifts = estimator.shifts(times.to(noise.device)).to(self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self._noise.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._weights.encoder_proj.weight.dtype
+
+    @property
+    def config(self) -> Cosyvoice2Config:
+        return self._weights.config
+
+    def speaker(self, embedding: Tensor) -> Tensor:
+        """A speaker embedding [192] of any length → what the flow is told of it, f32 [mel]."""
+        layer = self._weights.spk_embed_affine_layer
+        unit = F.normalize(embedding.to(self.device, torch.float32), dim=0)
+        return F.linear(unit, layer.weight.float(), layer.bias.float())
+
+    def start(self) -> FlowState:
+        """The state before the first token."""
+        layout = MemoryLayout(self._steps, self.device, self.dtype)
+        return FlowState(self._weights.encoder.start(), UnetMemory(self.config.unet, layout))
+
+    def whole(
+        self, tokens: Sequence[int], prompt_mel: Tensor, speaker: Tensor, *, in_blocks: bool
+    ) -> FlowChunk:
+        """All tokens at once, the prompt's first; its mel f32 [mel, P].
+
+        `in_blocks` sees what a stream sees; else everything sees everything.
+        """
+        block = BLOCK_TOKENS if in_blocks else None
+        states = self._weights.encoder.whole(self._embedded(tokens), block_tokens=block)
+        mu = self._mu(states)
+        frames = mu.shape[1]
+        mask = block_causal(0, frames, BLOCK_FRAMES, self.device) if in_blocks else None
+        conditions = Conditions(mu, _from(prompt_mel, 0, frames), speaker)
+        return FlowChunk(mu, self._solve(0, conditions, lambda step: Beginning(mask)))
+
+    def advance(
+        self, state: FlowState, tokens: Sequence[int], voice: tuple[Tensor, Tensor], *, final: bool
+    ) -> FlowChunk:
+        """The next tokens of a stream, of which the last three are only looked at unless `final`.
+
+        `voice` is the prompt's mel [mel, P] and the speaker [mel]. Starts on the grid of blocks,
+        and must end on it unless `final`. The state is changed last, so not by what fails.
+        """
+        encoder, memory = self._weights.encoder, state.memory
+        states, encoder_state = encoder.step(
+            self._embedded(tokens), state.encoder, final=final, block_tokens=BLOCK_TOKENS
+        )
+        mu = self._mu(states)
+        first, frames = FRAMES_PER_TOKEN * state.tokens, mu.shape[1]
+        mask = None
+        if frames > BLOCK_FRAMES:
+            mask = block_causal(0, frames, BLOCK_FRAMES, self.device)
+        memory.reserve(frames)
+        conditions = Conditions(mu, _from(voice[0], first, frames), voice[1])
+        mel = self._solve(first, conditions, lambda step: memory.step(step, mask))
+        if bool(mel.isfinite().all()):
+            memory.commit(frames)
+            state.encoder = encoder_state
+            state.tokens += frames // FRAMES_PER_TOKEN
+        return FlowChunk(mu, mel)
+
+    def _embedded(self, tokens: Sequence[int]) -> Tensor:
+        numbers = torch.tensor([*tokens], dtype=torch.int64).to(self.device)
+        embedded: Tensor = self._weights.input_embedding(numbers)[None]
+        return embedded
+
+    def _mu(self, states: Tensor) -> Tensor:
+        mu: Tensor = self._weights.encoder_proj(states)[0].T.float()
+        return mu
+
+    def _solve(
+        self, first: int, conditions: Conditions, history: Callable[[int], History]
+    ) -> Tensor:
+        """Frames `first`.. from noise to mel f32 [mel, T]; the state stays float32 throughout."""
+        frames = conditions.mu.shape[1]
+        speaker = conditions.speaker[:, None].expand(-1, frames)
+        told = torch.cat([conditions.mu, speaker, conditions.prompt])
+        told = torch.stack([told, torch.zeros_like(told)]).to(self.dtype)
+        places = torch.arange(first, first + frames, device=self.device) % self._noise.shape[1]
+        mel = self._noise[:, places]
+        for step, length in enumerate(self._lengths):
+            rows = torch.cat([mel.to(self.dtype).expand(2, -1, -1), told], 1)
+            velocity = self._unet(rows, self._shifts[step, None], history(step)).float()
+            mel = mel + length * ((1 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
+        return mel
+
+
+def euler_schedule(steps: int) -> tuple[Tensor, list[float]]:
+    """The times f32 [N] of the steps and their lengths; dense at first.
+
+    Float32 all through: 1000 t makes the rounding audible to a comparison.
+    """
+    shape = torch.linspace(0, 1, steps + 1, dtype=torch.float32) * (0.5 * math.pi)
+    ends = 1 - torch.cos(shape)
+    return ends[:-1], (ends[1:] - ends[:-1]).tolist()
+
+
+def flow_noise(seed: int, mel_bins: int, device: torch.device) -> Tensor:
+    """f32 [mel, N]: seed 0 gives the one that upstream always uses."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, mel_bins, NOISE_FRAMES, generator=generator)[0].to(device)
+
+
+def _from(mel: Tensor, first: int, frames: int) -> Tensor:
+    """Frames `first`.. of the prompt [mel, P], zeros after its end: [mel, frames]."""
+    part = mel[:, first : first + frames]
+    return F.pad(part, (0, frames - part.shape[1]))
