@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from agent.errors import CheckpointError
 from agent.types import FloatArray
+from agent.vocoder.mel import PROMPT_RATE_HZ, TOKENIZER_RATE_HZ
+from agent.vocoder.resample import resample
 
 TokenArray = npt.NDArray[np.int32]
 
@@ -78,3 +82,24 @@ class SpeakerPrompt:
                 return cls(*(stored[name] for name in _FIELDS))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path}: is no voice, or a damaged one ({error})") from error
+
+
+# ---- from a recording ---------------------------------------------------------------------------
+
+
+def mono_16k(recording: Tensor, rate_hz: int) -> Tensor:
+    """f32 [channels, T] → what the tokenizer and the speaker model hear: the first channel."""
+    return resample(recording[0], rate_hz, TOKENIZER_RATE_HZ)
+
+
+def mono_24k(recording: Tensor, rate_hz: int) -> Tensor:
+    """f32 [channels, T] → what the flow continues: the mean of all channels."""
+    return resample(recording.mean(0), rate_hz, PROMPT_RATE_HZ)
+
+
+def fitted_mel(mel: Tensor, tokens: int) -> Tensor:
+    """[F, bands] → [2 · tokens, bands]: the last frame repeated, or what is too much cut off."""
+    missing = MEL_FRAMES_PER_TOKEN * tokens - len(mel)
+    if missing <= 0:
+        return mel[: len(mel) + missing]
+    return torch.cat([mel, mel[-1:].expand(missing, -1)])

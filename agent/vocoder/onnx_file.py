@@ -1,0 +1,283 @@
+"""ONNX files: their graph as data (as much of protobuf as that takes), and a session to run them.
+
+The weights of a graph are offered as a checkpoint's are, so they load as strictly. A file is mapped
+into memory, not read: of half a gigabyte only what is used comes from the disk.
+"""
+
+import math
+import mmap
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from agent.errors import CheckpointError
+from agent.torch_parts.checkpoint import TensorHeader
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH = 7
+_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_NODE_INPUT, _NODE_NAME, _NODE_KIND = 1, 3, 4
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 8, 9
+_TENSOR_ELSEWHERE = 14
+_DTYPES = {1: ("F32", np.dtype("<f4")), 10: ("F16", np.dtype("<f2"))}
+
+_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
+_FIXED_BYTES = {_FIXED_64: 8, _FIXED_32: 4}
+_MOST_DIMENSIONS = 8
+
+_Field = int | memoryview
+
+
+# ---- the graph as data --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxNode:
+    """One step: its path in the module that was exported, its operator, and what goes in."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxTensor:
+    """A stored tensor of floating-point numbers, still in the mapped file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    data: memoryview
+
+    def read(self, *, transposed: bool) -> Tensor:
+        """A copy, in its stored dtype."""
+        numbers: npt.NDArray[np.floating] = np.frombuffer(self.data, _NUMPY_DTYPES[self.dtype])
+        shaped = numbers.reshape(self.shape)
+        return torch.from_numpy(np.array(shaped.T if transposed else shaped, order="C"))
+
+
+_NUMPY_DTYPES = dict(_DTYPES.values())
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxGraph:
+    """The outermost graph of a file. Tensors of integers are left out."""
+
+    nodes: tuple[OnnxNode, ...]
+    tensors: Mapping[str, OnnxTensor]
+
+    def stored_inputs(self, node: OnnxNode) -> list[str]:
+        """Which of a node's inputs are stored tensors, in order."""
+        return [name for name in node.inputs if name in self.tensors]
+
+
+def read_graph(path: Path) -> OnnxGraph:
+    """CheckpointError when the file is missing, damaged or no ONNX file."""
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        model = list(_fields(memoryview(mapped)))
+        graphs = [_bytes(value) for number, value in model if number == _MODEL_GRAPH]
+        if len(graphs) != 1:
+            raise ValueError("it is no ONNX file")
+        return _graph(graphs[0])
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: no ONNX graph can be read from it ({error})") from error
+
+
+def _graph(data: memoryview) -> OnnxGraph:
+    nodes, tensors = [], {}
+    for number, value in _fields(data):
+        if number == _GRAPH_NODE:
+            nodes.append(_node(_bytes(value)))
+        elif number == _GRAPH_INITIALIZER:
+            name, tensor = _tensor(_bytes(value))
+            if tensor is not _NOT_FLOATING:
+                tensors[name] = tensor
+    return OnnxGraph(tuple(nodes), tensors)
+
+
+def _node(data: memoryview) -> OnnxNode:
+    inputs, name, kind = [], "", ""
+    for number, value in _fields(data):
+        if number == _NODE_INPUT:
+            inputs.append(_text(value))
+        elif number == _NODE_NAME:
+            name = _text(value)
+        elif number == _NODE_KIND:
+            kind = _text(value)
+    return OnnxNode(name, kind, tuple(inputs))
+
+
+_NOT_FLOATING = OnnxTensor((), "", memoryview(b""))
+
+
+def _tensor(data: memoryview) -> tuple[str, OnnxTensor]:
+    shape: list[int] = []
+    kind, name, numbers = 0, "", memoryview(b"")
+    for number, value in _fields(data):
+        if number == _TENSOR_DIMS:
+            shape += [value] if isinstance(value, int) else _varints(value)
+        elif number == _TENSOR_TYPE and isinstance(value, int):
+            kind = value
+        elif number == _TENSOR_NAME:
+            name = _text(value)
+        elif number in (_TENSOR_RAW, _TENSOR_FLOATS) and isinstance(value, memoryview):
+            numbers = value
+        elif number == _TENSOR_ELSEWHERE and value:
+            raise ValueError(f"{name} is kept in another file")
+    if kind not in _DTYPES:
+        return name, _NOT_FLOATING
+    dtype, item = _DTYPES[kind]
+    if len(shape) > _MOST_DIMENSIONS or len(numbers) != item.itemsize * math.prod(shape):
+        raise ValueError(f"{name} holds {len(numbers)} bytes for the shape {shape}")
+    return name, OnnxTensor(tuple(shape), dtype, numbers)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, _Field]]:
+    """Number and value of each field; ValueError where the message breaks off."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == _VARINT:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+            continue
+        size = _FIXED_BYTES.get(kind, 0)
+        if kind == _BYTES:
+            size, at = _varint(message, at)
+        elif not size:
+            raise ValueError(f"it is no ONNX file: wire type {kind}")
+        if at + size > len(message):
+            raise ValueError("it ends early")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Seven bits a byte, the lowest first; and where it ends."""
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number in it does not end")
+
+
+def _varints(data: memoryview) -> list[int]:
+    values, at = [], 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        values.append(value)
+    return values
+
+
+def _bytes(value: _Field) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("it is no ONNX file: a number where a message should be")
+    return value
+
+
+def _text(value: _Field) -> str:
+    return bytes(_bytes(value)).decode()
+
+
+# ---- its weights as a checkpoint's ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAs:
+    """Where a module's parameter lies in the graph, and whether it lies there on its side."""
+
+    name: str
+    transposed: bool = False
+
+
+class OnnxWeights:
+    """A graph's tensors under the names that a module gives them: a `TensorSource`."""
+
+    def __init__(self, path: Path, graph: OnnxGraph, places: Mapping[str, StoredAs]) -> None:
+        self._graph = graph
+        self._places = dict(places)
+        self.headers: dict[str, TensorHeader] = {
+            key: self._header(place, path) for key, place in places.items()
+        }
+
+    def _header(self, place: StoredAs, path: Path) -> TensorHeader:
+        stored = self._graph.tensors[place.name]
+        shape = stored.shape[::-1] if place.transposed else stored.shape
+        return TensorHeader(shape, stored.dtype, path)
+
+    def read(self, keys: Collection[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        """In the order of `keys`; the loader brings them to their device and dtype."""
+        for key in keys:
+            place = self._places[key]
+            yield key, self._graph.tensors[place.name].read(transposed=place.transposed)
+
+
+# ---- running one --------------------------------------------------------------------------------
+
+
+class OnnxSession(Protocol):
+    """A graph ready to run on the CPU."""
+
+    @property
+    def input_names(self) -> Sequence[str]: ...
+
+    def run(self, *inputs: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The first output for these inputs, in the graph's order."""
+        ...
+
+
+class CpuSession:
+    """An ONNX graph in onnxruntime on the CPU, with so many threads.
+
+    CheckpointError when the file is none that it can run; ValueError when what is run does not fit.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Errors are raised; its warnings about unused tensors would only fill the log.
+        options.log_severity_level = 4
+        self._faults = (
+            states.Fail,
+            states.InvalidArgument,
+            states.InvalidGraph,
+            states.InvalidProtobuf,
+            states.NoModel,
+            states.NoSuchFile,
+            states.NotImplemented,
+            states.RuntimeException,
+        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except self._faults as error:
+            raise CheckpointError(f"{path}: cannot be run by onnxruntime ({error})") from error
+        self.input_names: tuple[str, ...] = tuple(
+            entry.name for entry in self._session.get_inputs()
+        )
+
+    def run(self, *inputs: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The first output for these inputs, in the graph's order."""
+        feeds = dict(zip(self.input_names, inputs, strict=True))
+        try:
+            outputs = self._session.run(None, feeds)
+        except self._faults as error:
+            raise ValueError(f"the graph cannot take this input: {error}") from error
+        first: npt.NDArray[np.generic] = outputs[0]
+        return first
