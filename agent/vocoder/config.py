@@ -24,7 +24,8 @@ SILENCE_TOKEN = 4218
 """A speech token that stands for 40 ms of silence."""
 TIME_FEATURES = 256
 """How wide the DiT's time is before its MLP, at every size of the model."""
-_MODULATIONS = 9
+MODULATIONS = 9
+"""Shift, scale and gate of attention, MLP and convolution."""
 
 
 @dataclass(frozen=True, slots=True)
