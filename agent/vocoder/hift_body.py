@@ -71,8 +71,7 @@ class HiftBody(nn.Module):
         return self.m_source.l_linear.weight.device
 
     def folds(self) -> Mapping[str, Fold]:
-        pitch = weight_norm_folds(self.f0_predictor, torch.float64 if self.config.causal else None)
-        return weight_norm_folds(self) | {f"f0_predictor.{n}": fold for n, fold in pitch.items()}
+        return weight_norm_folds(self, "f0_predictor." if self.config.causal else None)
 
     def _shape(self, hidden: Tensor, source: Tensor) -> Tensor:
         """The first convolution's output [B, C, T] and the excitation's spectrum → [B, 480 T]."""

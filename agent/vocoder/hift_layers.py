@@ -46,13 +46,17 @@ class NormedUp(nn.ConvTranspose1d):
         super().__init__(channels, out_channels, kernel, rate, padding=(kernel - rate) // 2)
 
 
-def weight_norm_folds(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Fold]:
+def weight_norm_folds(module: nn.Module, doubled: str | None = None) -> dict[str, Fold]:
     """Each normed convolution's weight by its name, made once: direction / its length · gain.
 
-    Where `dtype` is given the product is computed and kept in it.
+    Those whose names begin with `doubled` are computed and kept in float64.
     """
     return {
-        f"{name}.weight": _fold(name, tuple(inner.weight.shape), dtype)
+        f"{name}.weight": _fold(
+            name,
+            tuple(inner.weight.shape),
+            torch.float64 if doubled is not None and name.startswith(doubled) else None,
+        )
         for name, inner in module.named_modules()
         if isinstance(inner, Conv | NormedUp)
     }

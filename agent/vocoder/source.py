@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.types import SPEECH_RATE_HZ
@@ -73,33 +74,46 @@ class HarmonicSource(nn.Module):
         `before` [harmonics] is the phase, in cycles, of the frame in front of these; without one
         the first half frame stands still, as the last always does.
         """
-        cycles = self._cycles(f0, before)
+        cycles = self._steps(f0).double().cumsum(0) * FRAME_SAMPLES
+        if before is not None:
+            cycles = cycles + before
         points = cycles if before is None else torch.cat([before[None], cycles])
         samples = torch.arange(len(f0) * FRAME_SAMPLES, device=f0.device, dtype=torch.float64)
         place = (samples + 0.5) / FRAME_SAMPLES - (0.5 if before is None else -0.5)
         place = place.clamp(0, len(points) - 1)
-        lower = place.long().clamp(max=max(len(points) - 2, 0))
+        lower = place.long()
         upper = (lower + 1).clamp(max=len(points) - 1)
-        share = (place - lower)[:, None]
-        return self._excite(f0, points[lower].lerp(points[upper], share), noise, cycles)
+        turns = points[lower].lerp(points[upper], (place - lower)[:, None])
+        return Excitation(self._wave(f0, _sine(turns), noise), cycles)
+
+    def gliding_as_reference(self, f0: Tensor, noise: Tensor) -> Tensor:
+        """The same excitation [480 T] with the reference's rounding, for comparing with it.
+
+        Its float32 phase is some thousands of radians after a second, so the sines are wrong in
+        their fourth digit.
+        """
+        radians = self._steps(f0).cumsum(0) * (2 * torch.pi) * FRAME_SAMPLES
+        glided = F.interpolate(radians.T[None], scale_factor=FRAME_SAMPLES, mode="linear")
+        return self._wave(f0, torch.sin(glided[0].T), noise)
 
     def held(self, f0: Tensor, noise: Tensor, before: Tensor) -> Excitation:
         """The phase of a frame stands still within it, as the causal generation has it."""
-        cycles = self._cycles(f0, before)
-        turns = (cycles % 1).repeat_interleave(FRAME_SAMPLES, dim=0)
-        return self._excite(f0, turns, noise, cycles)
+        cycles = self._steps(f0).double().cumsum(0) * FRAME_SAMPLES + before
+        sine = _sine(cycles).repeat_interleave(FRAME_SAMPLES, dim=0)
+        return Excitation(self._wave(f0, sine, noise), cycles)
 
-    def _cycles(self, f0: Tensor, before: Tensor | None) -> Tensor:
-        """The phase of each frame f64 [T, harmonics]."""
+    def _steps(self, f0: Tensor) -> Tensor:
+        """Cycles of a sample f32 [T, harmonics]."""
         numbers = torch.arange(1, self._harmonics + 1, device=f0.device, dtype=torch.float32)
         # In float32 as the model was trained; only the sum over time needs more digits.
-        steps = (f0.float()[:, None] * numbers / SPEECH_RATE_HZ) % 1
-        cycles = steps.double().cumsum(0) * FRAME_SAMPLES
-        return cycles if before is None else cycles + before
+        return (f0.float()[:, None] * numbers / SPEECH_RATE_HZ) % 1
 
-    def _excite(self, f0: Tensor, turns: Tensor, noise: Tensor, cycles: Tensor) -> Excitation:
-        sine = SINE_LEVEL * torch.sin((turns % 1 * (2 * torch.pi)).float())
+    def _wave(self, f0: Tensor, sine: Tensor, noise: Tensor) -> Tensor:
         voiced = (f0 > VOICED_FROM_HZ).float().repeat_interleave(FRAME_SAMPLES)[:, None]
         level = voiced * VOICED_NOISE_LEVEL + (1 - voiced) * UNVOICED_NOISE_LEVEL
-        mixed: Tensor = self.l_linear(sine * voiced + level * noise)
-        return Excitation(torch.tanh(mixed).squeeze(-1), cycles)
+        mixed: Tensor = self.l_linear(SINE_LEVEL * sine * voiced + level * noise)
+        return torch.tanh(mixed).squeeze(-1)
+
+
+def _sine(cycles: Tensor) -> Tensor:
+    return torch.sin((cycles % 1 * (2 * torch.pi)).float())
