@@ -4,6 +4,7 @@ In pieces every block of 25 tokens sees itself and all before it, and the noise 
 absolute frame, so what is remembered of each Euler step stands for computing it all again.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ BLOCK_TOKENS = 25
 BLOCK_FRAMES = FRAMES_PER_TOKEN * BLOCK_TOKENS
 NOISE_FRAMES = 15_000
 """After these five minutes the noise repeats."""
-GUIDANCE = 0.7
-"""How far the flow is pushed away from what it would do unconditioned; CosyVoice2-0.5B's."""
 _ESTIMATOR = "decoder.estimator."
 
 
@@ -36,6 +35,8 @@ class Cosyvoice2Config:
     speaker_width: int
     encoder: EncoderConfig
     unet: UnetConfig
+    guidance: float = 0.7
+    """How far the flow is pushed away from where it would go unconditioned."""
 
 
 def cosyvoice2_config(
@@ -84,6 +85,10 @@ class FlowChunk:
     mu: Tensor
     mel: Tensor
 
+    @property
+    def is_finite(self) -> bool:
+        return bool(self.mel.isfinite().all())
+
 
 @dataclass(slots=True)
 class FlowState:
@@ -92,6 +97,20 @@ class FlowState:
     encoder: EncoderState
     memory: UnetMemory
     tokens: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.memory.dtype
+
+    def keep(self, first: int, recent: int) -> None:
+        """Forget all but the `first` tokens and the `recent` ones; both end on the grid."""
+        remembered = self.encoder.tokens
+        if remembered <= first + recent:
+            return
+        stretches = [slice(0, first), slice(remembered - recent, remembered)]
+        doubled = [slice(2 * one.start, 2 * one.stop) for one in stretches]
+        self.encoder = self.encoder.keep(stretches, doubled)
+        self.memory.keep(FRAMES_PER_TOKEN * first, FRAMES_PER_TOKEN * recent)
 
     def clone(self, dtype: torch.dtype | None = None) -> "FlowState":
         """One that goes on by itself, in another dtype if that is wanted."""
@@ -104,15 +123,19 @@ class Cosyvoice2Flow:
     """The flow in one dtype, for a fixed number of Euler steps; holds no stream."""
 
     def __init__(self, weights: Cosyvoice2Weights, noise: Tensor, steps: int) -> None:
-        """`weights` as loaded; `noise` f32 [mel, N] by absolute frame, from `flow_noise`."""
+        """`weights` in float32; `noise` f32 [mel, N] by absolute frame, from `flow_noise`."""
         self._weights = weights
         self._noise = noise
-        estimator = weights.decoder["estimator"]
-        assert isinstance(estimator, Unet)
-        self._unet = estimator
-        self._steps = steps
         times, self._lengths = euler_schedule(steps)
-        self._shifts = estimator.shifts(times.to(noise.device)).to(self.dtype)
+        self._shifts = self._unet.shifts(times.to(noise.device))
+
+    def in_dtype(self, dtype: torch.dtype) -> "Cosyvoice2Flow":
+        """The same flow with a copy of its weights in `dtype`; time and noise stay float32."""
+        if dtype == self.dtype:
+            return self
+        other = copy.copy(self)
+        other._weights = copy.deepcopy(self._weights).to(dtype)
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +144,12 @@ class Cosyvoice2Flow:
     @property
     def dtype(self) -> torch.dtype:
         return self._weights.encoder_proj.weight.dtype
+
+    @property
+    def _unet(self) -> Unet:
+        estimator = self._weights.decoder["estimator"]
+        assert isinstance(estimator, Unet)
+        return estimator
 
     @property
     def config(self) -> Cosyvoice2Config:
@@ -134,7 +163,7 @@ class Cosyvoice2Flow:
 
     def start(self) -> FlowState:
         """The state before the first token."""
-        layout = MemoryLayout(self._steps, self.device, self.dtype)
+        layout = MemoryLayout(len(self._lengths), self.device, self.dtype)
         return FlowState(self._weights.encoder.start(), UnetMemory(self.config.unet, layout))
 
     def whole(
@@ -158,7 +187,7 @@ class Cosyvoice2Flow:
         """The next tokens of a stream, of which the last three are only looked at unless `final`.
 
         `voice` is the prompt's mel [mel, P] and the speaker [mel]. Starts on the grid of blocks,
-        and must end on it unless `final`. The state is changed last, so not by what fails.
+        and must end on it unless `final`. A chunk that is not finite leaves the state as it was.
         """
         encoder, memory = self._weights.encoder, state.memory
         states, encoder_state = encoder.step(
@@ -171,12 +200,12 @@ class Cosyvoice2Flow:
             mask = block_causal(0, frames, BLOCK_FRAMES, self.device)
         memory.reserve(frames)
         conditions = Conditions(mu, _from(voice[0], first, frames), voice[1])
-        mel = self._solve(first, conditions, lambda step: memory.step(step, mask))
-        if bool(mel.isfinite().all()):
+        chunk = FlowChunk(mu, self._solve(first, conditions, lambda step: memory.step(step, mask)))
+        if chunk.is_finite:
             memory.commit(frames)
             state.encoder = encoder_state
             state.tokens += frames // FRAMES_PER_TOKEN
-        return FlowChunk(mu, mel)
+        return chunk
 
     def _embedded(self, tokens: Sequence[int]) -> Tensor:
         numbers = torch.tensor([*tokens], dtype=torch.int64).to(self.device)
@@ -196,11 +225,12 @@ class Cosyvoice2Flow:
         told = torch.cat([conditions.mu, speaker, conditions.prompt])
         told = torch.stack([told, torch.zeros_like(told)]).to(self.dtype)
         places = torch.arange(first, first + frames, device=self.device) % self._noise.shape[1]
-        mel = self._noise[:, places]
+        mel, unet, guidance = self._noise[:, places], self._unet, self.config.guidance
         for step, length in enumerate(self._lengths):
             rows = torch.cat([mel.to(self.dtype).expand(2, -1, -1), told], 1)
-            velocity = self._unet(rows, self._shifts[step, None], history(step)).float()
-            mel = mel + length * ((1 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
+            shifts = self._shifts[step, None].to(self.dtype)
+            velocity = unet(rows, shifts, history(step)).float()
+            mel = mel + length * ((1 + guidance) * velocity[0] - guidance * velocity[1])
         return mel
 
 

@@ -42,6 +42,10 @@ class UnetMemory:
         self._kept = nothing.new_empty(shape)  # [steps, layers, key | value, R, H, room, D]
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self._layout.dtype
+
+    @property
     def nbytes(self) -> int:
         """What it takes, room that is not used yet included."""
         return sum(one.nbytes for one in (self._kept, *self._tails, *self._fresh_tails))

@@ -1,51 +1,95 @@
 """The tiny CosyVoice2 of the golden files: real keys, weights from the recipe."""
 
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+import functools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from agent.torch_parts.checkpoint import TensorHeader, load_parts, unfilled
-from agent.vocoder.cosyvoice2_flow import Cosyvoice2Weights, cosyvoice2_config
-from tests.rig.tiny_model import FLOAT32, golden_json, golden_tensors, recipe
+from agent.torch_parts.checkpoint import load_parts, unfilled
+from agent.vocoder.cosyvoice2 import Cosyvoice2, Cosyvoice2Settings
+from agent.vocoder.cosyvoice2_flow import (
+    Cosyvoice2Flow,
+    Cosyvoice2Weights,
+    cosyvoice2_config,
+    flow_noise,
+)
+from agent.vocoder.hift_stream import VocoderTail
+from agent.vocoder.voice import SpeakerPrompt
+from tests.rig.tiny_hift import HiftRecipe
+from tests.rig.tiny_model import FLOAT32, golden_json, golden_tensors
 
 HEAD_WIDTH = 24
 """Of the estimator; no shape tells it."""
-_PREFIX = "cosy."
+CPU = torch.device("cpu")
 
 
-def tiny_json() -> Any:
-    return golden_json("vocoder_more.json")["cosy"]
+def facts() -> dict[str, Any]:
+    tiny: dict[str, Any] = golden_json("vocoder_more.json")["cosy"]
+    return tiny
 
 
 def golden(name: str) -> Tensor:
     """The golden tensor `cosy.NAME`."""
-    return golden_tensors("vocoder_more.safetensors")[f"{_PREFIX}{name}"]
+    return golden_tensors("vocoder_more.safetensors")[f"cosy.{name}"]
 
 
-class TinySource:
-    """The recipe's flow.pt."""
-
-    def __init__(self) -> None:
-        listed: Mapping[str, list[int]] = tiny_json()["parameters"]
-        self._seed = int(golden_json("vocoder_more.json")["seed"])
-        self.headers = {
-            key.removeprefix(_PREFIX): TensorHeader(tuple(shape), "F32", Path("recipe"))
-            for key, shape in listed.items()
-        }
-
-    def read(self, keys: Collection[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
-        for key in keys:
-            shape = self.headers[key].shape
-            yield key, recipe().tensor(f"{_PREFIX}{key}", shape, self._seed).to(device)
+@functools.cache
+def flow_recipe() -> HiftRecipe:
+    """The recipe's weights by the keys of flow.pt."""
+    return HiftRecipe(facts()["parameters"], "cosy.", golden_json("vocoder_more.json")["seed"])
 
 
+@functools.cache
 def tiny_weights() -> Cosyvoice2Weights:
-    """All tensors of the recipe, and no others, strictly by their keys."""
-    source = TinySource()
+    """Every tensor of the recipe, and no others; shared by tests and not to be changed."""
+    source = flow_recipe()
     with unfilled():
         weights = Cosyvoice2Weights(cosyvoice2_config(source.headers, head_width=HEAD_WIDTH))
     load_parts(source, {"": weights}, unused={}, target=FLOAT32)
     return weights
+
+
+@functools.cache
+def tiny_flow(steps: int = 10) -> Cosyvoice2Flow:
+    return Cosyvoice2Flow(tiny_weights(), flow_noise(0, 80, CPU), steps)
+
+
+def golden_prompt(tokens: int) -> SpeakerPrompt:
+    """The golden voice's first so many tokens."""
+    return SpeakerPrompt(
+        golden("prompt.tokens")[:tokens].numpy().astype(np.int32),
+        golden("prompt.mel")[: 2 * tokens].numpy(),
+        golden("prompt.speaker").numpy(),
+    )
+
+
+class Ear(VocoderTail):
+    """A tail that keeps the mel it hears; its sound is the first band, 480 times each frame."""
+
+    def __init__(self, heard: list[Tensor]) -> None:
+        self.heard = heard
+
+    def push(self, mel: Tensor, last: bool = False) -> Tensor:
+        self.heard.append(mel[0])
+        return mel[0, 0].repeat_interleave(480)
+
+    def clone(self) -> "Ear":
+        return Ear([*self.heard])
+
+    @property
+    def mel(self) -> Tensor:
+        return torch.cat(self.heard, 1)
+
+
+def listening(settings: Cosyvoice2Settings, steps: int = 10) -> tuple[Cosyvoice2, list[Ear]]:
+    """A vocoder whose turns end in ears: one more in the list with each stream."""
+    ears: list[Ear] = []
+
+    def open_tail(voice: str) -> Ear:
+        ears.append(Ear([]))
+        return ears[-1]
+
+    flow = tiny_flow(steps)
+    return Cosyvoice2(flow, open_tail, settings, lambda: flow), ears
