@@ -8,7 +8,7 @@ with it, and to clone a stream is to keep its state. Every step of the solver ha
 own, since step s of this chunk attends to step s of the past.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -103,17 +103,27 @@ class FlowState:
         )
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.speaker.dtype
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether a stream can go on from here."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors())
+
+    @property
     def bytes_held(self) -> int:
         """What this state weighs if it shares nothing."""
-        layers = [layer for step in self.steps for layer in step]
-        tensors = [
-            tensor
-            for layer in layers
-            for tensor in (layer.key, layer.value, layer.first_tail, layer.second_tail)
-        ]
-        pairs = (*self.encoder.token_layers, *self.encoder.mel_layers)
-        tensors += [tensor for pair in pairs for tensor in pair]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield self.speaker
+        yield from (self.encoder.smooth_tail, self.encoder.up_tail)
+        for pair in (*self.encoder.token_layers, *self.encoder.mel_layers):
+            yield from pair
+        for step in self.steps:
+            for layer in step:
+                yield from (layer.key, layer.value, layer.first_tail, layer.second_tail)
 
 
 class Flow(nn.Module):

@@ -1,0 +1,275 @@
+"""token2wav as a vocoder: voices prepared once, and any number of streams that share them.
+
+    voice = token2wav.voice(prompt, "anna")  # once per voice
+    stream = token2wav.open(voice)  # once per turn
+    sound = stream.push(tokens)  # … and at the end stream.finish()
+
+A stream owns the windows: 25 tokens at a time, and three more to look ahead at, which come again at
+the head of the next window.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.errors import VocoderError
+from agent.types import FloatArray
+from agent.vocoder.config import SILENCE_TOKEN, TOKEN_SAMPLES
+from agent.vocoder.flow import Flow, FlowState, Noise
+from agent.vocoder.hift_stream import VocoderTail
+from agent.vocoder.voice import SpeakerPrompt
+
+LEAD_TOKENS = 3
+"""Silence that the model expects before the first token of a turn."""
+_LEAST_HOP_TOKENS = 4
+"""What HiFT's tail of eight frames needs of the first chunk."""
+_LEAST_EAGER_TOKENS = 5
+_MOST_HOP_TOKENS = 50
+_LEAST_PROMPT_TOKENS = 25
+"""Under a second nothing can be said in that voice."""
+_MOST_PROMPT_TOKENS = 750
+
+Lead: TypeAlias = Literal["dropped", "heard", "none"]
+"""The silence before a turn: dropped is told to the model, but its sound is left out; heard plays
+its 120 ms, as the reference; none does not tell the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """How a turn is cut into chunks.
+
+    A smaller first hop is heard sooner. `eager` waits for no full hop: of each push it says all
+    that can be said in chunks of at least five tokens, as the reference's duplex mode.
+    """
+
+    first_hop_tokens: int = 25
+    hop_tokens: int = 25
+    eager: bool = False
+    lead: Lead = "dropped"
+
+    def __post_init__(self) -> None:
+        for name in ("first_hop_tokens", "hop_tokens"):
+            value = getattr(self, name)
+            if not _LEAST_HOP_TOKENS <= value <= _MOST_HOP_TOKENS:
+                raise ValueError(
+                    f"{name} is {value}, expected {_LEAST_HOP_TOKENS} to {_MOST_HOP_TOKENS}"
+                )
+        if self.eager and self.hop_tokens < _LEAST_EAGER_TOKENS:
+            raise ValueError(f"hop_tokens is {self.hop_tokens}, too little for eager chunks")
+
+
+class Sounding(Protocol):
+    """What turns mel into sound; `name` is the voice's, and seeds what is random."""
+
+    def open_tail(self, name: str) -> VocoderTail:
+        """For one turn, in pieces."""
+        ...
+
+    def whole(self, mel: Tensor, name: str) -> Tensor:
+        """An utterance at once: f32 [1, M, T] → [480 T]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedVoice:
+    """A voice with all computed that does not depend on what it says; shared, never changed."""
+
+    state: FlowState
+    prompt_tokens: Tensor  # i64 [P]
+    prompt_mel: Tensor  # f32 [2P, M]
+    embedding: Tensor  # f32 [S]
+    name: str
+
+    @property
+    def nbytes(self) -> int:
+        """What its memory of the flow takes."""
+        return self.state.bytes_held
+
+
+class Token2wav:
+    """Shared by all streams; the weights and voices hold nothing of a turn.
+
+    A chunk that is not finite is computed once more by `exact`, the same flow in float32, and the
+    stream stays there; a second failure is a `VocoderError`.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        sounding: Sounding,
+        settings: StreamSettings,
+        noise: Noise,
+        exact: Callable[[], Flow],
+    ) -> None:
+        self.flow = flow
+        self.settings = settings
+        self.sounding = sounding
+        self._noise = noise
+        self._exact = exact
+
+    @torch.inference_mode()
+    def voice(self, prompt: SpeakerPrompt, name: str) -> PreparedVoice:
+        """Compute a voice once; `VocoderError` when the prompt is not what this model knows."""
+        self._check(prompt)
+        device = self.flow.device
+        tokens = torch.tensor(prompt.speech_tokens, dtype=torch.long, device=device)
+        mel = torch.tensor(prompt.mel, device=device)
+        embedding = torch.tensor(prompt.embedding, device=device)
+        state = self.flow.setup(tokens, mel, embedding, self._noise)
+        if not state.is_finite and self.flow.dtype != torch.float32:
+            state = self._exact().setup(tokens, mel, embedding, self._noise)
+        if not state.is_finite:
+            raise VocoderError("the voice gave numbers that are not finite")
+        return PreparedVoice(state, tokens, mel, embedding, name)
+
+    def open(self, voice: PreparedVoice) -> "Token2wavStream":
+        """A stream for one turn in that voice."""
+        return Token2wavStream(self, voice)
+
+    @torch.inference_mode()
+    def whole(self, voice: PreparedVoice, tokens: Sequence[int]) -> FloatArray:
+        """An utterance at once, everything seeing everything: the sound f32 [960 n]."""
+        self.check_tokens(tokens)
+        if not tokens:
+            return np.zeros(0, np.float32)
+        said = self._tensor(tokens)
+        prompt = (voice.prompt_tokens, voice.prompt_mel, voice.embedding)
+        mel = self.flow.whole(said, *prompt, self._noise)
+        if not _is_finite(mel) and self.flow.dtype != torch.float32:
+            mel = self._exact().whole(said, *prompt, self._noise)
+        _require_finite(mel, "flow")
+        sound = self.sounding.whole(mel, voice.name)
+        _require_finite(sound, "HiFT")
+        return sound.cpu().numpy()
+
+    def advance(
+        self, state: FlowState, tokens: Sequence[int], *, final: bool
+    ) -> tuple[Tensor, FlowState]:
+        """The next tokens as in `Flow.chunk`, in float32 where less does not do."""
+        said = self._tensor(tokens)
+        flow = self.flow if state.dtype == self.flow.dtype else self._exact()
+        mel, after = flow.chunk(state, said, self._noise, final=final)
+        if not _is_finite(mel) and state.dtype != torch.float32:
+            mel, after = self._exact().chunk(
+                state.to(torch.float32), said, self._noise, final=final
+            )
+        _require_finite(mel, "flow")
+        return mel, after
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """`VocoderError` for an id that is no speech token, such as the end of a turn."""
+        vocabulary = self.flow.config.vocabulary
+        wrong = [token for token in tokens if not 0 <= token < vocabulary]
+        if wrong:
+            raise VocoderError(f"{wrong[0]} is no speech token: they go from 0 to {vocabulary - 1}")
+
+    def _check(self, prompt: SpeakerPrompt) -> None:
+        self.check_tokens(prompt.speech_tokens.tolist())
+        count = len(prompt.speech_tokens)
+        if not _LEAST_PROMPT_TOKENS <= count <= _MOST_PROMPT_TOKENS:
+            raise VocoderError(f"a voice of {count / 25:.1f} s; 1 s to 30 s can be spoken with")
+        config = self.flow.config
+        has = (prompt.mel.shape[1], prompt.embedding.shape[0])
+        wants = (config.mel_bins, config.speaker_width)
+        if has != wants:
+            raise VocoderError(
+                f"a voice of {has[0]} mel bands and an embedding of {has[1]}; "
+                f"this model wants {wants[0]} and {wants[1]}"
+            )
+
+    def _tensor(self, tokens: Sequence[int]) -> Tensor:
+        return torch.tensor(list(tokens), dtype=torch.long, device=self.flow.device)
+
+
+class Token2wavStream:
+    """One turn's `VocoderStream`; drop it to give the turn up."""
+
+    def __init__(self, shared: Token2wav, voice: PreparedVoice) -> None:
+        self._shared = shared
+        self._state = voice.state
+        self._tail = shared.sounding.open_tail(voice.name)
+        lead = 0 if shared.settings.lead == "none" else LEAD_TOKENS
+        self._waiting = [SILENCE_TOKEN] * lead
+        self._to_drop = lead * TOKEN_SAMPLES if shared.settings.lead == "dropped" else 0
+        self._next_hop = shared.settings.first_hop_tokens
+        self._received = 0
+        self._over = False
+
+    @property
+    def nbytes(self) -> int:
+        """What its memory of the flow takes; before the first chunk that is the voice's."""
+        return self._state.bytes_held
+
+    def clone(self) -> "Token2wavStream":
+        """A stream that goes on from here by itself."""
+        other = copy.copy(self)
+        other._waiting = [*self._waiting]
+        other._tail = self._tail.clone()
+        return other
+
+    @torch.inference_mode()
+    def push(self, tokens: Sequence[int]) -> FloatArray:
+        """The next tokens, any number: the sound f32 [T] that they complete.
+
+        `VocoderError` for what is no speech token, and when the turn is over or has failed.
+        """
+        self._shared.check_tokens(tokens)
+        self._require_open()
+        self._waiting += tokens
+        self._received += len(tokens)
+        made = []
+        while hop := self._due_tokens():
+            made.append(self._sound(hop, final=False))
+            self._next_hop = self._shared.settings.hop_tokens
+        return torch.cat(made).cpu().numpy() if made else np.zeros(0, np.float32)
+
+    @torch.inference_mode()
+    def finish(self) -> FloatArray:
+        """The end of the turn: what is left of its sound f32 [T], which may be nothing."""
+        self._require_open()
+        sound = np.zeros(0, np.float32)
+        if self._received:
+            sound = self._sound(len(self._waiting), final=True).cpu().numpy()
+        self._over = True
+        return sound
+
+    def _require_open(self) -> None:
+        if self._over:
+            raise VocoderError("this turn is over, or has failed")
+
+    def _due_tokens(self) -> int:
+        """How many tokens the next chunk says; 0 while there are too few."""
+        ready = len(self._waiting) - self._shared.flow.config.encoder.lookahead_tokens
+        if ready >= self._next_hop:
+            return self._next_hop
+        return ready if self._shared.settings.eager and ready >= _LEAST_EAGER_TOKENS else 0
+
+    def _sound(self, count: int, *, final: bool) -> Tensor:
+        """The sound of the next `count` waiting tokens."""
+        ahead = 0 if final else self._shared.flow.config.encoder.lookahead_tokens
+        # A turn that fails stays failed: what came after it would not fit what came before.
+        self._over = True
+        mel, self._state = self._shared.advance(
+            self._state, self._waiting[: count + ahead], final=final
+        )
+        sound = self._tail.push(mel, last=final)
+        _require_finite(sound, "HiFT")
+        self._over = False
+        del self._waiting[:count]
+        dropped = min(self._to_drop, len(sound))
+        self._to_drop -= dropped
+        return sound[dropped:]
+
+
+def _is_finite(numbers: Tensor) -> bool:
+    return bool(torch.isfinite(numbers).all())
+
+
+def _require_finite(numbers: Tensor, part: str) -> None:
+    if not _is_finite(numbers):
+        raise VocoderError(f"the {part} gave numbers that are not finite")

@@ -1,0 +1,216 @@
+"""token2wav's flow beside the golden files: what is remembered, and where noise starts."""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from agent.torch_parts.checkpoint import stored_shapes, unfilled
+from agent.vocoder.config import DitConfig, EncoderConfig, FlowConfig
+from agent.vocoder.conformer import EncoderState
+from agent.vocoder.flow import (
+    Flow,
+    FlowSettings,
+    FlowState,
+    Noise,
+    kept_positions,
+    stretches,
+    stretches_of_legacy,
+    trimmed_encoder,
+)
+from tests.rig.tiny_flow import golden, golden_noise, golden_prompt, tiny_flow
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def _voice(tokens: int = 30) -> FlowState:
+    return tiny_flow().setup(*golden_prompt(tokens), golden_noise())
+
+
+def _close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+# ---- what the estimator remembers ---------------------------------------------------------------
+
+
+def _held_after(prompt: int, chunks: Sequence[int], policy: str) -> list[int]:
+    held, position = list(range(prompt)), prompt
+    for count in chunks:
+        held = [*range(position, position + count), *held]
+        position += count
+        held = [held[at] for at in kept_positions(held, prompt, policy)]  # type: ignore[arg-type]
+    return held
+
+
+def _frames(*stretches_: tuple[int, int]) -> list[int]:
+    """Both ends included."""
+    return [frame for first, last in stretches_ for frame in range(first, last + 1)]
+
+
+def test_the_reference_forgets_the_start_of_a_long_prompt() -> None:
+    generated = _frames((310, 359), (260, 309), (210, 259), (160, 169))
+    assert _held_after(160, [50] * 4, "reference") == generated + _frames((60, 159))
+
+
+def test_the_reference_freezes_a_short_prompt_with_what_came_first() -> None:
+    expected = _frames((260, 309), (210, 219), (70, 109), (0, 59))
+    # Of generated frames counted from the end of the prompt: 200..249, 150..159, 10..49.
+    assert _held_after(60, [50] * 5, "reference") == expected
+
+
+@pytest.mark.parametrize("prompt", [60, 160, 200])
+@pytest.mark.parametrize("chunks", [[50] * 6, [10, 50, 30, 50, 50, 12]])
+def test_prompt_plus_recent_keeps_just_that(prompt: int, chunks: list[int]) -> None:
+    end = prompt + sum(chunks)
+    kept = _held_after(prompt, chunks, "prompt_plus_recent")
+    assert sorted(kept) == [*range(prompt), *range(end - 100, end)]
+
+
+def test_nothing_is_dropped_before_there_is_too_much() -> None:
+    assert _held_after(160, [50, 50], "reference") == _frames((210, 259), (160, 209), (0, 159))
+
+
+def test_stretches_are_unbroken() -> None:
+    assert stretches([0, 1, 2, 7, 8, 11]) == [slice(0, 3), slice(7, 9), slice(11, 12)]
+    assert stretches([]) == []
+
+
+def test_the_states_keys_are_those_of_the_frames_that_it_says() -> None:
+    flow, noise, state = tiny_flow(), golden_noise(), _voice()
+    for start in (0, 25, 50):
+        before = state
+        _, state = flow.chunk(state, golden("tokens")[start : start + 28], noise, final=False)
+        key, past = state.steps[1][0].key, before.steps[1][0].key
+        assert key.shape[2] == len(state.held)
+        for at, frame in enumerate(state.held):
+            if frame in before.held:
+                assert torch.equal(key[:, :, at], past[:, :, before.held.index(frame)])
+
+
+def test_the_order_of_what_is_remembered_changes_nothing() -> None:
+    flow, state = tiny_flow(), _voice()
+    backwards = tuple(
+        tuple(replace(layer, key=layer.key.flip(2), value=layer.value.flip(2)) for layer in step)
+        for step in state.steps
+    )
+    mel, _ = flow.chunk(state, golden("tokens")[:28], golden_noise(), final=False)
+    turned = replace(state, steps=backwards)
+    again, _ = flow.chunk(turned, golden("tokens")[:28], golden_noise(), final=False)
+    _close(again, mel)
+
+
+# ---- what the encoder remembers -----------------------------------------------------------------
+
+
+def _encoder_of(tokens: int) -> EncoderState:
+    places = torch.arange(tokens, dtype=torch.float32)[None, None, :, None]
+    doubled = torch.arange(2 * tokens, dtype=torch.float32)[None, None, :, None]
+    nothing = torch.zeros(1, 1, 0)
+    return EncoderState(nothing, nothing, ((places, places),), ((doubled, doubled),))
+
+
+def _places(state: EncoderState) -> tuple[list[int], list[int]]:
+    token_places, mel_places = state.token_layers[0][0], state.mel_layers[0][1]
+    return token_places.int().flatten().tolist(), mel_places.int().flatten().tolist()
+
+
+def test_the_encoder_keeps_the_prompt_and_two_seconds() -> None:
+    tokens, frames = _places(trimmed_encoder(_encoder_of(130), 40, "recent"))
+    assert tokens == [*range(40), *range(80, 130)]
+    assert frames == [*range(80), *range(160, 260)]
+    assert _places(trimmed_encoder(_encoder_of(90), 40, "recent"))[0] == [*range(90)]
+
+
+def test_the_old_encoder_memory_is_frozen_after_two_seconds() -> None:
+    tokens, frames = _places(trimmed_encoder(_encoder_of(155), 80, "legacy106"))
+    assert tokens == [*range(130)]
+    assert frames == [*range(160), *range(210, 310)]
+    assert stretches_of_legacy(155, 80) == [slice(0, 130)]
+
+
+def test_all_is_kept_where_that_is_wanted() -> None:
+    assert _places(trimmed_encoder(_encoder_of(300), 40, "all"))[0] == [*range(300)]
+
+
+# ---- noise --------------------------------------------------------------------------------------
+
+
+class _Watched(Noise):
+    """Remembers where it was asked for noise."""
+
+    asked: list[tuple[int, int]]
+
+    def at(self, frame: int, count: int) -> Tensor:
+        self.asked.append((frame, count))
+        return super().at(frame, count)
+
+
+def _asked(settings: FlowSettings) -> list[tuple[int, int]]:
+    class Watched(_Watched):
+        asked: list[tuple[int, int]] = []  # noqa: RUF012  # one per call of this function
+
+    flow, noise = tiny_flow(settings), Watched(golden("noise.first_600_frames"))
+    state = flow.setup(*golden_prompt(30), noise)
+    for start in range(0, 125, 25):
+        _, state = flow.chunk(state, golden("tokens")[start : start + 28], noise, final=False)
+    return noise.asked
+
+
+def test_noise_starts_at_what_is_held_and_stays_there() -> None:
+    assert [frame for frame, _ in _asked(FlowSettings(steps=3))] == [0, 60, 110, 160, 160, 160]
+
+
+def test_noise_starts_at_the_place_in_the_turn_where_that_is_wanted() -> None:
+    asked = _asked(FlowSettings(steps=3, noise_place="absolute"))
+    assert asked == [(0, 60), (60, 50), (110, 50), (160, 50), (210, 50), (260, 50)]
+
+
+def test_noise_follows_from_the_seed_alone_and_starts_again_at_its_end() -> None:
+    noise = Noise.seeded(3, 4)
+    assert torch.equal(noise.values, Noise.seeded(3, 4).values)
+    assert not torch.equal(noise.values, Noise.seeded(4, 4).values)
+    length = noise.values.shape[1]
+    around = noise.at(length - 2, 5)
+    assert torch.equal(around, torch.cat([noise.at(length - 2, 2), noise.at(0, 3)], 1))
+    assert torch.equal(noise.at(length + 7, 3), noise.at(7, 3))
+
+
+# ---- sizes and precision ------------------------------------------------------------------------
+
+
+def test_the_official_sizes_have_the_official_keys() -> None:
+    encoder = EncoderConfig(512, 8, 64, 2048, 6, 4)
+    dit = DitConfig(80, 512, 2048, 16, 8, 64)
+    with unfilled():
+        flow = Flow(FlowConfig(6561, 192, 80, 0.7, encoder, dit), FlowSettings())
+    shapes = stored_shapes({Flow.PREFIX: flow})
+    assert len(shapes) == 605
+    assert round(sum(math.prod(shape) for shape in shapes.values()) / 1e6, 3) == 155.802
+    assert shapes["decoder.estimator.blocks.15.adaLN_modulation.1.weight"] == (4608, 512)
+    assert shapes["decoder.estimator.blocks.0.attn.to_k.bias"] == (512,)
+
+
+def test_a_lesser_precision_is_near_and_holds_half() -> None:
+    exact = _voice()
+    flow = tiny_flow()
+    mel, _ = flow.chunk(exact, golden("tokens")[:28], golden_noise(), final=False)
+    narrow = copy.deepcopy(flow).narrow(torch.bfloat16)
+    state = narrow.setup(*golden_prompt(30), golden_noise())
+    assert state.bytes_held * 2 == exact.bytes_held
+    near, _ = narrow.chunk(state, golden("tokens")[:28], golden_noise(), final=False)
+    assert near.dtype == torch.float32
+    assert 0 < (near - mel).abs().mean() < 0.05
+    # A state of another precision goes on there.
+    wide, _ = flow.chunk(
+        state.to(torch.float32), golden("tokens")[:28], golden_noise(), final=False
+    )
+    assert (wide - mel).abs().mean() < 0.05
