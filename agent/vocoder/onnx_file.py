@@ -6,10 +6,9 @@ into memory, not read: of half a gigabyte only what is used comes from the disk.
 
 import math
 import mmap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,8 @@ _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_INPUT, _NODE_NAME, _NODE_KIND = 1, 3, 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 8, 9
 _TENSOR_ELSEWHERE = 14
-_DTYPES = {1: ("F32", np.dtype("<f4")), 10: ("F16", np.dtype("<f2"))}
+_DTYPES: dict[int, tuple[str, npt.DTypeLike, int]] = {1: ("F32", "<f4", 4), 10: ("F16", "<f2", 2)}
+"""By ONNX's number: the name in a checkpoint, numpy's, and the bytes of an item."""
 
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED_64: 8, _FIXED_32: 4}
@@ -56,12 +56,12 @@ class OnnxTensor:
 
     def read(self, *, transposed: bool) -> Tensor:
         """A copy, in its stored dtype."""
-        numbers: npt.NDArray[np.floating] = np.frombuffer(self.data, _NUMPY_DTYPES[self.dtype])
+        numbers = np.frombuffer(self.data, _NUMPY_DTYPES[self.dtype])
         shaped = numbers.reshape(self.shape)
         return torch.from_numpy(np.array(shaped.T if transposed else shaped, order="C"))
 
 
-_NUMPY_DTYPES = dict(_DTYPES.values())
+_NUMPY_DTYPES = {name: stored for name, stored, _ in _DTYPES.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,8 @@ def _tensor(data: memoryview) -> tuple[str, OnnxTensor]:
             raise ValueError(f"{name} is kept in another file")
     if kind not in _DTYPES:
         return name, _NOT_FLOATING
-    dtype, item = _DTYPES[kind]
-    if len(shape) > _MOST_DIMENSIONS or len(numbers) != item.itemsize * math.prod(shape):
+    dtype, _, item_bytes = _DTYPES[kind]
+    if len(shape) > _MOST_DIMENSIONS or len(numbers) != item_bytes * math.prod(shape):
         raise ValueError(f"{name} holds {len(numbers)} bytes for the shape {shape}")
     return name, OnnxTensor(tuple(shape), dtype, numbers)
 
@@ -224,17 +224,6 @@ class OnnxWeights:
 
 
 # ---- running one --------------------------------------------------------------------------------
-
-
-class OnnxSession(Protocol):
-    """A graph ready to run on the CPU."""
-
-    @property
-    def input_names(self) -> Sequence[str]: ...
-
-    def run(self, *inputs: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """The first output for these inputs, in the graph's order."""
-        ...
 
 
 class CpuSession:

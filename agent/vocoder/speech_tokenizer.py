@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.errors import CheckpointError
 from agent.torch_parts.checkpoint import Target, TensorHeader, TensorSource, load_parts, unfilled
-from agent.vocoder.voice import TokenArray
+
+TokenArray: TypeAlias = npt.NDArray[np.int32]
 
 TOKENS_PER_S = 25
 DIGITS = 8

@@ -24,11 +24,11 @@ from agent.vocoder.onnx_file import (
 from agent.vocoder.speech_tokenizer import (
     DIGITS,
     Rounding,
+    TokenArray,
     Tokenizer,
     load_speech_tokenizer,
     token_count,
 )
-from agent.vocoder.voice import TokenArray
 
 FILE_NAMES = ("speech_tokenizer_v2_25hz.onnx", "speech_tokenizer_v2.onnx")
 """One model under the two names that token2wav and CosyVoice2 give it."""

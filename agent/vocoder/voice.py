@@ -1,6 +1,11 @@
-"""A reference voice in the form that the vocoders speak with.
+"""A reference voice in the form that the vocoders speak with, and how a recording becomes one.
 
-`SpeakerPrompt` is plain data: made once per voice, kept on disk, shared by all calls.
+    preparation = VoicePreparation.of_folder(folder)  # of the vocoder's files
+    prompt = preparation.prepare(samples, rate_hz)
+    prompt.save(path)
+
+`SpeakerPrompt` is plain data: made once per voice, kept on disk, shared by all calls. What a
+recording must be like, and how it is made fit, is `reference_audio`'s matter.
 """
 
 import io
@@ -9,21 +14,39 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agent.errors import CheckpointError
+from agent.errors import CheckpointError, RequestError
 from agent.types import FloatArray
-from agent.vocoder.mel import PROMPT_RATE_HZ, TOKENIZER_RATE_HZ
-from agent.vocoder.resample import resample
+from agent.vocoder.mel import (
+    PROMPT_RATE_HZ,
+    TOKENIZER_RATE_HZ,
+    prompt_mel,
+    tokenizer_mel,
+)
+from agent.vocoder.resample import can_resample, resample
+from agent.vocoder.speaker import SpeakerModel
+from agent.vocoder.speech_tokenizer import TOKENS_PER_S, Rounding, TokenArray, Tokenizer
+from agent.vocoder.tokenizer_file import FILE_NAMES, open_speech_tokenizer
 
-TokenArray = npt.NDArray[np.int32]
-
+SPEAKER_FILE = "campplus.onnx"
 MEL_FRAMES_PER_TOKEN = 2
+FEWEST_TOKENS = TOKENS_PER_S
+MOST_TOKENS = 15 * TOKENS_PER_S
+"""Longer prompts make every call dearer, and the reference's caches overflow soon after."""
+SILENCE_TOKENS = (4218, 4299)
+MOST_SILENCE = 0.7
+"""Share of tokens of silence above which there is no voice in a recording."""
+
+Fit: TypeAlias = Literal["repeat", "crop"]
+"""What makes tokens and mel equally long: token2wav repeats the mel's last frame (or cuts the mel),
+CosyVoice2 cuts the longer of the two."""
+
 _FIELDS = ("speech_tokens", "mel", "embedding")
 
 
@@ -87,6 +110,50 @@ class SpeakerPrompt:
 # ---- from a recording ---------------------------------------------------------------------------
 
 
+class VoicePreparation:
+    """Makes voices of recordings. The models are shared and loaded when they are first needed."""
+
+    def __init__(self, tokenizer: Tokenizer, speaker: SpeakerModel) -> None:
+        self._tokenizer = tokenizer
+        self._speaker = speaker
+
+    @classmethod
+    def of_folder(
+        cls, folder: Path, *, rounding: Rounding = "onnx", device: torch.device | None = None
+    ) -> "VoicePreparation":
+        """With the two ONNX files of a vocoder's folder, the tokenizer on `device`.
+
+        CheckpointError when one of them is missing or not what its name says.
+        """
+        names = [name for name in FILE_NAMES if (folder / name).is_file()]
+        missing = [] if names else [" or ".join(FILE_NAMES)]
+        if not (folder / SPEAKER_FILE).is_file():
+            missing.append(SPEAKER_FILE)
+        if missing:
+            raise CheckpointError(f"{folder}: lacks {' and '.join(missing)} to make voices with")
+        tokenizer = open_speech_tokenizer(folder / names[0], rounding=rounding, device=device)
+        return cls(tokenizer, SpeakerModel(folder / SPEAKER_FILE))
+
+    def prepare(self, samples: FloatArray, rate_hz: int, fit: Fit = "repeat") -> SpeakerPrompt:
+        """A recording f32 [T] or [channels, T], −1..1, as a voice.
+
+        Taken as it is: the tokenizer and the speaker model hear its first channel, the flow the
+        mean of all, as in the reference. RequestError when it is too short, too long, of a rate
+        that cannot be used, silent, or holds what is no number.
+        """
+        recording = _checked(samples, rate_hz)
+        with torch.inference_mode():
+            low, high = mono_16k(recording, rate_hz), mono_24k(recording, rate_hz)
+            tokens = self._tokenizer.tokens(tokenizer_mel(low))
+            mel = prompt_mel(high)
+            if fit == "crop":
+                tokens = tokens[: len(mel) // MEL_FRAMES_PER_TOKEN]
+            mel = fitted_mel(mel, len(tokens))
+            embedding = self._speaker.embed(low)
+        _check_voice(tokens, mel, embedding)
+        return SpeakerPrompt(tokens, mel.numpy(), embedding)
+
+
 def mono_16k(recording: Tensor, rate_hz: int) -> Tensor:
     """f32 [channels, T] → what the tokenizer and the speaker model hear: the first channel."""
     return resample(recording[0], rate_hz, TOKENIZER_RATE_HZ)
@@ -103,3 +170,38 @@ def fitted_mel(mel: Tensor, tokens: int) -> Tensor:
     if missing <= 0:
         return mel[: len(mel) + missing]
     return torch.cat([mel, mel[-1:].expand(missing, -1)])
+
+
+def is_usable_rate(rate_hz: int) -> bool:
+    """Whether recordings of this rate can be prepared; all usual rates can."""
+    return can_resample(rate_hz, TOKENIZER_RATE_HZ) and can_resample(rate_hz, PROMPT_RATE_HZ)
+
+
+def _checked(samples: FloatArray, rate_hz: int) -> Tensor:
+    """The recording as [channels, T]; RequestError when nothing can be made of it."""
+    if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"a recording is f32 [channels, T], not {list(samples.shape)}")
+    if not is_usable_rate(rate_hz):
+        raise RequestError(
+            f"a reference recording of {rate_hz} Hz cannot be used; save it at 24 kHz"
+        )
+    recording = torch.from_numpy(np.atleast_2d(np.array(samples, np.float32)))
+    seconds = recording.shape[1] / rate_hz
+    shortest_s, longest_s = FEWEST_TOKENS / TOKENS_PER_S, MOST_TOKENS / TOKENS_PER_S
+    if not len(recording) or not shortest_s <= seconds <= longest_s:
+        raise RequestError(
+            f"the reference recording has {seconds:.1f} s; "
+            f"{shortest_s:.0f} to {longest_s:.0f} s can be used"
+        )
+    if not torch.isfinite(recording).all():
+        raise RequestError("the reference recording holds samples that are no numbers")
+    return recording
+
+
+def _check_voice(tokens: TokenArray, mel: Tensor, embedding: FloatArray) -> None:
+    silence = float(np.isin(tokens, SILENCE_TOKENS).mean()) if len(tokens) else 1.0
+    if silence > MOST_SILENCE:
+        raise RequestError(f"the reference recording is silent for {silence:.0%} of its length")
+    finite = bool(torch.isfinite(mel).all()) and bool(np.isfinite(embedding).all())
+    if not finite or not np.linalg.norm(embedding) > 0:
+        raise RequestError("no voice could be found in the reference recording")
