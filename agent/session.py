@@ -239,7 +239,7 @@ class Session:
             if self._sounding_turn:
                 heard_ms = self._loudspeaker.heard_ms(self._sounding_turn)
                 self._protocol.heard(self._sounding_turn, heard_ms)
-            self._apply(self._protocol.receive(message))
+            self._apply(self._protocol.receive(message, self._front_end.position))
 
     async def _downlink(self) -> None:
         async for event in self._conversation.events():

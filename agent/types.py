@@ -300,9 +300,20 @@ class Respond:
 
 @dataclass(frozen=True, slots=True)
 class CommitInput:
-    """The client says that the user's turn ends here (turn detection off)."""
+    """The client says that the user's turn ends here (turn detection off).
+
+    `at` is the microphone's sample index at 16 kHz when it said so; −1 where that is unknown.
+    """
 
     item_id: str
+    at: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ClearInput:
+    """What the user said since the last turn and before `at` (as above) belongs to no turn."""
+
+    at: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +349,7 @@ Command: TypeAlias = (
     | DeleteItem
     | Respond
     | CommitInput
+    | ClearInput
     | ForceListen
     | Retract
     | Pause

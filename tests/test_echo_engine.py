@@ -17,6 +17,7 @@ from agent.types import (
     MIC_RATE_HZ,
     SPEECH_RATE_HZ,
     AddText,
+    ClearInput,
     CommitInput,
     EngineEvent,
     FloatArray,
@@ -182,6 +183,40 @@ def test_client_commits_when_turn_detection_is_off() -> None:
     bench.partner.control(CommitInput("item_1"))
     bench.partner.control(Respond())
     assert abs(sound(bench.run(4)).size / SPEECH_RATE_HZ - 2) < 0.01
+
+
+def pressed(ends: list[ClearInput | CommitInput], units: int) -> Bench:
+    """Turn detection off; the user talks for so many units, louder in each, and presses keys."""
+    bench = greeted(SessionSettings("echo", turn_detection=None))
+    for command in ends:
+        bench.partner.control(command)
+    for unit in range(units):
+        bench.hear(np.full(MIC_RATE_HZ, 0.1 * (unit + 1), np.float32))
+    return bench
+
+
+def test_a_commit_in_the_middle_of_a_unit_holds_what_was_said_up_to_it() -> None:
+    bench = pressed([], 1)
+    bench.partner.control(CommitInput("item_1", 20_000))
+    bench.partner.control(Respond())
+    assert not sound(bench.run(3)).size, "its last quarter second is yet to come"
+    bench.hear(np.full(MIC_RATE_HZ, 0.2, np.float32))
+    said = sound(bench.run(4))
+    assert said.size / SPEECH_RATE_HZ == pytest.approx(1.25, abs=0.01)
+    assert said[SPEECH_RATE_HZ // 2] == pytest.approx(0.1, abs=0.01)
+    assert said[SPEECH_RATE_HZ * 9 // 8] == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("first", [ClearInput(24_000), CommitInput("item_1", 24_000)])
+def test_what_was_said_before_the_last_cut_is_not_said_back(
+    first: ClearInput | CommitInput,
+) -> None:
+    bench = pressed([first], 2)
+    bench.partner.control(CommitInput("item_2", 32_000))
+    bench.partner.control(Respond())
+    said = sound(bench.run(4))
+    assert said.size / SPEECH_RATE_HZ == pytest.approx(0.5, abs=0.01)
+    assert said[said.size // 2] == pytest.approx(0.2, abs=0.01)
 
 
 def test_an_old_utterance_is_still_said_back_when_asked() -> None:

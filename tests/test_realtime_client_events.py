@@ -14,6 +14,7 @@ from agent.types import (
     AddPicture,
     AddText,
     AddToolResult,
+    ClearInput,
     CommitInput,
     DeleteItem,
     ForceListen,
@@ -28,6 +29,7 @@ from tests.rig.realtime_watch import Watched, kinds
 
 CLEARED = "output_audio_buffer.cleared"
 TRUNCATED = "conversation.item.truncated"
+CUTS = ("clear", "commit")
 ABLE_TO_ALL = Abilities(speech=True, typed_text=True, pictures=True, tools=True, transcription=True)
 
 
@@ -114,7 +116,17 @@ def test_the_client_commits_where_no_detector_does(call: Watched) -> None:
     assert kinds(events) == [*expected, "conversation.item.done"]
     assert call.actions[-1] == CommitInput(events[0]["item_id"])
     assert call.take(call.call.speech_started(16_000)) == []
+
+
+def test_what_is_committed_or_cleared_ends_where_the_microphone_stood(call: Watched) -> None:
     assert kinds(call.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
+    assert call.actions == [], "a detector commits what there is"
+    call.send("session.update", session={"audio": {"input": {"turn_detection": None}}})
+    clear, commit = (json.dumps({"type": f"input_audio_buffer.{what}"}) for what in CUTS)
+    assert kinds(call.take(call.call.receive(clear, 17_440))) == ["input_audio_buffer.cleared"]
+    assert call.actions[-1] == ClearInput(17_440)
+    committed, *_ = call.take(call.call.receive(commit, 20_000))
+    assert call.actions[-1] == CommitInput(committed["item_id"], 20_000)
 
 
 # ---- items ------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ agent would hear. `EchoPartner` is the whole behaviour, synchronous, its time pa
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from agent.chat_types import ChatEvent, ChatRequest
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.engines.echo_memory import CHUNK_SAMPLES, Glimpse, Heard, Speech, Utterance
 from agent.engines.greeting import Greeting
 from agent.errors import CapacityError, UnsupportedError
 from agent.media.audio import Resampler
@@ -21,6 +22,7 @@ from agent.types import (
     MIC_RATE_HZ,
     SPEECH_RATE_HZ,
     Abilities,
+    ClearInput,
     Command,
     CommitInput,
     EngineEvent,
@@ -44,7 +46,6 @@ from agent.types import (
     Unit,
     UnitReport,
     UpdateSettings,
-    VideoFrame,
 )
 
 MAX_ECHO_SAMPLES = 15 * MIC_RATE_HZ
@@ -53,63 +54,9 @@ _HISTORY_UNITS = 18
 """15 s, the unit in which speech begins and the one in which it ends, and one to spare."""
 _TAIL_SAMPLES = MIC_RATE_HZ // 8
 """Speech fades: say back 125 ms more than the detector called speech."""
-_CHUNK_SAMPLES = SPEECH_RATE_HZ // 5
-_LEAD_S = 0.4
-"""Speech is handed on this far ahead of real time, as by an engine that generates as it speaks;
-enough for an uneven event loop, little enough that an interruption finds the turn unfinished."""
 _MAX_PENDING_EVENTS = 256
 
 ABILITIES = Abilities(duplex=True, speech=True, camera=True)
-
-
-@dataclass(slots=True)
-class _Speech:
-    """A turn that is being handed out."""
-
-    turn: int
-    samples: FloatArray
-    since_s: float
-    position: int = 0
-
-    def due_samples(self, now_s: float) -> int:
-        return int((now_s - self.since_s + _LEAD_S) * SPEECH_RATE_HZ)
-
-    def next_due_s(self) -> float:
-        return self.since_s + (self.position + _CHUNK_SAMPLES) / SPEECH_RATE_HZ - _LEAD_S
-
-
-@dataclass(frozen=True, slots=True)
-class _Utterance:
-    """What the user said: samples on the microphone's clock, and its sound once it is all there."""
-
-    start: int
-    end: int
-    answer: bool
-    sound: FloatArray | None = None  # [T] at 16 kHz
-    caption: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A unit as it is remembered: its pictures as measures, the pictures themselves are let go."""
-
-    index: int
-    audio: FloatArray  # [16000] at 16 kHz
-    pictures: tuple["_Glimpse", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Glimpse:
-    """What there is to say about a picture."""
-
-    width: int
-    height: int
-    brightness: float
-
-    @classmethod
-    def of(cls, picture: VideoFrame) -> "_Glimpse":
-        height, width = picture.rgb.shape[:2]
-        return cls(width, height, float(picture.rgb[::4, ::4].mean()) / 255)
 
 
 class EchoPartner:
@@ -121,14 +68,14 @@ class EchoPartner:
     def __init__(self, settings: SessionSettings, greeting: Greeting) -> None:
         self._settings = settings
         self._greeting = greeting
-        self._units: deque[_Heard] = deque(maxlen=_HISTORY_UNITS)
+        self._units: deque[Heard] = deque(maxlen=_HISTORY_UNITS)
         self._events: deque[EngineEvent] = deque(maxlen=_MAX_PENDING_EVENTS)
         self._onset: int | None = None
         self._committed = 0
-        self._awaited: _Utterance | None = None
-        self._last_utterance: _Utterance | None = None
+        self._awaited: Utterance | None = None
+        self._last_utterance: Utterance | None = None
         self._due: Callable[[float], None] | None = self._greet
-        self._speech: _Speech | None = None
+        self._speech: Speech | None = None
         self._turn = 0
         self._unit = -1
         self._forced_to_listen = False
@@ -145,7 +92,7 @@ class EchoPartner:
         elif self._onset is not None:
             detection = self._settings.turn_detection
             answer = detection is not None and detection.create_response
-            self._awaited = _Utterance(self._onset, item.at, answer)
+            self._awaited = Utterance(self._onset, item.at, answer)
             self._onset = None
             self._settle_utterance()
 
@@ -160,9 +107,11 @@ class EchoPartner:
                     # Nobody will tell where speech that has begun ends.
                     self._onset = None
             case Respond():
-                self._due = self._answer if self._last_utterance else self._greet
-            case CommitInput():
-                self._commit()
+                self._respond()
+            case CommitInput(at=at):
+                self._commit(at)
+            case ClearInput(at=at):
+                self._committed = self._time_of(at)
             case ForceListen(on=on):
                 self._forced_to_listen = on
                 self._stop(self._turn)
@@ -193,8 +142,8 @@ class EchoPartner:
         return self._speech.next_due_s() if self._speech else None
 
     def _take_unit(self, unit: Unit) -> None:
-        glimpses = tuple(_Glimpse.of(picture) for picture in unit.pictures)
-        self._units.append(_Heard(unit.index, unit.audio, glimpses))
+        glimpses = tuple(Glimpse.of(picture) for picture in unit.pictures)
+        self._units.append(Heard(unit.index, unit.audio, glimpses))
         self._unit = unit.index
         if not self._speech:
             self._events.append(Listened(unit.index))
@@ -217,19 +166,32 @@ class EchoPartner:
             interrupted, self._due = self._last_utterance, None
         return interrupted.start if interrupted else at
 
-    def _complete(self, utterance: _Utterance) -> _Utterance:
+    def _complete(self, utterance: Utterance) -> Utterance:
         sound = self._recall(utterance)
         return replace(utterance, sound=sound, caption=self._caption(utterance))
 
     def _heard_until(self) -> int:
         return (self._unit + 1) * MIC_RATE_HZ
 
-    def _commit(self) -> None:
-        until = self._heard_until()
+    def _respond(self) -> None:
+        if self._awaited is not None and self._settings.turn_detection is None:
+            # What was committed is about to come in: the answer is to that.
+            self._awaited = replace(self._awaited, answer=True)
+        else:
+            self._due = self._answer if self._last_utterance else self._greet
+
+    def _commit(self, at: int) -> None:
+        """What was said up to `at`, which the units may hold later only, is an utterance."""
+        until = self._time_of(at)
         if until - self._committed > _TAIL_SAMPLES:
-            spoken = _Utterance(self._committed, until - _TAIL_SAMPLES, False)
-            self._last_utterance = self._complete(spoken)
+            # No tail beyond the end: the client knows where that is.
+            self._awaited = Utterance(self._committed, until - _TAIL_SAMPLES, False)
+            self._settle_utterance()
         self._committed = until
+
+    def _time_of(self, at: int) -> int:
+        """The sample `at` on the microphone's clock; now, as far as that is known, if unknown."""
+        return at if at >= 0 else self._heard_until()
 
     def _greet(self, now_s: float) -> None:
         self._begin(self._greeting.samples, self._greeting.text, now_s)
@@ -246,13 +208,13 @@ class EchoPartner:
         self._events.append(TurnStarted(self._turn))
         self._events.append(TextDelta(self._unit, self._turn, text))
         if "audio" in self._settings.output_modalities:
-            self._speech = _Speech(self._turn, samples, now_s)
+            self._speech = Speech(self._turn, samples, now_s)
         else:
             self._events.append(TurnEnded(self._turn, "completed"))
 
-    def _hand_out(self, speech: _Speech, now_s: float) -> None:
+    def _hand_out(self, speech: Speech, now_s: float) -> None:
         while speech.position < min(speech.due_samples(now_s), speech.samples.size):
-            chunk = speech.samples[speech.position : speech.position + _CHUNK_SAMPLES]
+            chunk = speech.samples[speech.position : speech.position + CHUNK_SAMPLES]
             last = speech.position + chunk.size == speech.samples.size
             self._events.append(SpeechAudio(speech.turn, self._unit, speech.position, chunk, last))
             speech.position += chunk.size
@@ -268,7 +230,7 @@ class EchoPartner:
             self._events.append(TurnEnded(self._speech.turn, reason))
             self._speech = None
 
-    def _recall(self, utterance: _Utterance) -> FloatArray:
+    def _recall(self, utterance: Utterance) -> FloatArray:
         """The sound of `utterance`, its last 15 s at most, as far as it is still kept."""
         end = utterance.end + _TAIL_SAMPLES
         start = max(utterance.start, end - MAX_ECHO_SAMPLES)
@@ -279,14 +241,14 @@ class EchoPartner:
         ]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
-    def _caption(self, utterance: _Utterance) -> str:
+    def _caption(self, utterance: Utterance) -> str:
         seconds = (utterance.end - utterance.start) / MIC_RATE_HZ
         caption = f"You spoke for {seconds:.1f} s."
         if utterance.end + _TAIL_SAMPLES - utterance.start > MAX_ECHO_SAMPLES:
             caption += " Here are the last 15."
         return caption + self._camera_caption(utterance)
 
-    def _camera_caption(self, utterance: _Utterance) -> str:
+    def _camera_caption(self, utterance: Utterance) -> str:
         first, last = utterance.start // MIC_RATE_HZ, utterance.end // MIC_RATE_HZ
         units = [unit for unit in self._units if first <= unit.index <= last]
         seen = [glimpse for unit in units for glimpse in unit.pictures]

@@ -73,9 +73,14 @@ class RealtimeCall:
         self._call.opened = True
         return self._call.tell([server_event("session.created", session=self.session)])
 
-    def receive(self, message: str | bytes) -> Reaction:
-        """A client event as it came; anything wrong is answered by an `error` event."""
+    def receive(self, message: str | bytes, microphone_at: int = -1) -> Reaction:
+        """A client event as it came; anything wrong is answered by an `error` event.
+
+        `microphone_at` is how much of the microphone was taken in by then (samples at 16 kHz),
+        −1 where nobody knows: what the client commits or clears ends there.
+        """
         event_id: str | None = None
+        self._call.microphone_at = microphone_at
         try:
             document = read_message(message, self._call.limits)
             event_id = client_event_id(document)

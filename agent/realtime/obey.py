@@ -21,7 +21,15 @@ from agent.realtime.items import SpokenItem, UserSpeechItem, added, done
 from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, PlayoutReport, Reaction
 from agent.realtime.settings import parse_session, parse_tools
 from agent.realtime.state import CallState
-from agent.types import CommitInput, DeleteItem, ForceListen, Pause, Resume, UpdateSettings
+from agent.types import (
+    ClearInput,
+    CommitInput,
+    DeleteItem,
+    ForceListen,
+    Pause,
+    Resume,
+    UpdateSettings,
+)
 
 Obey: TypeAlias = Callable[[CallState, Fields], Reaction]
 
@@ -93,12 +101,15 @@ def commit_input(call: CallState, event: Fields) -> Reaction:
             code="input_audio_buffer_commit_empty",
         )
     item = UserSpeechItem(new_id("item"))
-    return call.tell(call.commit(item), CommitInput(item.id))
+    return call.tell(call.commit(item), CommitInput(item.id, call.microphone_at))
 
 
 def clear_input(call: CallState, event: Fields) -> Reaction:
-    """`input_audio_buffer.clear`: the engine has taken in all but the last second already."""
-    return call.tell([server_event("input_audio_buffer.cleared")])
+    """`input_audio_buffer.clear`: where a detector commits, there is nothing that waits for it."""
+    cleared = server_event("input_audio_buffer.cleared")
+    if call.settings.turn_detection is not None:
+        return call.tell([cleared])
+    return call.tell([cleared], ClearInput(call.microphone_at))
 
 
 def clear_output(call: CallState, event: Fields) -> Reaction:

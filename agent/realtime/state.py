@@ -51,6 +51,8 @@ class CallState:
         self.paused = False
         self.speech: OpenSpeech | None = None
         """What the detector reported as begun, and not yet as ended."""
+        self.microphone_at = -1
+        """Where the microphone stood when the client's event came (16 kHz); −1: nobody said."""
         self._session_id = new_id("sess")
         self._told: tuple[str, int] = ("", 0)
 
