@@ -1,6 +1,8 @@
 """The vocabulary: ids against the checkpoint's tokenizer, text in pieces, strangers' text."""
 
 import json
+import random
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from agent.duplex.tokens import (
     load_vocabulary,
     without_specials,
 )
-from agent.errors import CheckpointError
+from agent.errors import CheckpointError, RequestError
 from tests.rig.tiny_mind import letter_vocabulary, real_vocabulary, tokenizer_folder
 
 VECTORS = {
@@ -101,6 +103,54 @@ def test_special_ids_are_those_of_the_spec() -> None:
 def test_strangers_text_without_a_tokenizer() -> None:
     words = letter_vocabulary()
     assert words.text(words.encode_foreign("x<|lis<|listen|>ten|>y")) == "xy"
+
+
+def test_no_token_is_left_of_random_text_and_text_without_one_is_as_it_was() -> None:
+    words = letter_vocabulary()
+    written = re.compile("|".join(map(re.escape, WRITTEN.values())))
+    chance = random.Random(3)
+    pieces = ["<|lis", "ten|>", "<|listen|>", "<un", "it>", "<unit>", "</", "<|", "|>", "x", "é"]
+    changed = 0
+    for _ in range(3000):
+        text = "".join(chance.choices(pieces, k=chance.randrange(30)))
+        left = words.defused(text)
+        assert written.search(left) is None, text
+        assert (left == text) == (written.search(text) is None)
+        letters = iter(text)
+        assert all(one in letters for one in left), "nothing is added, and the order kept"
+        changed += left != text
+    assert 500 < changed < 2900
+
+
+class CountedSearch:
+    """A pattern that counts the characters it was shown."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self.seen = 0
+
+    def search(self, text: str, at: int = 0) -> re.Match[str] | None:
+        found = self._pattern.search(text, at)
+        self.seen += (found.end() if found else len(text)) - at
+        return found
+
+
+def test_tokens_within_tokens_are_taken_away_in_one_pass() -> None:
+    words = letter_vocabulary()
+    count = 20_000
+    text = "<|lis" * count + "<|listen|>" + "ten|>" * count
+    counted = CountedSearch(words._added)
+    words.__dict__["_added"] = counted
+    assert words.defused(text) == ""
+    assert counted.seen < 10 * len(text)
+
+
+def test_half_a_letter_is_refused(real: Vocabulary) -> None:
+    for words in (real, letter_vocabulary()):
+        for encode in (words.encode, words.encode_foreign):
+            with pytest.raises(RequestError, match=r"U\+D800.* character 2"):
+                encode("ab\ud800c")
+            assert words.text(encode("ab\U0001f600c")) == "ab\U0001f600c"
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.errors import CheckpointError
+from agent.errors import CheckpointError, RequestError
 
 VOCABULARY_SIZE = 151_748
 
@@ -109,28 +109,61 @@ class Vocabulary:
         """Ids that are banned while the model speaks: what cannot be read aloud."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of our own text, in which added tokens are written out."""
+        """Ids of our own text, in which added tokens are written out. RequestError: halves of
+        letters, which a stranger's JSON may hold inside of it."""
+        check_letters(text)
         return self._codec.encode(text)
 
     def encode_foreign(self, text: str) -> list[int]:
-        """Ids of what a stranger wrote: none of it becomes a control token."""
-        return self._codec.encode(self.defused(text))
+        """Ids of what a stranger wrote: none of it becomes a control token. RequestError."""
+        return self.encode(self.defused(text))
 
     def defused(self, text: str) -> str:
-        """`text` without anything that would be read as an added token."""
-        before = None
-        while text != before:  # what is left may close up to a new one
-            before, text = text, self._added.sub("", text)
-        return text
+        """`text` without anything that would be read as an added token; linear in its length."""
+        letters: list[str] = []
+        at = 0
+        while found := self._added.search(text, at):
+            letters += text[at : found.start()]
+            at = self._closed_up(letters, text, found.end())
+        return "".join(letters) + text[at:]
 
     def text(self, ids: Iterable[int]) -> str:
         """What a reader sees of `ids`: special ones are left out."""
         return self._codec.decode(without_specials(ids))
 
+    def _closed_up(self, letters: list[str], text: str, at: int) -> int:
+        """Take away what forms where `letters` and `text` from `at` on meet; where it goes on."""
+        while True:
+            left = "".join(letters[-self._reach :])
+            seam = left + text[at : at + self._reach]
+            found = self._added.search(seam)
+            if found is None:
+                return at
+            # There was none in `left`, so this one ends behind it.
+            letters[-self._reach :] = seam[: found.start()]
+            at += found.end() - len(left)
+
+    @cached_property
+    def _reach(self) -> int:
+        """How far before or behind a seam a token that lies across it can reach."""
+        return max(map(len, self._written)) - 1
+
     @cached_property
     def _added(self) -> re.Pattern[str]:
         longest_first = sorted(set(self._written), key=len, reverse=True)
         return re.compile("|".join(re.escape(one) for one in longest_first))
+
+
+def check_letters(text: str) -> None:
+    """RequestError when `text` holds half of a surrogate pair: no tokenizer can read that."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text holds half of a letter, U+{ord(text[error.start]):04X} without its other "
+            f"half, at character {error.start}",
+            code="invalid_text",
+        ) from error
 
 
 def without_specials(ids: Iterable[int]) -> list[int]:
