@@ -49,7 +49,7 @@ class VocoderTail(Protocol):
 def open_tail(
     hift: Hift | CausalHift, noise: SourceNoise, crossfade: Crossfade = "unity"
 ) -> VocoderTail:
-    """A stream for one turn. Of the causal network, `crossfade` changes nothing: it has no seams."""
+    """A stream for one turn. The causal network has no seams, so `crossfade` changes nothing."""
     if isinstance(hift, CausalHift):
         return CausalHiftStream(hift, noise)
     if crossfade == "reference":
@@ -177,7 +177,6 @@ class ReferenceHiftStream:
 
     Its window sums to 1.08 and the phase starts anew with each piece, which one hears as a click.
     `lead_in` puts 160 ms of silence in front, as there, so that a piece's sound is as long as it.
-    The noise is drawn anew for each piece, too: from the absolute position of its first new frame.
     """
 
     def __init__(self, hift: Hift, noise: SourceNoise, *, lead_in: bool = False) -> None:
@@ -209,7 +208,7 @@ class ReferenceHiftStream:
             mel=heard[..., -HELD_FRAMES:],
             source=source[-HELD_SAMPLES:],
             sound=sound[-HELD_SAMPLES:],
-            received=state.received + mel.shape[-1],
+            first=state.first + heard.shape[-1] - HELD_FRAMES,
             over=last,
         )
         silence = HELD_SAMPLES if self._lead_in and len(state.sound) == 0 else 0
@@ -224,18 +223,21 @@ class ReferenceHiftStream:
 
     def _source(self, mel: Tensor, state: "_Overlap") -> Tensor:
         """The same, but its head is what the previous piece ended with."""
-        own = self.own_source(mel, state.received * FRAME_SAMPLES)
+        own = self.own_source(mel, state.first * FRAME_SAMPLES)
         return torch.cat([state.source, own[len(state.source) :]])
 
 
 @dataclass(frozen=True, slots=True)
 class _Overlap:
-    """The last eight frames: mel [1, 80, 8], excitation and sound [3840]; less in the beginning."""
+    """The last eight frames, from `first` on: mel [1, 80, 8], excitation and sound [3840].
+
+    In the beginning there are fewer of them, and neither excitation nor sound.
+    """
 
     mel: Tensor
     source: Tensor
     sound: Tensor
-    received: int = 0
+    first: int = 0
     over: bool = False
 
 
@@ -292,7 +294,7 @@ class CausalHiftStream:
     def push(self, mel: Tensor, last: bool = False) -> Tensor:
         if self._state.over:
             raise _over()
-        blocks = mel.float().split(self._block_frames, dim=-1)
+        blocks = torch.split(mel.float(), self._block_frames, dim=-1)
         said = [self._push(block, last and block is blocks[-1]) for block in blocks]
         return torch.cat(said)
 
