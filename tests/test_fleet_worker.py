@@ -1,5 +1,6 @@
 """The side of an engine's process: who touches the core, in which order, and when it is let be."""
 
+import logging
 import subprocess
 import sys
 import threading
@@ -10,11 +11,12 @@ import pytest
 
 from agent.chat_types import ChatRequest
 from agent.engines import EngineSettings, Progress
-from agent.errors import CapacityError
+from agent.errors import CapacityError, EngineError
 from agent.fleet.channel import Channel
 from agent.fleet.link import QueueLink
 from agent.fleet.messages import (
     Answered,
+    Chat,
     Control,
     Finish,
     Message,
@@ -74,7 +76,7 @@ class ScriptedCore:
 
     def finish(self, number: int) -> None:
         self._note(f"finish {number}")
-        self._open -= 1
+        self._open = max(0, self._open - 1)
 
     def work(self) -> list[tuple[int, Listened]]:
         self._note("work")
@@ -146,6 +148,63 @@ def test_refusals_are_answered_and_idle_cores_are_let_be(
     assert core.done == ["open 7", "open 8"], "nothing after the end, and no work without need"
     (refused,) = [one for one in said if isinstance(one, Answered) and one.error]
     assert refused.ticket == 2 and isinstance(refused.error, CapacityError)
+
+
+class BrokenCore(ScriptedCore):
+    """Opens its first conversation; at all else it raises `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def open(self, number: int, settings: SessionSettings) -> None:
+        super().open(number, settings)
+        if number > 1:
+            raise self._error
+
+    def chat(self, number: int, request: ChatRequest) -> None:
+        raise self._error
+
+    def control(self, number: int, command: Command) -> None:
+        raise self._error
+
+
+class AcceleratorError(RuntimeError):
+    """As torch's."""
+
+
+def test_a_bug_that_a_caller_sets_off_is_told_to_it_alone(
+    ends: tuple[QueueLink, QueueLink], caplog: pytest.LogCaptureFixture
+) -> None:
+    core = BrokenCore(TypeError("no such text"))
+    asked: list[Message] = [
+        Chat(1, 8, ChatRequest(())),
+        Control(2, 7, ForceListen(on=True)),
+        Open(3, 1, SETTINGS),
+        Push(1, SpeechStarted(1)),
+        Stop(),
+    ]
+    with caplog.at_level(logging.ERROR, "agent.fleet.worker"):
+        said = served(core, asked, ends)
+    answers = {one.ticket: one.error for one in said if isinstance(one, Answered)}
+    assert [type(answers[ticket]) for ticket in (1, 2, 3)] == [EngineError, EngineError, type(None)]
+    assert core.done == ["finish 8", "open 1", "push 1"], "and a conversation is left to its caller"
+    assert "no such text" in caplog.text and "no such text" not in str(answers[1])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        AcceleratorError("device-side assert"),
+    ],
+)
+def test_a_broken_gpu_ends_the_process(ends: tuple[QueueLink, QueueLink], error: Exception) -> None:
+    wrapped = ValueError("while it looked")
+    wrapped.__cause__ = error
+    for each in (error, wrapped):
+        with pytest.raises(type(each)):
+            served(BrokenCore(each), [Chat(1, 8, ChatRequest(())), Stop()], ends)
 
 
 def test_a_sign_of_life_comes_while_nothing_happens(ends: tuple[QueueLink, QueueLink]) -> None:

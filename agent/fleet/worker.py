@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.engines import EngineSettings, Progress
-from agent.errors import AgentError
+from agent.errors import AgentError, EngineError
 from agent.fleet.channel import Channel, ChannelClosed
 from agent.fleet.link import Link, LinkClosed, SocketLink
 from agent.fleet.messages import (
@@ -148,12 +148,12 @@ class _Desk:
                 self._core.push(number, item)
             case Finish(number=number):
                 self._core.finish(number)
-            case Open(ticket=ticket, number=number, settings=settings):
-                self._answer(ticket, lambda: self._core.open(number, settings))
-            case Chat(ticket=ticket, number=number, request=request):
-                self._answer(ticket, lambda: self._core.chat(number, request))
-            case Control(ticket=ticket, number=number, command=command):
-                self._answer(ticket, lambda: self._core.control(number, command))
+            case Open(number=number, settings=settings):
+                self._answer(message, lambda: self._core.open(number, settings))
+            case Chat(number=number, request=request):
+                self._answer(message, lambda: self._core.chat(number, request))
+            case Control(number=number, command=command):
+                self._answer(message, lambda: self._core.control(number, command))
 
     def work(self) -> None:
         """One piece of work, and what is said because of it."""
@@ -171,15 +171,27 @@ class _Desk:
         self._next_pulse_s = self._clock.now_s() + self._pulse_s
         self._send(Pulse(load))
 
-    def _answer(self, ticket: int, act: Callable[[], None]) -> None:
-        error = None
+    def _answer(self, asked: Open | Chat | Control, act: Callable[[], None]) -> None:
+        error = self._outcome(asked, act)
+        # First, so that whoever is answered already finds the load changed.
+        self.pulse()
+        self._send(Answered(asked.ticket, error))
+
+    def _outcome(self, asked: Open | Chat | Control, act: Callable[[], None]) -> AgentError | None:
+        """Outermost loop of what one caller asks for: a bug that it sets off is its own alone."""
         try:
             act()
         except AgentError as refusal:
-            error = refusal
-        # First, so that whoever is answered already finds the load changed.
-        self.pulse()
-        self._send(Answered(ticket, error))
+            return refusal
+        except Exception as error:
+            if _breaks_device(error):
+                raise
+            log.exception("%s of %d failed", type(asked).__name__, asked.number)
+            # What was half begun holds no slot; the caller ends a conversation by itself.
+            if not isinstance(asked, Control):
+                self._core.finish(asked.number)
+            return EngineError("the engine failed at this; its log says more")
+        return None
 
     def _send(self, message: FromEngine) -> None:
         self._link.send(self._link.pack(message))
@@ -187,6 +199,21 @@ class _Desk:
     @staticmethod
     def _slots(load: Load) -> tuple[int, int]:
         return load.slots_used, load.slots_free
+
+
+def _breaks_device(error: BaseException | None) -> bool:
+    """Whether `error` comes of a fault of the GPU, after which no call on it can succeed.
+
+    By name and words: torch belongs to the core alone.
+    """
+    while error is not None:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "AcceleratorError" in kinds:
+            return True
+        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _read(link: Link, inbox: Inbox, orphaned: Callable[[], object]) -> None:
