@@ -57,6 +57,22 @@ REFUSED: list[tuple[dict[str, object], str, str]] = [
     ({"stop_token_ids": [-1]}, "stop_token_ids", "invalid_type"),
     ({"stream": "yes"}, "stream", "invalid_type"),
     ({"enable_thinking": 1}, "enable_thinking", "invalid_type"),
+    ({"stop": ["a", "\ud800"]}, "stop", "invalid_value"),
+    (
+        {"messages": [{"role": "user", "content": "a\udc00"}]},
+        "messages[0].content",
+        "invalid_value",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}]},
+        "messages[0].content[0].text",
+        "invalid_value",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "\ud83d"}]}]},
+        "messages[0].content[0].image_url",
+        "invalid_value",
+    ),
     ({"messages": []}, "messages", "missing_required_parameter"),
     ({"messages": None}, "messages", "missing_required_parameter"),
     ({"messages": "hello"}, "messages", "invalid_type"),

@@ -142,7 +142,7 @@ def _message(fields: Fields) -> AskedMessage:
 def _content(fields: Fields) -> tuple[ChatText | Wanted, ...]:
     content = fields.raw("content")
     if isinstance(content, str):
-        return (ChatText(content),)
+        return (ChatText(_whole(content, fields.name("content"))),)
     if content is None:
         raise RequestError(
             f"Missing required parameter: '{fields.name('content')}'.",
@@ -157,7 +157,7 @@ def _content(fields: Fields) -> tuple[ChatText | Wanted, ...]:
 def _part(fields: Fields) -> ChatText | Wanted:
     kind = fields.text("type", most=64)
     if kind in ("text", "refusal"):
-        return ChatText(fields.text(kind, most=_MOST_CHARACTERS))
+        return ChatText(_whole(fields.text(kind, most=_MOST_CHARACTERS), fields.name(kind)))
     if kind not in _MEDIA:
         raise RequestError(
             f"Invalid value {kind!r} for '{fields.name('type')}'; use one of: text, "
@@ -170,7 +170,7 @@ def _part(fields: Fields) -> ChatText | Wanted:
 
 def _sound_data(fields: Fields) -> Wanted:
     body = fields.section("input_audio")
-    data = body.text("data", most=_MOST_CODED)
+    data = _whole(body.text("data", most=_MOST_CODED), body.name("data"))
     # What it is shows in its first bytes; the field is only read for its type.
     body.text("format", "", most=64)
     param = fields.name("input_audio")
@@ -182,11 +182,28 @@ def _sound_data(fields: Fields) -> Wanted:
 def _linked(fields: Fields, kind: str) -> Wanted:
     """`{"url": …}`, or the bare address that some clients send."""
     if isinstance(fields.raw(kind), str):
-        return Wanted(_MEDIA[kind], fields.name(kind), url=fields.text(kind, most=_MOST_CODED))
+        bare = _whole(fields.text(kind, most=_MOST_CODED), fields.name(kind))
+        return Wanted(_MEDIA[kind], fields.name(kind), url=bare)
     body = fields.section(kind)
-    url = body.text("url", most=_MOST_CODED)
+    url = _whole(body.text("url", most=_MOST_CODED), body.name("url"))
     low = body.choice("detail", _DETAILS, "auto") == "low" if kind == "image_url" else False
     return Wanted(_MEDIA[kind], fields.name(kind), url=url, low=low)
+
+
+def _whole(text: str, param: str) -> str:
+    """`text` if it can be written as UTF-8: JSON's escapes can hold half of a letter."""
+    try:
+        # Most of what is long is base64, which need not be copied to be sure.
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"Invalid text in '{param}': U+{ord(text[error.start]):04X} at character "
+            f"{error.start} is half of a surrogate pair.",
+            param=param,
+            code="invalid_value",
+        ) from error
+    return text
 
 
 def _check_counts(asked: Asked, limits: ChatSettings) -> None:
@@ -280,7 +297,7 @@ def _checked_stops(values: Sequence[object]) -> tuple[str, ...]:
                 param="stop",
                 code="invalid_value",
             )
-    return tuple(str(value) for value in values)
+    return tuple(_whole(str(value), "stop") for value in values)
 
 
 def _stop_ids(fields: Fields) -> tuple[int, ...]:
