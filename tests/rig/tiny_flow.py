@@ -62,3 +62,46 @@ def golden_prompt(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         golden("prompt.mel")[: 2 * tokens],
         golden("prompt.speaker"),
     )
+
+
+def flow_yaml(**estimator: object) -> str:
+    """The tiny flow.yaml as the official one is written, tags and all; `estimator` overrides."""
+    dims = facts()["dims"]
+    inside = {
+        "in_channels": 320,
+        "out_channels": dims["mel"],
+        "mlp_ratio": 4.0,
+        "depth": dims["dit_depth"],
+        "num_heads": dims["dit_heads"],
+        "head_dim": dims["dit_head_dim"],
+        "hidden_size": dims["dit_hidden"],
+    } | estimator
+    return f"""
+# Sizes of the flow.
+__set_seed: !apply:os.abort []
+vocab: {dims["vocab"]}
+flow: !new:cosyvoice2.flow.flow.CausalMaskedDiffWithXvec
+    input_size: {dims["input_size"]}
+    output_size: {dims["mel"]}
+    spk_embed_dim: {dims["spk"]}
+    output_type: "mel"
+    vocab_size: !ref <vocab>
+    encoder: !new:cosyvoice2.transformer.upsample_encoder_v2.UpsampleConformerEncoderV2
+        input_size: {dims["input_size"]}
+        output_size: {dims["input_size"]}
+        input_layer: 'linear'  # a projection and a norm
+        num_blocks: {dims["num_blocks"]}
+        num_up_blocks: {dims["num_up_blocks"]}
+        attention_heads: {dims["heads"]}
+        linear_units: {dims["linear_units"]}
+        dropout_rate: 1e-1
+        normalize_before: True
+        macaron_style: False
+        selfattention_layer_type: 'rel_selfattn'
+        use_cnn_module: false
+        pre_lookahead_len: 3
+        up_scale_factors: [2]
+    decoder: !new:cosyvoice2.flow.flow_matching.CausalConditionalCFM
+        inference_cfg_rate: 0.7
+        estimator: !new:cosyvoice2.flow.decoder_dit.DiT
+""" + "".join(f"            {name}: {value}\n" for name, value in inside.items())
