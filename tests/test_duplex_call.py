@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.duplex.call import MAX_UNITS_BEHIND, conversation_settings
+from agent.duplex.call import MAX_UNITS_BEHIND
+from agent.duplex.call_parts import conversation_settings
 from agent.duplex.conversation import MAX_PUT_IN_TOKENS
 from agent.duplex.policy import listen_bias
 from agent.duplex.tokens import Token
@@ -364,3 +365,36 @@ def test_a_unit_that_was_only_tried_can_be_taken_back() -> None:
     call.script.add(says("c"))
     call.heard = 4
     assert call.listen() == [TurnStarted(2), TextDelta(4, 2, "c")]
+
+
+def test_two_full_seconds_fit_one_after_the_other() -> None:
+    call = begun(LISTEN, LISTEN, LISTEN, context_tokens=1072)
+    room = call.call._talk.unit_room_tokens
+    for _ in range(3):
+        call.tell(AddText("a", "user", "x" * (room // 4)))
+        assert len(call.listen(pictures=(picture(),) * 8)) == 1
+
+
+def test_a_deleted_item_takes_its_picture_along() -> None:
+    call = begun(LISTEN)
+    before = call.context_tokens
+    call.tell(AddPicture("a", picture_file(28, 28)))
+    call.tell(DeleteItem("a"))
+    call.listen()
+    assert call.context_tokens == before + 13
+
+
+def test_an_agent_that_is_to_listen_forgets_that_it_was_asked() -> None:
+    call = begun(LISTEN)
+    call.tell(Respond())
+    call.tell(ForceListen(True))
+    call.tell(ForceListen(False))
+    assert call.listen() == [Listened(3)]
+
+
+def test_a_unit_that_cannot_be_taken_back_any_more_stays() -> None:
+    call = begun(says("ab"), LISTEN)
+    call.listen(speculative=True)
+    call.tell(Interrupt(1, 0))
+    assert call.tell(Retract(3)) == []
+    assert call.listen() == [Listened(4)]

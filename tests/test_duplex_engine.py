@@ -7,13 +7,15 @@ import pytest
 
 from agent.chat_types import ChatDelta, ChatDone, ChatMessage, ChatRequest, ChatText
 from agent.clock import Clock
-from agent.duplex.call import CallParts
+from agent.duplex.call_parts import CallParts
 from agent.duplex.engine import MAX_CHATS, PARK_AFTER_S, DuplexEngine
+from agent.duplex.turns_call import TurnsCall
 from agent.duplex.window import WindowSettings
 from agent.errors import CapacityError, EngineError, RequestError
 from agent.types import (
     Abilities,
     AddText,
+    CallMode,
     Failed,
     Listened,
     Load,
@@ -21,6 +23,8 @@ from agent.types import (
     Paused,
     Respond,
     Resume,
+    SpeechEnded,
+    SpeechStarted,
     TextDelta,
     TurnEnded,
     TurnStarted,
@@ -31,6 +35,9 @@ from tests.rig.scripted_call import SETTINGS, parts
 from tests.rig.tiny_mind import LISTEN, Script, says, second
 
 FORCED = [Listened(0), Listened(1), Listened(2)]
+
+
+CALL_MODES: tuple[CallMode, ...] = ("duplex", "half_duplex")
 
 
 class StoppedClock(Clock):
@@ -225,14 +232,82 @@ def test_a_call_changes_between_duplex_and_half_duplex_and_its_turns_keep_counti
     assert desk.engine.load().slots_used == 1
 
 
-def test_a_mode_that_cannot_be_taken_leaves_the_call_as_it_was() -> None:
+@pytest.mark.parametrize("mode", ["duplex", "half_duplex"])
+def test_settings_that_cannot_be_taken_leave_the_call_and_its_memory_as_they_were(
+    mode: CallMode,
+) -> None:
+    desk = Desk()
+    held = replace(SETTINGS, mode=mode)
+    desk.engine.open(1, held)
+    desk.engine.control(1, AddText("a", "user", "remember me"))
+    desk.hear(1, 0)
+    desk.engine.push(1, SpeechStarted(20_000))
+    desk.hear(1, 1)
+    desk.engine.push(1, SpeechEnded(30_000))
+    desk.work()
+    before = desk.engine._calls[1].call._talk.context_tokens
+    assert before > 30
+    for other in CALL_MODES:
+        wrong = replace(SETTINGS, mode=other, instructions="x" * 2000)
+        with pytest.raises(RequestError, match="at most half"):
+            desk.engine.control(1, UpdateSettings(wrong))
+    desk.work()
+    assert desk.engine._calls[1].call._talk.context_tokens == before
+    assert desk.engine.load().slots_used == 1
+
+
+def test_a_parked_call_that_changes_its_mode_begins_anew_when_it_is_resumed() -> None:
     desk = Desk()
     desk.engine.open(1, SETTINGS)
-    wrong = replace(SETTINGS, mode="half_duplex", instructions="x" * 2000)
-    with pytest.raises(RequestError):
-        desk.engine.control(1, UpdateSettings(wrong))
+    desk.engine.control(1, Pause())
+    desk.work()
+    desk.clock.time_s += PARK_AFTER_S
+    desk.work()
+    desk.engine.open(2, SETTINGS)
+    desk.engine.open(3, SETTINGS)
+    desk.engine.control(1, UpdateSettings(replace(SETTINGS, mode="half_duplex")))
+    assert desk.engine.load().slots_free == 0
+    with pytest.raises(RequestError, match="stays paused"):
+        desk.engine.control(1, Resume())
+    desk.engine.finish(2)
+    desk.engine.control(1, Resume())
     desk.hear(1, 0)
-    assert of(1, desk.work()) == [Listened(0)]
+    assert of(1, desk.work())[-1] == Listened(0)
+    assert isinstance(desk.engine._calls[1].call, TurnsCall)
+    assert desk.engine.load().slots_free == 0
+
+
+def test_a_pause_in_the_middle_of_a_unit_ends_the_turn_that_the_unit_begins() -> None:
+    desk = Desk([says("ab"), LISTEN])
+    desk.engine.open(1, SETTINGS)
+    desk.hear(1, 0, 1, 2)
+    desk.work()
+    desk.hear(1, 3)
+    said = desk.engine.work() + desk.engine.work()
+    assert of(1, said) == []
+    desk.engine.control(1, Pause())
+    said += desk.work()
+    assert of(1, said) == [
+        TurnStarted(1),
+        TextDelta(3, 1, "ab"),
+        TurnEnded(1, "interrupted"),
+        Paused("asked by the client"),
+    ]
+
+
+def test_a_unit_of_a_duplex_call_goes_between_the_pieces_of_a_half_duplex_turn() -> None:
+    desk = Desk()
+    desk.engine.open(1, replace(SETTINGS, mode="half_duplex"))
+    desk.engine.open(2, SETTINGS)
+    desk.work()
+    desk.engine.push(1, SpeechStarted(100))
+    desk.hear(1, 0)
+    desk.engine.push(1, SpeechEnded(15_000))
+    said = desk.engine.work()
+    desk.hear(2, 0)
+    while not of(2, said):
+        said += desk.engine.work()
+    assert TurnStarted(1) not in of(1, said)
 
 
 # ---- chats --------------------------------------------------------------------------------------
@@ -253,7 +328,7 @@ def test_a_call_goes_before_a_chat_and_neither_changes_the_other() -> None:
     alone = Desk()
     alone.engine.chat(7, ask())
     answer = of(7, alone.work())
-    desk = Desk()
+    desk = Desk(slots=3)
     desk.engine.open(1, SETTINGS)
     desk.engine.chat(7, ask())
     desk.engine.work()
@@ -263,6 +338,16 @@ def test_a_call_goes_before_a_chat_and_neither_changes_the_other() -> None:
         said += desk.engine.work()
     assert not any(isinstance(one, ChatDone) for one in of(7, said))
     assert of(7, said + desk.work()) == answer
+
+
+def test_the_last_slot_is_kept_for_a_call_where_there_is_more_than_one() -> None:
+    desk = Desk()
+    desk.engine.chat(7, ask())
+    with pytest.raises(CapacityError):
+        desk.engine.chat(8, ask())
+    desk.engine.open(1, SETTINGS)
+    single = Desk(slots=1)
+    single.engine.chat(7, ask())
 
 
 def test_an_answer_that_nobody_waits_for_is_given_up() -> None:

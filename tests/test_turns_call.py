@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from agent.duplex.tokens import Token
-from agent.duplex.turns_call import MAX_TEXT_CHARS
 from agent.errors import RequestError, UnsupportedError
 from agent.types import (
     UNIT_SAMPLES,
     AddPicture,
     AddText,
     AddToolResult,
+    ClearInput,
     CommitInput,
     DeleteItem,
     EngineEvent,
@@ -185,7 +185,7 @@ def test_what_cannot_be_taken_is_refused_and_the_call_goes_on() -> None:
         with pytest.raises(UnsupportedError):
             call.tell(command)
     with pytest.raises(RequestError, match="send less"):
-        call.tell(AddText("a", "user", "x" * (MAX_TEXT_CHARS + 1)))
+        call.tell(AddText("a", "user", "x" * 200))
     with pytest.raises(RequestError, match="crop"):
         call.tell(AddPicture("a", picture_file(2000, 10)))
     assert text_of(spoken(call)) == "one"
@@ -206,3 +206,64 @@ def test_the_prompt_follows_the_language() -> None:
     english = begun("x", settings=replace(TURNS, instructions=""))
     chinese = begun("x", settings=replace(TURNS, instructions="", language="zh"))
     assert english.context_tokens != chinese.context_tokens
+
+
+def test_more_pictures_and_sound_than_fit_are_taken_as_far_as_they_fit() -> None:
+    settings = replace(TURNS, max_slices=9)
+    call = begun("one", "two", settings=settings)
+    large = VideoFrame(np.full((1344, 1344, 3), 90, np.uint8), 0)
+    call.call.push(SpeechStarted(3000))
+    call.listen(8, pictures=(large,))
+    call.call.push(SpeechEnded(8 * UNIT_SAMPLES - 3000))
+    assert text_of(call.work()) == "one"
+    assert text_of(spoken(call)) == "two"
+
+
+def test_a_turn_that_is_never_answered_forgets_its_beginning_and_the_call_goes_on() -> None:
+    silent = TurnDetection(create_response=False)
+    call = begun("one", settings=replace(TURNS, turn_detection=silent))
+    for _ in range(40):
+        call.call.push(SpeechStarted(call.heard * UNIT_SAMPLES + 100))
+        call.listen(3)
+        call.call.push(SpeechEnded(call.heard * UNIT_SAMPLES - 100))
+        call.work()
+    assert call.context_tokens < 1024
+    assert text_of(call.tell(Respond())) == "one"
+
+
+def test_a_sound_too_short_to_be_speech_is_passed_over() -> None:
+    call = begun("one")
+    assert without_listening(spoken(call, 0.2, 0.25)) == []
+    assert text_of(spoken(call)) == "one"
+
+
+def test_many_commands_at_once_do_not_cost_the_prompt() -> None:
+    call = Driven([ord("x"), END], settings=TURNS)
+    for _ in range(40):
+        call.call.control(ForceListen(True))
+        call.call.control(ForceListen(False))
+    call.work()
+    assert call.context_tokens > 10
+
+
+def test_a_committed_turn_ends_where_the_client_says() -> None:
+    committed = replace(TURNS, turn_detection=None)
+    early, late = begun("one", settings=committed), begun("one", settings=committed)
+    for call, at in ((early, 16_000), (late, 40_000)):
+        call.listen(3)
+        call.tell(CommitInput("a", at))
+    assert late.context_tokens > early.context_tokens
+    cleared = begun("one", settings=committed)
+    cleared.listen(3)
+    cleared.tell(ClearInput(24_000))
+    cleared.tell(CommitInput("a", 40_000))
+    assert cleared.context_tokens == early.context_tokens
+
+
+def test_a_deleted_item_takes_its_picture_along() -> None:
+    plain, deleted = begun("one"), begun("one")
+    deleted.tell(AddPicture("a", picture_file(28, 28)))
+    deleted.tell(DeleteItem("a"))
+    spoken(plain)
+    spoken(deleted)
+    assert plain.context_tokens == deleted.context_tokens

@@ -7,30 +7,25 @@ work on the conversation between two units.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
+from agent.duplex.call_parts import CallParts, conversation_settings
+from agent.duplex.context import lay_out_window
 from agent.duplex.conversation import MAX_PICTURES, MAX_PUT_IN_TOKENS, Conversation
-from agent.duplex.conversation_settings import (
-    ConversationSettings,
-    UnitResult,
-    reference_settings,
-)
+from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.memory import Snapshot
 from agent.duplex.pictures import check_picture, decode_picture, piece_sizes
-from agent.duplex.policy import Order, listen_bias
+from agent.duplex.policy import Order
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
 from agent.duplex.voice_line import VoiceLine
-from agent.duplex.window import WindowSettings
-from agent.duplex.work import Runner, Work
-from agent.errors import RequestError, UnsupportedError
-from agent.interfaces import Vocoder
+from agent.duplex.work import Work
+from agent.errors import EngineError, RequestError, UnsupportedError
 from agent.types import (
     UNIT_SAMPLES,
     AddPicture,
@@ -58,47 +53,12 @@ log = logging.getLogger(__name__)
 MAX_UNITS_BEHIND = 16
 """A model that is further behind leaves out the oldest: what was said so long ago, nobody waits
 to be answered any more."""
-_MAX_URGENT = 64
+MAX_URGENT = 64
+"""Interruptions and other work between two units; what comes beyond is refused."""
 _ALL_MS = 1 << 40
 """Captions are heard as they are shown."""
-_SEMANTIC_EAGERNESS = {"low": 0.25, "medium": 0.5, "high": 0.75}
 
 Steps: TypeAlias = Generator[Work, None, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class CallParts:
-    """What all calls share. `voices` are vectors [n, W] of reference voices by name.
-
-    `script` gives every token that would be drawn, for each conversation anew: for tests, which
-    decide for the model.
-    """
-
-    runner: Runner
-    voices: Mapping[str, Tensor] = field(default_factory=dict)
-    vocoder: Vocoder | None = None
-    window: WindowSettings = field(default_factory=WindowSettings)
-    parity: bool = False
-    seed: int | None = None
-    script: Callable[[], Iterator[int]] | None = None
-
-
-def conversation_settings(parts: CallParts, settings: SessionSettings) -> ConversationSettings:
-    """How a conversation behaves by what the client set."""
-    base = reference_settings() if parts.parity else ConversationSettings(window=parts.window)
-    detection = settings.turn_detection
-    eagerness = settings.eagerness
-    if detection is not None and detection.kind == "semantic_vad":
-        eagerness = _SEMANTIC_EAGERNESS.get(detection.eagerness, eagerness)
-    speaks = parts.vocoder is not None and "audio" in settings.output_modalities
-    return replace(
-        base,
-        text=replace(base.text, listen_bias=listen_bias(eagerness)),
-        max_slices=settings.max_slices,
-        speaks=speaks,
-        speech_lag_ms=parts.vocoder.lag_ms if parts.vocoder is not None else 0,
-        seed=parts.seed,
-    )
 
 
 class DuplexCall:
@@ -111,8 +71,9 @@ class DuplexCall:
         self._line = line
         self._turns_before = line.turn
         self._units: deque[Unit] = deque(maxlen=MAX_UNITS_BEHIND)
-        self._urgent: deque[Callable[[], Job]] = deque(maxlen=_MAX_URGENT)
+        self._urgent: deque[Callable[[], Job]] = deque()
         self._texts: dict[str, str] = {}
+        self._pictures: dict[str, list[ByteArray]] = {}
         self._listens = self._is_asked = self._sees = False
         self._snapshot: tuple[int, Snapshot] | None = None
         self._prompted = self._system(settings)
@@ -138,28 +99,44 @@ class DuplexCall:
         """Carry out a command; RequestError, with nothing changed, when it cannot be."""
         match command:
             case Interrupt(turn=turn, heard_ms=heard_ms):
-                self._urgent.append(lambda: self._interruption(turn, heard_ms))
+                self._before_units(lambda: self._interruption(turn, heard_ms))
             case UpdateSettings(settings=settings):
                 self._update(settings)
             case AddText():
                 self._add_text(command)
-            case AddPicture(file=file):
-                self._add_picture(decode_picture(file))
+            case AddPicture():
+                self._add_picture(command)
             case DeleteItem(item_id=item_id):
                 self._texts.pop(item_id, None)
+                self._pictures.pop(item_id, None)
             case Respond(instructions=instructions):
                 if instructions:
                     self._add_text(AddText("", "system", instructions))
                 self._is_asked = True
             case ForceListen(on=on):
                 self._listens = on
+                self._is_asked = self._is_asked and not on
             case Retract(unit=unit):
-                self._urgent.append(lambda: Job(self._take_back(unit), _nothing))
+                self._before_units(lambda: Job(self._take_back(unit), _nothing))
             case CommitInput():
                 pass  # every unit was heard as it came
             case _:
                 name = type(command).__name__
                 raise UnsupportedError(f"the model cannot do {name} in a call")
+
+    def _before_units(self, work: Callable[[], Job]) -> None:
+        """What is done before the units that wait; it is made when it is begun."""
+        if len(self._urgent) >= MAX_URGENT:
+            raise RequestError("too many commands wait for the model; send fewer")
+        self._urgent.append(work)
+
+    @staticmethod
+    def check(parts: CallParts, settings: SessionSettings) -> None:
+        """RequestError when no call could begin under these settings."""
+        system = settings.instructions or duplex_system(settings.language, camera=False)
+        prompt = duplex_prompt(parts.runner.model.vocabulary, system)
+        voice = parts.voices.get(settings.voice)
+        lay_out_window(parts.runner.model, parts.runner.slots, parts.window, prompt, voice)
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
         """Whether it can: its prompt is replaced in front of what was said."""
@@ -181,17 +158,31 @@ class DuplexCall:
             )
         self._texts[added.item_id] = added.text
 
-    def _add_picture(self, rgb: ByteArray) -> None:
+    def _add_picture(self, added: AddPicture) -> None:
+        if self._waiting_pictures >= MAX_PICTURES:
+            raise RequestError(
+                f"{MAX_PICTURES} pictures wait to be seen; send more a second later",
+                param="item.content",
+            )
+        rgb = decode_picture(added.file)
         height, width = rgb.shape[:2]
         check_picture(width, height, self._settings.max_slices)
         pieces = self._pieces(rgb)
-        if sum(self._talk.waiting_pictures) + pieces > self._most_pieces:
+        if self._waiting_pieces + pieces > self._most_pieces:
             raise RequestError(
                 f"the picture takes {pieces} tiles and only {self._most_pieces} fit into a second; "
                 "send it later, or with a smaller max_slices",
                 param="item.content",
             )
-        self._talk.put_in_picture(rgb)
+        self._pictures.setdefault(added.item_id, []).append(rgb)
+
+    @property
+    def _waiting_pictures(self) -> int:
+        return sum(map(len, self._pictures.values()))
+
+    @property
+    def _waiting_pieces(self) -> int:
+        return sum(self._pieces(rgb) for shown in self._pictures.values() for rgb in shown)
 
     def _pieces(self, rgb: ByteArray) -> int:
         height, width = rgb.shape[:2]
@@ -208,7 +199,7 @@ class DuplexCall:
         if system != self._prompted:
             prompt = self._prompt(system)
             self._talk.check_prompt(prompt, self._parts.voices.get(settings.voice))
-            self._urgent.append(lambda: Job(self._reprompting(prompt), _nothing))
+            self._before_units(lambda: Job(self._reprompting(prompt), _nothing))
         self._prompted, self._settings = system, settings
         self._talk.update(conversation_settings(self._parts, settings))
 
@@ -233,13 +224,18 @@ class DuplexCall:
             yield from self._open_eyes()
         if unit.speculative:
             self._snapshot = (unit.index, self._talk.save())
+        taken = self._as_taken(unit)
         texts, self._texts = self._texts, {}
+        pictures, self._pictures = self._pictures, {}
         for text in texts.values():
             self._talk.put_in_text(text)
+        for shown in pictures.values():
+            for rgb in shown:
+                self._talk.put_in_picture(rgb)
         order = self._order()
         if order == "speak":
             self._is_asked = False
-        return (yield from self._talk.steps(self._as_taken(unit), order))
+        return (yield from self._talk.steps(taken, order))
 
     def _order(self) -> Order:
         """What the next unit is told to do."""
@@ -265,8 +261,8 @@ class DuplexCall:
 
     def _fitting(self, pictures: Sequence[VideoFrame]) -> tuple[VideoFrame, ...]:
         """The newest pictures that a unit has room for beside those that were sent to it."""
-        room = self._most_pieces - sum(self._talk.waiting_pictures)
-        places = MAX_PICTURES - len(self._talk.waiting_pictures)
+        room = self._most_pieces - self._waiting_pieces
+        places = MAX_PICTURES - self._waiting_pictures
         kept: list[VideoFrame] = []
         for picture in reversed(pictures):
             if len(kept) == places or not self._is_seen(picture):
@@ -319,7 +315,11 @@ class DuplexCall:
         kept, self._snapshot = self._snapshot, None
         if kept is None or kept[0] != unit:
             return
-        self._talk.restore(kept[1])
+        try:
+            self._talk.restore(kept[1])
+        except EngineError as error:
+            log.warning("unit %d stays: %s", unit, error)
+            return
         if self._line.turn - self._turns_before > self._talk.turn:
             self._line.end("interrupted")
             self._turns_before = self._line.turn - self._talk.turn
@@ -349,11 +349,22 @@ class DuplexCall:
 
     # ---- its slot -------------------------------------------------------------------------------
 
-    def give_up(self) -> None:
-        """Forget what waits, and end the turn that goes on: the call is paused."""
+    def give_up(self, then: Callable[[], None]) -> None:
+        """Forget what waits and end the turn that goes on, also one that a unit under way begins;
+        `then` is called once that is so."""
         self._units.clear()
-        if self._line.is_open:
-            self._urgent.append(lambda: self._interruption(self._line.turn, _ALL_MS))
+        self._urgent.append(lambda: self._giving_up(then))
+
+    def _giving_up(self, then: Callable[[], None]) -> Job:
+        self._is_asked = False
+        turn = self._line.turn
+        steps = self._rewinding(turn - self._turns_before, _ALL_MS)
+
+        def settle(result: Any, stage_ms: StageTimes) -> None:
+            self._interrupted(turn)
+            then()
+
+        return Job(steps, settle)
 
     def park(self) -> None:
         """Leave the slot to others, keeping the conversation in the host's memory."""

@@ -41,6 +41,7 @@ T = TypeVar("T")
 UNIT_MS = 1000
 MAX_PUT_IN_TOKENS = 2048
 """Text that may wait for the next unit."""
+_UNIT_TOKENS = 20  # sound, marks and what closes a unit, rounded up
 MAX_PICTURES = 8
 """Pictures of a unit, those that were put in counted."""
 
@@ -96,14 +97,9 @@ class Conversation:
 
     @property
     def unit_room_tokens(self) -> int:
-        """Positions that a unit may fill with pictures and text: half of what the prompt leaves,
-        so that what was said before is not all forgotten for them."""
-        return (self._runner.slots.llm.positions - self._memory.window.protected) // 2
-
-    @property
-    def waiting_pictures(self) -> list[int]:
-        """Thumbnails and cells of each picture that was put in for the next unit."""
-        return list(map(len, self._pictures))
+        """What a unit may hold of pictures and text: two fit, as the newest is never forgotten."""
+        free = self._runner.slots.llm.positions - self._memory.window.protected
+        return max(0, free // 2 - _UNIT_TOKENS - self.settings.rules.max_tokens)
 
     @property
     def turn(self) -> int:

@@ -1,8 +1,9 @@
 """The `minicpm-o` engine: all calls and chats of one set of weights, worked on by one thread.
 
-`work` does the next piece of whoever is first: calls before chats, since people wait for a call's
-unit this second; among calls the one whose work began, then the one that waits longest; chats take
-turns. A paused call keeps its slot for a minute, then leaves it to others until it is resumed.
+`work` does the next piece of whoever is first: duplex calls, whose next unit comes in a second;
+then calls that take turns; then chats. Among equals, work that was begun comes first, then whoever
+waits longest; chats take turns. A paused call keeps its slot for a minute, then leaves it to others
+until it is resumed. One slot is never a chat's, where there are more.
 """
 
 import logging
@@ -10,10 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from agent.chat_types import ChatDelta, ChatDone, ChatEvent, ChatRequest
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.duplex.answer import AnswerPiece
-from agent.duplex.call import CallParts, DuplexCall
+from agent.duplex.call import DuplexCall
+from agent.duplex.call_parts import CallParts
 from agent.duplex.chat import Chat
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.turns_call import TurnsCall
@@ -59,7 +63,7 @@ class Call(Protocol):
 
     def next_job(self) -> Job | None: ...
 
-    def give_up(self) -> None: ...
+    def give_up(self, then: Callable[[], None]) -> None: ...
 
     def park(self) -> None: ...
 
@@ -78,6 +82,12 @@ class _Line:
     job: Job | None = None
     paused_s: float | None = None
     parked: bool = False
+    stale: bool = False
+    """While it was parked it was told to begin anew: it does when it is resumed."""
+
+    @property
+    def has_work(self) -> bool:
+        return self.job is not None or (not self.parked and self.call.has_work)
 
 
 @dataclass(slots=True)
@@ -112,7 +122,8 @@ class DuplexEngine:
 
     def chat(self, number: int, request: ChatRequest) -> None:
         """Start a chat; CapacityError without a slot, RequestError for what cannot be."""
-        if len(self._chats) >= MAX_CHATS:
+        slots = self._parts.runner.slots
+        if len(self._chats) >= MAX_CHATS or (slots.free <= 1 and slots.count > 1):
             raise CapacityError("too many chats wait for an answer", retry_after_s=5.0)
         chat = Chat(self._parts.runner, request)
         asking = self._chats[number] = _Asking(chat)
@@ -159,31 +170,35 @@ class DuplexEngine:
     def _pause(self, line: _Line) -> None:
         if line.paused_s is None:
             line.paused_s = self._clock.now_s()
-            line.call.give_up()
-            line.voice.tell(Paused("asked by the client"))
+            line.call.give_up(lambda: line.voice.tell(Paused("asked by the client")))
 
     def _resume(self, line: _Line) -> None:
-        if line.parked:
-            try:
+        try:
+            if line.parked and line.stale:
+                line.call.close()
+                line.call = self._call(line.settings, line.voice)
+            elif line.parked:
                 line.call.unpark()
-            except CapacityError as error:
-                line.voice.tell(Paused("no place is free"))
-                raise RequestError(
-                    f"{error}; the call stays paused, resume it later", code=error.code
-                ) from error
-        line.parked, line.paused_s = False, None
+        except CapacityError as error:
+            line.voice.tell(Paused("no place is free"))
+            raise RequestError(
+                f"{error}; the call stays paused, resume it later", code=error.code
+            ) from error
+        line.parked = line.stale = False
+        line.paused_s = None
 
     def _begin_anew(self, line: _Line, settings: SessionSettings) -> None:
         """The model is prompted another way for each mode: what was said before is forgotten."""
-        before, line.job = line.settings, None
+        kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall
+        kind.check(self._parts, settings)
+        line.settings = settings
+        if line.parked:
+            line.stale = True
+            return
+        line.job = None
         line.voice.end("interrupted")
         line.call.close()
-        try:
-            line.call = self._call(settings, line.voice)
-            line.settings = settings
-        except RequestError:
-            line.call = self._call(before, line.voice)
-            raise
+        line.call = self._call(settings, line.voice)
 
     def _call(self, settings: SessionSettings, voice: VoiceLine) -> Call:
         if settings.mode == "half_duplex":
@@ -216,14 +231,14 @@ class DuplexEngine:
         return max(0.0, min(due) - self._clock.now_s()) if due else None
 
     def _next_call(self) -> int | None:
-        """Whose work is next: begun work first, then the first in line."""
-        waiting = None
-        for number, line in self._calls.items():
-            if line.job is not None:
-                return number
-            if waiting is None and not line.parked and line.call.has_work:
-                waiting = number
-        return waiting
+        """Whose work is next."""
+        waiting = [number for number, line in self._calls.items() if line.has_work]
+        # The first of equals: those that were served stand behind.
+        return min(waiting, key=self._rank, default=None)
+
+    def _rank(self, number: int) -> tuple[bool, bool]:
+        line = self._calls[number]
+        return line.settings.mode != "duplex", line.job is None
 
     def _advance(self, number: int, line: _Line) -> None:
         if line.job is None:
@@ -233,7 +248,11 @@ class DuplexEngine:
         try:
             if line.job is not None and not line.job.advance(self._parts.runner):
                 line.job = None
-        except AgentError as error:
+        except RequestError as error:
+            # What was to be read does not fit: it is left out, and the call goes on.
+            log.warning("call %d: %s", number, error)
+            line.job = None
+        except (AgentError, torch.OutOfMemoryError) as error:
             self._fail(number, error)
 
     def _advance_chat(self) -> None:
@@ -244,7 +263,7 @@ class DuplexEngine:
         try:
             if not asking.job.advance(self._parts.runner):
                 asking.job = None
-        except AgentError as error:
+        except (AgentError, torch.OutOfMemoryError) as error:
             self._fail(number, error)
         if asking.over:
             self.finish(number)
@@ -263,7 +282,7 @@ class DuplexEngine:
 
         return tell
 
-    def _fail(self, number: int, error: AgentError) -> None:
+    def _fail(self, number: int, error: Exception) -> None:
         """This call or chat cannot go on; the others can."""
         log.warning("call or chat %d ended: %s", number, error)
         self._collect(number)

@@ -63,6 +63,7 @@ from agent.types import ByteArray, FloatArray
 
 SHORTEST_SAMPLES = 16_560
 """A turn's first sound is padded in front to this much, 1035 ms."""
+_HEADER_TOKENS = 32  # more than what opens a user's turn and an answer
 _DEFAULTS = HalfDuplexRules()
 
 
@@ -91,7 +92,7 @@ class HalfDuplexConversation:
         self.script: Iterator[int] | None = None
         """Gives every token that would be drawn: for tests, which decide for the model."""
         settings = settings or ConversationSettings()
-        self._opening = self._laid_out_opening(system)
+        self._opening = lay_out_opening(runner, system)
         self._generator = random_source(settings.seed, runner.model.target.device)
         slot = runner.slots.take()
         memory = TurnMemory(
@@ -114,6 +115,12 @@ class HalfDuplexConversation:
     def context_tokens(self) -> int:
         """Positions of the LLM that it takes."""
         return self._memory.llm.length
+
+    @property
+    def turn_room_tokens(self) -> int:
+        """Positions that what comes next of the user's turn may take; an answer fits behind it."""
+        room = self._context.room(opens=not self._memory.is_open)
+        return max(0, room - min(self._rules.max_tokens, room // 4) - _HEADER_TOKENS)
 
     @property
     def turn(self) -> int:
@@ -146,28 +153,6 @@ class HalfDuplexConversation:
     def _memory(self) -> TurnMemory:
         return self._context.memory
 
-    def _laid_out_opening(self, system: Message | None) -> LaidOut:
-        if system is None:
-            return LaidOut((), (), ())
-        vocabulary, positions = self._runner.model.vocabulary, self._runner.slots.llm.positions
-        content = tuple(
-            defused_answer(vocabulary, part) if isinstance(part, str) else part
-            for part in system.content
-        )
-        opening = opening_segments(replace(system, content=content), ChatLayout(joined=True))
-        laid = self._laid_out(opening)
-        if len(laid.ids) > positions // 2:
-            raise RequestError(
-                f"the system prompt takes {len(laid.ids)} of {positions} tokens; at most half of "
-                "them may be used for it",
-                param="instructions",
-            )
-        return laid
-
-    def _laid_out(self, segments: Sequence[Content]) -> LaidOut:
-        layout = ChatLayout(max_tokens=1 << 40)  # what does not fit is refused, not cut
-        return lay_out(self._runner.model.vocabulary, segments, layout)
-
     # ---- the user's turn ------------------------------------------------------------------------
 
     def hear_steps(
@@ -197,6 +182,12 @@ class HalfDuplexConversation:
         embeddings = yield from perceive(model, laid, senses, None)
         yield from self._read_turn(embeddings)
 
+    def abandon_turn(self) -> None:
+        """Forget the user's turn as far as it was read. Not between the steps of anything."""
+        self._check_awake()
+        self._answer = None
+        self._memory.abandon_turn()
+
     def hear_live_steps(
         self, audio: FloatArray, pictures: Sequence[ByteArray] = (), *, is_last: bool = False
     ) -> Generator[Work, None, None]:
@@ -224,7 +215,7 @@ class HalfDuplexConversation:
     def remark_steps(self, text: str) -> Generator[Work, None, None]:
         """What the agent said, or was told, elsewhere follows as it stands; the turn is over."""
         self._check_awake()
-        laid = self._laid_out([defused_answer(self._runner.model.vocabulary, text)])
+        laid = _lay_out(self._runner, [defused_answer(self._runner.model.vocabulary, text)])
         self._context.make_room(len(laid.ids))
         self._memory.close_turn()
         yield from self._read_turn(self._runner.model.llm.embed(laid.ids))
@@ -243,7 +234,7 @@ class HalfDuplexConversation:
         """Lay out what comes next of the turn, begun if need be, and make room for it."""
         opens = not self._memory.is_open
         header = [user_header(after_answer=self._memory.answers > 0)] if opens else []
-        laid = self._laid_out([*header, *content])
+        laid = _lay_out(self._runner, [*header, *content])
         self._context.make_room(len(laid.ids), opens=opens)
         self._answer = None
         return laid
@@ -381,3 +372,28 @@ class HalfDuplexConversation:
     def _check_awake(self) -> None:
         if self._closed or self._parked is not None:
             raise EngineError(f"the conversation is {'closed' if self._closed else 'parked'}")
+
+
+def lay_out_opening(runner: Runner, system: Message | None) -> LaidOut:
+    """The system message of a conversation that begins; RequestError when it is too long."""
+    if system is None:
+        return LaidOut((), (), ())
+    vocabulary, positions = runner.model.vocabulary, runner.slots.llm.positions
+    content = tuple(
+        defused_answer(vocabulary, part) if isinstance(part, str) else part
+        for part in system.content
+    )
+    opening = opening_segments(replace(system, content=content), ChatLayout(joined=True))
+    laid = _lay_out(runner, opening)
+    if len(laid.ids) > positions // 2:
+        raise RequestError(
+            f"the system prompt takes {len(laid.ids)} of {positions} tokens; at most half of "
+            "them may be used for it",
+            param="instructions",
+        )
+    return laid
+
+
+def _lay_out(runner: Runner, segments: Sequence[Content]) -> LaidOut:
+    layout = ChatLayout(max_tokens=1 << 40)  # what does not fit is refused, not cut
+    return lay_out(runner.model.vocabulary, segments, layout)

@@ -66,6 +66,14 @@ class TurnMemory:
         self.mel = StreamingMel(TURN_BASED)
         self.audio.cached_frames = self.audio.chunks = 0
 
+    def abandon_turn(self) -> None:
+        """Forget the user's turn as far as it was read; what comes next begins it again."""
+        if self.is_open:
+            self.llm.length = self.window.length - self.window.units[-1].length
+            self.window.drop_newest()
+            self.rewrites += 1
+        self.close_turn()
+
     def settle(self) -> None:
         """The cache's end has moved: so long is the newest round now."""
         before = self.window.length - self.window.units[-1].length if self.window.units else 0

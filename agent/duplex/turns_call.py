@@ -7,20 +7,24 @@ comes next. New instructions begin the conversation anew.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from agent.chat_types import ChatPicture
 from agent.duplex.answer import AnswerPiece
-from agent.duplex.call import CallParts, conversation_settings
-from agent.duplex.half_duplex import HalfDuplexConversation
+from agent.duplex.call import MAX_URGENT
+from agent.duplex.call_parts import CallParts, conversation_settings
+from agent.duplex.half_duplex import HalfDuplexConversation, lay_out_opening
+from agent.duplex.half_duplex_rules import HalfDuplexRules
 from agent.duplex.job import Job, StageTimes
-from agent.duplex.pictures import check_picture, decode_picture
-from agent.duplex.prompt import Content, Message, SoundSpan, system_content
+from agent.duplex.pictures import check_picture, decode_picture, piece_sizes
+from agent.duplex.prompt import Message, SoundSpan, system_content
 from agent.duplex.voice_line import VoiceLine
+from agent.duplex.window import WindowMode
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
 from agent.types import (
@@ -29,6 +33,7 @@ from agent.types import (
     AddPicture,
     AddText,
     ByteArray,
+    ClearInput,
     Command,
     CommitInput,
     DeleteItem,
@@ -49,10 +54,9 @@ log = logging.getLogger(__name__)
 
 MAX_UTTERANCE_S = 60
 """Of a longer one the end is heard."""
-MAX_PICTURES = 16
-"""Pictures of one turn: the newest."""
-MAX_TEXT_CHARS = 20_000
-"""Typed words that may wait for the turn that comes next."""
+MAX_PICTURES = 16  # of one turn: the newest
+_VECTOR_SAMPLES = MIC_RATE_HZ // 10
+_SHORTEST_SAMPLES = 2 * _VECTOR_SAMPLES  # shorter sound makes no vector, or nearly none
 _ALL_MS = 1 << 40
 
 Steps: TypeAlias = Generator[Work, None, Any]
@@ -76,13 +80,14 @@ class TurnsCall:
         self._settings = settings
         self._line = line
         self._units: deque[Unit] = deque(maxlen=MAX_UTTERANCE_S + 1)
+        self._camera: deque[tuple[int, ByteArray]] = deque(maxlen=MAX_PICTURES)
         self._onset: int | None = None
         self._committed = 0
         self._awaited: _Utterance | None = None
         self._texts: dict[str, str] = {}
-        self._pictures: deque[ByteArray] = deque(maxlen=MAX_PICTURES)
-        self._urgent: deque[Callable[[], Job]] = deque(maxlen=MAX_PICTURES)
-        self._is_asked = self._listens = self._answers = False
+        self._pictures: dict[str, list[ByteArray]] = {}
+        self._urgent: deque[Callable[[], Job]] = deque()
+        self._opened = self._is_asked = self._listens = self._answers = False
         self._talk = self._begun()
 
     # ---- what comes in --------------------------------------------------------------------------
@@ -101,7 +106,8 @@ class TurnsCall:
             self._onset = None
 
     def _take_unit(self, unit: Unit) -> None:
-        self._units.append(unit)
+        self._units.append(replace(unit, pictures=()))
+        self._camera.extend((unit.index, one.rgb) for one in unit.pictures)
         self._line.tell(Listened(unit.index))
         self._line.tell(UnitReport(unit.index, (), self._talk.context_tokens))
 
@@ -109,28 +115,42 @@ class TurnsCall:
         """Carry out a command; RequestError, with nothing changed, when it cannot be."""
         match command:
             case Interrupt(turn=turn, heard_ms=heard_ms):
-                self._urgent.append(lambda: self._interruption(turn, heard_ms))
+                self._before_all(lambda: self._interruption(turn, heard_ms))
             case UpdateSettings(settings=settings):
                 self._update(settings)
             case AddText():
                 self._add_text(command)
-            case AddPicture(file=file):
-                self._add_picture(decode_picture(file))
+            case AddPicture():
+                self._add_picture(command)
             case DeleteItem(item_id=item_id):
                 self._texts.pop(item_id, None)
+                self._pictures.pop(item_id, None)
             case Respond(instructions=instructions):
                 if instructions:
                     self._add_text(AddText("", "system", instructions))
                 self._is_asked = True
             case ForceListen(on=on):
-                self._listens = on
-                if on:
-                    self._urgent.append(lambda: self._interruption(self._line.turn, _ALL_MS))
-            case CommitInput():
-                self._commit()
+                self._listen(on)
+            case CommitInput(at=at):
+                self._commit(at)
+            case ClearInput(at=at):
+                self._committed = at if at >= 0 else self._heard_until
             case _:
                 name = type(command).__name__
                 raise UnsupportedError(f"the model cannot do {name} in a half-duplex call")
+
+    def _before_all(self, work: Callable[[], Job]) -> None:
+        """What is done before what waits; it is made when it is begun."""
+        if len(self._urgent) >= MAX_URGENT:
+            raise RequestError("too many commands wait for the model; send fewer")
+        self._urgent.append(work)
+
+    def _listen(self, on: bool) -> None:
+        self._listens = on
+        if on and (self._line.is_open or self._is_asked):
+            self._before_all(lambda: self._interruption(self._line.turn, _ALL_MS))
+        if on:
+            self._is_asked = False
 
     def _add_text(self, added: AddText) -> None:
         if added.role == "assistant":
@@ -138,25 +158,49 @@ class TurnsCall:
                 "the model cannot be told what it said; send it as a message of the user",
                 param="item.role",
             )
-        waiting = {**self._texts, added.item_id: added.text}
-        if sum(map(len, waiting.values())) > MAX_TEXT_CHARS:
+        waiting = [*self._texts.values(), added.text]
+        most = self._most_tokens // 2
+        count = sum(map(self._text_tokens, waiting))
+        if count > most or len(waiting) > most:
             raise RequestError(
-                f"more than {MAX_TEXT_CHARS} characters wait for the model; send less",
+                f"more than {most} tokens of text wait for the model; send less",
                 param="item.content",
             )
-        self._texts = waiting
+        self._texts[added.item_id] = added.text
 
-    def _add_picture(self, rgb: ByteArray) -> None:
+    def _text_tokens(self, text: str) -> int:
+        return len(self._parts.runner.model.vocabulary.encode_foreign(text))
+
+    @property
+    def _most_tokens(self) -> int:
+        """A quarter of what a slot holds: so much a turn takes beside what is said in it."""
+        return self._parts.runner.slots.llm.positions // 4
+
+    def _add_picture(self, added: AddPicture) -> None:
+        if sum(map(len, self._pictures.values())) >= MAX_PICTURES:
+            raise RequestError(
+                f"{MAX_PICTURES} pictures wait to be seen; send more with the next turn",
+                param="item.content",
+            )
+        rgb = decode_picture(added.file)
         height, width = rgb.shape[:2]
         check_picture(width, height, self._settings.max_slices)
-        self._pictures.append(rgb)
+        self._pictures.setdefault(added.item_id, []).append(rgb)
 
-    def _commit(self) -> None:
-        """The client says that what it said since the last time is a turn."""
-        until = (self._units[-1].index + 1) * UNIT_SAMPLES if self._units else 0
+    @property
+    def _heard_until(self) -> int:
+        return (self._units[-1].index + 1) * UNIT_SAMPLES if self._units else 0
+
+    def _commit(self, at: int) -> None:
+        until = at if at >= 0 else self._heard_until
         if until > self._committed:
             self._awaited = _Utterance(self._committed, until, answer=False)
         self._committed = until
+
+    @staticmethod
+    def check(parts: CallParts, settings: SessionSettings) -> None:
+        """RequestError when no call could begin under these settings."""
+        lay_out_opening(parts.runner, _system(settings, parts.voices.get(settings.voice)))
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
         """Whether its system prompt stays: it stands before all that was said."""
@@ -171,10 +215,14 @@ class TurnsCall:
     @property
     def has_work(self) -> bool:
         """Whether `next_job` has something."""
-        return bool(self._urgent or self._answers or self._is_settled() or self._may_answer())
+        waits = bool(self._urgent or self._answers) or not self._opened
+        return waits or self._is_settled() or self._may_answer()
 
     def next_job(self) -> Job | None:
         """The next work, if there is any."""
+        if not self._opened:
+            self._opened = True
+            return Job(self._talk.open_steps(), _nothing)
         if self._urgent:
             return self._urgent.popleft()()
         if self._answers:
@@ -196,30 +244,63 @@ class TurnsCall:
 
     def _hearing(self, utterance: _Utterance) -> Steps:
         yield from self._read_typed()
-        cameras = [
-            picture.rgb
-            for unit in self._units
-            if utterance.start < (unit.index + 1) * UNIT_SAMPLES <= utterance.end + UNIT_SAMPLES
-            for picture in unit.pictures
-            if self._is_seen(picture.rgb)
-        ]
-        pictures = [*self._pictures, *cameras][-MAX_PICTURES:]
-        self._pictures.clear()
-        yield from self._talk.hear_steps(self._recalled(utterance), pictures)
-        self._is_asked = self._is_asked or utterance.answer
+        sound = self._recalled(utterance)
+        first, last = utterance.start // UNIT_SAMPLES, utterance.end // UNIT_SAMPLES
+        cameras = [rgb for at, rgb in self._camera if first <= at <= last]
+        pictures = self._take_pictures() + [rgb for rgb in cameras if self._is_seen(rgb)]
+        is_said = yield from self._read(sound, pictures)
+        self._is_asked = self._is_asked or (utterance.answer and is_said)
+
+    def _read(self, sound: FloatArray, pictures: list[ByteArray]) -> Steps:
+        """Sound and pictures join the user's turn, as far as there is room → whether any did.
+
+        A turn that leaves none begins again with them: only its newest part is heard. Of sound
+        that is too long the end, and of too many pictures the newest ones.
+        """
+        wanted = len(sound) // _VECTOR_SAMPLES + self._piece_tokens
+        if wanted > self._talk.turn_room_tokens:
+            log.warning("the user's turn is longer than the context: its beginning is forgotten")
+            self._talk.abandon_turn()
+        room = self._talk.turn_room_tokens
+        sound = sound[-max(1, room * 3 // 4) * _VECTOR_SAMPLES :]
+        fitting = self._fitting(pictures, room - len(sound) // _VECTOR_SAMPLES - self._piece_tokens)
+        if len(sound) >= _SHORTEST_SAMPLES:
+            yield from self._talk.hear_steps(sound, fitting)
+        elif fitting:
+            yield from self._talk.read_steps([*map(ChatPicture, fitting)])
+        return bool(fitting) or len(sound) >= _SHORTEST_SAMPLES
+
+    def _fitting(self, pictures: Sequence[ByteArray], room: int) -> list[ByteArray]:
+        kept: list[ByteArray] = []
+        for rgb in reversed(pictures[-MAX_PICTURES:]):
+            height, width = rgb.shape[:2]
+            room -= len(piece_sizes(width, height, self._settings.max_slices)) * self._piece_tokens
+            if room < 0:
+                break
+            kept.insert(0, rgb)
+        return kept
+
+    @property
+    def _piece_tokens(self) -> int:
+        """Positions of a thumbnail or cell with its marks."""
+        return self._parts.runner.model.config.resampler.queries + 2
+
+    def _take_pictures(self) -> list[ByteArray]:
+        pictures, self._pictures = self._pictures, {}
+        return [rgb for shown in pictures.values() for rgb in shown]
 
     def _beginning(self) -> Steps:
         self._is_asked = False
         yield from self._read_typed()
         if self._pictures:
-            pictures = list(self._pictures)
-            self._pictures.clear()
-            yield from self._talk.read_steps([*map(ChatPicture, pictures)])
+            yield from self._read(np.zeros(0, np.float32), self._take_pictures())
         self._answers = True
         self._line.begin(self._settings.voice, speaks=self._talk.settings.speaks)
 
     def _read_typed(self) -> Steps:
         texts, self._texts = self._texts, {}
+        if sum(map(self._text_tokens, texts.values())) + len(texts) > self._talk.turn_room_tokens:
+            self._talk.abandon_turn()
         for text in texts.values():
             yield from self._talk.read_text(text)
 
@@ -265,28 +346,29 @@ class TurnsCall:
     # ---- its slot -------------------------------------------------------------------------------
 
     def _begun(self) -> HalfDuplexConversation:
-        settings, voice = self._settings, self._parts.voices.get(self._settings.voice)
-        span = None if voice is None else SoundSpan(len(voice))
-        content: tuple[Content, ...] = (settings.instructions,)
-        if not settings.instructions:
-            content = system_content("assistant", settings.language, span)
+        parts, settings = self._parts, self._settings
+        voice = parts.voices.get(settings.voice)
+        rounds: WindowMode = "off" if parts.window.mode == "off" else "basic"
         talk = HalfDuplexConversation(
-            self._parts.runner,
-            Message("system", content),
+            parts.runner,
+            _system(settings, voice),
             None if settings.instructions else voice,
-            conversation_settings(self._parts, settings),
+            conversation_settings(parts, settings),
+            HalfDuplexRules(window=replace(parts.window, mode=rounds)),
         )
-        if self._parts.script is not None:
-            talk.script = self._parts.script()
-        self._urgent.clear()
-        self._urgent.append(lambda: Job(talk.open_steps(), _nothing))
+        if parts.script is not None:
+            talk.script = parts.script()
         return talk
 
-    def give_up(self) -> None:
-        """Forget what waits, and end the answer that goes on: the call is paused."""
+    def give_up(self, then: Callable[[], None]) -> None:
+        """Forget what waits and end the answer that goes on; `then` is called once that is so."""
         self._onset = self._awaited = None
-        if self._line.is_open:
-            self._urgent.append(lambda: self._interruption(self._line.turn, _ALL_MS))
+        self._urgent.append(lambda: self._giving_up(then))
+
+    def _giving_up(self, then: Callable[[], None]) -> Job:
+        self._is_asked = False
+        steps = self._stopping(self._line.turn, _ALL_MS)
+        return Job(steps, lambda _, __: then())
 
     def park(self) -> None:
         """Leave the slot to others, keeping the conversation in the host's memory."""
@@ -299,6 +381,14 @@ class TurnsCall:
     def close(self) -> None:
         """Give the slot back for good. Idempotent."""
         self._talk.close()
+
+
+def _system(settings: SessionSettings, voice: Tensor | None) -> Message:
+    """The system message: the client's own, or that of an assistant in the session's language."""
+    if settings.instructions:
+        return Message("system", (settings.instructions,))
+    span = None if voice is None else SoundSpan(len(voice))
+    return Message("system", system_content("assistant", settings.language, span))
 
 
 def _prompted(settings: SessionSettings) -> tuple[str, str, str]:

@@ -120,6 +120,10 @@ class Window:
         newest = list(units)
         self._units[len(self._units) - len(newest) :] = newest
 
+    def drop_newest(self) -> None:
+        """The newest unit never was."""
+        self._units.pop()
+
     def cut(self) -> Cut | None:
         """What is to be forgotten now; None when all fits. From here on the bookkeeping says so."""
         settings = self.settings

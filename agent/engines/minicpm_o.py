@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from agent.duplex.call import CallParts
+from agent.duplex.call_parts import CallParts
 from agent.duplex.config import Numerics, read_config
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.model import load_model

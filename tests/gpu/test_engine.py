@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agent.chat_types import ChatDone, ChatMessage, ChatPicture, ChatRequest, ChatText
-from agent.duplex.call import CallParts
+from agent.duplex.call_parts import CallParts
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.model import DuplexModel, load_model
 from agent.duplex.slots import Slots, SlotSizes

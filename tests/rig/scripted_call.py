@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from agent.duplex.call import CallParts, DuplexCall
+from agent.duplex.call import DuplexCall
+from agent.duplex.call_parts import CallParts
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine

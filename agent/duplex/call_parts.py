@@ -1,0 +1,50 @@
+"""What all calls on the model share, and how a client's settings become a conversation's."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from agent.duplex.conversation_settings import ConversationSettings, reference_settings
+from agent.duplex.policy import listen_bias
+from agent.duplex.window import WindowSettings
+from agent.duplex.work import Runner
+from agent.interfaces import Vocoder
+from agent.types import SessionSettings
+
+_SEMANTIC_EAGERNESS = {"low": 0.25, "medium": 0.5, "high": 0.75}
+
+
+@dataclass(frozen=True, slots=True)
+class CallParts:
+    """What all calls share. `voices` are vectors [n, W] of reference voices by name.
+
+    `script` gives every token that would be drawn, for each conversation anew: for tests, which
+    decide for the model.
+    """
+
+    runner: Runner
+    voices: Mapping[str, Tensor] = field(default_factory=dict)
+    vocoder: Vocoder | None = None
+    window: WindowSettings = field(default_factory=WindowSettings)
+    parity: bool = False
+    seed: int | None = None
+    script: Callable[[], Iterator[int]] | None = None
+
+
+def conversation_settings(parts: CallParts, settings: SessionSettings) -> ConversationSettings:
+    """How a conversation behaves by what the client set."""
+    base = reference_settings() if parts.parity else ConversationSettings(window=parts.window)
+    detection = settings.turn_detection
+    eagerness = settings.eagerness
+    if detection is not None and detection.kind == "semantic_vad":
+        eagerness = _SEMANTIC_EAGERNESS.get(detection.eagerness, eagerness)
+    speaks = parts.vocoder is not None and "audio" in settings.output_modalities
+    return replace(
+        base,
+        text=replace(base.text, listen_bias=listen_bias(eagerness)),
+        max_slices=settings.max_slices,
+        speaks=speaks,
+        speech_lag_ms=parts.vocoder.lag_ms if parts.vocoder is not None else 0,
+        seed=parts.seed,
+    )
