@@ -17,7 +17,7 @@ from agent.errors import VocoderError
 from agent.types import FloatArray
 from agent.vocoder.config import FRAMES_PER_TOKEN
 from agent.vocoder.cosyvoice2_flow import BLOCK_TOKENS, Cosyvoice2Flow, FlowChunk, FlowState
-from agent.vocoder.hift_stream import VocoderTail
+from agent.vocoder.token2wav import Sounding
 from agent.vocoder.voice import SpeakerPrompt
 
 _LEAST_FIRST_HOP_TOKENS = 4
@@ -25,8 +25,8 @@ _LEAST_FIRST_HOP_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Cosyvoice2Settings:
-    """How a stream is cut and what it remembers."""
+class ChunkSettings:
+    """How a turn is cut into chunks and how much of it is remembered."""
 
     first_hop_tokens: int | None = BLOCK_TOKENS
     """The first chunk. Up to a second of the prompt's beginning is cut away, so that it ends on the
@@ -51,7 +51,7 @@ class Cosyvoice2Settings:
             raise ValueError("largest_hop_tokens is less than hop_tokens")
 
 
-UPSTREAM = Cosyvoice2Settings(first_hop_tokens=None, hop_tokens=50, largest_hop_tokens=100)
+UPSTREAM = ChunkSettings(first_hop_tokens=None, hop_tokens=50, largest_hop_tokens=100)
 """Chunks as upstream cuts them."""
 
 
@@ -74,7 +74,7 @@ class Cosyvoice2Voice:
 class HopSchedule:
     """How many tokens the next chunk has: up to the grid of blocks, then ever more blocks."""
 
-    def __init__(self, prompt_tokens: int, settings: Cosyvoice2Settings) -> None:
+    def __init__(self, prompt_tokens: int, settings: ChunkSettings) -> None:
         first = settings.first_hop_tokens or BLOCK_TOKENS
         self.next_tokens = first + -(prompt_tokens + first) % BLOCK_TOKENS
         self._then = settings.hop_tokens
@@ -87,7 +87,7 @@ class HopSchedule:
 
 
 class Cosyvoice2:
-    """Shared by all streams. `open_tail` makes what turns one turn's mel into sound, by its voice.
+    """Shared by all streams; the weights and voices hold nothing of a turn.
 
     A chunk that is not finite is computed once more by `exact`, the same flow in float32, and the
     stream stays there; a second failure is a `VocoderError`.
@@ -96,13 +96,13 @@ class Cosyvoice2:
     def __init__(
         self,
         flow: Cosyvoice2Flow,
-        open_tail: Callable[[str], VocoderTail],
-        settings: Cosyvoice2Settings,
+        sounding: Sounding,
+        settings: ChunkSettings,
         exact: Callable[[], Cosyvoice2Flow],
     ) -> None:
         self.flow = flow
         self.settings = settings
-        self._open_tail = open_tail
+        self.sounding = sounding
         self._exact = exact
 
     @torch.inference_mode()
@@ -132,13 +132,15 @@ class Cosyvoice2:
     def whole(self, voice: Cosyvoice2Voice, tokens: Sequence[int]) -> FloatArray:
         """An utterance at once, everything seeing everything: the sound f32 [960 n]."""
         self.check_tokens(tokens)
+        if not tokens:
+            return np.zeros(0, np.float32)
         everything = [*voice.tokens, *tokens]
         made = self.flow.whole(everything, voice.mel, voice.speaker, in_blocks=False)
         if not made.is_finite and self.flow.dtype != torch.float32:
             made = self._exact().whole(everything, voice.mel, voice.speaker, in_blocks=False)
         _require_finite(made)
-        mel = made.mel[None, :, voice.mel.shape[1] :]
-        return self.tail(voice).push(mel, last=True).cpu().numpy()
+        sound = self.sounding.whole(made.mel[None, :, voice.mel.shape[1] :], voice.name)
+        return _finite_sound(sound)
 
     def advance(
         self, state: FlowState, tokens: Sequence[int], voice: Cosyvoice2Voice, *, final: bool
@@ -152,10 +154,6 @@ class Cosyvoice2:
             chunk = self._exact().advance(state, tokens, known, final=final)
         _require_finite(chunk)
         return state, chunk.mel
-
-    def tail(self, voice: Cosyvoice2Voice) -> VocoderTail:
-        """What turns a new turn's mel into sound."""
-        return self._open_tail(voice.name)
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """`VocoderError` for an id that is no speech token, such as the end of a turn."""
@@ -193,7 +191,7 @@ class Cosyvoice2Stream:
         self._state = voice.state.clone()
         self._waiting = list(voice.tokens[voice.state.tokens :])
         self._schedule = HopSchedule(len(voice.tokens), shared.settings)
-        self._tail = shared.tail(voice)
+        self._tail = shared.sounding.open_tail(voice.name)
         self._received = 0
         self._over = False
 
@@ -227,7 +225,7 @@ class Cosyvoice2Stream:
         while len(self._waiting) >= (due := self._due_tokens()) + ahead:
             made.append(self._tail.push(self._next_mel(due, ahead)))
             self._schedule.advance()
-        return torch.cat(made).cpu().numpy() if made else np.zeros(0, np.float32)
+        return _finite_sound(torch.cat(made)) if made else np.zeros(0, np.float32)
 
     @torch.inference_mode()
     def finish(self) -> FloatArray:
@@ -239,7 +237,7 @@ class Cosyvoice2Stream:
             return np.zeros(0, np.float32)
         sound = self._tail.push(self._next_mel(len(self._waiting), 0), last=True)
         self._over = True
-        return sound.cpu().numpy()
+        return _finite_sound(sound)
 
     def _due_tokens(self) -> int:
         """How many the next chunk has; the first also those of the prompt that are left."""
@@ -264,3 +262,9 @@ class Cosyvoice2Stream:
 def _require_finite(chunk: FlowChunk) -> None:
     if not chunk.is_finite:
         raise VocoderError("the flow gave numbers that are not finite")
+
+
+def _finite_sound(sound: Tensor) -> FloatArray:
+    if not bool(sound.isfinite().all()):
+        raise VocoderError("the HiFT gave numbers that are not finite")
+    return sound.cpu().numpy()

@@ -130,11 +130,12 @@ class Cosyvoice2Flow:
         self._shifts = self._unet.shifts(times.to(noise.device))
 
     def in_dtype(self, dtype: torch.dtype) -> "Cosyvoice2Flow":
-        """The same flow with a copy of its weights in `dtype`; time and noise stay float32."""
+        """This flow with its weights copied in `dtype`; time, speaker and noise stay float32."""
         if dtype == self.dtype:
             return self
         other = copy.copy(self)
         other._weights = copy.deepcopy(self._weights).to(dtype)
+        other._weights.spk_embed_affine_layer = self._weights.spk_embed_affine_layer
         return other
 
     @property

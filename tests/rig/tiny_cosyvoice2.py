@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agent.torch_parts.checkpoint import load_parts, unfilled
-from agent.vocoder.cosyvoice2 import Cosyvoice2, Cosyvoice2Settings
+from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2
 from agent.vocoder.cosyvoice2_flow import (
     Cosyvoice2Flow,
     Cosyvoice2Weights,
@@ -83,13 +83,21 @@ class Ear(VocoderTail):
         return torch.cat(self.heard, 1)
 
 
-def listening(settings: Cosyvoice2Settings, steps: int = 10) -> tuple[Cosyvoice2, list[Ear]]:
-    """A vocoder whose turns end in ears: one more in the list with each stream."""
-    ears: list[Ear] = []
+class Ears:
+    """Listens to every turn: `each` has one more ear with every stream."""
 
-    def open_tail(voice: str) -> Ear:
-        ears.append(Ear([]))
-        return ears[-1]
+    def __init__(self) -> None:
+        self.each: list[Ear] = []
 
-    flow = tiny_flow(steps)
-    return Cosyvoice2(flow, open_tail, settings, lambda: flow), ears
+    def open_tail(self, name: str) -> Ear:
+        self.each.append(Ear([]))
+        return self.each[-1]
+
+    def whole(self, mel: Tensor, name: str) -> Tensor:
+        return self.open_tail(name).push(mel, last=True)
+
+
+def listening(settings: ChunkSettings, steps: int = 10) -> tuple[Cosyvoice2, list[Ear]]:
+    """A vocoder whose turns end in ears."""
+    flow, ears = tiny_flow(steps), Ears()
+    return Cosyvoice2(flow, ears, settings, lambda: flow), ears.each

@@ -1,0 +1,168 @@
+"""The vocoders by name, each behind the one seam that the rest of the agent knows.
+
+vocoder = load_vocoder("cosyvoice2", folder, settings, find_prompt=voices.prompt)
+stream = vocoder.open("anna")
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+
+from agent.errors import ConfigError
+from agent.interfaces import VocoderStream
+from agent.torch_parts.checkpoint import Target
+from agent.types import SPEECH_RATE_HZ, FloatArray
+from agent.vocoder.config import TOKEN_SAMPLES
+from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
+from agent.vocoder.loading import Token2wavSettings, load_token2wav
+from agent.vocoder.token2wav import LEAD_TOKENS
+from agent.vocoder.voice import SpeakerPrompt
+
+VocoderName = Literal["token2wav", "cosyvoice2"]
+FindPrompt = Callable[[str], SpeakerPrompt]
+"""The prompt of a voice by its name; raises what the caller of `open` is to hear of it."""
+VoiceT = TypeVar("VoiceT")
+
+
+@dataclass(frozen=True, slots=True)
+class VocoderSettings:
+    """What may be chosen of each vocoder, and how many voices stay prepared.
+
+    A prepared voice takes memory of the device: beyond the limit the one not used for longest goes,
+    and is prepared anew when it is wanted again.
+    """
+
+    token2wav: Token2wavSettings = field(default_factory=Token2wavSettings)
+    cosyvoice2: Cosyvoice2Settings = field(default_factory=Cosyvoice2Settings)
+    prepared_voices: int = 8
+
+    def __post_init__(self) -> None:
+        if self.prepared_voices < 1:
+            raise ValueError(f"prepared_voices is {self.prepared_voices}, expected at least 1")
+
+
+class Speaking(Protocol[VoiceT]):
+    """What every vocoder is: voices prepared once, streams that share them."""
+
+    def voice(self, prompt: SpeakerPrompt, name: str) -> VoiceT:
+        """Compute what of a voice does not depend on what it says."""
+        ...
+
+    def open(self, voice: VoiceT) -> VocoderStream:
+        """A stream for one turn in that voice."""
+        ...
+
+    def whole(self, voice: VoiceT, tokens: Sequence[int]) -> FloatArray:
+        """An utterance at once."""
+        ...
+
+
+class VoicedVocoder(Generic[VoiceT]):
+    """A `Vocoder`: it knows voices by name, and keeps the last few prepared. For one thread."""
+
+    def __init__(
+        self,
+        speaking: Speaking[VoiceT],
+        find_prompt: FindPrompt,
+        *,
+        lag_ms: int,
+        prepared_voices: int,
+    ) -> None:
+        self.speaking = speaking
+        self._find_prompt = find_prompt
+        self._lag_ms = lag_ms
+        self._most = prepared_voices
+        self._prepared: OrderedDict[tuple[str, bytes], VoiceT] = OrderedDict()
+
+    @property
+    def lag_ms(self) -> int:
+        """How much of a turn's sound comes before that of its first token."""
+        return self._lag_ms
+
+    def open(self, voice: str) -> VocoderStream:
+        """A stream for one turn in that voice; to give it up, drop it."""
+        return self.speaking.open(self._ready(voice))
+
+    def whole(self, voice: str, tokens: Sequence[int]) -> FloatArray:
+        """An utterance at once f32 [T] at 24 kHz. `VocoderError`."""
+        return self.speaking.whole(self._ready(voice), tokens)
+
+    def prepare(self, voice: str) -> None:
+        """Have a voice ready before it is wanted. A voice that changed is prepared anew."""
+        self._ready(voice)
+
+    def forget(self, voice: str) -> None:
+        """Free what was prepared of a voice; streams that speak with it go on."""
+        for key in [key for key in self._prepared if key[0] == voice]:
+            del self._prepared[key]
+
+    def _ready(self, voice: str) -> VoiceT:
+        prompt = self._find_prompt(voice)
+        key = (voice, _digest(prompt))
+        ready = self._prepared.get(key)
+        if ready is None:
+            ready = self.speaking.voice(prompt, voice)
+            self.forget(voice)
+            self._prepared[key] = ready
+            while len(self._prepared) > self._most:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
+        return ready
+
+
+def names() -> tuple[str, ...]:
+    """The vocoders that there are."""
+    return get_args(VocoderName)
+
+
+def load_vocoder(
+    name: str, folder: Path, settings: VocoderSettings, target: Target, find_prompt: FindPrompt
+) -> VoicedVocoder[Any]:
+    """The vocoder of that name from its checkpoint's folder.
+
+    `target.dtype` is the flow's. ConfigError for a name that is none; CheckpointError when the
+    folder is not that vocoder's.
+    """
+    load = _LOADERS.get(name)
+    if load is None:
+        raise ConfigError(f"vocoder is {name!r}, expected one of: {', '.join(names())}")
+    return load(folder, settings, target, find_prompt)
+
+
+def _load_token2wav(
+    folder: Path, settings: VocoderSettings, target: Target, find_prompt: FindPrompt
+) -> VoicedVocoder[Any]:
+    heard = LEAD_TOKENS if settings.token2wav.stream.lead == "heard" else 0
+    return VoicedVocoder(
+        load_token2wav(folder, settings.token2wav, target),
+        find_prompt,
+        lag_ms=1000 * heard * TOKEN_SAMPLES // SPEECH_RATE_HZ,
+        prepared_voices=settings.prepared_voices,
+    )
+
+
+def _load_cosyvoice2(
+    folder: Path, settings: VocoderSettings, target: Target, find_prompt: FindPrompt
+) -> VoicedVocoder[Any]:
+    return VoicedVocoder(
+        load_cosyvoice2(folder, settings.cosyvoice2, target),
+        find_prompt,
+        lag_ms=0,
+        prepared_voices=settings.prepared_voices,
+    )
+
+
+_LOADERS: Mapping[
+    str, Callable[[Path, VocoderSettings, Target, FindPrompt], VoicedVocoder[Any]]
+] = {"token2wav": _load_token2wav, "cosyvoice2": _load_cosyvoice2}
+
+
+def _digest(prompt: SpeakerPrompt) -> bytes:
+    """Of all that a prompt holds."""
+    digest = hashlib.sha256()
+    for part in (prompt.speech_tokens, prompt.mel, prompt.embedding):
+        digest.update(part.tobytes())
+    return digest.digest()
