@@ -112,6 +112,11 @@ class Token2wav:
         self._noise = noise
         self._exact = exact
 
+    @property
+    def lag_ms(self) -> int:
+        """How much of a turn's sound comes before that of its first token."""
+        return 40 * LEAD_TOKENS if self.settings.lead == "heard" else 0
+
     @torch.inference_mode()
     def voice(self, prompt: SpeakerPrompt, name: str) -> PreparedVoice:
         """Compute a voice once; `VocoderError` when the prompt is not what this model knows."""
