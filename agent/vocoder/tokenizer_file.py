@@ -4,6 +4,7 @@ The published graph names few of its weights; where they belong is told by the s
 the path of `/blocks.0/attn/query/MatMul` is that of the module in the network that was exported.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ from agent.vocoder.speech_tokenizer import (
     token_count,
 )
 
+_LOG = logging.getLogger(__name__)
+
 FILE_NAMES = ("speech_tokenizer_v2_25hz.onnx", "speech_tokenizer_v2.onnx")
 """One model under the two names that token2wav and CosyVoice2 give it."""
 
@@ -44,16 +47,18 @@ _PROJECTION = "quantizer._codebook.project_down"
 def open_speech_tokenizer(
     path: Path, *, rounding: Rounding = "onnx", device: torch.device | None = None
 ) -> Tokenizer:
-    """The tokenizer in torch on `device`; by onnxruntime where the graph is not the published one.
+    """The tokenizer in torch on `device`; by onnxruntime where the graph is not the published one,
+    which the log then says: same tokens, by the published rounding, but never on a GPU.
 
     CheckpointError when the file is missing or damaged, or when onnxruntime cannot run it either.
     """
     graph = read_graph(path)
-    places = weight_places(graph)
-    if not _is_known(places):
+    weights = OnnxWeights(path, graph, weight_places(graph))
+    try:
+        return load_speech_tokenizer(weights, rounding=rounding, device=device)
+    except CheckpointError as error:
+        _LOG.info("%s: run by onnxruntime, since it is no graph known here (%s)", path, error)
         return OnnxTokenizer(path)
-    weights = OnnxWeights(path, graph, places)
-    return load_speech_tokenizer(weights, rounding=rounding, device=device)
 
 
 class OnnxTokenizer:
@@ -96,11 +101,6 @@ def weight_places(graph: OnnxGraph) -> dict[str, StoredAs]:
         else:
             places.update(_in_projection(graph, node, stored))
     return places
-
-
-def _is_known(places: dict[str, StoredAs]) -> bool:
-    """Whether this is the published network; what of it is missing, loading will tell."""
-    return {"encoder.blocks.0.attn.query.weight", f"{_PROJECTION}.weight"} <= places.keys()
 
 
 def _in_block(block: re.Match[str], stored: list[str]) -> Iterator[tuple[str, StoredAs]]:

@@ -101,7 +101,7 @@ class SpeakerPrompt:
     def load(cls, path: Path) -> "SpeakerPrompt":
         """What `save` wrote; CheckpointError when it is not that. Never runs what is inside."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls(*(stored[name] for name in _FIELDS))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path}: is no voice, or a damaged one ({error})") from error
