@@ -4,11 +4,12 @@
     samples = tail.push(mel)              # f32 [n] on the network's device; n may be 0
     samples = tail.push(mel, last=True)   # what is left; the stream is over
 
-Every stream holds back the last 160 ms of what it heard, for want of the future. The causal network
-then says the same as in one go. The classic one sees both ways for ever: `HiftStream` carries the
-phase and enough of the past that what it says is the whole utterance's sound, but for the future
-that a piece's last frames have not seen yet. `ReferenceHiftStream` is the public implementation's
-way, whose seams one hears; it is for comparing with recordings.
+Every stream holds back the last frames that it heard, for want of the future (`held_frames` of
+them). The causal network then says the same as in one go. The classic one sees both ways, farther
+than any stream can wait: `HiftStream` carries the phase and enough of the past that its sound is
+the whole utterance's but for the last trace of a future that was not there yet.
+`ReferenceHiftStream` is the public implementation's way, whose seams one hears; it is for comparing
+with recordings.
 """
 
 from dataclasses import dataclass, replace
@@ -27,12 +28,17 @@ from agent.vocoder.source import SourceNoise
 Crossfade = Literal["reference", "unity"]
 
 HELD_FRAMES = 8
-"""What a stream holds back until more is there."""
+"""What the reference's stream and the causal one hold back until more is there."""
 HELD_SAMPLES = HELD_FRAMES * FRAME_SAMPLES
 
 
 class VocoderTail(Protocol):
     """One turn's sound; states are never changed in place, so a clone shares them."""
+
+    @property
+    def held_frames(self) -> int:
+        """How far the sound is behind the mel until the last of it."""
+        ...
 
     def push(self, mel: Tensor, last: bool = False) -> Tensor:
         """Mel f32 [1, 80, T], T ≥ 0 → the sound [n] that it completes; all of it when `last`.
@@ -46,17 +52,6 @@ class VocoderTail(Protocol):
         ...
 
 
-def open_tail(
-    hift: Hift | CausalHift, noise: SourceNoise, crossfade: Crossfade = "unity"
-) -> VocoderTail:
-    """A stream for one turn. The causal network has no seams, so `crossfade` changes nothing."""
-    if isinstance(hift, CausalHift):
-        return CausalHiftStream(hift, noise)
-    if crossfade == "reference":
-        return ReferenceHiftStream(hift, noise)
-    return HiftStream(hift, noise)
-
-
 # ---- the classic network ------------------------------------------------------------------------
 
 
@@ -64,12 +59,14 @@ def open_tail(
 class HiftStreamSettings:
     """`context_frames` of the past are decoded again with each piece (14 make it exact).
 
-    `held_frames` are what a piece keeps back until their future is there, and `fade_samples` of its
-    version of them go over into the next piece's, which knows more.
+    `held_frames` are what a piece keeps back until their future is there. While it is not, the last
+    frame goes on for `guessed_frames`, which is nearer to what comes than nothing. Where the next
+    piece takes over, it does so within `fade_samples`.
     """
 
     context_frames: int = REACH_FRAMES + 2
-    held_frames: int = 10
+    held_frames: int = 12
+    guessed_frames: int = 4
     fade_samples: int = FRAME_SAMPLES // 4
 
     def __post_init__(self) -> None:
@@ -94,8 +91,12 @@ class _Window:
     over: bool = False
 
     @property
+    def frames(self) -> int:
+        return self.mel.shape[-1]
+
+    @property
     def end(self) -> int:
-        return self.first + self.mel.shape[-1]
+        return self.first + self.frames
 
 
 class HiftStream:
@@ -110,6 +111,10 @@ class HiftStream:
         nothing = torch.zeros(0, device=hift.device)
         self._window = _Window(_no_mel(hift), nothing, nothing)
 
+    @property
+    def held_frames(self) -> int:
+        return self._settings.held_frames
+
     def clone(self) -> "HiftStream":
         other = HiftStream(self._hift, self._noise, self._settings)
         other._window = self._window
@@ -121,28 +126,29 @@ class HiftStream:
         if ready <= window.emitted:
             self._window = replace(window, over=last)
             return torch.zeros(0, device=mel.device)
-        f0 = self._pitch(window)
+        heard = _extended(window.mel, 0 if last else self._settings.guessed_frames)
+        f0 = self._pitch(window, heard)
         position = window.first * FRAME_SAMPLES
         noise = self._noise.at(position, FRAME_SAMPLES * len(f0))
         source = self._hift.m_source.gliding(f0, noise, window.before)
-        sound = self._hift.decode(window.mel, source.wave[None])[0]
+        sound = self._hift.decode(heard, source.wave[None])[0, : window.frames * FRAME_SAMPLES]
         sound = _blended(window.held, sound[(window.emitted - window.first) * FRAME_SAMPLES :])
         emitted = (ready - window.emitted) * FRAME_SAMPLES
         held = sound[emitted : emitted + self._settings.fade_samples]
-        window = replace(window, f0=f0, held=held, emitted=ready, over=last)
+        window = replace(window, f0=f0[: window.frames], held=held, emitted=ready, over=last)
         self._window = self._narrowed(window, source.cycles)
         return sound[:emitted]
 
-    def _pitch(self, window: _Window) -> Tensor:
+    def _pitch(self, window: _Window, heard: Tensor) -> Tensor:
         settled = len(window.f0)
         start = max(0, settled - CONTEXT_FRAMES)
-        fresh = self._hift.f0(window.mel[..., start:])[0, settled - start :]
+        fresh = self._hift.f0(heard[..., start:])[0, settled - start :]
         return torch.cat([window.f0, fresh])
 
     def _narrowed(self, window: _Window, cycles: Tensor) -> _Window:
         """Without what nothing to come depends on, and without the pitch that may still change."""
         drop = max(0, window.emitted - self._settings.context_frames - window.first)
-        settled = max(0, window.mel.shape[-1] - CONTEXT_FRAMES)
+        settled = max(0, window.frames - CONTEXT_FRAMES)
         return replace(
             window,
             first=window.first + drop,
@@ -150,6 +156,10 @@ class HiftStream:
             f0=window.f0[drop:settled],
             before=cycles[drop - 1] % 1 if drop else window.before,
         )
+
+
+def _extended(mel: Tensor, frames: int) -> Tensor:
+    return torch.cat([mel, mel[..., -1:].expand(-1, -1, frames)], dim=-1)
 
 
 def _widened(window: _Window, mel: Tensor) -> _Window:
@@ -185,6 +195,10 @@ class ReferenceHiftStream:
         self._lead_in = lead_in
         nothing = torch.zeros(0, device=hift.device)
         self._state = _Overlap(_no_mel(hift), nothing, nothing)
+
+    @property
+    def held_frames(self) -> int:
+        return HELD_FRAMES
 
     def clone(self) -> "ReferenceHiftStream":
         other = ReferenceHiftStream(self._hift, self._noise, lead_in=self._lead_in)
@@ -286,6 +300,10 @@ class CausalHiftStream:
         phase = torch.zeros(hift.config.harmonics, dtype=torch.float64, device=device)
         self._state = _Bounded(_no_mel(hift), torch.zeros(0, device=device), phase)
 
+    @property
+    def held_frames(self) -> int:
+        return F0_LOOK_RIGHT_FRAMES + RIGHT_FRAMES
+
     def clone(self) -> "CausalHiftStream":
         other = CausalHiftStream(self._hift, self._noise, self._block_frames)
         other._state = self._state
@@ -346,3 +364,17 @@ def _forgotten(state: _Bounded) -> _Bounded:
 
 def _over() -> VocoderError:
     return VocoderError("the stream is over: its last mel was pushed")
+
+
+def open_tail(
+    hift: Hift | CausalHift,
+    noise: SourceNoise,
+    crossfade: Crossfade = "unity",
+    settings: HiftStreamSettings = HiftStreamSettings(),
+) -> VocoderTail:
+    """A stream for one turn. The causal network has no seams: both settings are for the classic."""
+    if isinstance(hift, CausalHift):
+        return CausalHiftStream(hift, noise)
+    if crossfade == "reference":
+        return ReferenceHiftStream(hift, noise)
+    return HiftStream(hift, noise, settings)
