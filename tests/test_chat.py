@@ -70,6 +70,27 @@ def texts(pieces: Iterable[AnswerPiece]) -> tuple[str, str]:
     return "".join(one.text for one in pieces), "".join(one.reasoning for one in pieces)
 
 
+def test_text_that_cannot_fit_is_refused_before_it_is_tokenised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = runner()
+    read: list[int] = []
+    encode = type(used.model.vocabulary).encode
+    monkeypatch.setattr(
+        type(used.model.vocabulary),
+        "encode",
+        lambda self, text: [read.append(len(text)), encode(self, text)][1],
+    )
+    most = min(8192, used.slots.llm.positions - 1) * 16
+    for size, tokenised in ((most, True), (most + 1, False)):
+        with pytest.raises(RequestError) as told:
+            Chat(used, asked("x" * (size - 5), "y" * 5))
+        assert (told.value.param, told.value.code) == ("messages", "context_length_exceeded")
+        assert bool(read) == tokenised
+        read.clear()
+    assert used.slots.free == used.slots.count
+
+
 # ---- an answer ----------------------------------------------------------------------------------
 
 

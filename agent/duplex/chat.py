@@ -43,6 +43,8 @@ USUAL_TOKENS = 4096
 """The longest answer where the request names no limit, if there is room for it."""
 MAX_STOPS = 64
 """Stop strings, and as many stop tokens."""
+TOKEN_CHARACTERS = 16
+"""More a token than any prose has; text that is longer by that cannot fit, and need not be read."""
 _UNCUT = 1 << 40
 
 
@@ -64,6 +66,7 @@ class Chat:
         """
         model = runner.model
         self._runner = runner
+        _check_characters(request, runner.slots.llm.positions)
         self._senses = Senses(request.max_slices)
         self._laid = lay_out_chat(model.vocabulary, request, self._senses, layout)
         most = _answer_tokens(request, len(self._laid.ids), runner.slots.llm.positions)
@@ -176,9 +179,31 @@ def _content(
 # ---- limits -------------------------------------------------------------------------------------
 
 
+def _check_characters(request: ChatRequest, positions: int) -> None:
+    """RequestError for text that is too long for its tokens to be worth counting.
+
+    They are counted on the thread that does all work, at a minute for what a request can hold.
+    """
+    most = _prompt_room(positions) * TOKEN_CHARACTERS
+    parts = [part for message in request.messages for part in message.content]
+    characters = sum(len(part.text) for part in parts if isinstance(part, ChatText))
+    if characters > most:
+        raise RequestError(
+            f"the messages hold {characters:,} characters of text, and more than {most:,} never "
+            f"fit into the {_prompt_room(positions):,} tokens that a prompt may take; leave "
+            "messages out or shorten them",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+def _prompt_room(positions: int) -> int:
+    return min(MAX_PROMPT_TOKENS, positions - 1)
+
+
 def _answer_tokens(request: ChatRequest, prompt_tokens: int, positions: int) -> int:
     """How long the answer may be; RequestError when prompt and answer do not fit."""
-    most = min(MAX_PROMPT_TOKENS, positions - 1)
+    most = _prompt_room(positions)
     asked = request.max_tokens
     max_tokens = min(USUAL_TOKENS, max(1, positions - prompt_tokens)) if asked is None else asked
     if max_tokens < 1:
