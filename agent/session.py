@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.engine_line import EngineLine
-from agent.errors import AgentError, EngineError, PeerTimeout, RequestError, SessionError
+from agent.engine_line import EngineLine, Refusal
+from agent.errors import AgentError, EngineError, PeerTimeout, SessionError
 from agent.interfaces import Conversation, Transport
 from agent.loudspeaker import Loudspeaker
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
@@ -26,6 +26,7 @@ from agent.realtime import (
     PlayoutReport,
     Reaction,
     RealtimeCall,
+    RestoreSettings,
 )
 from agent.telemetry import Telemetry
 from agent.types import (
@@ -81,7 +82,7 @@ class Session:
         self._protocol = parts.protocol
         self._transport = parts.transport
         self._conversation = parts.conversation
-        self._engine = EngineLine(parts.conversation, self._refused)
+        self._engine = EngineLine(parts.conversation, self._refused, parts.protocol.due)
         self._front_end = parts.front_end
         self._playout = parts.playout
         self._loudspeaker = Loudspeaker(parts.playout, parts.transport, clock)
@@ -332,6 +333,8 @@ class Session:
                     self._clear_playout("client_cancelled")
                 case CloseCall(reason=reason):
                     self.hang_up(reason)
+                case RestoreSettings(settings=settings):
+                    self._front_end.update(settings)
                 case PlayoutReport(rtp_timestamp=timestamp, at_ms=at_ms):
                     self._loudspeaker.reported(timestamp, at_ms)
                 case _:
@@ -353,8 +356,8 @@ class Session:
                 self._clear_playout("client_cancelled")
         self._engine.tell(command)
 
-    def _refused(self, error: RequestError, command: Command) -> None:
-        self._send(self._protocol.failed(error, command))
+    def _refused(self, error: Refusal, command: Command) -> None:
+        self._apply(self._protocol.failed(error, command))
 
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:

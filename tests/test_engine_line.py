@@ -6,9 +6,19 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from agent.engine_line import MAX_WAITING, EngineLine, Told
-from agent.errors import EngineError, RequestError, UnsupportedError
-from agent.types import Command, ForceListen, Interrupt, Pause, SpeechEnded, SpeechStarted, Unit
+from agent.engine_line import MAX_WAITING, EngineLine, Refusal, Told
+from agent.errors import CapacityError, EngineError, RequestError, UnsupportedError
+from agent.types import (
+    AddPicture,
+    AddText,
+    Command,
+    ForceListen,
+    Interrupt,
+    Pause,
+    SpeechEnded,
+    SpeechStarted,
+    Unit,
+)
 from tests.rig.call_parts import ScriptedConversation, settle
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -19,7 +29,7 @@ class Line:
 
     def __init__(self) -> None:
         self.engine = ScriptedConversation()
-        self.refused: list[tuple[RequestError, Command]] = []
+        self.refused: list[tuple[Refusal, Command]] = []
         self.line = EngineLine(self.engine, lambda *refusal: self.refused.append(refusal))
         self.running = asyncio.ensure_future(self.line.run())
 
@@ -89,6 +99,38 @@ async def test_a_refused_command_is_named_and_the_next_ones_are_carried_out(line
     await line.tell(ForceListen(True), SpeechStarted(0))
     assert line.engine.told[2:] == [ForceListen(True), SpeechStarted(0)]
     assert len(line.refused) == 2
+
+
+async def test_no_room_for_a_command_is_a_refusal_too(line: Line) -> None:
+    line.engine.refuses = full = CapacityError("no slot", retry_after_s=2.0)
+    pause = Pause()
+    await line.tell(pause)
+    assert line.refused == [(full, pause)]
+    assert not line.running.done()
+
+
+async def test_of_an_item_nothing_follows_what_was_refused(line: Line) -> None:
+    line.engine.refuses = error = RequestError("no picture")
+    picture, other = AddPicture("a", b""), AddText("b", "user", "Yes?")
+    await line.tell(picture, AddText("a", "user", "What is this?"))
+    assert line.engine.told == [picture]
+    assert line.refused == [(error, picture)]
+    line.engine.refuses = None
+    await line.tell(other, AddText("a", "user", "Again."))
+    assert line.engine.told == [picture, other, AddText("a", "user", "Again.")]
+
+
+async def test_the_engine_is_told_what_a_command_has_become_and_the_teller_what_he_said() -> None:
+    engine, refused = ScriptedConversation(), list[object]()
+    engine.refuses = RequestError("no")
+    line = EngineLine(engine, lambda *what: refused.append(what[1]), lambda _: ForceListen(True))
+    line.tell(pause := Pause())
+    running = asyncio.ensure_future(line.run())
+    await settle()
+    running.cancel()
+    await asyncio.wait((running,))
+    assert engine.told == [ForceListen(True)]
+    assert refused == [pause]
 
 
 async def test_an_engine_that_fails_ends_the_line() -> None:

@@ -14,6 +14,7 @@ from agent.realtime.reaction import (
     CloseCall,
     PlayoutReport,
     Reaction,
+    RestoreSettings,
 )
 from agent.realtime.settings import parse_session, session_object
 
@@ -26,6 +27,7 @@ __all__ = [
     "PlayoutReport",
     "Reaction",
     "RealtimeCall",
+    "RestoreSettings",
     "parse_opening",
     "parse_session",
     "session_object",

@@ -8,16 +8,24 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from agent.errors import AgentError, RequestError
+from agent.errors import AgentError, CapacityError, RequestError
 from agent.realtime.client_events import check_values, client_event_id, read_message
 from agent.realtime.events import Event, error_event, new_id, server_event
 from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
 from agent.realtime.limits import Limits
 from agent.realtime.obey import obey
-from agent.realtime.reaction import CancelTurn, ClearPlayout, CloseCall, PlayoutReport, Reaction
+from agent.realtime.reaction import (
+    CancelTurn,
+    ClearPlayout,
+    CloseCall,
+    PlayoutReport,
+    Reaction,
+    RestoreSettings,
+)
 from agent.realtime.responses import ClearReason
 from agent.realtime.state import CallState, OpenSpeech
+from agent.realtime.undo import undo
 from agent.types import (
     MIC_RATE_HZ,
     Abilities,
@@ -33,10 +41,12 @@ from agent.types import (
     TurnEnded,
     TurnStarted,
     UnitReport,
+    UpdateSettings,
     UserText,
 )
 
 DEFAULT_LIMITS = Limits()
+_NOT_FOR_THE_ENGINE = (CancelTurn, ClearPlayout, CloseCall, PlayoutReport, RestoreSettings)
 
 
 class RealtimeCall:
@@ -89,7 +99,7 @@ class RealtimeCall:
                 check_values(document, self._call.limits)
             reaction = obey(self._call, Fields(document))
         except RequestError as error:
-            return self._call.tell([_request_error(error, event_id)])
+            return self._call.tell([_refusal(error, event_id)])
         if event_id is not None:
             self._remember_commands(reaction, event_id)
         return reaction
@@ -135,14 +145,29 @@ class RealtimeCall:
                 return self._call.tell(self._turn_event(event))
 
     def failed(self, error: AgentError, command: Command | None = None) -> Reaction:
-        """A command was refused (`RequestError`), or the call cannot go on (anything else).
+        """The engine refused `command`, or the call cannot go on.
 
-        `command` is the very object that a reaction carried: its client event is then named.
+        A `RequestError` is always a refusal, a `CapacityError` is one of a command. `command` is
+        the very object that a reaction carried: its client event is named, and what it had
+        changed here is taken back.
         """
-        if not isinstance(error, RequestError):
+        if command is None:
+            told = [_refusal(error, None)] if isinstance(error, RequestError) else []
+            return self._call.tell(told) if told else self._engine_failed(error)
+        if not isinstance(error, RequestError | CapacityError):
             return self._engine_failed(error)
         event_id = next((known for sent, known in self._commands if sent is command), None)
-        return self._call.tell([_request_error(error, event_id)])
+        events, actions = undo(self._call, command)
+        return self._call.tell([_refusal(error, event_id), *events], *actions)
+
+    def due(self, command: Command) -> Command:
+        """What to tell the engine for `command` of a reaction now that its turn has come.
+
+        An update of the settings no longer holds what was refused since it was made.
+        """
+        if isinstance(command, UpdateSettings):
+            return self._call.updates.due(command)
+        return command
 
     # ---- the loudspeaker ----------------------------------------------------------------------
 
@@ -241,11 +266,13 @@ class RealtimeCall:
 
     def _remember_commands(self, reaction: Reaction, event_id: str) -> None:
         for action in reaction.actions:
-            if not isinstance(action, CancelTurn | ClearPlayout | CloseCall | PlayoutReport):
+            if not isinstance(action, _NOT_FOR_THE_ENGINE):
                 self._commands.append((action, event_id))
 
 
-def _request_error(error: RequestError, event_id: str | None) -> Event:
+def _refusal(error: RequestError | CapacityError, event_id: str | None) -> Event:
+    if isinstance(error, CapacityError):
+        return error_event(str(error), kind="server_error", code=error.code, event_id=event_id)
     return error_event(str(error), code=error.code, param=error.param, event_id=event_id)
 
 

@@ -198,6 +198,13 @@ class Items:
                 return item
         return None
 
+    def tool_result_id(self, call_id: str) -> str:
+        """The id of the newest result of that function call; "" when there is none."""
+        for item in reversed(self._by_id.values()):
+            if isinstance(item, ToolResultItem) and item.call_id == call_id:
+                return item.id
+        return ""
+
     def add(self, item: Item, after: str | None = None) -> str | None:
         """Put `item` behind `after` (an id, or "root" for the front; None for the end).
 

@@ -25,4 +25,5 @@ class Limits:
     """Engine events held while an earlier turn waits for its first sample to be played; beyond
     it that turn is closed without waiting."""
     max_commands: int = 64
-    """Recent commands whose client `event_id` is known, should the engine refuse one."""
+    """Recent commands whose client `event_id` is known, and recent updates of the session that can
+    be taken back, should the engine refuse one."""

@@ -21,6 +21,7 @@ from agent.realtime.items import SpokenItem, UserSpeechItem, added, done
 from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, PlayoutReport, Reaction
 from agent.realtime.settings import parse_session, parse_tools
 from agent.realtime.state import CallState
+from agent.realtime.updates import InForce
 from agent.types import (
     ClearInput,
     CommitInput,
@@ -53,7 +54,7 @@ def obey(call: CallState, event: Fields) -> Reaction:
 
 
 def update_session(call: CallState, event: Fields) -> Reaction:
-    """`session.update`: all of it or nothing.
+    """`session.update`: all of it or nothing; taken back should the engine refuse it later.
 
     Switching turn detection off while the user speaks ends that speech: `speech_stopped` comes
     first, and nothing is committed.
@@ -65,11 +66,13 @@ def update_session(call: CallState, event: Fields) -> Reaction:
             param="session",
             code="missing_required_parameter",
         )
+    before = InForce(call.settings, call.tools)
     settings = parse_session(document, call.settings, call.abilities, voice_locked=call.spoke)
     call.tools = parse_tools(document, call.tools)
-    changed = settings != call.settings
+    command = UpdateSettings(settings) if settings != call.settings else None
     call.settings = settings
-    actions: tuple[Action, ...] = (UpdateSettings(settings),) if changed else ()
+    call.updates.add(command, before, InForce(settings, call.tools))
+    actions: tuple[Action, ...] = (command,) if command is not None else ()
     stopped = call.give_up_speech() if settings.turn_detection is None else []
     updated = server_event("session.updated", session=call.session())
     return call.tell([*stopped, updated], *actions)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.realtime.events import Event
-from agent.types import Command
+from agent.types import Command, SessionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,16 @@ class PlayoutReport:
     at_ms: float
 
 
-Action: TypeAlias = Command | CancelTurn | ClearPlayout | CloseCall | PlayoutReport
+@dataclass(frozen=True, slots=True)
+class RestoreSettings:
+    """The engine refused an update: these settings hold (again), which the engine knows."""
+
+    settings: SessionSettings
+
+
+Action: TypeAlias = (
+    Command | CancelTurn | ClearPlayout | CloseCall | PlayoutReport | RestoreSettings
+)
 """A `Command` is for the engine, all else for the session."""
 
 

@@ -8,6 +8,7 @@ from agent.realtime.limits import Limits
 from agent.realtime.reaction import Action, Reaction
 from agent.realtime.responses import Responses
 from agent.realtime.settings import session_object
+from agent.realtime.updates import Updates
 from agent.types import MIC_RATE_HZ, Abilities, SessionSettings
 
 
@@ -43,6 +44,7 @@ class CallState:
         self.abilities = abilities
         self.limits = limits
         self.tools: tuple[object, ...] = ()
+        self.updates = Updates(limits.max_commands)
         self.items = Items(limits)
         self.responses = Responses(self.items, limits)
         self.opened = False

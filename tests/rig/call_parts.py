@@ -15,7 +15,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.clock import Clock
-from agent.errors import RequestError, SessionError
+from agent.errors import CapacityError, RequestError, SessionError
 from agent.interfaces import SpeechSource
 from agent.media.barge_in import BargeIn
 from agent.media.echo_canceller import PassThrough
@@ -183,7 +183,7 @@ class ScriptedConversation:
     def __init__(self, *, stuck: bool = False, hangs: bool = False) -> None:
         self.stuck = stuck
         self.hangs = hangs
-        self.refuses: RequestError | None = None
+        self.refuses: RequestError | CapacityError | None = None
         self.told: list[Unit | SpeechStarted | SpeechEnded | Command] = []
         self.finished = False
         self.let_go = asyncio.Event()
@@ -272,7 +272,10 @@ class DrivenCall:
     """One call under way."""
 
     def __init__(
-        self, conversation: ScriptedConversation | None = None, max_queued_ms: int = 30_000
+        self,
+        conversation: ScriptedConversation | None = None,
+        max_queued_ms: int = 30_000,
+        abilities: Abilities = ABLE,
     ) -> None:
         self.clock = DrivenClock()
         self.peer = ScriptedPeer()
@@ -281,7 +284,7 @@ class DrivenCall:
         self.front_end = OrderedFrontEnd(self.detector)
         self.playout = Playout(max_queued_ms)
         self.telemetry = Telemetry()
-        protocol = RealtimeCall("rtc_test", SessionSettings(model="echo"), ABLE)
+        protocol = RealtimeCall("rtc_test", SessionSettings(model="echo"), abilities)
         parts = CallParts(protocol, self.peer, self.engine, self.front_end, self.playout)
         # Wall time must not end the call, however slow the machine is.
         self.session = Session(parts, self.telemetry, 3600.0, self.clock)

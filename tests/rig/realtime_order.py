@@ -84,6 +84,7 @@ class _Checker:
     def __init__(self) -> None:
         self.event_ids: set[str] = set()
         self.items: set[str] = set()
+        self.deleted: set[str] = set()  # their last events may follow; their ids are free again
         self.responses: dict[str, _Response] = {}
         self.by_item: dict[str, _Response] = {}
         self.tool_items: set[str] = set()
@@ -245,12 +246,15 @@ class _Checker:
             self._added(event, item_id)
         elif kind.startswith(NEEDS_ITEM):
             _require(item_id in self.items, "item was not added")
+        if kind == "conversation.item.deleted":
+            self.deleted.add(item_id)
         response = self.by_item.get(item_id)
         if kind == "conversation.item.done" and response and response is self.open:
             self._step(response, kind)
 
     def _added(self, event: Event, item_id: str) -> None:
-        _require(item_id not in self.items, "item added twice")
+        _require(item_id not in self.items - self.deleted, "item added twice")
+        self.deleted.discard(item_id)
         before = event.get("previous_item_id")
         _require(before is None or before in self.items, "previous_item_id is unknown")
         self.items.add(item_id)

@@ -1,0 +1,38 @@
+"""What the engine refused is taken back: the client is told so, and nothing else is undone."""
+
+from agent.realtime.events import Event, server_event
+from agent.realtime.reaction import RestoreSettings
+from agent.realtime.state import CallState
+from agent.realtime.updates import InForce
+from agent.types import AddPicture, AddText, AddToolResult, Command, UpdateSettings
+
+
+def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreSettings, ...]]:
+    """Events that follow the `error` about `command`, and what the session has to do."""
+    match command:
+        case UpdateSettings():
+            return _restore(call, command)
+        case AddText(item_id=item_id) | AddPicture(item_id=item_id):
+            return _take_out(call, item_id), ()
+        case AddToolResult(call_id=call_id):
+            return _take_out(call, call.items.tool_result_id(call_id)), ()
+    return [], ()
+
+
+def _restore(
+    call: CallState, command: UpdateSettings
+) -> tuple[list[Event], tuple[RestoreSettings, ...]]:
+    """The settings before it, but for what later updates changed; the client hears them all."""
+    held = call.updates.refused(command, InForce(call.settings, call.tools))
+    call.settings, call.tools = held.settings, held.tools
+    stopped = call.give_up_speech() if held.settings.turn_detection is None else []
+    updated = server_event("session.updated", session=call.session())
+    return [*stopped, updated], (RestoreSettings(held.settings),)
+
+
+def _take_out(call: CallState, item_id: str) -> list[Event]:
+    """The item that the engine does not have, unless the client has deleted it already."""
+    if item_id not in call.items:
+        return []
+    call.items.remove(item_id)
+    return [server_event("conversation.item.deleted", item_id=item_id)]
