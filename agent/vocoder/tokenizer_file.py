@@ -31,7 +31,7 @@ from agent.vocoder.speech_tokenizer import (
     token_count,
 )
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FILE_NAMES = ("speech_tokenizer_v2_25hz.onnx", "speech_tokenizer_v2.onnx")
 """One model under the two names that token2wav and CosyVoice2 give it."""
@@ -57,7 +57,7 @@ def open_speech_tokenizer(
     try:
         return load_speech_tokenizer(weights, rounding=rounding, device=device)
     except CheckpointError as error:
-        _LOG.info("%s: run by onnxruntime, since it is no graph known here (%s)", path, error)
+        log.info("%s: run by onnxruntime, since it is no graph known here (%s)", path, error)
         return OnnxTokenizer(path)
 
 
