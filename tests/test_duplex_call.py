@@ -254,7 +254,7 @@ def test_a_picture_is_seen_with_the_next_unit_and_an_impossible_one_is_refused()
     call.tell(AddPicture("a", picture_file(1, 1)))
     for file, words in (
         (picture_file(2000, 10), "crop"),
-        (picture_file(20_000, 20_000), "at most 64 million pixels"),
+        (picture_file(20_000, 20_000), "at most 25 million pixels"),
         (picture_file(40, 40)[:-30], "damaged"),
         (b"no picture", "none of JPEG"),
     ):

@@ -177,13 +177,54 @@ def test_a_telephone_s_picture_is_turned_upright() -> None:
 
 
 def test_a_huge_file_is_refused_by_its_header() -> None:
-    for side in (9000, 20_000, 60_000):
+    for side in (5001, 20_000, 60_000):
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         chunk = b"IHDR" + header
         data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
         data += struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IDAT"
-        with pytest.raises(RequestError, match="too large"):
+        with pytest.raises(RequestError, match="too large; send at most 25 million pixels"):
             decode_picture(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("PNG", "1"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "L")]
+)
+def test_a_large_file_is_shrunk_and_shows_the_same(kind: str, mode: str) -> None:
+    picture = Image.new("RGB", (60, 40), "white")
+    picture.paste((0, 0, 0), (0, 0, 30, 20))  # the upper left is black
+    picture = picture.resize((3000, 2000), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter: the black goes to the upper right
+    buffer = io.BytesIO()
+    picture.convert(mode).save(buffer, kind, exif=exif)
+    rgb = decode_picture(buffer.getvalue())
+    height, width = rgb.shape[:2]
+    assert height == pytest.approx(1.5 * width, rel=0.002)
+    assert 3_900_000 < width * height <= 4_010_000
+    assert rgb[height // 4, width // 4 :: width // 2].tolist() == [[255] * 3, [0] * 3]
+    assert rgb[3 * height // 4].min() == 255
+
+
+def test_a_large_jpeg_is_unpacked_at_a_part_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[tuple[int, int]] = []
+    convert = Image.Image.convert
+
+    def noted(image: Image.Image, mode: str) -> Image.Image:
+        unpacked.append(image.size)
+        return convert(image, mode)
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (5760, 4320)).save(buffer, "JPEG")
+    monkeypatch.setattr(Image.Image, "convert", noted)
+    assert decode_picture(buffer.getvalue()).shape == (1733, 2309, 3)
+    assert unpacked[0] == (2880, 2160)
+
+
+def test_shrinking_makes_no_shape_too_long() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (24_975, 999)).save(buffer, "PNG")
+    rgb = decode_picture(buffer.getvalue())
+    check_picture(rgb.shape[1], rgb.shape[0])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])

@@ -5,8 +5,8 @@ is worth them, a grid of cells of that area each. Sizes are rounded to whole pat
 with Python's own rounding (halves to even). The thumbnail comes first, then the cells row by row.
 
 What cannot be shown to the model is refused with RequestError, never cut down in silence: more
-than 64 million pixels, shapes beyond 1:25, and data that no decoder understands. A picture of a
-single pixel is fine: it is enlarged like any other.
+than 64 million pixels, or 25 in a file that comes in a call, shapes beyond 1:25, and data that no
+decoder understands. A picture of a single pixel is fine: it is enlarged like any other.
 """
 
 import io
@@ -35,6 +35,12 @@ MAX_RATIO = 25
 """The longest shape that these tables hold: 448 · √25 pixels are 160 patches."""
 MAX_PICTURE_PX = 64_000_000
 """Beyond a telephone's 50 megapixels; its RGB takes a quarter of a gigabyte while it is resized."""
+
+MAX_FILE_PX = 25_000_000
+"""Of a file that is unpacked here, beside all calls: beyond what telephones usually take. A file of
+a few kilobytes can claim as much."""
+KEPT_PX = 4_000_000
+"""Of an unpacked file: more than twice of what nine cells show."""
 
 _KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What browsers send; the library's other decoders (PostScript, say) see nothing of strangers."""
@@ -70,17 +76,18 @@ def patch_picture(rgb: ByteArray, max_slices: int = 1) -> list[Patches]:
 def decode_picture(data: bytes) -> ByteArray:
     """A picture file (JPEG, PNG, WebP, GIF, BMP) as RGB [H, W, 3], upright as its EXIF data says.
 
-    The first picture of an animation; transparency becomes what lies under it. RequestError when
-    it is damaged, cut off, of another kind or too large; too large is seen before unpacking.
+    The first picture of an animation; transparency becomes what lies under it. More than `KEPT_PX`
+    are shrunk to these. RequestError when it is damaged, cut off, of another kind or has more than
+    `MAX_FILE_PX`; that is seen before unpacking.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_KINDS) as picture:
-            _check_size(picture.width, picture.height)
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            _check_size(picture.width, picture.height, MAX_FILE_PX)
+            return np.asarray(ImageOps.exif_transpose(_shrunk(picture)).convert("RGB"))
     except UnidentifiedImageError as error:
         raise _refused(f"the picture is none of {', '.join(_KINDS)}, or damaged") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large("the picture") from error
+        raise _too_large("the picture", MAX_FILE_PX) from error
     except _DAMAGES as error:
         raise _refused(f"the picture is damaged: {error}") from error
 
@@ -100,19 +107,34 @@ def check_picture(width: int, height: int, max_slices: int = 1) -> None:
         )
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, most_px: int = MAX_PICTURE_PX) -> None:
     if width < 1 or height < 1:
         raise _refused("the picture is empty")
-    if width * height > MAX_PICTURE_PX:
-        raise _too_large(f"a picture of {width}×{height} pixels")
+    if width * height > most_px:
+        raise _too_large(f"a picture of {width}×{height} pixels", most_px)
 
 
-def _too_large(what: str) -> RequestError:
-    return _refused(f"{what} is too large; send at most {MAX_PICTURE_PX // 10**6} million pixels")
+def _too_large(what: str, most_px: int) -> RequestError:
+    return _refused(f"{what} is too large; send at most {most_px // 10**6} million pixels")
 
 
 def _refused(message: str) -> RequestError:
     return RequestError(message, param="image", code="invalid_image")
+
+
+def _shrunk(picture: Image.Image) -> Image.Image:
+    """The same with about `KEPT_PX`, if it has more; not a longer shape than before."""
+    width, height = picture.size
+    scale = math.sqrt(KEPT_PX / (width * height))
+    if scale >= 1:
+        return picture
+    # JPEG is unpacked at a half or a quarter at a fraction of the cost.
+    picture.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+    long, short = int(max(width, height) * scale), math.ceil(min(width, height) * scale)
+    size = (long, short) if width >= height else (short, long)
+    # Palettes and single bits can only be scaled as what they mean.
+    plain = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    return plain.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 # ---- sizes --------------------------------------------------------------------------------------
