@@ -399,6 +399,22 @@ def test_the_state_is_told_when_it_changes(call: Watched) -> None:
     assert told == [*expected, ("listening", 2), ("paused", 2), ("listening", 2)]
 
 
+def test_an_agent_that_only_writes_has_the_floor_while_it_does() -> None:
+    settings = SessionSettings(model="echo", output_modalities=("text",))
+    call = Watched(abilities=Abilities(duplex=True), settings=settings)
+    call.start(1)
+    call.text(1, "Hel")
+    assert call.last("voice_agent.state")["state"] == "speaking"
+    call.engine(Paused("by the engine"))
+    assert call.last("voice_agent.state")["state"] == "paused", "whatever it is writing"
+    call.send("voice_agent.resume")
+    call.text(1, "lo")
+    call.end(1)
+    told = [(e["state"], e["turn"]) for e in call.events if e["type"] == "voice_agent.state"]
+    expected = [("listening", 0), ("speaking", 1), ("paused", 1), ("speaking", 1)]
+    assert told == [*expected, ("listening", 1)]
+
+
 def test_measurements_are_told(call: Watched) -> None:
     (unit,) = call.engine(UnitReport(7, (("prefill", 12.34567),), 900), Listened(7))
     assert unit["stage_ms"] == {"prefill": 12.346}

@@ -7,7 +7,16 @@ import pytest
 
 from agent.errors import CapacityError, RequestError, UnsupportedError
 from agent.realtime import CloseCall, Limits, RestoreSettings
-from agent.types import Abilities, AddPicture, AddText, AddToolResult, Command, UpdateSettings
+from agent.types import (
+    Abilities,
+    AddPicture,
+    AddText,
+    AddToolResult,
+    Command,
+    Paused,
+    Respond,
+    UpdateSettings,
+)
 from tests.rig.realtime_watch import Watched, kinds
 
 ABLE = Abilities(duplex=True, speech=True, typed_text=True, pictures=True, tools=True)
@@ -161,3 +170,43 @@ def test_a_command_for_which_there_is_no_room_is_an_error_and_the_call_goes_on(
     }
     assert call.call.settings.mode == "duplex"
     assert not any(isinstance(action, CloseCall) for action in call.actions)
+
+
+# ---- an answer that could not come ------------------------------------------------------------
+
+
+def asks(call: Watched) -> str | None:
+    """The code by which `response.create` is refused; None when the engine is asked."""
+    asked = len(call.actions)
+    told = call.send("response.create", event_id="mine")
+    assert (told == []) == (call.actions[asked:] == [Respond()])
+    return told[0]["error"]["code"] if told else None
+
+
+def test_no_answer_is_asked_of_an_agent_that_may_only_listen(call: Watched) -> None:
+    call.send("voice_agent.listen", on=True)
+    assert asks(call) == "listening_forced"
+    call.send("voice_agent.listen", on=False)
+    assert asks(call) is None
+
+
+def test_no_answer_is_asked_of_an_agent_that_is_paused_or_about_to_be(call: Watched) -> None:
+    call.send("voice_agent.pause")
+    assert asks(call) == "paused"
+    call.engine(Paused("asked by the client"))
+    assert asks(call) == "paused"
+    call.send("voice_agent.resume")
+    assert asks(call) is None
+    call.engine(Paused("out of memory"))
+    assert asks(call) == "paused"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("voice_agent.pause", {}), ("voice_agent.listen", {"on": True})]
+)
+def test_an_engine_that_cannot_be_silenced_is_asked(
+    call: Watched, kind: str, fields: dict[str, object]
+) -> None:
+    call.send(kind, **fields)
+    refuse(call, call.actions[-1], UnsupportedError("cannot do that"))  # type: ignore[arg-type]
+    assert asks(call) is None

@@ -183,7 +183,10 @@ def delete_item(call: CallState, event: Fields) -> Reaction:
 
 
 def create_response(call: CallState, event: Fields) -> Reaction:
-    """`response.create`: `response.created` follows when the agent begins to speak."""
+    """`response.create`: `response.created` follows when the agent begins to speak.
+
+    Refused while it may not: the answer would come when nobody waits for it any more.
+    """
     respond, metadata = parse_response(event.section("response"), call.settings, call.abilities)
     active = call.responses.active
     if active is not None:
@@ -192,8 +195,23 @@ def create_response(call: CallState, event: Fields) -> Reaction:
             "Wait for its 'response.done', or cancel it, before 'response.create'.",
             code="conversation_already_has_active_response",
         )
+    _require_floor(call)
     call.responses.next_metadata = metadata
     return call.tell([], respond)
+
+
+def _require_floor(call: CallState) -> None:
+    if call.paused or call.pausing:
+        raise RequestError(
+            "The agent is paused; send 'voice_agent.resume' before 'response.create'.",
+            code="paused",
+        )
+    if call.listens_only:
+        raise RequestError(
+            "The agent only listens now; send 'voice_agent.listen' with 'on': false before "
+            "'response.create'.",
+            code="listening_forced",
+        )
 
 
 def cancel_response(call: CallState, event: Fields) -> Reaction:
@@ -208,18 +226,20 @@ def cancel_response(call: CallState, event: Fields) -> Reaction:
 
 def pause(call: CallState, event: Fields) -> Reaction:
     """`voice_agent.pause`: the state changes when the engine says so."""
+    call.pausing = True
     return call.tell([], Pause())
 
 
 def resume(call: CallState, event: Fields) -> Reaction:
     """`voice_agent.resume`."""
-    call.paused = False
+    call.paused = call.pausing = False
     return call.tell([], Resume())
 
 
 def listen(call: CallState, event: Fields) -> Reaction:
     """`voice_agent.listen {on}`."""
-    return call.tell([], ForceListen(event.flag("on")))
+    call.listens_only = event.flag("on")
+    return call.tell([], ForceListen(call.listens_only))
 
 
 def note_playout(call: CallState, event: Fields) -> Reaction:

@@ -47,6 +47,12 @@ class Responses:
         return self._playing
 
     @property
+    def writing(self) -> Response | None:
+        """The response that goes out as text alone, if there is one."""
+        active = self._active
+        return active if active is not None and active.item.shape == "text" else None
+
+    @property
     def newest_turn(self) -> int:
         """The number of the last turn that started; 0 before the first."""
         return self._newest_turn

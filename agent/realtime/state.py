@@ -51,6 +51,10 @@ class CallState:
         self.spoke = False
         """Whether there was sound: from then on the voice stays."""
         self.paused = False
+        self.pausing = False
+        """Whether the client asked for a pause, and not yet for its end."""
+        self.listens_only = False
+        """Whether the client keeps the agent from speaking."""
         self.speech: OpenSpeech | None = None
         """What the detector reported as begun, and not yet as ended."""
         self.microphone_at = -1
@@ -86,11 +90,11 @@ class CallState:
         return [speech.stopped(speech.start)] if speech is not None else []
 
     def _now(self) -> tuple[str, int]:
-        playing = self.responses.playing
         if self.paused:
             return "paused", self.responses.newest_turn
-        if playing is not None:
-            return "speaking", playing.turn
+        speaking = self.responses.playing or self.responses.writing
+        if speaking is not None:
+            return "speaking", speaking.turn
         return "listening", self.responses.newest_turn
 
 

@@ -4,7 +4,15 @@ from agent.realtime.events import Event, server_event
 from agent.realtime.reaction import RestoreSettings
 from agent.realtime.state import CallState
 from agent.realtime.updates import InForce
-from agent.types import AddPicture, AddText, AddToolResult, Command, UpdateSettings
+from agent.types import (
+    AddPicture,
+    AddText,
+    AddToolResult,
+    Command,
+    ForceListen,
+    Pause,
+    UpdateSettings,
+)
 
 
 def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreSettings, ...]]:
@@ -16,6 +24,11 @@ def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreS
             return _take_out(call, item_id), ()
         case AddToolResult(call_id=call_id):
             return _take_out(call, call.items.tool_result_id(call_id)), ()
+        case Pause():
+            call.pausing = False
+        case ForceListen():
+            # An engine that cannot be silenced answers.
+            call.listens_only = False
     return [], ()
 
 
