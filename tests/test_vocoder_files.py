@@ -166,10 +166,19 @@ def test_a_size_that_contradicts_the_weights_is_named() -> None:
         check_flow_yaml(config, parse_plain_yaml(flow_yaml(num_heads=3)))
 
 
+def test_a_size_that_is_computed_from_others_is_left_to_the_weights() -> None:
+    config = flow_config(RecipeFlow().headers)
+    text = flow_yaml(depth="!ref <vocab> * 2")
+    assert check_flow_yaml(config, parse_plain_yaml(text)) == config
+
+
 def test_the_strength_of_the_guidance_is_read() -> None:
     config = flow_config(RecipeFlow().headers)
     text = flow_yaml().replace("cfg_rate: 0.7", "cfg_rate: 0.5")
     assert check_flow_yaml(config, parse_plain_yaml(text)).guidance == 0.5
+    nested = "cfm_params: !new:omegaconf.DictConfig\n            content:\n                "
+    text = flow_yaml().replace("inference_cfg_rate: 0.7", f"{nested}inference_cfg_rate: 0.4")
+    assert check_flow_yaml(config, parse_plain_yaml(text)).guidance == 0.4
     for wrong in ("-1", "strong", ".inf", "true"):
         text = flow_yaml().replace("cfg_rate: 0.7", f"cfg_rate: {wrong}")
         with pytest.raises(CheckpointError, match="inference_cfg_rate"):

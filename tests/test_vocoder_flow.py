@@ -188,13 +188,42 @@ def test_noise_follows_from_the_seed_alone_and_starts_again_at_its_end() -> None
 # ---- sizes and precision ------------------------------------------------------------------------
 
 
-def test_the_official_sizes_have_the_official_keys() -> None:
+def _official_flow() -> Flow:
+    """At full size, without memory: shapes alone."""
     encoder = EncoderConfig(512, 8, 64, 2048, 6, 4)
     dit = DitConfig(80, 512, 2048, 16, 8, 64)
     with unfilled():
-        flow = Flow(FlowConfig(6561, 192, 80, 0.7, encoder, dit), FlowSettings())
+        return Flow(FlowConfig(6561, 192, 80, 0.7, encoder, dit), FlowSettings())
+
+
+def _bytes(config: FlowConfig, steps: int, prompt_tokens: int, item_bytes: int) -> int:
+    """What a stream in full course weighs by its sizes."""
+    dit, encoder, mel_bins = config.dit, config.encoder, config.mel_bins
+    frames, tokens = 2 * prompt_tokens + 100, prompt_tokens + 50
+    keys = 2 * 2 * dit.heads * dit.head_width * frames
+    tails = 2 * 2 * 2 * dit.width
+    estimator = steps * dit.layers * (keys + tails)
+    layers = encoder.token_layers * tokens + encoder.mel_layers * frames
+    rest = 2 * encoder.heads * encoder.head_width * layers + 6 * encoder.width + mel_bins
+    return item_bytes * (estimator + rest)
+
+
+def test_a_stream_holds_less_than_240_mb_and_no_more_as_it_goes_on() -> None:
+    flow, state, held = tiny_flow(), _voice(), []
+    for start in range(0, 125, 25):
+        tokens = golden("tokens")[start : start + 28]
+        _, state = flow.chunk(state, tokens, golden_noise(), final=False)
+        held.append(state.bytes_held)
+    assert held[1:] == [_bytes(flow.config, 3, 30, 4)] * 4
+    full = _official_flow()
+    assert _bytes(full.config, full.settings.steps, 100, 2) < 240e6
+
+
+def test_the_official_sizes_have_the_official_keys() -> None:
+    flow = _official_flow()
     shapes = stored_shapes({Flow.PREFIX: flow})
     assert len(shapes) == 605
+    assert not any("to_qkv" in key for key in shapes)
     assert round(sum(math.prod(shape) for shape in shapes.values()) / 1e6, 3) == 155.802
     assert shapes["decoder.estimator.blocks.15.adaLN_modulation.1.weight"] == (4608, 512)
     assert shapes["decoder.estimator.blocks.0.attn.to_k.bias"] == (512,)

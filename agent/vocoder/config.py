@@ -15,6 +15,7 @@ from typing import Any
 
 from agent.errors import CheckpointError
 from agent.torch_parts.checkpoint import TensorHeader
+from agent.vocoder.plain_yaml import Reference
 
 RATE_HZ = 24_000
 MEL_FRAME_SAMPLES = 480
@@ -146,9 +147,10 @@ def check_flow_yaml(config: FlowConfig, document: Mapping[str, Any]) -> FlowConf
     expected = _expected(config)
     for where, section in _sections(flow, decoder).items():
         for name, value in expected[where].items():
-            if name in section and section[name] != value:
+            found = section.get(name, value)
+            if found != value and not isinstance(found, Reference):
                 raise CheckpointError(
-                    f"flow.yaml: {where}.{name} is {section[name]!r}; the weights and the "
+                    f"flow.yaml: {where}.{name} is {found!r}; the weights and the "
                     f"architecture want {value!r}"
                 )
     return dataclasses.replace(config, guidance=_guidance(decoder, config.guidance))
@@ -198,8 +200,10 @@ def _expected(config: FlowConfig) -> dict[str, dict[str, Any]]:
 
 
 def _guidance(decoder: Mapping[str, Any], default: float) -> float:
-    inside = decoder.get("cfm_params", decoder)
-    value = inside.get("inference_cfg_rate", default) if isinstance(inside, Mapping) else None
+    """In the decoder itself, or in its `cfm_params`, with or without their `content`."""
+    inside = decoder.get("cfm_params", {})
+    inside = inside.get("content", inside) if isinstance(inside, Mapping) else {}
+    value = inside.get("inference_cfg_rate", default) if isinstance(inside, Mapping) else default
     value = decoder.get("inference_cfg_rate", value)
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     if not fits or not math.isfinite(value) or not 0 <= value <= 10:
