@@ -90,7 +90,8 @@ class Exchange:
         return line
 
     def tell(self, message: ToEngine) -> None:
-        """Send `message` now. `WorkerLost`; `EngineError` when no more is taken."""
+        """Send `message` now. `WorkerLost`; `EngineError` when no more is taken, or in a chat's
+        case `CapacityError`."""
         if self._ended is not None:
             raise WorkerLost(self._ended)
         try:

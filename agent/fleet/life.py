@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.errors import EngineError
+from agent.errors import CapacityError, EngineError
 from agent.fleet.channel import Channel, ChannelClosed
 from agent.fleet.host import Host
 from agent.fleet.link import Link, LinkClosed, Parcel
-from agent.fleet.messages import Message, Stop
+from agent.fleet.messages import Chat, Message, Stop
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,9 @@ _MAX_WAITING = 4096
 _MAX_WAITING_BYTES = 256 << 20
 """Half a minute of 16 calls that send pictures; more than that waits only for a child that hangs,
 and what does not fit ends the call whose it is."""
+_MAX_CHAT_BYTES = 256 << 20
+"""What chats wait to send beside that, unless one alone is larger; more of them are put off."""
+_RETRY_CHAT_S = 1.0
 _MAX_NEWS = 4096
 
 
@@ -41,7 +44,7 @@ class Life:
         """Done as soon as nothing more can come from it, which may be a moment earlier."""
         self.heard_s = clock.now_s()
         """When it last said anything."""
-        self._out: Channel[Parcel] = Channel(_MAX_WAITING, _MAX_WAITING_BYTES)
+        self._out: Channel[Parcel] = Channel(_MAX_WAITING, _MAX_WAITING_BYTES, _MAX_CHAT_BYTES)
         self._news: Channel[Message] = Channel(_MAX_NEWS)
         self._link: Link | None = None
         self._cut = False
@@ -56,12 +59,19 @@ class Life:
     def tell(self, message: Message, *, must: bool = False) -> None:
         """Send `message`; never waits. `EngineError` when the child takes nothing any more.
 
-        What it `must` be told is kept however much waits.
+        `CapacityError` for a chat when those before it are still on their way. What the child
+        `must` be told is kept however much waits.
         """
         if self._link is None:
             raise EngineError("the engine is not there yet")
         parcel = self._link.pack(message)
-        if not self._out.offer(parcel, parcel.size_bytes, must=must):
+        is_chat = isinstance(message, Chat)
+        if not self._out.offer(parcel, parcel.size_bytes, must=must, bulk=is_chat):
+            if is_chat:
+                raise CapacityError(
+                    "the engine is still taking other chats in; try again later",
+                    retry_after_s=_RETRY_CHAT_S,
+                )
             raise EngineError("the engine no longer takes what it is told")
 
     def stop(self) -> None:
