@@ -12,11 +12,14 @@ from agent.interfaces import Vocoder
 from agent.torch_parts.checkpoint import Target
 from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2
 from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
+from agent.vocoder.loading import Token2wavSettings
 from agent.vocoder.registry import VocoderSettings, VoicedVocoder, load_vocoder, names
+from agent.vocoder.token2wav import Lead, StreamSettings
 from agent.vocoder.voice import SpeakerPrompt
 from tests.rig.tiny_cosyvoice2 import CPU, Ears, flow_recipe, golden_prompt, tiny_flow
 from tests.rig.tiny_hift import HiftRecipe, classic_recipe
 from tests.rig.tiny_model import FLOAT32
+from tests.rig.tiny_vocoder import write_token2wav
 
 TOKENS = [(37 * index) % 6561 for index in range(60)]
 YAML = """
@@ -30,11 +33,12 @@ chunk_size: 25
 flow: !new:cosyvoice.flow.flow.CausalMaskedDiffWithXvec
     input_size: 64
     output_size: 80
-    spk_embed_dim: !ref <spk_embed_dim>
+    spk_embed_dim: !ref <spk_embed_dim> * 1
     output_type: 'mel'
     vocab_size: 6561
     only_mask_loss: True
     pre_lookahead_len: 3
+    token_mel_ratio: !ref <token_mel_ratio>
     encoder: !new:cosyvoice.transformer.upsample_encoder.UpsampleConformerEncoder
         output_size: 64
         attention_heads: 4
@@ -104,6 +108,19 @@ def test_a_folder_speaks_by_the_name_of_its_vocoder(folder: Path) -> None:
     assert 0.001 < float(np.abs(sound).max()) <= np.float32(0.99)
     assert vocoder.lag_ms == 0
     assert names() == ("token2wav", "cosyvoice2")
+
+
+@pytest.mark.parametrize(("lead", "lag_ms"), [("dropped", 0), ("heard", 120), ("none", 0)])
+def test_token2wav_s_lag_is_the_silence_that_it_starts_with(
+    tmp_path: Path, lead: Lead, lag_ms: int
+) -> None:
+    chosen = Token2wavSettings(steps=1, stream=StreamSettings(lead=lead))
+    folder, settings = write_token2wav(tmp_path), VocoderSettings(token2wav=chosen)
+    vocoder: Vocoder = load_vocoder("token2wav", folder, settings, FLOAT32, _find)
+    assert vocoder.lag_ms == lag_ms
+    stream = vocoder.open("bert")
+    samples = len(stream.push(TOKENS[:30])) + len(stream.finish())
+    assert samples == 960 * 30 + 24 * lag_ms
 
 
 def test_what_the_settings_say_reaches_the_vocoder(folder: Path) -> None:

@@ -22,7 +22,7 @@ from agent.vocoder.cosyvoice2_flow import (
 from agent.vocoder.files import FLOW, HIFT, open_pt
 from agent.vocoder.hift_stream import Crossfade
 from agent.vocoder.loading import HiftSound, load_hift
-from agent.vocoder.plain_yaml import parse_plain_yaml
+from agent.vocoder.plain_yaml import Reference, parse_plain_yaml
 
 YAMLS = ("cosyvoice2.yaml", "cosyvoice.yaml")
 _HEAD_WIDTH = 64
@@ -122,9 +122,10 @@ def check_cosyvoice2_yaml(
     for place, values in expected.items():
         section = _section(document, "flow", *place)
         for name, value in values.items():
-            if section.get(name, value) != value:
+            found = section.get(name, value)
+            if found != value and not isinstance(found, Reference):
                 raise CheckpointError(
-                    f"{'.'.join(('flow', *place, name))} is {section[name]!r}; the weights and "
+                    f"{'.'.join(('flow', *place, name))} is {found!r}; the weights and "
                     f"the architecture want {value!r}"
                 )
     return replace(config, guidance=_guidance(document, config.guidance))
