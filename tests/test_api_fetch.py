@@ -277,6 +277,35 @@ async def test_the_size_is_kept_whatever_is_stated(here: Site) -> None:
     assert sent < 50_000_000
 
 
+async def test_all_files_together_are_limited_while_they_come(here: Site) -> None:
+    sent: list[int] = []
+    gone = asyncio.Event()
+
+    async def file(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            for _ in range(10_000):
+                await response.write(b"x" * 5000)
+                sent.append(5000)
+        except ConnectionError:
+            gone.set()
+        return response
+
+    here.answers["/file"] = file
+    part = {"type": "image_url", "image_url": {"url": here.url("/file")}}
+    limits = ("chat.allow_private_urls=true", "chat.max_body_bytes=1000000")
+    async with chat_server(*limits) as server:
+        messages = [{"role": "user", "content": [part] * 3}]
+        error = await server.refusal(400, messages=messages)
+        assert error["code"] == "file_too_large" and "in all" in error["message"]
+        assert error["param"].startswith("messages[0].content[")
+        async with asyncio.timeout(10):
+            await gone.wait()
+    # Each may hold 33 MB alone; three of 50 MB would have been read up to that.
+    assert sum(sent) < 25_000_000
+
+
 async def test_what_is_packed_is_not_unpacked(here: Site) -> None:
     packed = gzip.compress(b"\0" * 5_000_000)
     headers = {"Content-Encoding": "gzip"}

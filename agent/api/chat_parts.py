@@ -9,7 +9,7 @@ from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
 from agent.api.chat_request import Asked, AskedMessage, Wanted
-from agent.api.fetch import Fetcher
+from agent.api.fetch import Fetcher, SharedBytes
 from agent.chat_types import ChatMessage, ChatPart, ChatRequest, ChatSound, ChatVideo
 from agent.errors import RequestError
 from agent.media.files import MediaLimits, ReadPart, kind_of, read_media
@@ -52,28 +52,21 @@ class Attachments:
         return replace(asked.order, messages=messages, max_slices=slices)
 
     async def _fetch_all(self, wanted: Sequence[Wanted]) -> dict[str, bytes]:
-        """The files behind http URLs, by param."""
+        """The files behind http URLs, by param; no more than a request may hold, all together."""
         remote = [each for each in wanted if each.url and not _is_data(each.url)]
-        tasks = [asyncio.ensure_future(self._fetch(each)) for each in remote]
+        shared = SharedBytes(self._settings.max_body_bytes)
+        tasks = [asyncio.ensure_future(self._fetch(each, shared)) for each in remote]
         try:
             files = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        most = self._settings.max_body_bytes
-        if sum(map(len, files)) > most:
-            raise RequestError(
-                f"the files behind the URLs are larger than {most:,} bytes in all, which is the "
-                "limit for whole requests (chat.max_body_bytes)",
-                param=remote[0].param,
-                code="file_too_large",
-            )
         return {each.param: file for each, file in zip(remote, files, strict=True)}
 
-    async def _fetch(self, wanted: Wanted) -> bytes:
+    async def _fetch(self, wanted: Wanted, shared: SharedBytes) -> bytes:
         async with self._fetches:
             try:
-                return await self._fetcher.fetch(wanted.url)
+                return await self._fetcher.fetch(wanted.url, shared)
             except RequestError as error:
                 raise _at(wanted, error) from error
 

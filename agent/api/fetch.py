@@ -46,6 +46,24 @@ class FetchLimits:
     allow_private: bool = False
 
 
+class SharedBytes:
+    """What all files of one request together may still hold, counted as they come."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._left_bytes = most_bytes
+
+    def take(self, count: int) -> None:
+        """`count` bytes more have come. `RequestError` when that is too much."""
+        self._left_bytes -= count
+        if self._left_bytes < 0:
+            raise RequestError(
+                f"the files behind the URLs are larger than {self._most_bytes:,} bytes in all, "
+                "which is the limit for whole requests (chat.max_body_bytes)",
+                code="file_too_large",
+            )
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address, as text, is one of the internet at large."""
     try:
@@ -97,14 +115,17 @@ class Fetcher:
         self._resolver = resolver
         self._public = public
 
-    async def fetch(self, url: str) -> bytes:
-        """The file at `url`; `RequestError` for whatever keeps it from coming whole and in time."""
+    async def fetch(self, url: str, shared: SharedBytes | None = None) -> bytes:
+        """The file at `url`; `RequestError` for whatever keeps it from coming whole and in time.
+
+        What comes is taken from `shared`, too.
+        """
         address = _checked_url(url)
         guard = _Guard(self._public, self._limits.allow_private)
         try:
             async with self._session(guard) as session:
                 async with session.get(address, max_redirects=_MOST_REDIRECTS) as response:
-                    return await self._read(response)
+                    return await self._read(response, shared)
         except aiohttp.TooManyRedirects as error:
             raise _failed(f"it redirects more than {_MOST_REDIRECTS} times") from error
         except aiohttp.InvalidURL as error:
@@ -131,7 +152,7 @@ class Fetcher:
             auto_decompress=False,
         )
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, shared: SharedBytes | None) -> bytes:
         if response.status != 200:
             raise _failed(f"its server answers {response.status}")
         most = self._limits.most_bytes
@@ -140,6 +161,8 @@ class Fetcher:
         received = bytearray()
         async for piece in response.content.iter_any():
             received += piece
+            if shared is not None:
+                shared.take(len(piece))
             if len(received) > most:
                 raise _too_large(most)
         return bytes(received)
