@@ -8,8 +8,13 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from openai import AsyncOpenAI, NotFoundError
 from yarl import URL
 
+from agent.api.server import SERVICES
+from agent.errors import CapacityError, WorkerLost
+from agent.interfaces import Conversation
+from agent.types import SessionSettings
 from tests.rig.caller import Caller
 from tests.rig.server import Footprint, Running, running_server, serving, settle
 
@@ -216,6 +221,51 @@ async def test_a_call_that_cannot_be_set_up_gives_its_place_back(
         assert (await response.json())["slots_free"] == 16
 
 
+class Refusing:
+    """An `open` of an engine that only counts how often it was called, and raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.opened = 0
+        self._error = error
+
+    async def open(self, _: SessionSettings) -> Conversation:
+        self.opened += 1
+        raise self._error
+
+
+async def test_only_an_offer_that_can_be_answered_reaches_the_engine(
+    http: aiohttp.ClientSession, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Refusing(CapacityError("every slot is taken", retry_after_s=3.2))
+    monkeypatch.setattr(server.app[SERVICES].engine, "open", full.open)
+    caller = Caller(server.url)
+    good = await caller.offer()
+    # Only the WebRTC library itself finds out about the second.
+    for bad in ("v=0", good.replace("a=setup:", "a=setup:x")):
+        async with http.post(CALLS, data=bad, headers=SDP) as response:
+            await problem(response, 400)
+    assert full.opened == 0 and server.metric("voice_agent_calls_refused_total") == 0
+    before = Footprint.now()
+    async with http.post(CALLS, data=good, headers=SDP) as response:
+        await problem(response, 503)
+        assert response.headers["Retry-After"] == "4"
+    assert full.opened == 1 and server.metric("voice_agent_calls_refused_total") == 1
+    assert (await settle(before)).tasks == before.tasks and server.calls == 0
+    await caller.close()
+
+
+async def test_who_calls_while_the_engine_is_lost_is_told_when_to_try_again(
+    http: aiohttp.ClientSession, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Refusing(WorkerLost("the engine's process is gone"))
+    monkeypatch.setattr(server.app[SERVICES].engine, "open", lost.open)
+    caller = Caller(server.url)
+    async with http.post(CALLS, data=await caller.offer(), headers=SDP) as response:
+        assert (await problem(response, 503))["code"] == "worker_lost"
+        assert int(response.headers["Retry-After"]) > 0
+    await caller.close()
+
+
 async def test_a_broken_multipart_body_is_a_clear_error(http: aiohttp.ClientSession) -> None:
     for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
         async with http.post(CALLS, data=b"--y\r\nbroken", headers={"Content-Type": kind}) as reply:
@@ -231,8 +281,40 @@ async def test_calls_and_paths_that_do_not_exist(http: aiohttp.ClientSession) ->
         await problem(response, 404)
     async with http.get("/../pyproject.toml") as response:
         await problem(response, 404)
-    async with http.put(CALLS) as response:
+    for method, path in (("POST", "/v1/nothing"), ("DELETE", "/v1"), ("PUT", "/v1/audio/speech")):
+        async with http.request(method, path) as response:
+            assert path in str((await problem(response, 404))["message"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", CALLS, "POST"),
+        ("GET", CALLS, "POST"),
+        ("GET", "/v1/chat/completions", "POST"),
+        ("GET", f"{CALLS}/rtc_nope/hangup", "POST"),
+        ("GET", f"{CALLS}/rtc_nope", "DELETE"),
+        ("POST", "/v1/models", "GET,HEAD"),
+        ("POST", "/healthz", "GET,HEAD"),
+    ],
+)
+async def test_another_method_of_a_path_is_told_which_it_takes(
+    http: aiohttp.ClientSession, method: str, path: str, allowed: str
+) -> None:
+    async with http.request(method, path) as response:
         await problem(response, 405)
+        assert response.headers["Allow"] == allowed
+
+
+async def test_a_model_is_had_by_its_id(server: Running, http: aiohttp.ClientSession) -> None:
+    client = AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    async with client, http.get("/v1/models") as listed:
+        model = await client.models.retrieve("echo")
+        assert model.to_dict() == (await listed.json())["data"][0]
+        for other in ("gpt-realtime", "owner/name"):
+            with pytest.raises(NotFoundError) as refused:
+                await client.models.retrieve(other)
+            assert refused.value.code == "model_not_found" and other in refused.value.message
 
 
 async def test_pages_from_elsewhere_may_call_and_read_the_location(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from agent.config import Config
 from agent.errors import CapacityError
-from agent.interfaces import EchoCanceller, Engine
+from agent.interfaces import Conversation, EchoCanceller, Engine
 from agent.media.barge_in import BargeIn, BargeInRules
 from agent.media.echo_canceller import Aec3, PassThrough
 from agent.media.front_end import FrontEnd
@@ -137,10 +137,7 @@ class Calls:
         if session is not None:
             settings, tools = parse_opening(session, settings, engine.abilities, limits)
         protocol = RealtimeCall(call_id, settings, engine.abilities, limits, tools)
-        front_end, playout = self._media(settings)
         async with AsyncExitStack() as undo:
-            conversation = await engine.open(settings)
-            undo.push_async_callback(conversation.finish)
             telemetry = self._services.telemetry
             transport = RtcTransport(
                 _rtc_options(config),
@@ -148,12 +145,22 @@ class Calls:
                 packets=_PacketFates(telemetry).note,
             )
             undo.push_async_callback(transport.close)
+            # Before a slot is taken and a prompt is read for what may be no offer at all.
             answer = await transport.answer(offer)
+            conversation = await self._conversation(settings)
+            undo.push_async_callback(conversation.finish)
             self._refuse_when_closing()
-            parts = CallParts(protocol, transport, conversation, front_end, playout)
+            parts = CallParts(protocol, transport, conversation, *self._media(settings))
             self._run(call_id, parts)
             undo.pop_all()
         return Answered(call_id, answer)
+
+    async def _conversation(self, settings: SessionSettings) -> Conversation:
+        try:
+            return await self._services.engine.open(settings)
+        except CapacityError:
+            self._services.telemetry.call_refused()
+            raise
 
     def _media(self, settings: SessionSettings) -> tuple[FrontEnd, Playout]:
         config = self._services.config

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from agent.errors import AgentError, CapacityError, RequestError
+from agent.errors import AgentError, CapacityError, RequestError, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +18,9 @@ _PAGE_POLICY = (
 _METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS = "Authorization, Content-Type, X-OpenAI-Agents-SDK"
 _REPLY_HEADERS = "Location, Retry-After"
+
+_LOST_RETRY_S = 5
+"""Whoever comes back before the engine does is told how long that still takes."""
 
 
 @web.middleware
@@ -44,6 +47,8 @@ def error_reply(error: AgentError) -> web.Response:
     headers: dict[str, str] = {}
     if isinstance(error, CapacityError):
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_s)))
+    elif isinstance(error, WorkerLost):
+        headers[hdrs.RETRY_AFTER] = str(_LOST_RETRY_S)
     param = error.param if isinstance(error, RequestError) else None
     return _error(error.status, str(error), error.code, param, headers)
 
