@@ -67,7 +67,7 @@ export class Stage {
     const talking = ['listening', 'speaking', 'paused'].includes(state);
     const live = talking || state === 'connecting';
     this.#root.dataset.state = this.#state.dataset.state = state;
-    this.#said.textContent = writing ? WRITING_TEXT : STATE_TEXT[state];
+    this.#said.textContent = writing && state === 'speaking' ? WRITING_TEXT : STATE_TEXT[state];
     this.#callButton.dataset.live = String(live);
     label(this.#callButton, callLabel(state, live));
     for (const control of [this.#mute, this.#camera, this.#meter]) control.hidden = !talking;
