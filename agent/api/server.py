@@ -19,6 +19,7 @@ from agent.api.realtime import CALLS
 from agent.clock import SYSTEM_CLOCK
 from agent.config import Config
 from agent.engines import Choice, EngineSettings
+from agent.errors import AgentError
 from agent.fleet.pool import status_of
 from agent.media.vad import SileroModel
 from agent.telemetry import Telemetry
@@ -30,6 +31,13 @@ SERVICES = web.AppKey("services", Services)
 CHOICE = web.AppKey("choice", Choice)
 
 _LAG_EVERY_S = 0.1
+
+
+class ModelNotFound(AgentError):
+    """This server has no model of that id."""
+
+    status = 404
+    code = "model_not_found"
 
 
 def serve(config: Config) -> int:
@@ -131,6 +139,7 @@ def spare_collector() -> None:
 def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
     realtime.add_routes(router)
     router.add_get("/v1/models", _models)
+    router.add_get("/v1/models/{id:.+}", _one_model)
     router.add_get("/healthz", _health)
     router.add_get("/metrics", _metrics)
 
@@ -154,14 +163,27 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
 
     router.add_get("/", page)
     router.add_get("/README.md", readme)
-    router.add_get("/{name:.+}", file)
+    # Less the API: a path that is none of it is not found, whatever the method, and another
+    # method of one that is gets its Allow header from the route that it belongs to.
+    router.add_get(r"/{name:(?!v1(?:/|$)).+}", file)
 
 
 async def _models(request: web.Request) -> web.Response:
-    engine, choice = request.app[SERVICES].engine, request.app[CHOICE]
+    return web.json_response({"object": "list", "data": [_model(request.app)]})
+
+
+async def _one_model(request: web.Request) -> web.Response:
+    model, asked = _model(request.app), request.match_info["id"]
+    if asked != model["id"]:
+        raise ModelNotFound(f"there is no model {asked[:80]!r}; this server has {model['id']!r}")
+    return web.json_response(model)
+
+
+def _model(app: web.Application) -> dict[str, object]:
+    engine, choice = app[SERVICES].engine, app[CHOICE]
     abilities = {name: getattr(engine.abilities, name) for name in type(engine.abilities).__slots__}
     prompts = dict(abilities.pop("default_instructions"))
-    model = {
+    return {
         "id": engine.name,
         "object": "model",
         "created": 0,
@@ -174,7 +196,6 @@ async def _models(request: web.Request) -> web.Response:
             "default_instructions": prompts,
         },
     }
-    return web.json_response({"object": "list", "data": [model]})
 
 
 async def _health(request: web.Request) -> web.Response:
