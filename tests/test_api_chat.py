@@ -245,6 +245,7 @@ async def test_a_stream_shows_that_it_lives_while_the_model_thinks() -> None:
 async def test_an_error_before_the_first_piece_has_its_own_status() -> None:
     full = CapacityError("no slot", retry_after_s=3.2)
     async with chat_server(engine=ReadingEngine(before=full)) as server:
+        server.chats.slot_wait_s = 0
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError) as caught:
                 await server.ask(stream=stream)

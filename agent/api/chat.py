@@ -14,13 +14,17 @@ from agent.api.chat_replies import AnswerStream, Heading, whole_answer
 from agent.api.chat_request import Asked, parse_chat
 from agent.api.fetch import Fetcher, FetchLimits
 from agent.api.realtime import SlowBody, WrongContentType
-from agent.chat_types import ChatEvent
+from agent.chat_types import ChatEvent, ChatRequest
+from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import CapacityError, RequestError, UnsupportedError
 from agent.model_settings import ChatSettings
 
 _BODY_TIMEOUT_S = 60.0
 _LOOK_S = 0.2
 """How often is looked whether the client is still there."""
+_SLOT_WAIT_S = 30.0
+"""How long a chat whose turn it is waits until calls and other chats leave it a slot."""
+_SLOT_LOOK_S = 0.25
 _SMALL_BYTES = 65_536
 _GONE = 499
 
@@ -35,8 +39,12 @@ class LargeBody(RequestError):
 class Chats:
     """The chats of this server: how many are answered, how many wait."""
 
-    def __init__(self, services: Services, fetcher: Fetcher | None = None) -> None:
+    def __init__(
+        self, services: Services, fetcher: Fetcher | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         settings = services.config.chat
+        self.clock = clock
+        self.slot_wait_s = _SLOT_WAIT_S
         self.engine = services.engine
         self.settings: ChatSettings = settings
         self.origins = services.config.server.cors_origins
@@ -67,6 +75,35 @@ class Chats:
         async with self._places:
             yield
 
+    async def answer(self, order: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
+        """What the engine says to `order`, which waits for a slot within `slot_wait_s`.
+
+        Those that wait hold places, of which there are few, so all others wait for them in turn.
+        As the engine raises; `CapacityError` when none is free by then, or it says that it will
+        take longer.
+        """
+        until_s = self.clock.now_s() + self.slot_wait_s
+        while True:
+            try:
+                events = self.engine.chat(order)
+                async with _leaving(events):
+                    # Nothing is refused for want of a slot after the first event.
+                    async for event in events:
+                        yield event
+                return
+            except CapacityError as error:
+                if self.clock.now_s() + error.retry_after_s >= until_s:
+                    raise
+                await self._until_room(until_s)
+
+    async def _until_room(self, until_s: float) -> None:
+        """Look, rather than ask: what a chat holds is sent to the engine each time it is asked."""
+        while True:
+            due_s = min(until_s, self.clock.now_s() + _SLOT_LOOK_S)
+            await self.clock.sleep_until(due_s)
+            if self.engine.load().slots_free > 0 or due_s >= until_s:
+                return
+
 
 CHATS = web.AppKey("chats", Chats)
 
@@ -91,7 +128,7 @@ async def _complete(request: web.Request, chats: Chats) -> web.StreamResponse:
         asked = await _read(request, chats.settings)
         async with chats.place():
             order = await chats.attachments.resolve(asked)
-            async with _leaving(chats.engine.chat(order)) as events:
+            async with _leaving(chats.answer(order)) as events:
                 return await _answer(request, asked, events)
 
 
