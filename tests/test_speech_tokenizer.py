@@ -14,6 +14,7 @@ from agent.torch_parts.checkpoint import stored_shapes, unfilled
 from agent.types import FloatArray
 from agent.vocoder.mel import speaker_bands, tokenizer_mel
 from agent.vocoder.onnx_file import read_graph
+from agent.vocoder.reference_audio import improve_recording
 from agent.vocoder.resample import can_resample, resample
 from agent.vocoder.speaker import SpeakerModel
 from agent.vocoder.speech_tokenizer import SpeechTokenizer, TokenizerConfig, token_count
@@ -208,6 +209,13 @@ def test_a_recording_becomes_a_voice(folder: Path, rate_hz: int) -> None:
     assert len(cropped.speech_tokens) == 82 and cropped.mel.shape == (164, 80)
     np.testing.assert_array_equal(cropped.mel, prompt.mel[:164])
     np.testing.assert_array_equal(cropped.embedding, prompt.embedding)
+
+
+def test_a_long_recording_made_fit_is_short_enough(folder: Path) -> None:
+    spoken = np.tile(np.pad(_sound(4.7, 44_100), (0, 20_000)), 5)
+    clean = improve_recording(spoken, 44_100, speech=[(0.0, 25.0)])
+    prompt = VoicePreparation.of_folder(folder).prepare(clean, 44_100)
+    assert len(prompt.speech_tokens) == 375 and len(prompt.mel) == 750
 
 
 def test_of_two_channels_the_first_is_tokenized_and_the_mean_continued(folder: Path) -> None:

@@ -33,9 +33,6 @@ from agent.vocoder.speech_tokenizer import (
 
 log = logging.getLogger(__name__)
 
-FILE_NAMES = ("speech_tokenizer_v2_25hz.onnx", "speech_tokenizer_v2.onnx")
-"""One model under the two names that token2wav and CosyVoice2 give it."""
-
 _BLOCK = re.compile(
     r"blocks\.(?P<block>\d+)/"
     r"(?P<part>attn/(?:query|key|value|out|fsmn_block)|attn_ln|mlp_ln|mlp/mlp\.[02])/"

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from agent.errors import CheckpointError, RequestError
 from agent.types import FloatArray
+from agent.vocoder.config import SILENCE_TOKEN
+from agent.vocoder.files import SPEAKER, TOKENIZERS
 from agent.vocoder.mel import (
     PROMPT_RATE_HZ,
     TOKENIZER_RATE_HZ,
@@ -32,14 +34,13 @@ from agent.vocoder.mel import (
 from agent.vocoder.resample import can_resample, resample
 from agent.vocoder.speaker import SpeakerModel
 from agent.vocoder.speech_tokenizer import TOKENS_PER_S, Rounding, TokenArray, Tokenizer
-from agent.vocoder.tokenizer_file import FILE_NAMES, open_speech_tokenizer
+from agent.vocoder.tokenizer_file import open_speech_tokenizer
 
-SPEAKER_FILE = "campplus.onnx"
 MEL_FRAMES_PER_TOKEN = 2
 FEWEST_TOKENS = TOKENS_PER_S
 MOST_TOKENS = 15 * TOKENS_PER_S
 """Longer prompts make every call dearer, and the reference's caches overflow soon after."""
-SILENCE_TOKENS = (4218, 4299)
+SILENCE_TOKENS = (SILENCE_TOKEN, 4299)
 MOST_SILENCE = 0.7
 """Share of tokens of silence above which there is no voice in a recording."""
 
@@ -125,14 +126,14 @@ class VoicePreparation:
 
         CheckpointError when one of them is missing or not what its name says.
         """
-        names = [name for name in FILE_NAMES if (folder / name).is_file()]
-        missing = [] if names else [" or ".join(FILE_NAMES)]
-        if not (folder / SPEAKER_FILE).is_file():
-            missing.append(SPEAKER_FILE)
+        names = [name for name in TOKENIZERS if (folder / name).is_file()]
+        missing = [] if names else [" or ".join(TOKENIZERS)]
+        if not (folder / SPEAKER).is_file():
+            missing.append(SPEAKER)
         if missing:
             raise CheckpointError(f"{folder}: lacks {' and '.join(missing)} to make voices with")
         tokenizer = open_speech_tokenizer(folder / names[0], rounding=rounding, device=device)
-        return cls(tokenizer, SpeakerModel(folder / SPEAKER_FILE))
+        return cls(tokenizer, SpeakerModel(folder / SPEAKER))
 
     def prepare(self, samples: FloatArray, rate_hz: int, fit: Fit = "repeat") -> SpeakerPrompt:
         """A recording f32 [T] or [channels, T], −1..1, as a voice.
