@@ -102,6 +102,11 @@ class HarmonicSource(nn.Module):
         sine = _sine(cycles).repeat_interleave(FRAME_SAMPLES, dim=0)
         return Excitation(self._wave(f0, sine, noise), cycles)
 
+    def held_as_reference(self, f0: Tensor, noise: Tensor) -> Tensor:
+        """The same [480 T] with the rounding of the reference where it says all in one go."""
+        radians = self._steps(f0).cumsum(0) * (2 * torch.pi) * FRAME_SAMPLES
+        return self._wave(f0, torch.sin(radians).repeat_interleave(FRAME_SAMPLES, dim=0), noise)
+
     def _steps(self, f0: Tensor) -> Tensor:
         """Cycles of a sample f32 [T, harmonics]."""
         numbers = torch.arange(1, self._harmonics + 1, device=f0.device, dtype=torch.float32)
