@@ -40,6 +40,7 @@ async def test_sound_flows_both_ways_and_hanging_up_frees_everything() -> None:
         )
         await opened.page.click("#call-button")
         await opened.state("ended")
+        assert await opened.page.inner_text("#state .said") == "Call ended"
         assert await opened.page.evaluate(MICROPHONES_CLOSED)
         assert await opened.page.evaluate(f"{audio}.srcObject") is None
         assert await opened.page.evaluate("window.farEnd.near.connectionState") == "closed"
@@ -151,6 +152,7 @@ async def test_the_server_ends_the_call_by_closing() -> None:
         await opened.call()
         await opened.page.evaluate("window.farEnd.close()")
         await opened.state("ended")
+        assert await opened.page.inner_text("#state .said") == "The server ended the call"
         assert await opened.page.inner_text("#call-button") == "Call again"
         assert opened.server.requests == [], "it need not be told"
         await opened.call()

@@ -80,6 +80,35 @@ async def test_no_slot_says_when_to_come_back_and_then_lets_you() -> None:
         assert not await page.is_visible("#problem")
 
 
+@pytest.mark.parametrize("message", ["the engine is starting again", "the engine is down"])
+async def test_an_agent_that_is_not_there_yet_is_not_a_full_server(message: str) -> None:
+    starting = (503, {"Retry-After": "7"}, _error(message))
+    async with open_page(answer=starting) as opened:
+        await _call_scripted(opened)
+        said = await opened.problem("agent-starting")
+        assert "7 seconds" in said
+        assert "place" not in said
+        assert await opened.page.is_disabled("#problem-action")
+
+
+async def test_a_call_that_lost_its_agent_is_over_and_can_be_redialled_in_a_moment() -> None:
+    async with open_page(Look(clock=True)) as opened:
+        page = opened.page
+        await opened.call()
+        lost = {"message": "the engine's process ended", "code": "worker_lost"}
+        await opened.server_says({"type": "error", "error": lost})
+        said = await opened.problem("agent-restarted")
+        assert "had to restart" in said
+        assert "goes on" not in said
+        await page.evaluate("window.farEnd.close()")
+        await opened.state("problem")
+        assert await page.is_disabled("#problem-action")
+        await page.clock.run_for(11_000)
+        assert await page.inner_text("#problem-action") == "Call again"
+        await page.click("#problem-action")
+        await opened.state("listening")
+
+
 async def test_a_refusal_is_told_in_the_servers_words() -> None:
     async with open_page(answer=(401, {}, _error("The key is wrong."))) as opened:
         await _call_scripted(opened)
@@ -135,3 +164,17 @@ async def test_an_error_of_the_server_does_not_end_the_call() -> None:
         assert await opened.page.get_attribute("#state", "data-state") == "listening"
         await opened.page.click("#problem-action")
         assert await opened.page.get_attribute("#state", "data-state") == "listening"
+
+
+async def test_an_error_that_ends_the_call_does_not_say_that_it_goes_on() -> None:
+    async with open_page() as opened:
+        await opened.call()
+        await opened.server_says({"type": "error", "error": {"message": "Out of memory."}})
+        assert "The call goes on." in await opened.problem("server-error")
+        await opened.page.evaluate("window.farEnd.close()")
+        await opened.state("ended")
+        said = await opened.problem("server-error")
+        assert "Out of memory." in said
+        assert "goes on" not in said
+        await opened.page.click("#problem-action")
+        await opened.state("listening")

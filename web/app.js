@@ -134,7 +134,7 @@ function onState(state) {
   if (state === 'listening') void refreshDevices();
   if (call.live) void wakeLock.hold();
   else endCall();
-  stage.show(state, sinceStart(), call.writing);
+  stage.show(state, sinceStart(), call.writing, call.endedByServer);
   floorButtons.callChanged();
   typing.callChanged();
   byId('tab-call').textContent = call.live ? 'Call (on)' : 'Call';
@@ -148,6 +148,7 @@ function endCall() {
   meter = null;
   audio.srcObject = null;
   soundButton.hidden = true;
+  problemCard.callEnded();
   settingsCard.callEnded();
 }
 

@@ -20,7 +20,7 @@ import { EventChannel } from './event_channel.js';
 import { Floor } from './floor.js';
 import { Pictures } from './pictures.js';
 import { PlayoutReports } from './playout.js';
-import { CallProblem } from './problems.js';
+import { asProblem, CallProblem, eventProblem } from './problems.js';
 import { Signalling } from './signalling.js';
 import { StatisticsReader } from './statistics.js';
 
@@ -69,6 +69,8 @@ export class Call extends EventTarget {
     this.signalling = new Signalling(baseUrl);
     this.limits = { ...LIMITS, ...limits };
     this.statistics = new StatisticsReader();
+    /** Whether it ended in order, and not by us. */
+    this.endedByServer = false;
   }
 
   get state() {
@@ -286,7 +288,9 @@ export class Call extends EventTarget {
   applyServerEvent(event) {
     if (event.type === 'session.created') this.#reportPlayout();
     else if (event.type === 'error' && !this.#events?.refuse(event)) {
-      this.#tell('problem', new CallProblem('server-error', { detail: event.error?.message }));
+      const problem = eventProblem(event.error);
+      if (problem.code === 'agent-restarted') this.#finish(problem);
+      else this.#tell('problem', problem);
     }
     if (this.#floor.apply(event) && this.live) this.#enter(this.#floor.holder);
     this.#tell('serverevent', event);
@@ -364,8 +368,8 @@ export class Call extends EventTarget {
     if (!this.live) return;
     clearTimeout(this.#deadline);
     clearInterval(this.#polling);
-    const endedByServer = !problem && this.#events?.closed;
-    if (this.#callUrl && !endedByServer) this.signalling.hangUp(this.#callUrl);
+    this.endedByServer = !problem && this.#events?.closed === true;
+    if (this.#callUrl && !this.endedByServer) this.signalling.hangUp(this.#callUrl);
     this.#state = problem ? 'problem' : 'ended';
     stop(this.#microphone);
     this.#pictures?.finish();
@@ -390,10 +394,4 @@ export class Call extends EventTarget {
   #tell(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
-}
-
-/** @param {unknown} error */
-function asProblem(error) {
-  if (error instanceof CallProblem) return error;
-  return new CallProblem('connection-failed', { detail: String(error), cause: error });
 }

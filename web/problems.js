@@ -7,7 +7,7 @@
 /**
  * @typedef {'microphone-denied' | 'microphone-missing' | 'microphone-busy' | 'camera-denied'
  *   | 'camera-missing' | 'screen-denied' | 'screen-missing' | 'insecure-context' | 'server-gone'
- *   | 'no-slot' | 'connection-failed' | 'call-refused' | 'browser-too-old' | 'server-error'} ProblemCode
+ *   | 'no-slot' | 'agent-starting' | 'agent-restarted' | 'connection-failed' | 'call-refused' | 'browser-too-old' | 'server-error'} ProblemCode
  * @typedef {{title: string, advice: string, action: string}} Wording
  */
 
@@ -82,6 +82,16 @@ const WORDINGS = {
     advice: 'Every place on this server is in a call right now.',
     action: 'Try again',
   },
+  'agent-starting': {
+    title: 'The agent is starting',
+    advice: 'The server is there, but the agent behind it is not ready yet.',
+    action: 'Try again',
+  },
+  'agent-restarted': {
+    title: 'The agent had to restart',
+    advice: 'That ended this call. Call again in a moment.',
+    action: 'Call again',
+  },
   'connection-failed': {
     title: 'Sound could not get through',
     advice:
@@ -100,8 +110,8 @@ const WORDINGS = {
   },
   'server-error': {
     title: 'The server reported an error',
-    advice: 'The call goes on.',
-    action: 'OK',
+    advice: 'The call is over.',
+    action: 'Call again',
   },
 };
 
@@ -123,14 +133,30 @@ export function canRetry(problem) {
  */
 export function describe(problem, callGoesOn) {
   const words = WORDINGS[problem.code];
-  const parts = [words.advice];
+  const parts = [problem.code === 'server-error' && callGoesOn ? 'The call goes on.' : words.advice];
   if (problem.code === 'no-slot') {
     parts.push(`One should be free in about ${problem.retryAfterS} seconds.`);
   }
+  if (problem.code === 'agent-starting') parts.push(`Try again in about ${problem.retryAfterS} seconds.`);
   if (problem.detail && (problem.code === 'call-refused' || problem.code === 'server-error')) {
     parts.unshift(`It says: “${problem.detail}”`);
   }
   return { title: words.title, advice: parts.join(' '), action: callGoesOn ? 'OK' : words.action };
+}
+
+/** What was thrown while a call began. @param {unknown} error */
+export function asProblem(error) {
+  if (error instanceof CallProblem) return error;
+  return new CallProblem('connection-failed', { detail: String(error), cause: error });
+}
+
+/**
+ * What an `error` event of the server means that nobody here had asked for.
+ * @param {any} error
+ */
+export function eventProblem(error) {
+  if (error?.code === 'worker_lost') return new CallProblem('agent-restarted', { retryAfterS: DEFAULT_RETRY_S });
+  return new CallProblem('server-error', { detail: error?.message });
 }
 
 /** @param {unknown} error */
@@ -172,6 +198,9 @@ export function screenProblem(error) {
   return /system|polic/i.test(String(error)) ? new CallProblem('screen-denied', { cause: error }) : null;
 }
 
+/** What the server says while no engine is there; its code is that of a server whose places are taken. */
+const STARTING = /the engine is (starting|down)/i;
+
 /**
  * What an HTTP answer other than 201 means.
  * @param {Response} response
@@ -180,7 +209,7 @@ export async function refusalProblem(response) {
   const detail = messageIn(await response.text(), response.status);
   if (response.status === 503) {
     const retryAfterS = Math.ceil(Number(response.headers.get('Retry-After'))) || DEFAULT_RETRY_S;
-    return new CallProblem('no-slot', { detail, retryAfterS });
+    return new CallProblem(STARTING.test(detail) ? 'agent-starting' : 'no-slot', { detail, retryAfterS });
   }
   return new CallProblem('call-refused', { detail });
 }

@@ -23,6 +23,8 @@ const STATE_TEXT = {
 /** Of an agent without a voice, which is seen and not heard. */
 const WRITING_TEXT = 'Agent is writing';
 
+const ENDED_BY_SERVER_TEXT = 'The server ended the call';
+
 /** A screen reader need not hear the meter more often than this. */
 const METER_MS = 250;
 
@@ -62,12 +64,13 @@ export class Stage {
    * @param {State} state
    * @param {number} lastedMs of the call so far
    * @param {boolean} writing the agent answers without a sound
+   * @param {boolean} endedByServer and not by the user
    */
-  show(state, lastedMs, writing) {
+  show(state, lastedMs, writing, endedByServer) {
     const talking = ['listening', 'speaking', 'paused'].includes(state);
     const live = talking || state === 'connecting';
     this.#root.dataset.state = this.#state.dataset.state = state;
-    this.#said.textContent = writing && state === 'speaking' ? WRITING_TEXT : STATE_TEXT[state];
+    this.#said.textContent = headline(state, writing, endedByServer);
     this.#callButton.dataset.live = String(live);
     label(this.#callButton, callLabel(state, live));
     for (const control of [this.#mute, this.#camera, this.#meter]) control.hidden = !talking;
@@ -142,6 +145,7 @@ export class ProblemCard {
   #action = byId('problem-action');
   #ticking = 0;
   #retry = false;
+  #shown = /** @type {CallProblem | null} */ (null);
 
   /** @param {() => void} callAgain */
   constructor(callAgain) {
@@ -157,6 +161,7 @@ export class ProblemCard {
    */
   show(problem, callGoesOn) {
     const { title, advice, action } = describe(problem, callGoesOn);
+    this.#shown = problem;
     this.#retry = canRetry(problem) && !callGoesOn;
     this.#card.hidden = false;
     this.#alert.dataset.problem = problem.code;
@@ -164,8 +169,14 @@ export class ProblemCard {
     this.#countDown(action, problem.retryAfterS);
   }
 
+  /** An error that the call did not survive no longer says that the call goes on. */
+  callEnded() {
+    if (this.#shown?.code === 'server-error') this.show(this.#shown, false);
+  }
+
   hide() {
     clearInterval(this.#ticking);
+    this.#shown = null;
     this.#card.hidden = true;
     this.#alert.dataset.problem = '';
     this.#alert.replaceChildren();
@@ -187,6 +198,16 @@ export class ProblemCard {
     this.#ticking = setInterval(show, 1000);
     show();
   }
+}
+
+/**
+ * @param {State} state
+ * @param {boolean} writing
+ * @param {boolean} endedByServer
+ */
+function headline(state, writing, endedByServer) {
+  if (state === 'speaking' && writing) return WRITING_TEXT;
+  return state === 'ended' && endedByServer ? ENDED_BY_SERVER_TEXT : STATE_TEXT[state];
 }
 
 /**
