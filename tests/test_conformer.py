@@ -154,3 +154,19 @@ def test_a_reach_beyond_the_table_makes_a_longer_one() -> None:
     attention(frames, (nothing, nothing), None)
     again, _ = attention(frames[:, :20], (nothing, nothing), None)
     _close(again, short)
+
+
+def _epsilon(norm: torch.nn.Module, variance: float) -> float:
+    """What a norm adds to the variance, told by what it does to a signal of that variance."""
+    signal = torch.tensor([1.0, -1.0] * (CONFIG.width // 2)) * variance**0.5
+    normed = (norm(signal[None]) - norm.bias) / norm.weight
+    return variance / float(normed.square().mean()) - variance
+
+
+def test_the_norms_of_layers_hear_what_is_very_faint() -> None:
+    encoder = Encoder(CONFIG)
+    for layer in (*encoder.encoders, *encoder.up_encoders):
+        for norm in (layer.norm_mha, layer.norm_ff):
+            assert _epsilon(norm, 1e-12) == pytest.approx(1e-12, rel=0.01)
+    for norm in (encoder.embed.out[1], encoder.up_embed.out[1], encoder.after_norm):
+        assert _epsilon(norm, 1e-5) == pytest.approx(1e-5, rel=0.01)

@@ -290,6 +290,8 @@ def test_a_folder_speaks_whole_and_as_a_stream(folders: dict[str, Path], generat
         assert made.shape == (960 * 40,)
         assert 0.001 < np.abs(made).max() <= 0.99
     assert len(vocoder.whole(voice, [])) == 0
+    with pytest.raises(VocoderError, match="too many at once"):
+        vocoder.whole(voice, [1] * 1501)
 
 
 def test_a_loaded_flow_is_that_of_the_golden_files(folders: dict[str, Path]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from agent.errors import VocoderError
 from agent.torch_parts.checkpoint import stored_shapes, unfilled
 from agent.vocoder.config import DitConfig, EncoderConfig, FlowConfig
 from agent.vocoder.conformer import EncoderState
@@ -244,3 +245,19 @@ def test_a_lesser_precision_is_near_and_holds_half() -> None:
         state.to(torch.float32), golden("tokens")[:28], golden_noise(), final=False
     )
     assert (wide - mel).abs().mean() < 0.05
+
+
+def test_the_estimator_s_norms_of_heads_and_convolutions_add_a_hundred_thousandth() -> None:
+    block = tiny_flow().estimator.blocks[0]
+    for norm in (block.attn.q_norm, block.attn.k_norm, block.conv.block["3"]):
+        signal = torch.tensor([1.0, -1.0] * (len(norm.weight) // 2)) * 1e-5**0.5
+        normed = (norm(signal[None]) - norm.bias) / norm.weight
+        assert float(normed.square().mean()) == pytest.approx(0.5, rel=0.01)
+
+
+def test_an_encoder_that_forgets_nothing_comes_to_an_end() -> None:
+    flow = tiny_flow(FlowSettings(steps=3, encoder_memory="all"))
+    state = flow.setup(*golden_prompt(30), golden_noise())
+    many = state.encoder.keep([slice(0, 30)] * 160, [slice(0, 60)] * 166)
+    with pytest.raises(VocoderError, match="longer than"):
+        flow.chunk(replace(state, encoder=many), golden("tokens")[:28], golden_noise(), final=False)

@@ -285,7 +285,8 @@ class RelativeAttention(nn.Module):
         """[B, H, n, D] → [B, H, n, keys]: query i stands at keys - n + i; already scaled.
 
         Row i of the product has r from keys - 1 down to 1 - n in its columns, and what query i
-        needs starts n - 1 - i columns in: one view with rows a column shorter reads it all.
+        needs starts n - 1 - i columns in: one view with rows a column shorter reads it all. It is
+        copied, since fused attention wants its mask aligned.
         """
         batch, heads, count, width = query.shape
         table, reach = self._reaching(max(keys, count))
@@ -296,7 +297,7 @@ class RelativeAttention(nn.Module):
             (batch, heads, count, keys),
             (heads * count * columns, count * columns, columns - 1, 1),
             scores.storage_offset() + count - 1,
-        )
+        ).contiguous()
 
     def _reaching(self, needed: int) -> tuple[Tensor, int]:
         """The table, made anew where it is too short or the weights are elsewhere by now."""

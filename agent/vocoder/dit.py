@@ -51,8 +51,8 @@ DitMemory: TypeAlias = tuple[LayerMemory, ...]
 class TimeTable:
     """All that depends on the time alone, for each step of the solver, float32."""
 
-    layers: Tensor  # [N, layers, 9, W]: shift, scale and gate of attention, MLP and convolution
-    last: Tensor  # [N, 2, W]: shift and scale
+    layers: Tensor  # [N, layers, 9, W]: shift, 1 + scale, gate of attention, MLP and convolution
+    last: Tensor  # [N, 2, W]: shift and 1 + scale
 
 
 class Dit(nn.Module):
@@ -84,10 +84,11 @@ class Dit(nn.Module):
         embedded = F.silu(self.t_embedder(times))
         layers = [block.get_submodule("adaLN_modulation.1")(embedded) for block in self.blocks]
         count = len(times)
-        return TimeTable(
-            torch.stack(layers, 1).view(count, len(layers), MODULATIONS, -1),
-            self.final_layer.adaLN_modulation["1"](embedded).view(count, 2, -1),
-        )
+        inner = torch.stack(layers, 1).view(count, len(layers), MODULATIONS, -1)
+        last = self.final_layer.adaLN_modulation["1"](embedded).view(count, 2, -1)
+        inner[:, :, 1::3] += 1
+        last[:, 1] += 1
+        return TimeTable(inner, last)
 
     def forget_times(self) -> None:
         """Drop the weights that only `at_times` reads: a third of all."""
@@ -140,9 +141,9 @@ def _stacked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _modulated(states: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normed and shifted in float32, then rounded to the dtype of the products."""
-    normed = F.layer_norm(states, states.shape[-1:], eps=_PLAIN_EPS)
-    return (normed * (1 + scale) + shift).to(dtype)
+    """Normed, scaled and shifted in float32, then rounded to the dtype of the products."""
+    normed = F.layer_norm(states, states.shape[-1:], scale, shift, _PLAIN_EPS)
+    return normed.to(dtype)
 
 
 class _TimeEmbedding(nn.Module):
@@ -180,12 +181,13 @@ class _Block(nn.Module):
         attend, mlp, convolve = vectors.view(3, 3, -1)
         shift, scale, gate = attend
         mixed, key, value = self.attn(_modulated(states, shift, scale, dtype), past, kept)
-        states = states + gate * mixed
+        states = torch.addcmul(states, gate, mixed)
         shift, scale, gate = convolve
         smooth, first, second = self.conv(_modulated(states, shift, scale, dtype), past)
-        states = states + gate * smooth
+        states = torch.addcmul(states, gate, smooth)
         shift, scale, gate = mlp
-        states = states + gate * self.mlp(_modulated(states, shift, scale, dtype))
+        wide = self.mlp(_modulated(states, shift, scale, dtype))
+        states = torch.addcmul(states, gate, wide)
         return states, LayerMemory(key, value, first, second)
 
 

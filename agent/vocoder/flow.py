@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agent.errors import VocoderError
 from agent.torch_parts.checkpoint import Fold
 from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, FlowConfig
 from agent.vocoder.conformer import Encoder, EncoderState
@@ -26,7 +27,7 @@ EstimatorMemory: TypeAlias = Literal["reference", "prompt_plus_recent"]
 or the prompt and the last two seconds."""
 EncoderMemory: TypeAlias = Literal["recent", "legacy106", "all"]
 """recent: the prompt and the last two seconds. legacy106: as minicpmo-utils 1.0.6, whose token
-layers keep the first two seconds of a turn for ever. all: nothing is dropped."""
+layers keep the first two seconds of a turn for ever. all: nothing is dropped, for 200 s."""
 NoisePlace: TypeAlias = Literal["held", "absolute"]
 """Where a chunk's noise starts: at the number of frames held, as the reference, or at its place in
 the turn."""
@@ -38,6 +39,8 @@ RECENT_FRAMES = 100
 """What of a turn is remembered beside the prompt: two seconds."""
 RECENT_TOKENS = RECENT_FRAMES // FRAMES_PER_TOKEN
 _NOISE_FRAMES = 30_000
+_MOST_ENCODER_FRAMES = 10_000
+"""200 s: beyond this only an encoder that forgets goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +232,8 @@ class Flow(nn.Module):
         Unless `final`, the last three are only looked at (n = T - 3) and must come again.
         """
         states, encoder = self.encoder.step(self._embed(tokens), state.encoder, final=final)
+        if encoder.frames > _MOST_ENCODER_FRAMES:
+            raise VocoderError("the turn is longer than the encoder can remember all of")
         mu = self.encoder_proj(states)
         conditions = self.estimator.condition(mu, state.speaker, torch.zeros_like(mu))
         count = mu.shape[1]

@@ -33,6 +33,8 @@ _MOST_HOP_TOKENS = 50
 _LEAST_PROMPT_TOKENS = 25
 """Under a second nothing can be said in that voice."""
 _MOST_PROMPT_TOKENS = 750
+_MOST_WHOLE_TOKENS = 1500
+"""A minute: what everything sees everything of grows with the square."""
 
 Lead: TypeAlias = Literal["dropped", "heard", "none"]
 """The silence before a turn: dropped is told to the model, but its sound is left out; heard plays
@@ -140,6 +142,8 @@ class Token2wav:
     def whole(self, voice: PreparedVoice, tokens: Sequence[int]) -> FloatArray:
         """An utterance at once, everything seeing everything: the sound f32 [960 n]."""
         self.check_tokens(tokens)
+        if len(tokens) > _MOST_WHOLE_TOKENS:
+            raise VocoderError(f"{len(tokens)} tokens are too many at once; use a stream")
         if not tokens:
             return np.zeros(0, np.float32)
         said = self._tensor(tokens)
