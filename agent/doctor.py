@@ -19,7 +19,7 @@ from agent.config import Config, ModelSection
 from agent.duplex import inspection
 from agent.duplex.tokens import VOCABULARY_SIZE
 from agent.errors import ConfigError, MediaError
-from agent.model_hub import choice, gpus, sources
+from agent.model_hub import choice, gpus, soundness, sources
 from agent.model_hub.cache import ModelCache
 from agent.model_hub.download import missing_bytes, needed
 from agent.model_hub.hub import Hub, HubModel
@@ -155,7 +155,7 @@ def _not_downloaded(source: HubModel, model: ModelSection) -> Check:
 def check_weights(identity: inspection.Identity, model: ModelSection) -> Check:
     """Every key and shape against the model, by the headers of the shards."""
     try:
-        weights = inspection.inspect_weights(identity, choice.extra_weights(model))
+        weights = inspection.inspect_weights(identity, soundness.extra_weights(model))
     except ConfigError as error:
         return Check("weights", "failure", str(error), "download what differs again")
     except (ImportError, OSError) as error:

@@ -18,7 +18,8 @@ from agent.model_hub.gpus import Gpu, NoGpu
 from agent.model_hub.hub import HubModel
 from agent.model_hub.progress import DownloadLine
 from tests.rig.hub_server import COMMIT, hub_server
-from tests.rig.tiny_checkpoint import write_checkpoint
+from tests.rig.made_tokenizer import made_tokenizer, write_tokenizer
+from tests.rig.tiny_checkpoint import write_checkpoint, write_shard
 
 GIB = 1024**3
 H200 = Gpu("H200", 139 * GIB, 141 * GIB)
@@ -28,7 +29,7 @@ NONE = NoGpu("no GPU that torch can use")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole checkpoint; the tokenizer's files are only there by name."""
+    """A whole checkpoint, whose words mean nothing."""
     path = tmp_path / "model"
     write_whole(path)
     return path
@@ -36,8 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def write_whole(path: Path) -> None:
     write_checkpoint(path, weights="holes", tokenizer="none")
-    for name in ("tokenizer_config.json", "vocab.json", "merges.txt"):
-        (path / name).write_text("{}")
+    write_tokenizer(path)
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_an_odd_folder_in_a_cache_stops_nobody_who_did_not_ask_for_it(caches: Pa
 
 def test_every_setting_reaches_the_engine(folder: Path) -> None:
     extra = folder / "extra.safetensors"
-    extra.touch()
+    write_shard(extra, {})
     given = {
         "device": "cuda:1",
         "dtype": "float32",
@@ -193,7 +193,7 @@ def test_an_id_is_downloaded_once(
     header = b"{}"
     weights.write_bytes(len(header).to_bytes(8, "little") + header)
     files = {name: (folder / name).read_bytes() for name in ("config.json", weights.name)}
-    files |= dict.fromkeys(("tokenizer_config.json", "vocab.json", "merges.txt"), b"{}")
+    files |= made_tokenizer()
     config = config_of("model.source=me/tiny", f"model.folder={tmp_path / 'kept'}")
     with hub_server() as server:
         server.models["me/tiny"] = files

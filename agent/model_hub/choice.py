@@ -11,7 +11,7 @@ from agent.duplex import inspection
 from agent.duplex.inspection import ModelSize
 from agent.engines import Choice, EngineSettings, ModelSettings, Progress
 from agent.errors import CheckpointError, ConfigError
-from agent.model_hub import gpus, sources
+from agent.model_hub import gpus, soundness, sources
 from agent.model_hub.download import download
 from agent.model_hub.gpus import Gpu, NoGpu
 from agent.model_hub.hub import Hub
@@ -29,7 +29,8 @@ def choose(config: Config, look: Callable[[int], Gpu | NoGpu] = gpus.look) -> Ch
     """The engine that `engine.name` asks for, or with `auto` the best that can run here.
 
     ConfigError for an engine that does not exist or lacks its checkpoint, CheckpointError for a
-    configured checkpoint that is not one. `look` asks a GPU, by its number, what it has free.
+    configured checkpoint that is not one or not whole. `look` asks a GPU, by its number, what it
+    has free.
     """
     name, model = config.engine.name, config.model
     if name not in ("auto", ENGINE):
@@ -37,9 +38,9 @@ def choose(config: Config, look: Callable[[int], Gpu | NoGpu] = gpus.look) -> Ch
     source = sources.locate(model)
     try:
         if isinstance(source, Path):
-            inspection.identify(source)
+            soundness.expect_sound(source, model)
     except CheckpointError as error:
-        if name == ENGINE or model.source:
+        if name == ENGINE or model.source or model.extra_weights:
             raise
         # Nobody asked for what lies in a cache.
         return Choice("echo", str(error))
@@ -70,7 +71,7 @@ def engine_settings(
     folder = fetch(model, on_progress)
     settings = ModelSettings(
         folder=folder,
-        extra_weights=extra_weights(model),
+        extra_weights=soundness.extra_weights(model),
         device=model.device,
         dtype=model.dtype,
         context_tokens=model.context_tokens,
@@ -83,24 +84,14 @@ def engine_settings(
 
 
 def fetch(model: ModelSection, on_progress: Progress | None = None) -> Path:
-    """The folder of the configured checkpoint, downloaded if need be and identified."""
+    """The folder of the configured checkpoint, downloaded if need be and found whole."""
     source = sources.locate(model)
     if source is None:
         raise _no_source()
     if not isinstance(source, Path):
         told = on_progress or DownloadLine(source.name, sys.stderr)
         source = download(Hub(), source, sources.downloads(model), told)
-    return inspection.identify(source).folder
-
-
-def extra_weights(model: ModelSection) -> Path | None:
-    """The configured file of extra weights, if one is; CheckpointError when it is not there."""
-    if not model.extra_weights:
-        return None
-    path = Path(model.extra_weights).expanduser().absolute()
-    if not path.is_file():
-        raise CheckpointError(f"model.extra_weights: there is no file {path}")
-    return path
+    return soundness.expect_sound(source, model).folder
 
 
 def room_fault(gpu: Gpu | NoGpu, source: Source, model: ModelSection) -> str:
