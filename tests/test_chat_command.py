@@ -130,11 +130,13 @@ def test_the_command_line(
 
 
 ON_A_TERMINAL = """
-import asyncio, fcntl, sys, termios
+import asyncio, fcntl, signal, sys, termios
 from agent.chat_command import ChatOptions, Terminal, converse
 from agent.config import Config
 from tests.rig.reading_engine import ReadingEngine
 
+# Whoever is started in the background ignores Ctrl-C from the beginning.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The terminal sends its signals to those whose terminal it is.
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

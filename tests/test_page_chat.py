@@ -101,6 +101,20 @@ async def test_an_answer_comes_piece_by_piece_with_its_reasoning_apart() -> None
         assert await page.is_checked("#thinking")
 
 
+async def test_how_closely_pictures_are_looked_at_is_said_in_every_request() -> None:
+    async with open_page(LOOK, models=able_models()) as opened:
+        await _open_chat(opened)
+        assert (await _ask(opened, "Rough?"))["max_slices"] == 1
+        await _say(opened, {"content": "Yes"})
+        await opened.shows('#chat-log[aria-busy="false"]')
+        await opened.page.click("#settings summary")
+        assert "In a chat, holds from the next message on" in await opened.page.inner_text(
+            "#hd-note"
+        )
+        await opened.page.check("#setting-max_slices")
+        assert (await _ask(opened, "Closely?", count=2))["max_slices"] == 9
+
+
 async def test_what_the_model_writes_is_text_and_code_stands_in_a_box() -> None:
     text = "<img src=x onerror=alert(1)> **a**\nb\n\n```py\n<b>if</b> a:\n    b\n```\nThen `c`."
     async with open_page(LOOK, models=able_models()) as opened:
@@ -172,8 +186,8 @@ async def test_more_than_a_conversation_holds_is_refused_in_words() -> None:
         await _open_chat(opened)
         nine = [_file(f"{n}.png", "image/png") for n in range(9)]
         await page.set_input_files(FILES, nine)
-        await opened.until(f"document.querySelector('{NOTE}').textContent !== ''")
-        assert await page.inner_text(NOTE) == "At most 8 files at a time."
+        told = "At most 8 files at a time."
+        await opened.until(f"document.querySelector('{NOTE}').textContent === '{told}'")
         for name in range(8):
             await page.click(f'[aria-label="Remove {name}.png"]')
         films = [_file(f"{n}.mp4", "video/mp4") for n in range(5)]
