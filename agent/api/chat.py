@@ -92,17 +92,19 @@ class Chats:
                         yield event
                 return
             except CapacityError as error:
-                if self.clock.now_s() + error.retry_after_s >= until_s:
+                again_s = self.clock.now_s() + error.retry_after_s
+                if again_s >= until_s:
                     raise
-                await self._until_room(until_s)
+                await self._until_room(again_s)
 
     async def _until_room(self, until_s: float) -> None:
-        """Look, rather than ask: what a chat holds is sent to the engine each time it is asked."""
-        while True:
-            due_s = min(until_s, self.clock.now_s() + _SLOT_LOOK_S)
-            await self.clock.sleep_until(due_s)
-            if self.engine.load().slots_free > 0 or due_s >= until_s:
-                return
+        """Look, rather than ask: what a chat holds is sent to the engine each time it is asked.
+
+        The engine may keep slots for calls, so it is one more than now that is waited for.
+        """
+        free = self.engine.load().slots_free
+        while self.engine.load().slots_free <= free and self.clock.now_s() < until_s:
+            await self.clock.sleep_until(min(until_s, self.clock.now_s() + _SLOT_LOOK_S))
 
 
 CHATS = web.AppKey("chats", Chats)
