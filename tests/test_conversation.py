@@ -612,3 +612,11 @@ def test_a_point_is_good_once_and_not_behind_a_rewritten_past() -> None:
     talk.rewind(turn=1, heard_ms=0)
     with pytest.raises(EngineError, match="too far"):
         talk.restore(point)
+
+
+def test_a_slot_is_given_back_when_the_prompt_cannot_be_read() -> None:
+    used = runner()
+    prompt = DuplexPrompt((Token.IM_START,), (Token.IM_END,))
+    with pytest.raises(RuntimeError):
+        Conversation(used, prompt, torch.zeros(3, 7))
+    assert used.slots.free == 1

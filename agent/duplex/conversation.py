@@ -8,6 +8,7 @@ conversation goes on as if it had not come.
 """
 
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -81,7 +82,10 @@ class Conversation:
         self._context = Context(
             runner.model, runner.slots, memory, exact_moves=self.settings.parity
         )
-        self._run(self._context.write_prompt(prompt, voice))
+        with ExitStack() as undo:
+            undo.callback(self.close)  # nobody else knows the slot that was taken
+            self._run(self._context.write_prompt(prompt, voice))
+            undo.pop_all()
 
     # ---- what is asked of it --------------------------------------------------------------------
 
