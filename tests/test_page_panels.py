@@ -275,6 +275,20 @@ async def test_loss_and_gaps_are_of_the_last_ten_seconds_alone() -> None:
         assert noisy["concealedPercent"] == pytest.approx(5)
 
 
+async def test_where_there_is_no_voice_nothing_is_said_of_its_sound() -> None:
+    silent = """async (captionsOnly) => {
+      const { Preflight } = await import('./preflight.js');
+      const preflight = new Preflight(0, captionsOnly);
+      preflight.statistics({ jitterBufferMs: 900, concealedPercent: 60, roundTripMs: 900 });
+      const bad = preflight.rows().filter((row) => row.verdict === 'failing');
+      return [preflight.alarm(), bad.map((row) => row.id)];
+    }"""
+    async with open_page() as opened:
+        alarm, bad = await opened.page.evaluate(silent, False)
+        assert alarm and bad == ["roundTrip", "concealed", "jitterBuffer"]
+        assert await opened.page.evaluate(silent, True) == ["", ["roundTrip"]]
+
+
 async def test_sound_that_is_held_back_for_long_is_said_at_once() -> None:
     hint = """async (jitterBufferMs) => {
       const { Preflight } = await import('./preflight.js');

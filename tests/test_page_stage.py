@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.web_page.browser import open_page
+from tests.web_page.browser import Look, OpenPage, open_page
 from tests.web_page.server import able_models
 
 pytestmark = pytest.mark.browser
@@ -29,3 +29,65 @@ async def test_the_headline_says_that_a_writing_agent_was_paused_or_hung_up() ->
         await page.click("#call-button")
         await opened.state("ended")
         assert await page.inner_text("#state .said") == "Call ended"
+
+
+async def test_listening_that_stays_on_says_so_and_how_it_ends() -> None:
+    async with open_page(Look(width=390, height=844)) as opened:
+        page = opened.page
+        await opened.call()
+        before = await page.locator("#listen").bounding_box()
+        await page.click("#listen")
+        assert await page.inner_text("#listen") == "Only listening: press to end"
+        assert await page.inner_text("#state .said") == "Only listening"
+        assert await page.locator("#listen").bounding_box() == before, "nothing moves"
+        await page.click("#listen")
+        assert await page.inner_text("#listen") == "Hold: just listen"
+        assert await page.inner_text("#state .said") == "Listening"
+        await page.focus("#listen")
+        await page.keyboard.press("Enter")
+        assert await page.inner_text("#listen") == "Only listening: press to end"
+        await page.click("#call-button")
+        await opened.state("ended")
+        assert await page.inner_text("#state .said") == "Call ended"
+
+
+async def test_listening_that_is_held_does_not_ask_for_a_press() -> None:
+    async with open_page() as opened:
+        page = opened.page
+        await opened.call()
+        await page.focus("body")
+        await page.keyboard.down(" ")
+        assert await page.inner_text("#state .said") == "Only listening"
+        assert await page.inner_text("#listen") == "Hold: just listen"
+        await page.keyboard.up(" ")
+        assert await page.inner_text("#state .said") == "Listening"
+
+
+async def test_the_readme_opens_beside_the_call() -> None:
+    async with open_page() as opened:
+        link = opened.page.locator("#readme-link")
+        assert await link.get_attribute("target") == "_blank"
+        assert await link.get_attribute("rel") == "noopener"
+
+
+async def _bottom(opened: OpenPage, selector: str) -> float:
+    box = await opened.page.locator(selector).bounding_box()
+    assert box is not None
+    return box["y"] + box["height"]
+
+
+@pytest.mark.parametrize("height", [844, 740])
+async def test_an_answer_in_captions_and_the_field_are_on_a_phones_first_screen(
+    height: int,
+) -> None:
+    phone = Look(width=390, height=height)
+    async with open_page(phone, models=able_models(speech=False)) as opened:
+        await opened.call()
+        delta = {"item_id": "a", "delta": "Hello, I answer in captions. " * 4}
+        await opened.server_says({"type": "response.output_text.delta", **delta})
+        await opened.shows(".line")
+        assert await _bottom(opened, ".line") < height
+        assert await _bottom(opened, "#typing textarea") < height
+    async with open_page(phone, models=able_models()) as opened:
+        await opened.call()
+        assert await _bottom(opened, "#typing textarea") > height, "a voice has the large orb"

@@ -7,6 +7,9 @@
 /** A press that is shorter stays on until the next one. */
 const HOLD_MS = 350;
 
+const LISTEN_LABEL = 'Hold: just listen';
+const LATCHED_LABEL = 'Only listening: press to end';
+
 /** @typedef {Pick<import('./call.js').Call, 'send' | 'talking' | 'state'>} Line */
 
 export class FloorButtons {
@@ -34,7 +37,7 @@ export class FloorButtons {
     listen.addEventListener('pointerdown', (event) => this.#onPress(event));
     for (const end of ['pointerup', 'pointercancel']) listen.addEventListener(end, () => this.#onRelease());
     // Of the keyboard and of assistive technology, which press without a pointer.
-    listen.addEventListener('click', (event) => event.detail === 0 && this.listen(!this.#listening));
+    listen.addEventListener('click', (event) => event.detail === 0 && this.#toggleListen());
     window.addEventListener('blur', () => this.listen(false));
   }
 
@@ -51,6 +54,7 @@ export class FloorButtons {
     this.#listening = on;
     if (this.#line().talking) this.#line().send({ type: 'voice_agent.listen', on });
     this.#listen.setAttribute('aria-pressed', String(on));
+    if (!on) label(this.#listen, LISTEN_LABEL);
     this.#show(on);
   }
 
@@ -61,8 +65,17 @@ export class FloorButtons {
     if (!talking) this.listen(false);
     const paused = state === 'paused';
     this.#pause.setAttribute('aria-pressed', String(paused));
-    const label = this.#pause.querySelector('.label');
-    if (label) label.textContent = paused ? 'Resume' : 'Pause';
+    label(this.#pause, paused ? 'Resume' : 'Pause');
+  }
+
+  #toggleListen() {
+    this.listen(!this.#listening);
+    this.#latch();
+  }
+
+  /** It stays on without being held: say so, and how it ends. */
+  #latch() {
+    if (this.#listening) label(this.#listen, LATCHED_LABEL);
   }
 
   /** @param {PointerEvent} event */
@@ -77,7 +90,17 @@ export class FloorButtons {
   #onRelease() {
     const held = performance.now() - this.#pressedMs > HOLD_MS;
     if (held || this.#wasOn) this.listen(false);
+    else this.#latch();
   }
+}
+
+/**
+ * @param {HTMLElement} button
+ * @param {string} text
+ */
+function label(button, text) {
+  const place = button.querySelector('.label');
+  if (place) place.textContent = text;
 }
 
 /**

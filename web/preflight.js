@@ -114,6 +114,7 @@ export class Preflight {
   /** What cannot wait until somebody looks at the rows; '' when all is well. */
   alarm() {
     const delayMs = this.#statistics?.jitterBufferMs ?? 0;
+    if (this.#captionsOnly) return '';
     if (delayMs <= LIMITS.jitterBufferMs[1]) return '';
     return `Sound comes ${(delayMs / 1000).toFixed(1)} s late: see the checks`;
   }
@@ -129,8 +130,8 @@ export class Preflight {
       this.#firstSoundRow(),
       graded('roundTrip', 'Network round trip', roundTripMs, LIMITS.roundTripMs, 'ms', 'The network is slow: try a cable, another Wi-Fi, or a server nearer to you.'),
       graded('loss', 'Lost packets', lossPercent, LIMITS.lossPercent, '%', 'Sound is being lost: go nearer to the Wi-Fi router, or use a cable.'),
-      graded('concealed', 'Gaps filled in', concealedPercent, LIMITS.concealedPercent, '%', 'Your browser makes up for sound that came too late: try a cable or another Wi-Fi.'),
-      graded('jitterBuffer', 'Jitter buffer', jitterBufferMs, LIMITS.jitterBufferMs, 'ms', 'Packets come unevenly, so sound is held back: try a cable or another Wi-Fi.'),
+      this.#ofVoice(graded('concealed', 'Gaps filled in', concealedPercent, LIMITS.concealedPercent, '%', 'Your browser makes up for sound that came too late: try a cable or another Wi-Fi.')),
+      this.#ofVoice(graded('jitterBuffer', 'Jitter buffer', jitterBufferMs, LIMITS.jitterBufferMs, 'ms', 'Packets come unevenly, so sound is held back: try a cable or another Wi-Fi.')),
       this.#engineRow(),
     ];
   }
@@ -183,7 +184,15 @@ export class Preflight {
   }
 
   #firstSoundRow() {
-    const row = graded('firstSound', 'Time to first sound', this.#firstSoundMs, LIMITS.firstSoundMs, 'ms', 'The agent is slow to answer: the engine may need a faster GPU, or fewer calls at once.');
+    return this.#ofVoice(graded('firstSound', 'Time to first sound', this.#firstSoundMs, LIMITS.firstSoundMs, 'ms', 'The agent is slow to answer: the engine may need a faster GPU, or fewer calls at once.'));
+  }
+
+  /**
+   * Of silence nobody misses anything.
+   * @param {Row} row about the agent's sound
+   * @returns {Row}
+   */
+  #ofVoice(row) {
     return this.#captionsOnly ? judge(row, 'waiting', 'no voice, captions only') : row;
   }
 

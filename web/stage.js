@@ -23,6 +23,7 @@ const STATE_TEXT = {
 /** Of an agent without a voice, which is seen and not heard. */
 const WRITING_TEXT = 'Agent is writing';
 
+const LISTENS_ONLY_TEXT = 'Only listening';
 const ENDED_BY_SERVER_TEXT = 'The server ended the call';
 
 /** A screen reader need not hear the meter more often than this. */
@@ -59,6 +60,7 @@ export class Stage {
   #camera = byId('camera');
   #screen = byId('screen');
   #meterAtMs = 0;
+  #headline = '';
 
   /**
    * @param {State} state
@@ -70,7 +72,8 @@ export class Stage {
     const talking = ['listening', 'speaking', 'paused'].includes(state);
     const live = talking || state === 'connecting';
     this.#root.dataset.state = this.#state.dataset.state = state;
-    this.#said.textContent = headline(state, writing, endedByServer);
+    this.#headline = headline(state, writing, endedByServer);
+    this.#showHeadline();
     this.#callButton.dataset.live = String(live);
     label(this.#callButton, callLabel(state, live));
     for (const control of [this.#mute, this.#camera, this.#meter]) control.hidden = !talking;
@@ -105,6 +108,13 @@ export class Stage {
    */
   listensOnly(only) {
     this.#root.dataset.listen = only ? 'only' : '';
+    this.#showHeadline();
+  }
+
+  #showHeadline() {
+    const { listen, state } = this.#root.dataset;
+    const text = listen === 'only' && state === 'listening' ? LISTENS_ONLY_TEXT : this.#headline;
+    if (text && this.#said.textContent !== text) this.#said.textContent = text;
   }
 
   /** @param {boolean} muted */
