@@ -160,6 +160,13 @@ def test_the_first_sound_comes_as_early_as_it_was_asked_for(
     assert voice.mel.shape[1] == 2 * len(voice.tokens)
 
 
+def test_a_short_prompt_is_not_cut() -> None:
+    vocoder, _ = listening(ChunkSettings(), STEPS)
+    for tokens in (2, 20, 49):
+        kept = len(vocoder.voice(golden_prompt(tokens), "anna").tokens)
+        assert kept == (25 if tokens == 49 else tokens)
+
+
 def test_settings_off_the_grid_are_refused() -> None:
     for wrong in ({"hop_tokens": 30}, {"first_hop_tokens": 3}, {"context_tokens": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
