@@ -120,6 +120,58 @@ async def test_a_refused_change_is_said_beside_its_control_which_goes_back() -> 
         ), "what was refused is not tried again"
 
 
+async def test_a_change_that_was_in_force_and_is_refused_then_goes_back() -> None:
+    """The engine reads a prompt later than the server does."""
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        await opened.call()
+        await opened.server_says({"type": "session.created", "session": _session()})
+        await page.fill("#setting-instructions", "Much too long.")
+        await page.focus("#setting-language")
+        await page.evaluate(SET, ["setting-eagerness", "0.7"])
+        await page.select_option("#setting-mode", "half_duplex")
+        long, _, _ = await _asked(opened, 3)
+        held = {"instructions": "Much too long.", "eagerness": 0.7}
+        error = {"message": "it does not fit", "event_id": long["event_id"]}
+        await opened.server_says(
+            {"type": "session.updated", "session": _session(instructions="Much too long.")},
+            {"type": "session.updated", "session": _session(**held)},
+            {"type": "error", "error": error},
+            {"type": "session.updated", "session": _session(eagerness=0.7)},
+        )
+        refused = '.field:has(#setting-instructions) [data-ack="refused"]'
+        await opened.shows(refused)
+        assert await page.inner_text(refused) == "Not changed: it does not fit"
+        assert await page.input_value("#setting-instructions") == ""
+        assert await page.input_value("#setting-eagerness") == "0.7"
+        mode = await page.get_attribute(".field:has(#setting-mode) [data-ack]", "data-ack")
+        assert mode == "waiting", "that the prompt went back says nothing of the mode"
+        assert await page.evaluate("localStorage.getItem('voice-agent.settings')") == (
+            '{"eagerness":0.7,"mode":"half_duplex"}'
+        )
+
+
+async def test_a_refusal_of_an_old_choice_leaves_the_new_one() -> None:
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        await opened.call()
+        await opened.server_says({"type": "session.created", "session": _session()})
+        await page.evaluate(SET, ["setting-eagerness", "0.7"])
+        await page.evaluate(SET, ["setting-eagerness", "0.9"])
+        old, _ = await _asked(opened, 2)
+        error = {"message": "no", "event_id": old["event_id"]}
+        await opened.server_says(
+            {"type": "session.updated", "session": _session(eagerness=0.7)},
+            {"type": "session.updated", "session": _session(eagerness=0.9)},
+            {"type": "error", "error": error},
+            {"type": "session.updated", "session": _session(eagerness=0.9)},
+        )
+        await opened.shows('.field:has(#setting-eagerness) [data-ack="ok"]')
+        assert await page.input_value("#setting-eagerness") == "0.9"
+
+
 async def test_what_was_chosen_while_the_call_was_being_answered_is_sent_then() -> None:
     async with open_page(models=able_models()) as opened:
         page = opened.page

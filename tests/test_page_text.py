@@ -190,7 +190,9 @@ async def test_an_engine_without_a_voice_is_read_and_nothing_claims_to_sound() -
         await opened.call()
         delta = {"type": "response.output_text.delta", "item_id": "a1"}
         await opened.server_says(
-            delta | {"delta": "<img src=x onerror=alert(1)> Hel"}, delta | {"delta": "lo"}
+            delta | {"delta": "<img src=x onerror=alert(1)> Hel"},
+            delta | {"delta": "lo"},
+            {"type": "voice_agent.state", "state": "speaking", "turn": 1},
         )
         await opened.state("speaking")
         assert await page.inner_text("#state .said") == "Agent is writing"
@@ -199,10 +201,48 @@ async def test_an_engine_without_a_voice_is_read_and_nothing_claims_to_sound() -
         assert "captions only" in str(await page.text_content(first_sound))
         sent = "window.farEnd.received.filter((event) => event.type === 'voice_agent.playout')"
         done = {"type": "response.output_text.done", "item_id": "a1", "text": "Hello."}
-        await opened.server_says(done, {"type": "response.done"})
+        over = {"type": "voice_agent.state", "state": "listening", "turn": 1}
+        await opened.server_says(done, {"type": "response.done"}, over)
         await opened.state("listening")
         assert await page.inner_text(".line p") == "Hello."
         assert await page.evaluate(sent) == [], "nothing was played, so nothing is reported"
+
+
+async def test_an_agent_that_falls_silent_is_not_said_to_write() -> None:
+    """Its sound ends a moment before the server tells the new state."""
+    async with open_page(models=able_models()) as opened:
+        await opened.call()
+        await opened.server_says(
+            {"type": "output_audio_buffer.started", "response_id": "r"},
+            {"type": "voice_agent.state", "state": "speaking", "turn": 1},
+        )
+        await opened.state("speaking")
+        assert await opened.page.inner_text("#state .said") == "Agent is speaking"
+        await opened.server_says({"type": "output_audio_buffer.stopped", "response_id": "r"})
+        await opened.state("listening")
+
+
+async def test_what_the_engine_refused_leaves_the_captions_and_returns_to_the_field() -> None:
+    async with open_page(models=able_models()) as opened:
+        page = opened.page
+        await opened.call()
+        await page.fill(FIELD, "Look at this.")
+        await page.keyboard.press("Enter")
+        sent = "window.farEnd.received.find((e) => e.type === 'conversation.item.create')"
+        await opened.until(f"{sent} !== undefined")
+        event = await page.evaluate(sent)
+        await opened.server_says(
+            {"type": "conversation.item.added", "item": event["item"]},
+        )
+        await opened.shows(".line p")
+        error = {"message": "no room for it", "event_id": event["event_id"]}
+        await opened.server_says(
+            {"type": "error", "error": error},
+            {"type": "conversation.item.deleted", "item_id": event["item"]["id"]},
+        )
+        await opened.until("document.querySelectorAll('.line').length === 0")
+        assert await page.input_value(FIELD) == "Look at this."
+        assert await page.inner_text(NOTE) == "Not sent: no room for it"
 
 
 async def test_hd_pictures_are_taken_larger_at_once() -> None:

@@ -85,6 +85,9 @@ export class Captions {
       case 'conversation.item.added':
         this.#addTyped(event.item, atMs);
         break;
+      case 'conversation.item.deleted':
+        this.#remove(event.item_id);
+        break;
       case 'conversation.item.input_audio_transcription.delta':
         this.#append('user', event.item_id, event.delta ?? '', atMs);
         break;
@@ -140,6 +143,15 @@ export class Captions {
     const parts = (item.content ?? []).filter((/** @type {any} */ part) => part.type === 'input_text');
     if (!parts.length) return;
     this.#settle('user', item.id, parts.map((/** @type {any} */ part) => part.text).join('\n'), atMs);
+  }
+
+  /**
+   * The agent does not know of it (any more).
+   * @param {string} itemId
+   */
+  #remove(itemId) {
+    this.#lines.get(itemId)?.root.remove();
+    this.#lines.delete(itemId);
   }
 
   /**

@@ -9,7 +9,6 @@ import { ChatLog, copy } from './chat_log.js';
 import { ChatProblem, streamAnswer } from './chat_stream.js';
 import { Composer } from './composer.js';
 import { recall, remember } from './devices.js';
-import { HD_SLICES } from './settings.js';
 import { byId } from './stage.js';
 
 /**
@@ -186,12 +185,12 @@ export class Chat {
     const instructions = this.#choices.value('instructions').trim();
     const system = instructions ? [{ role: 'system', content: instructions }] : [];
     const thinking = this.#thinking.checked;
-    const hd = this.#choices.value('max_slices') === HD_SLICES;
     return {
       model: this.#model,
       stream: true,
       enable_thinking: thinking,
-      ...(hd ? { max_slices: HD_SLICES } : {}),
+      // Said either way: the server's own choice is neither.
+      max_slices: this.#choices.value('max_slices'),
       messages: [...system, ...this.#messages.map(asMessage)],
     };
   }

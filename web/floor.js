@@ -3,20 +3,22 @@
 
 /** @typedef {'listening' | 'speaking' | 'paused'} Holder */
 
+const ENDS = new Set(['output_audio_buffer.stopped', 'output_audio_buffer.cleared']);
+
 export class Floor {
+  /** What the server said last. */
+  #state = 'listening';
   #sounding = false;
-  #writing = false;
-  #paused = false;
 
   /** @returns {Holder} */
   get holder() {
-    if (this.#paused) return 'paused';
-    return this.#sounding || this.#writing ? 'speaking' : 'listening';
+    if (this.#state === 'paused') return 'paused';
+    return this.#sounding || this.#state === 'speaking' ? 'speaking' : 'listening';
   }
 
   /** Whether the agent answers in words on the screen, without a sound. */
   get writing() {
-    return this.#writing && !this.#sounding;
+    return this.#state === 'speaking' && !this.#sounding;
   }
 
   /**
@@ -27,17 +29,14 @@ export class Floor {
   apply(event) {
     const before = this.holder;
     if (event.type === 'output_audio_buffer.started') this.#sounding = true;
-    else if (event.type === 'output_audio_buffer.stopped') this.#sounding = false;
-    else if (event.type === 'output_audio_buffer.cleared') this.#sounding = this.#writing = false;
-    else if (event.type === 'response.output_text.delta') this.#writing = true;
-    else if (event.type === 'response.content_part.added') this.#writing = isText(event.part);
-    else if (event.type === 'response.done') this.#writing = false;
-    else if (event.type === 'voice_agent.state') this.#paused = event.state === 'paused';
+    else if (event.type === 'voice_agent.state') this.#state = event.state;
+    else if (ENDS.has(event.type)) this.#fallSilent();
     return this.holder !== before;
   }
-}
 
-/** @param {any} part */
-function isText(part) {
-  return part?.type === 'output_text' || part?.type === 'text';
+  /** Nothing is written without a sound in the moment before the server tells the new state. */
+  #fallSilent() {
+    this.#sounding = false;
+    if (this.#state === 'speaking') this.#state = 'listening';
+  }
 }

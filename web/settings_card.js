@@ -1,7 +1,8 @@
 // @ts-check
 /**
  * The card of settings. A change holds from the next call on, or at once in a running one: then it is
- * sent, and its control says what became of it. A refused one goes back to what is in force.
+ * sent, and its control says what became of it. A refused one goes back to what is in force, also
+ * where the server held it to be in force until its engine refused it.
  *
  *   #settings           <details>, remembered open or closed
  *   #setting-NAME       the control of each setting (settings.js), in [data-field=NAME]
@@ -32,6 +33,10 @@ export class SettingsCard {
   #send;
   /** Updates on their way, oldest first. @type {Name[][]} */
   #asked = [];
+  /** The newest update that asked for it. @type {Map<Name, Name[]>} */
+  #newest = new Map();
+  /** Updates that were in force and are taken back: the server tells so next. */
+  #takenBack = 0;
   /** @type {Record<string, string>} */
   #prompts = {};
 
@@ -68,7 +73,7 @@ export class SettingsCard {
   apply(event) {
     if (event.type !== 'session.created' && event.type !== 'session.updated') return;
     this.#choices.holds(event.session);
-    if (event.type === 'session.updated') this.#settle();
+    if (event.type === 'session.updated') this.#onUpdated();
     else this.#update(this.#choices.unmet());
     this.#show();
   }
@@ -77,6 +82,7 @@ export class SettingsCard {
   callEnded() {
     this.#choices.holds(null);
     this.#asked = [];
+    this.#takenBack = 0;
     for (const name of NAMES) acknowledge(name, '');
     this.#show();
   }
@@ -100,23 +106,34 @@ export class SettingsCard {
     if (!names.length) return;
     const session = { type: 'realtime', ...this.#choices.asSession(names) };
     const asked = [...names];
-    if (!this.#send({ type: 'session.update', session }, (refused) => this.#onRefused(asked, refused))) return;
+    // A refusal may come at once: what is too long is not even sent.
     this.#asked.push(asked);
+    for (const name of names) this.#newest.set(name, asked);
+    const sent = this.#send({ type: 'session.update', session }, (refused) => this.#onRefused(asked, refused));
+    if (!sent) this.#asked.pop();
+    if (!this.#asked.includes(asked)) return;
     for (const name of names) acknowledge(name, 'waiting', 'Being changed…');
   }
 
   /** The oldest update that is on its way is now in force: answers come in the order of questions. */
-  #settle() {
+  #onUpdated() {
+    if (this.#takenBack) {
+      this.#takenBack -= 1;
+      return;
+    }
     for (const name of this.#asked.shift() ?? []) acknowledge(name, 'ok', 'In force');
   }
 
   /**
-   * @param {Name[]} names
+   * @param {Name[]} asked
    * @param {Refusal} refused
    */
-  #onRefused(names, refused) {
-    this.#asked = this.#asked.filter((each) => each !== names);
-    for (const name of names) {
+  #onRefused(asked, refused) {
+    if (!this.#asked.includes(asked)) this.#takenBack += 1;
+    this.#asked = this.#asked.filter((each) => each !== asked);
+    for (const name of asked) {
+      // Another choice since then is another question.
+      if (this.#newest.get(name) !== asked) continue;
       this.#choices.forget(name);
       acknowledge(name, 'refused', `Not changed: ${refused.message}`);
     }
