@@ -1,12 +1,16 @@
 """`voice-agent doctor`: tries everything that a call needs, and says what to do about the rest."""
 
+import contextlib
+import errno
+import http.client
 import importlib
 import importlib.metadata
 import json
 import platform
 import socket
+import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +22,7 @@ from agent import __version__, model_hub, tls
 from agent.config import Config, ModelSection
 from agent.duplex import inspection
 from agent.duplex.tokens import VOCABULARY_SIZE
-from agent.errors import ConfigError, MediaError
+from agent.errors import CheckpointError, ConfigError, MediaError
 from agent.model_hub import choice, gpus, soundness, sources
 from agent.model_hub.cache import ModelCache
 from agent.model_hub.download import missing_bytes, needed
@@ -29,6 +33,11 @@ from agent.types import MIC_FRAME_SAMPLES, SPEECH_FRAME_SAMPLES, SPEECH_RATE_HZ,
 Status: TypeAlias = Literal["ok", "warning", "failure"]
 
 _GIB = 1024**3
+_FOR_A_GPU = "`nvidia-smi`: if it lists no GPU, its driver is missing; MiniCPM-o needs both"
+_GET_MODEL = f"--model {sources.PUBLISHED} downloads it (19 GB); or --model and a folder"
+_HEALTH_S = 2.0
+_MOST_HEALTH_BYTES = 65536
+_HEALTH_KEYS = frozenset({"status", "version", "engine", "calls", "slots_free"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +52,21 @@ class Check:
 
 def examine(config: Config) -> list[Check]:
     """Every check, in reading order. Opens and closes the port; writes no file."""
+    model = check_model(config)
+    is_asked = bool(config.model.source) or config.engine.name == choice.ENGINE
+    # What is wrong with the model that was asked for is why there is no engine: told once.
+    is_told = is_asked and config.engine.name in ("auto", choice.ENGINE) and exit_code(model) != 0
     return [
         check_python(),
         *check_torch(),
-        *check_model(config),
+        *model,
         check_opus(),
         check_echo_canceller(config),
         check_voice_detector(),
         check_tls(config, datetime.now(UTC)),
         check_port(config),
         check_files(),
-        check_engine(config),
+        *([] if is_told else [check_engine(config)]),
     ]
 
 
@@ -104,7 +117,7 @@ def check_torch() -> list[Check]:
     found = Check("torch", "ok", torch.__version__)
     if not torch.cuda.is_available():
         detail = "no GPU that torch can use: only engines that need none can run"
-        return [found, Check("CUDA", "warning", detail, "MiniCPM-o needs an NVIDIA GPU")]
+        return [found, Check("CUDA", "warning", detail, _FOR_A_GPU)]
     device = torch.cuda.get_device_properties(0)
     detail = f"{device.name}, {device.total_memory / _GIB:.0f} GiB, CUDA {torch.version.cuda}"
     return [found, Check("CUDA", "ok", detail)]
@@ -121,7 +134,9 @@ def check_model(config: Config) -> list[Check]:
             return [_not_downloaded(source, model), check_memory(source, model)]
         identity = inspection.identify(source)
     except ConfigError as error:
-        return [Check("checkpoint", "failure", str(error), "`voice-agent serve` needs another")]
+        # The hub's errors say themselves what to do.
+        advice = _GET_MODEL if isinstance(error, CheckpointError) else ""
+        return [Check("checkpoint", "failure", str(error), advice)]
     found = Check("checkpoint", "ok", f"MiniCPM-o 4.5 in {identity.folder}")
     return [
         found,
@@ -133,10 +148,9 @@ def check_model(config: Config) -> list[Check]:
 
 
 def _no_model(engine: str) -> Check:
-    advice = f"--model {sources.PUBLISHED} downloads it (19 GB); or --model and a folder"
     if engine == choice.ENGINE:
-        return Check("checkpoint", "failure", f"none, and {engine} needs one", advice)
-    return Check("checkpoint", "warning", "none: the echo engine answers", advice)
+        return Check("checkpoint", "failure", f"none, and {engine} needs one", _GET_MODEL)
+    return Check("checkpoint", "warning", "none: the echo engine answers", _GET_MODEL)
 
 
 def _not_downloaded(source: HubModel, model: ModelSection) -> Check:
@@ -194,10 +208,12 @@ def check_memory(source: sources.Source, model: ModelSection) -> Check:
     needs = size.memory_bytes(model.slots, model.context_tokens)
     detail = f"{needs / _GIB:.1f} GiB for {model.slots} slots of {model.context_tokens} tokens"
     if model.device == "cpu":
-        return Check("memory", "warning", f"{detail}, on the CPU", "far too slow for a call")
-    fault = choice.room_fault(gpus.look_here(gpus.gpu_number(model.device)), source, model)
+        return Check("memory", "warning", f"{detail}, on the CPU", "model.device=auto, for calls")
+    gpu = gpus.look_here(gpus.gpu_number(model.device))
+    fault = choice.room_fault(gpu, source, model)
     if fault:
-        return Check("memory", "warning", f"{detail} needed; {fault}", "a GPU with more room")
+        advice = _FOR_A_GPU if isinstance(gpu, gpus.NoGpu) else "a GPU with more room"
+        return Check("memory", "warning", f"{detail} needed; {fault}", advice)
     return Check("memory", "ok", detail)
 
 
@@ -304,9 +320,48 @@ def check_port(config: Config) -> Check:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE and (health := _health_there(config)):
+            return _ours(f"{host} port {port}", health)
         detail = f"{host} port {port}: {error.strerror}"
         return Check("port", "failure", detail, "choose another server.host or server.port")
     return Check("port", "ok", f"{host} port {port} is free")
+
+
+def _ours(address: str, health: Mapping[str, object]) -> Check:
+    detail = (
+        f"voice-agent {health['version']} is running there, on {address}: "
+        f"engine {health['engine']}, status {health['status']}, {health['calls']} calls"
+    )
+    if health["status"] == "ok":
+        return Check("port", "ok", detail)
+    return Check("port", "warning", detail, "its log says why")
+
+
+def _health_there(config: Config) -> Mapping[str, object]:
+    """What a voice-agent that listens there says of itself; empty when it is none."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(
+        config.server.host, config.server.host
+    )
+    # Unverified, as its certificate may be self-signed; nothing is told to who answers.
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    with_tls = http.client.HTTPSConnection(
+        host, config.server.port, timeout=_HEALTH_S, context=unverified
+    )
+    plain = http.client.HTTPConnection(host, config.server.port, timeout=_HEALTH_S)
+    # It may have been started with other settings than these.
+    ways = (with_tls, plain) if tls.uses_tls(config.server) else (plain, with_tls)
+    return next((health for way in ways if (health := _health(way))), {})
+
+
+def _health(connection: http.client.HTTPConnection) -> Mapping[str, object]:
+    try:
+        with contextlib.closing(connection):
+            connection.request("GET", "/healthz")
+            health = json.loads(connection.getresponse().read(_MOST_HEALTH_BYTES))
+    except (OSError, ValueError, RecursionError, http.client.HTTPException):
+        return {}
+    return health if isinstance(health, dict) and health.keys() >= _HEALTH_KEYS else {}
 
 
 def check_files() -> Check:
@@ -320,8 +375,14 @@ def check_files() -> Check:
 
 def check_engine(config: Config) -> Check:
     """Which engine would answer, and why."""
+    name = config.engine.name
     try:
-        choice = model_hub.choose(config, gpus.look_here)
+        found = model_hub.choose(config, gpus.look_here)
     except ConfigError as error:
-        return Check("engine", "failure", str(error), "set engine.name to auto")
-    return Check("engine", "ok", f"{choice.name}: {choice.reason}")
+        advice = "" if name in ("auto", choice.ENGINE) else "set engine.name to auto"
+        return Check("engine", "failure", str(error), advice)
+    if name == "auto" and config.model.source and found.name != choice.ENGINE:
+        detail = f"{found.name}, and not the model: {found.reason}"
+        advice = f"`voice-agent serve --engine {choice.ENGINE}` takes the model all the same"
+        return Check("engine", "warning", detail, advice)
+    return Check("engine", "ok", f"{found.name}: {found.reason}")

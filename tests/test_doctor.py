@@ -3,8 +3,12 @@
 import json
 import socket
 import sys
+import threading
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -212,13 +216,69 @@ def test_plain_http_beyond_loopback_is_a_warning() -> None:
 # ---- port, files, engine ----------------------------------------------------------------------
 
 
-def test_a_taken_port_is_a_failure() -> None:
+def test_a_taken_port_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_HEALTH_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check = doctor.check_port(config_of(f"server.port={port}"))
     assert check.status == "failure"
     assert str(port) in check.detail
     assert doctor.check_port(config_of("server.port=0")).status == "ok"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_a_voice_agent_that_runs_there_is_recognised(
+    tmp_path: Path, host: str, has_tls: bool
+) -> None:
+    with health_server(tmp_path if has_tls else None, HEALTH) as port:
+        check = doctor.check_port(config_of(f"server.port={port}", f"server.host={host}"))
+    assert check.status == "ok" and not check.advice
+    assert "voice-agent 1.2 is running there" in check.detail
+    assert "engine minicpm-o, status ok, 3 calls" in check.detail
+
+
+def test_a_voice_agent_that_is_down_and_another_server_are_no_good() -> None:
+    with health_server(None, {**HEALTH, "status": "degraded"}) as port:
+        assert doctor.check_port(config_of(f"server.port={port}")).status == "warning"
+    for answer in ({"status": "ok"}, ["status"]):
+        with health_server(None, answer) as port:
+            check = doctor.check_port(config_of(f"server.port={port}"))
+        assert check.status == "failure" and "in use" in check.detail
+
+
+HEALTH = {"status": "ok", "version": "1.2", "engine": "minicpm-o", "calls": 3, "slots_free": 1}
+
+
+@contextmanager
+def health_server(certificates: Path | None, answer: object) -> Iterator[int]:
+    """A server with TLS or without that says `answer` at /healthz; its port."""
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/healthz" else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("0.0.0.0", 0), Health)
+    if certificates is not None:
+        names = tls.CertificateNames(frozenset({"localhost"}), frozenset())
+        bundle = tls.keep_certificate(certificates / "own.pem", names, NOW)
+        server.socket = tls.given_context(bundle, bundle).wrap_socket(
+            server.socket, server_side=True
+        )
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_an_address_that_is_not_ours_is_a_failure() -> None:
@@ -235,4 +295,5 @@ def test_missing_files_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_engine_is_named_with_the_reason() -> None:
     assert doctor.check_engine(Config()).detail.startswith("echo: ")
-    assert doctor.check_engine(config_of("engine.name=hal")).status == "failure"
+    unknown = doctor.check_engine(config_of("engine.name=hal"))
+    assert unknown.status == "failure" and unknown.advice == "set engine.name to auto"

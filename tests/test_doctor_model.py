@@ -126,6 +126,30 @@ def test_the_command_takes_the_model(
     assert checks["engine"]["detail"].startswith("minicpm-o: H200 has 139.0 of 141.0 GiB free")
 
 
+def test_a_wrong_model_is_told_once_with_advice_that_helps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agent.doctor.check_torch", list)
+    for more in ([], ["--set", "engine.name=minicpm-o"]):
+        assert main(["doctor", "--model", "/wrong", "--set", "server.port=0", *more]) == 1
+        told = capsys.readouterr().out
+        assert told.count("/wrong") == 1 and "1 failed" in told
+        assert "try: --model openbmb/MiniCPM-o-4_5 downloads it" in told
+        assert "engine.name" not in told and "needs another" not in told
+
+
+def test_a_model_that_does_not_answer_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.model_hub.gpus.look_here", lambda _: NoGpu("no GPU"))
+    asked = f"model.source={folder}"
+    check = doctor.check_engine(load_config(None, {}, [asked]))
+    assert (check.status, check.detail) == ("warning", "echo, and not the model: no GPU")
+    assert "--engine minicpm-o" in check.advice
+    assert doctor.check_engine(load_config(None, {}, [])).status == "ok"
+    assert doctor.check_engine(load_config(None, {}, [asked, "engine.name=echo"])).status == "ok"
+
+
 def test_code_beside_the_weights_is_never_run(folder: Path) -> None:
     for name in ("modeling_minicpmo.py", "configuration_minicpmo.py", "torch.py", "__init__.py"):
         (folder / name).write_text("open('ran', 'w')\n")
