@@ -1,5 +1,7 @@
 """What the middle of the page says of a call: its state, who ended it, and what it has room for."""
 
+from typing import Any
+
 import pytest
 
 from tests.web_page.browser import Look, OpenPage, open_page
@@ -9,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 
 async def test_the_headline_says_that_a_writing_agent_was_paused_or_hung_up() -> None:
-    writing = [
+    writing: list[dict[str, Any]] = [
         {"type": "response.content_part.added", "part": {"type": "output_text"}},
         {"type": "voice_agent.state", "state": "speaking", "turn": 1},
     ]
