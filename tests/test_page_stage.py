@@ -37,11 +37,12 @@ async def test_listening_that_stays_on_says_so_and_how_it_ends() -> None:
     async with open_page(Look(width=390, height=844)) as opened:
         page = opened.page
         await opened.call()
-        before = await page.locator("#listen").bounding_box()
+        parts = [page.locator(part) for part in ("#listen", "#listen svg", "#pause")]
+        before = [await part.bounding_box() for part in parts]
         await page.click("#listen")
         assert await page.inner_text("#listen") == "Only listening: press to end"
         assert await page.inner_text("#state .said") == "Only listening"
-        assert await page.locator("#listen").bounding_box() == before, "nothing moves"
+        assert [await part.bounding_box() for part in parts] == before, "nothing moves"
         await page.click("#listen")
         assert await page.inner_text("#listen") == "Hold: just listen"
         assert await page.inner_text("#state .said") == "Listening"
