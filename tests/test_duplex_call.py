@@ -16,6 +16,8 @@ from agent.types import (
     AddPicture,
     AddText,
     AddToolResult,
+    ClearInput,
+    CommitInput,
     DeleteItem,
     ForceListen,
     Interrupt,
@@ -398,3 +400,9 @@ def test_a_unit_that_cannot_be_taken_back_any_more_stays() -> None:
     call.tell(Interrupt(1, 0))
     assert call.tell(Retract(3)) == []
     assert call.listen() == [Listened(4)]
+
+
+def test_a_duplex_call_has_heard_what_is_committed_or_cleared() -> None:
+    call = begun(LISTEN)
+    assert call.tell(CommitInput("a", 3)) == call.tell(ClearInput(9)) == []
+    assert call.listen() == [Listened(3)]

@@ -31,6 +31,7 @@ from agent.types import (
     AddPicture,
     AddText,
     ByteArray,
+    ClearInput,
     Command,
     CommitInput,
     DeleteItem,
@@ -118,7 +119,7 @@ class DuplexCall:
                 self._is_asked = self._is_asked and not on
             case Retract(unit=unit):
                 self._before_units(lambda: Job(self._take_back(unit), _nothing))
-            case CommitInput():
+            case CommitInput() | ClearInput():
                 pass  # every unit was heard as it came
             case _:
                 name = type(command).__name__
