@@ -8,21 +8,25 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, TypeVar
 
 from agent.errors import AgentError, UnsupportedError
 
 if TYPE_CHECKING:
-    from agent.chat_types import ChatDelta
+    from agent.chat_types import ChatDelta, ChatPart
     from agent.config import Config
     from agent.interfaces import Engine
+    from agent.media.files import MediaLimits
     from agent.media.talk import Note, Talk
+
+    _Parts: TypeAlias = tuple[ChatPart, ...]
 
 Result = TypeVar("Result")
 
@@ -30,10 +34,17 @@ _EXIT_FAILED = 1
 _LEAVE = ("exit", "quit", "/exit", "/quit")
 _CLEAR = "/clear"
 _STOP_S = 10.0
+_HELP = "/help"
 _HINT = (
-    "Name files in a line to attach them. /clear forgets what was said, Ctrl-C stops an answer, "
+    "Name files in a line to attach them. /help lists the commands, Ctrl-C stops an answer, "
     "exit or Ctrl-D ends."
 )
+_COMMANDS = """\
+/clear   forget what was said
+/help    list the commands
+/quit    end, as do /exit, exit, quit and Ctrl-D
+Ctrl-C   stop an answer
+A file that a line names, as in `describe ~/dog.jpg`, is attached to it: pictures, sound, video."""
 _INVISIBLE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 """Control characters, less tabulator and line feed: an answer shall not steer the terminal."""
 
@@ -76,6 +87,7 @@ def _positive(text: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
+    _start_logging(config.logging.level)
     options = ChatOptions(
         arguments.message, arguments.system, arguments.thinking, arguments.max_tokens
     )
@@ -91,6 +103,12 @@ def _config(arguments: argparse.Namespace) -> "Config":
         if value is not None:
             overrides.append(f"{key}={value}")
     return load_config(arguments.config, os.environ, overrides)
+
+
+def _start_logging(level: str) -> None:
+    """Errors alone, also of the engine's process: warnings are about calls. All for `debug`."""
+    shown = logging.DEBUG if level == "debug" else logging.ERROR
+    logging.basicConfig(level=shown, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 async def _start(config: "Config") -> "Engine":
@@ -165,6 +183,11 @@ class Terminal:
         self.end_answer()
         self._write(self._stderr, f"({text.translate(_INVISIBLE)})\n")
 
+    def show_help(self) -> None:
+        """What can be typed besides questions."""
+        self.end_answer()
+        self._write(self._stderr, f"{_COMMANDS}\n")
+
     def complain(self, error: AgentError) -> None:
         """A line about what went wrong."""
         self.end_answer()
@@ -189,9 +212,17 @@ def converse(
     `start` gives the engine, which is closed in the end.
     """
     with _background() as run:
+        message: _Parts | None = None
+        if options.message is not None:
+            # Before the engine is loaded, which may take minutes.
+            try:
+                message = run(_message(config, options.message, terminal))
+            except AgentError as error:
+                terminal.complain(error)
+                return _EXIT_FAILED
         engine = run(_awaited(start))
         try:
-            return _Conversation(_talk(engine, config, options), terminal, run).hold(options)
+            return _Conversation(_talk(engine, config, options), terminal, run).hold(message)
         except BrokenPipeError:
             # Nobody reads any more; the interpreter would complain when it flushes at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -204,23 +235,34 @@ async def _awaited(start: Callable[[], Awaitable["Engine"]]) -> "Engine":
     return await start()
 
 
+async def _message(config: "Config", message: str, terminal: Terminal) -> "_Parts":
+    from agent.media.talk import attach
+
+    text = terminal.everything() if message == "-" else message
+    return await attach(text, _limits(config), terminal.show)
+
+
 def _talk(engine: "Engine", config: "Config", options: ChatOptions) -> "Talk":
     from agent.chat_types import ChatMessage, ChatRequest, ChatText
-    from agent.media.files import MediaLimits
     from agent.media.talk import Talk
 
+    system = ChatMessage("system", (ChatText(options.system),))
+    usual = ChatRequest(
+        (system,) if options.system else (), options.max_tokens, thinking=options.thinking
+    )
+    return Talk(engine, usual, _limits(config))
+
+
+def _limits(config: "Config") -> "MediaLimits":
+    from agent.media.files import MediaLimits
+
     chat = config.chat
-    limits = MediaLimits(
+    return MediaLimits(
         file_bytes=chat.max_item_bytes,
         picture_pixels=chat.max_picture_pixels,
         sound_s=chat.max_sound_s,
         video_s=chat.max_video_s,
     )
-    system = ChatMessage("system", (ChatText(options.system),))
-    usual = ChatRequest(
-        (system,) if options.system else (), options.max_tokens, thinking=options.thinking
-    )
-    return Talk(engine, usual, limits)
 
 
 class _Conversation:
@@ -232,12 +274,12 @@ class _Conversation:
         self._run = run
         self._has_failed = False
 
-    def hold(self, options: ChatOptions) -> int:
-        if options.message is not None:
-            text = self._terminal.everything() if options.message == "-" else options.message
-            self._turn(text)
-        else:
-            self._lines()
+    def hold(self, message: "_Parts | None") -> int:
+        """Ask `message` alone, or line after line; the exit status."""
+        if message is not None:
+            self._turn(self._talk.ask(message, self._terminal.show))
+            return _EXIT_FAILED if self._has_failed else 0
+        self._lines()
         return _EXIT_FAILED if self._has_failed and not self._terminal.is_interactive else 0
 
     def _lines(self) -> None:
@@ -258,12 +300,14 @@ class _Conversation:
             if line == _CLEAR:
                 self._talk.clear()
                 self._terminal.note("forgotten")
+            elif line == _HELP:
+                self._terminal.show_help()
             elif line:
-                self._turn(line)
+                self._turn(self._talk.say(line, self._terminal.show))
 
-    def _turn(self, text: str) -> None:
+    def _turn(self, asking: Coroutine[Any, Any, None]) -> None:
         try:
-            self._run(self._talk.say(text, self._terminal.show))
+            self._run(asking)
         except KeyboardInterrupt:
             if not self._terminal.is_interactive:
                 raise

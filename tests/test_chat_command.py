@@ -25,7 +25,7 @@ PLAIN = ChatOptions()
 class Closing(ReadingEngine):
     """Knows whether it was closed."""
 
-    closed = False
+    started = closed = False
 
     async def close(self) -> None:
         self.closed = True
@@ -38,11 +38,12 @@ def chat(
     reading = engine or Closing()
 
     async def start() -> ReadingEngine:
+        reading.started = True
         return reading
 
     out, err = io.StringIO(), io.StringIO()
     status = converse(start, Config(), options, Terminal(io.StringIO(typed), out, err))
-    assert reading.closed
+    assert reading.closed == reading.started
     return status, out.getvalue(), err.getvalue()
 
 
@@ -84,6 +85,54 @@ def test_all_of_stdin_as_one_message() -> None:
     assert chat("line one\nline two\n", ChatOptions("-"))[1] == "user: line one\nline two\n"
     status, out, err = chat("", ChatOptions("-"))
     assert (status, out, err) == (1, "", "voice-agent: there is nothing to say\n")
+
+
+def test_a_message_is_read_with_its_files_before_the_engine_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "dog.png").write_bytes(picture(RED))
+    for name, told in (("none.png", "there is no file"), ("bad.png", "the picture is damaged")):
+        for options in (ChatOptions(f"see {tmp_path}/{name}"), ChatOptions("-")):
+            engine = Closing()
+            status, out, err = chat(f"see {tmp_path}/{name}", options, engine)
+            assert status == 1 and out == "" and told in err
+            assert not engine.started
+    status, out, err = chat("", ChatOptions(f"see {tmp_path}/dog.png"))
+    assert (status, out) == (0, "user: see + [red 40x30]\n")
+    assert err == "(attached dog.png (picture))\n"
+
+
+def test_help_lists_the_commands_and_asks_nobody() -> None:
+    engine = Closing()
+    status, out, err = chat("/help\n", engine=engine)
+    assert status == 0 and out == "" and not engine.requests
+    for command in ("/clear", "/help", "/quit", "Ctrl-C"):
+        assert any(line.startswith(command) for line in err.splitlines())
+
+
+QUIET = """
+import logging, sys
+from agent import chat_command
+from agent.__main__ import main
+from tests.rig.reading_engine import ReadingEngine
+
+async def start(config):
+    logging.getLogger("agent.engines").warning("no vocoder is installed")
+    logging.getLogger("agent.fleet").error("the process was lost")
+    print(logging.getLogger().getEffectiveLevel(), file=sys.stderr)
+    return ReadingEngine()
+
+chat_command._start = start
+sys.exit(main(["chat", "--message", "hi", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(("more", "level"), [([], 40), (["--set", "logging.level=debug"], 10)])
+def test_warnings_that_concern_calls_are_kept_out_of_a_chat(more: list[str], level: int) -> None:
+    command = [sys.executable, "-c", QUIET, *more]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and result.stdout == "user: hi\n", result.stderr
+    assert ("vocoder" in result.stderr) == (level == 10)
+    assert "the process was lost" in result.stderr and f"{level}\n" in result.stderr
 
 
 def test_an_engine_that_fails_is_said_and_the_next_line_asked() -> None:

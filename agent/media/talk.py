@@ -59,12 +59,16 @@ class Talk:
         self._turns.clear()
 
     async def say(self, line: str, show: Show) -> None:
-        """Ask `line`, with the files that it names; the answer goes to `show` as it comes.
+        """Ask `line`, with the files that it names; as `ask` with what `attach` gives."""
+        await self.ask(await attach(line, self._limits, show), show)
+
+    async def ask(self, parts: tuple[ChatPart, ...], show: Show) -> None:
+        """Ask what `attach` gave; the answer goes to `show` as it comes.
 
         To cancel it stops the answer; what was said of it by then is remembered. `RequestError`
         for what cannot be asked, `EngineError` when the engine fails: then nothing has changed.
         """
-        message = ChatMessage("user", await self._content(line, show))
+        message = ChatMessage("user", parts)
         before = list(self._turns)
         while True:
             try:
@@ -78,25 +82,6 @@ class Talk:
             except AgentError:
                 self._turns = before
                 raise
-
-    async def _content(self, line: str, show: Show) -> tuple[ChatPart, ...]:
-        parts: list[ChatPart] = []
-        for found in find_named(line):
-            if isinstance(found, Named):
-                parts.append(await self._file(found, show))
-            else:
-                parts.append(ChatText(found))
-        if not parts:
-            raise RequestError("there is nothing to say")
-        return tuple(parts)
-
-    async def _file(self, named: Named, show: Show) -> ChatPart:
-        if not named.is_there:
-            raise RequestError(f"there is no file {named.path}")
-        part = await asyncio.to_thread(read_file, named.path, self._limits)
-        kind = type(part).__name__.removeprefix("Chat").lower()
-        show(Note(f"attached {named.path.name} ({kind})"))
-        return part
 
     async def _ask(self, message: ChatMessage, show: Show, dropped: int) -> None:
         earlier = [each for turn in self._turns for each in (turn.asked, turn.answered)]
@@ -129,6 +114,31 @@ class Talk:
         if answer.strip():
             self._turns.append(_Turn(message, ChatMessage("assistant", (ChatText(answer),))))
             del self._turns[:-MOST_TURNS]
+
+
+async def attach(line: str, limits: MediaLimits, show: Show) -> tuple[ChatPart, ...]:
+    """The text of `line` and the files that it names, read and told of to `show`, in its order.
+
+    `RequestError` for a file that is not there or cannot be taken, and for an empty line.
+    """
+    parts: list[ChatPart] = []
+    for found in find_named(line):
+        if isinstance(found, Named):
+            parts.append(await _file(found, limits, show))
+        else:
+            parts.append(ChatText(found))
+    if not parts:
+        raise RequestError("there is nothing to say")
+    return tuple(parts)
+
+
+async def _file(named: Named, limits: MediaLimits, show: Show) -> ChatPart:
+    if not named.is_there:
+        raise RequestError(f"there is no file {named.path}")
+    part = await asyncio.to_thread(read_file, named.path, limits)
+    kind = type(part).__name__.removeprefix("Chat").lower()
+    show(Note(f"attached {named.path.name} ({kind})"))
+    return part
 
 
 def _counted(turns: int) -> str:

@@ -134,14 +134,12 @@ def _asked_for(
     if isinstance(gpu, NoGpu) and model.device.startswith("cuda"):
         raise ConfigError(f"model.device: {model.device} cannot be used: {gpu.reason}")
     if isinstance(gpu, NoGpu):
-        reason = f"it was asked for; it runs on the CPU, far too slowly for a call: {gpu.reason}"
+        reason = f"it was asked for; it runs on the CPU: {gpu.reason}"
         _LOG.warning("minicpm-o runs on the CPU, far too slowly for a call: %s", gpu.reason)
         return Choice(ENGINE, reason)
     lack = room_fault(gpu, source, model)
-    if lack:
-        # Not refused: what others hold on the GPU may be gone by the time it is loaded.
-        _LOG.warning("%s", lack)
-    return Choice(ENGINE, "it was asked for")
+    # Not refused: what others hold on the GPU may be gone by the time it is loaded.
+    return Choice(ENGINE, f"it was asked for, but {lack}" if lack else "it was asked for")
 
 
 def _no_source() -> ConfigError:
