@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -16,11 +17,12 @@ from agent.api import chat, realtime, replies
 from agent.api.calls import Calls, Services
 from agent.api.loading import Started, start
 from agent.api.realtime import CALLS
-from agent.clock import SYSTEM_CLOCK
+from agent.clock import SYSTEM_CLOCK, Clock
 from agent.config import Config
 from agent.engines import Choice, EngineSettings
 from agent.errors import AgentError
 from agent.fleet.pool import status_of
+from agent.interfaces import Engine
 from agent.media.vad import SileroModel
 from agent.telemetry import Telemetry
 from agent.tls import ListenPlan, is_loopback, listen_plan
@@ -31,6 +33,8 @@ SERVICES = web.AppKey("services", Services)
 CHOICE = web.AppKey("choice", Choice)
 
 _LAG_EVERY_S = 0.1
+_LOOK_EVERY_S = 1.0
+log = logging.getLogger(__name__)
 
 
 class ModelNotFound(AgentError):
@@ -72,6 +76,7 @@ def make_app(config: Config, started: Started) -> web.Application:
     chat.add_to(app, services)
     app.on_response_prepare.append(replies.protect_page)
     app.cleanup_ctx.append(_watch_loop)
+    app.cleanup_ctx.append(_watch_engine)
     app.on_shutdown.append(_end_calls)
     _add_routes(app.router, resources.web_folder())
     offer_addresses(config.rtc.addresses, loopback=is_loopback(config.server.host))
@@ -237,3 +242,24 @@ async def _watch_loop(app: web.Application) -> AsyncIterator[None]:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _watch_engine(app: web.Application) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(tell_returns(app[SERVICES].engine, SYSTEM_CLOCK))
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def tell_returns(engine: Engine, clock: Clock) -> None:
+    """Log, within a second, that an engine which was lost takes calls again; never returns."""
+    was_there, lost_s = True, 0.0
+    while True:
+        is_there, now_s = status_of(engine) == "ok", clock.now_s()
+        if was_there and not is_there:
+            lost_s = now_s
+        elif is_there and not was_there:
+            log.warning("the engine %s is back after %.0f s", engine.name, now_s - lost_s)
+        was_there = is_there
+        await clock.sleep_until(now_s + _LOOK_EVERY_S)
