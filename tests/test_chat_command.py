@@ -220,10 +220,8 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends() -> None:
         _await(mine, "Ctrl-D ends.)", "> ")
         os.write(mine, b"hold it\n")
         _await(mine, "user:")
-        os.write(mine, b"\x03")
-        _await(mine, "(stopped)", "> ")
-        os.write(mine, b"\x03")
-        _await(mine, "exit or Ctrl-D ends", "> ")
+        _interrupt(mine, "(stopped)")
+        _interrupt(mine, "exit or Ctrl-D ends")
         os.write(mine, b"next\n")
         # The word that had come by then is remembered.
         _await(mine, "user: hold it", "assistant: user:", "user: next", "> ")
@@ -233,6 +231,19 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends() -> None:
         process.kill()
         process.wait()
         os.close(mine)
+
+
+def _interrupt(descriptor: int, word: str) -> None:
+    """Press Ctrl-C until `word` comes, and a prompt behind it: one that comes in the moment in which a line begins to be
+    read or an answer to be waited for, Python itself does not hear of before the next key."""
+    text = ""
+    for _ in range(15):
+        os.write(descriptor, b"\x03")
+        while select.select([descriptor], [], [], 2)[0]:
+            text += os.read(descriptor, 4096).decode()
+            if "> " in text.partition(word)[2]:
+                return
+    raise AssertionError(f"waited for {word!r}, got {text!r}")
 
 
 def _await(descriptor: int, *words: str) -> None:
