@@ -234,8 +234,11 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends() -> None:
 
 
 def _interrupt(descriptor: int, word: str) -> None:
-    """Press Ctrl-C until `word` comes, and a prompt behind it: one that comes in the moment in which a line begins to be
-    read or an answer to be waited for, Python itself does not hear of before the next key."""
+    """Press Ctrl-C until `word` comes, and a prompt behind it.
+
+    One that comes in the moment in which a line begins to be read, or an answer to be waited for,
+    Python itself does not hear of before the next key.
+    """
     text = ""
     for _ in range(15):
         os.write(descriptor, b"\x03")
