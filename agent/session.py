@@ -118,6 +118,7 @@ class Session:
                 await self._leave()
             finally:
                 self._telemetry.call_ended(self._outcome)
+                log.info("call %s ended: %s", self._protocol.call_id, self._outcome)
         return self._outcome
 
     def hang_up(self, outcome: str = "hung_up") -> None:
@@ -187,7 +188,7 @@ class Session:
 
     def _note(self, outcome: str, error: AgentError) -> None:
         self._outcome = outcome
-        log.info("call %s ended: %s", self._protocol.call_id, error)
+        log.info("call %s: %s", self._protocol.call_id, error)
 
     # ---- the three streams --------------------------------------------------------------------
 

@@ -604,7 +604,10 @@ async def test_echo_and_link_are_told_once_a_second_while_the_agent_sounds(
         (PeerTimeout("nothing heard"), "peer_gone"),
     ],
 )
-async def test_a_call_ends_as_its_peer_went(reason: SessionError | None, outcome: str) -> None:
+async def test_a_call_ends_as_its_peer_went(
+    reason: SessionError | None, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     call = DrivenCall()
     await call.begin()
     assert call.counted("calls_active") == 1
@@ -613,6 +616,7 @@ async def test_a_call_ends_as_its_peer_went(reason: SessionError | None, outcome
     assert call.peer.closed and call.engine.finished
     assert call.counted("calls_active") == 0
     assert call.counted("calls_total", outcome=outcome) == 1
+    assert caplog.messages[-1].endswith(f"ended: {outcome}")
 
 
 async def test_a_call_ends_though_the_downlink_waits_for_room() -> None:
