@@ -346,7 +346,7 @@ def _memory_mb(process: psutil.Process) -> float:
 async def test_an_engine_ahead_of_playout_waits_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agent.engines.echo._LEAD_S", 1000.0)
+    monkeypatch.setattr("agent.engines.echo_memory._LEAD_S", 1000.0)
     async with running_server(["playout.max_queued_s=1"]) as server:
         caller = Caller(server.url)
         await caller.dial()

@@ -5,6 +5,7 @@ length. Here every file grows under a name of its own, survives the end of the p
 as downloaded when its checksum is the one that the hub announced.
 """
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -19,7 +20,7 @@ from agent.duplex import inspection
 from agent.engines import Progress
 from agent.errors import CheckpointError, ConfigError
 from agent.model_hub.cache import ModelCache
-from agent.model_hub.hub import Hub, HubFile, HubModel, Listing
+from agent.model_hub.hub import Hub, HubFile, HubModel, Listing, disk_error
 
 _LOG = logging.getLogger(__name__)
 _AT_ONCE = 4
@@ -76,6 +77,8 @@ def _disk_errors(model: HubModel) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_error(model, error) from error
         raise ConfigError(
             f"model.folder: {model} cannot be kept there ({error.strerror}: {error.filename})"
         ) from error

@@ -139,7 +139,7 @@ class Hub:
                 "downloaded is kept"
             ) from error
         except OSError as error:
-            raise _disk_error(model, error) from error
+            raise disk_error(model, error) from error
 
 
 def hub_cache() -> Path:
@@ -156,7 +156,8 @@ def _refused(endpoint: str, model: HubModel, status: int) -> ConfigError:
     )
 
 
-def _disk_error(model: HubModel, error: OSError) -> ConfigError:
+def disk_error(model: HubModel, error: OSError) -> ConfigError:
+    """What to do when what came cannot be kept."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
             f"{model}: the disk is full: make room and run it again, it goes on from there; or "
