@@ -68,18 +68,25 @@ async def test_greets_then_says_the_sentence_back_with_every_event_valid_and_in_
     check_order(caller.events)
 
 
-@pytest.mark.parametrize("codec", ["audio/PCMU", "audio/PCMA", "audio/G722"])
-async def test_a_peer_without_opus_is_heard_and_answered(server: Running, codec: str) -> None:
-    caller = Caller(server.url, codec=codec)
+async def test_peers_without_opus_are_heard_and_answered(server: Running) -> None:
+    codecs = ("audio/PCMU", "audio/PCMA", "audio/G722")
+    callers = [Caller(server.url, codec=codec) for codec in codecs]
+    alikeness = await asyncio.gather(*map(_said_back, callers))
+    assert min(alikeness) > 0.5, dict(zip(codecs, alikeness, strict=True))
+
+
+async def _said_back(caller: Caller) -> float:
+    """How much the answer to a sentence is like the sentence."""
     await caller.dial()
     after_greeting = await greeted(caller)
     events = len(caller.events)
     sentence = spoken()
     caller.microphone.say(sentence)
     await caller.wait_for(STOPPED, after=events)
-    await asyncio.sleep(0.3)
-    assert alike(caller.heard(since_samples=after_greeting), sentence) > 0.5
+    await asyncio.sleep(0.3)  # what is still in the jitter buffer of the client
+    heard = caller.heard(since_samples=after_greeting)
     await caller.close()
+    return alike(heard, sentence)
 
 
 async def test_talking_over_the_answer_silences_it(caller: Caller, server: Running) -> None:
