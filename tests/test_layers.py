@@ -25,6 +25,7 @@ LAYERS = {
     "agent.setting_kinds": 1,
     "agent.model_settings": 1,
     "agent.resources": 1,
+    "agent.onnx_wire": 1,
     "agent.media.audio": 1,
     "agent.media.files": 1,
     "agent.torch_parts": 1,

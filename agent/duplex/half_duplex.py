@@ -33,6 +33,7 @@ from agent.duplex.half_duplex_rules import (
     answer_speech,
 )
 from agent.duplex.kv_cache import KvStream
+from agent.duplex.memory import Parked
 from agent.duplex.policy import Spoken
 from agent.duplex.prompt import (
     ChatLayout,
@@ -50,7 +51,6 @@ from agent.duplex.sampling import Drawing, History
 from agent.duplex.speech_lm import SPEECH_TOKEN_MS, SpeechCall
 from agent.duplex.turn_context import TurnContext
 from agent.duplex.turn_memory import (
-    ParkedTurns,
     TurnMemory,
     TurnSnapshot,
     go_back_to,
@@ -87,7 +87,7 @@ class HalfDuplexConversation:
         self._rules = rules
         self._voice = voice
         self._answer: Answer | None = None
-        self._parked: ParkedTurns | None = None
+        self._parked: Parked | None = None
         self._closed = False
         self.script: Iterator[int] | None = None
         """Gives every token that would be drawn: for tests, which decide for the model."""
@@ -354,7 +354,7 @@ class HalfDuplexConversation:
     def park(self) -> None:
         """Move what is in the slot to the host's memory and give the slot back. Idempotent."""
         if self._parked is None and not self._closed:
-            self._parked = ParkedTurns.of(self._memory, self._runner.slots)
+            self._parked = Parked.of(self._memory, self._runner.slots)
             self._runner.slots.give_back(self.slot)
 
     def unpark(self) -> None:

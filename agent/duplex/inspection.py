@@ -33,7 +33,8 @@ _BFLOAT16_BYTES = 2
 _TURN_TOKENS = 4096
 """Positions of the speech LM in a slot, as `Slots` has them."""
 _WORK_BYTES = 1_650_000_000
-"""What computing takes besides weights and caches: 22 GB were measured at full size, one slot."""
+"""What is set aside besides weights and caches. `bench.model` measured 0.3 GB of torch's at full
+size; the rest is room for the driver, long prompts and pictures in many tiles."""
 
 
 # ---- at no cost ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -184,6 +185,14 @@ def go_back(memory: Memory, snapshot: Snapshot, generator: torch.Generator, slot
     return back
 
 
+class Slotted(Protocol):
+    """What remembers where its streams are: in the same slot of every cache."""
+
+    llm: KvStream
+    speech: KvStream
+    audio: AudioStream
+
+
 @dataclass(frozen=True, slots=True)
 class Parked:
     """The contents of a slot in the host's memory."""
@@ -193,7 +202,7 @@ class Parked:
     audio: AudioSnapshot
 
     @classmethod
-    def of(cls, memory: Memory, slots: Slots) -> "Parked":
+    def of(cls, memory: Slotted, slots: Slots) -> "Parked":
         host = torch.device("cpu")
         audio = slots.audio.snapshot(memory.audio)
         return cls(
@@ -202,7 +211,7 @@ class Parked:
             replace(audio, keys=audio.keys.to(host), values=audio.values.to(host)),
         )
 
-    def put_back(self, memory: Memory, slots: Slots, slot: int) -> None:
+    def put_back(self, memory: Slotted, slots: Slots, slot: int) -> None:
         """Fill `slot`, which is the conversation's from now on."""
         memory.llm.slot = memory.speech.slot = memory.audio.slot = slot
         slots.llm.put_back(memory.llm, self.llm)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agent.duplex.audio_encoder import AudioSnapshot, AudioStream
-from agent.duplex.kv_cache import KvCopy, KvStream
+from agent.duplex.kv_cache import KvStream
 from agent.duplex.mel import TURN_BASED, StreamingMel
 from agent.duplex.policy import Spoken, heard_tokens
 from agent.duplex.slots import Slots
@@ -145,29 +145,3 @@ def go_back_to(
         slots.audio.restore(back.audio, snapshot.heard)
     generator.set_state(snapshot.random)
     return back
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedTurns:
-    """The contents of a slot in the host's memory."""
-
-    llm: KvCopy
-    speech: KvCopy
-    audio: AudioSnapshot
-
-    @classmethod
-    def of(cls, memory: TurnMemory, slots: Slots) -> "ParkedTurns":
-        host = torch.device("cpu")
-        audio = slots.audio.snapshot(memory.audio)
-        return cls(
-            slots.llm.copy(memory.llm, host),
-            slots.speech.copy(memory.speech, host),
-            replace(audio, keys=audio.keys.to(host), values=audio.values.to(host)),
-        )
-
-    def put_back(self, memory: TurnMemory, slots: Slots, slot: int) -> None:
-        """Fill `slot`, which is the conversation's from now on."""
-        memory.llm.slot = memory.speech.slot = memory.audio.slot = slot
-        slots.llm.put_back(memory.llm, self.llm)
-        slots.speech.put_back(memory.speech, self.speech)
-        slots.audio.restore(memory.audio, self.audio)

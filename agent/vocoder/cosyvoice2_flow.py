@@ -5,7 +5,6 @@ absolute frame, so what is remembered of each Euler step stands for computing it
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from agent.errors import CheckpointError
 from agent.torch_parts.checkpoint import TensorHeader
 from agent.vocoder.config import FRAMES_PER_TOKEN, EncoderConfig, encoder_config
 from agent.vocoder.conformer import Encoder, EncoderState
+from agent.vocoder.flow import euler_times
 from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal, unet_sizes
 from agent.vocoder.unet_memory import MemoryLayout, UnetMemory
 
@@ -126,8 +126,9 @@ class Cosyvoice2Flow:
         """`weights` in float32; `noise` f32 [mel, N] by absolute frame, from `flow_noise`."""
         self._weights = weights
         self._noise = noise
-        times, self._lengths = euler_schedule(steps)
-        self._shifts = self._unet.shifts(times.to(noise.device))
+        times = euler_times(steps)
+        self._lengths = times.diff().tolist()
+        self._shifts = self._unet.shifts(times[:-1].to(noise.device))
 
     def in_dtype(self, dtype: torch.dtype) -> "Cosyvoice2Flow":
         """This flow with its weights copied in `dtype`; time, speaker and noise stay float32."""
@@ -233,16 +234,6 @@ class Cosyvoice2Flow:
             velocity = unet(rows, shifts, history(step)).float()
             mel = mel + length * ((1 + guidance) * velocity[0] - guidance * velocity[1])
         return mel
-
-
-def euler_schedule(steps: int) -> tuple[Tensor, list[float]]:
-    """The times f32 [N] of the steps and their lengths; dense at first.
-
-    Float32 all through: 1000 t makes the rounding audible to a comparison.
-    """
-    shape = torch.linspace(0, 1, steps + 1, dtype=torch.float32) * (0.5 * math.pi)
-    ends = 1 - torch.cos(shape)
-    return ends[:-1], (ends[1:] - ends[:-1]).tolist()
 
 
 def flow_noise(seed: int, mel_bins: int, device: torch.device) -> Tensor:

@@ -172,7 +172,7 @@ class Flow(nn.Module):
 
     def derive(self, device: torch.device) -> None:
         """Compute all that depends on the time alone, and drop the weights that it came from."""
-        schedule = _schedule(self.settings.steps)
+        schedule = euler_times(self.settings.steps)
         self._spans = schedule.diff().tolist()
         with torch.no_grad():
             self._table = self.estimator.at_times(schedule[:-1].to(device))
@@ -285,7 +285,7 @@ class Flow(nn.Module):
         return mel, tuple(after)
 
 
-def _schedule(steps: int) -> Tensor:
+def euler_times(steps: int) -> Tensor:
     """The times f32 [N + 1] from 0 to 1. In float64 the mel would differ by more than rounding."""
     even = torch.linspace(0, 1, steps + 1, dtype=torch.float32)
     return 1 - torch.cos(even * 0.5 * torch.pi)

@@ -1,4 +1,4 @@
-"""ONNX files: their graph as data (as much of protobuf as that takes), and a session to run them.
+"""ONNX files: their graph as data, and a session to run them.
 
 The weights of a graph are offered as a checkpoint's are, so they load as strictly. A file is mapped
 into memory, not read: of half a gigabyte only what is used comes from the disk.
@@ -16,23 +16,28 @@ import torch
 from torch import Tensor
 
 from agent.errors import CheckpointError
+from agent.onnx_wire import (
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
+    TENSOR_DIMS,
+    TENSOR_NAME,
+    TENSOR_RAW,
+    TENSOR_TYPE,
+    as_bytes,
+    as_text,
+    fields,
+    varints,
+)
 from agent.torch_parts.checkpoint import TensorHeader
 
-# Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+# Field numbers of onnx.proto, beside those that everybody reads.
+_GRAPH_NODE = 1
 _NODE_INPUT, _NODE_NAME, _NODE_KIND = 1, 3, 4
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 8, 9
-_TENSOR_ELSEWHERE = 14
+_TENSOR_FLOATS, _TENSOR_ELSEWHERE = 4, 14
 _DTYPES: dict[int, tuple[str, npt.DTypeLike, int]] = {1: ("F32", "<f4", 4), 10: ("F16", "<f2", 2)}
 """By ONNX's number: the name in a checkpoint, numpy's, and the bytes of an item."""
 
-_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
-_FIXED_BYTES = {_FIXED_64: 8, _FIXED_32: 4}
 _MOST_DIMENSIONS = 8
-
-_Field = int | memoryview
-
 
 # ---- the graph as data --------------------------------------------------------------------------
 
@@ -81,8 +86,8 @@ def read_graph(path: Path) -> OnnxGraph:
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        model = list(_fields(memoryview(mapped)))
-        graphs = [_bytes(value) for number, value in model if number == _MODEL_GRAPH]
+        model = list(fields(memoryview(mapped)))
+        graphs = [as_bytes(value) for number, value in model if number == MODEL_GRAPH]
         if len(graphs) != 1:
             raise ValueError("it is no ONNX file")
         return _graph(graphs[0])
@@ -92,11 +97,11 @@ def read_graph(path: Path) -> OnnxGraph:
 
 def _graph(data: memoryview) -> OnnxGraph:
     nodes, tensors = [], {}
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _GRAPH_NODE:
-            nodes.append(_node(_bytes(value)))
-        elif number == _GRAPH_INITIALIZER:
-            name, tensor = _tensor(_bytes(value))
+            nodes.append(_node(as_bytes(value)))
+        elif number == GRAPH_INITIALIZER:
+            name, tensor = _tensor(as_bytes(value))
             if tensor is not _NOT_FLOATING:
                 tensors[name] = tensor
     return OnnxGraph(tuple(nodes), tensors)
@@ -104,13 +109,13 @@ def _graph(data: memoryview) -> OnnxGraph:
 
 def _node(data: memoryview) -> OnnxNode:
     inputs, name, kind = [], "", ""
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _NODE_INPUT:
-            inputs.append(_text(value))
+            inputs.append(as_text(value))
         elif number == _NODE_NAME:
-            name = _text(value)
+            name = as_text(value)
         elif number == _NODE_KIND:
-            kind = _text(value)
+            kind = as_text(value)
     return OnnxNode(name, kind, tuple(inputs))
 
 
@@ -120,14 +125,14 @@ _NOT_FLOATING = OnnxTensor((), "", memoryview(b""))
 def _tensor(data: memoryview) -> tuple[str, OnnxTensor]:
     shape: list[int] = []
     kind, name, numbers = 0, "", memoryview(b"")
-    for number, value in _fields(data):
-        if number == _TENSOR_DIMS:
-            shape += [value] if isinstance(value, int) else _varints(value)
-        elif number == _TENSOR_TYPE and isinstance(value, int):
+    for number, value in fields(data):
+        if number == TENSOR_DIMS:
+            shape += [value] if isinstance(value, int) else varints(value)
+        elif number == TENSOR_TYPE and isinstance(value, int):
             kind = value
-        elif number == _TENSOR_NAME:
-            name = _text(value)
-        elif number in (_TENSOR_RAW, _TENSOR_FLOATS) and isinstance(value, memoryview):
+        elif number == TENSOR_NAME:
+            name = as_text(value)
+        elif number in (TENSOR_RAW, _TENSOR_FLOATS) and isinstance(value, memoryview):
             numbers = value
         elif number == _TENSOR_ELSEWHERE and value:
             raise ValueError(f"{name} is kept in another file")
@@ -137,57 +142,6 @@ def _tensor(data: memoryview) -> tuple[str, OnnxTensor]:
     if len(shape) > _MOST_DIMENSIONS or len(numbers) != item_bytes * math.prod(shape):
         raise ValueError(f"{name} holds {len(numbers)} bytes for the shape {shape}")
     return name, OnnxTensor(tuple(shape), dtype, numbers)
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, _Field]]:
-    """Number and value of each field; ValueError where the message breaks off."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == _VARINT:
-            value, at = _varint(message, at)
-            yield key >> 3, value
-            continue
-        size = _FIXED_BYTES.get(kind, 0)
-        if kind == _BYTES:
-            size, at = _varint(message, at)
-        elif not size:
-            raise ValueError(f"it is no ONNX file: wire type {kind}")
-        if at + size > len(message):
-            raise ValueError("it ends early")
-        yield key >> 3, message[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Seven bits a byte, the lowest first; and where it ends."""
-    value = shift = 0
-    while at < len(data) and shift < 64:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number in it does not end")
-
-
-def _varints(data: memoryview) -> list[int]:
-    values, at = [], 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        values.append(value)
-    return values
-
-
-def _bytes(value: _Field) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("it is no ONNX file: a number where a message should be")
-    return value
-
-
-def _text(value: _Field) -> str:
-    return bytes(_bytes(value)).decode()
 
 
 # ---- its weights as a checkpoint's ---------------------------------------------------------------
