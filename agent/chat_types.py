@@ -69,6 +69,22 @@ class ChatRequest:
     stop_token_ids: tuple[int, ...] = ()
     thinking: bool = False
     max_slices: int | None = None
+    speaks: bool = False
+    """The answer comes as sound too, in `voice`; empty is the first there is."""
+    voice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRequest:
+    """A text, to be read aloud word by word in `voice`; empty is the first there is."""
+
+    text: str
+    voice: str = ""
+    language: str = "en"
+    seed: int | None = None
+
+
+AnswerRequest: TypeAlias = ChatRequest | SpeechRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +96,23 @@ class ChatDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatAudio:
+    """The next sound of the answer, at 24 kHz; it comes after the words that it says."""
+
+    samples: FloatArray  # [T]
+
+
+@dataclass(frozen=True, slots=True)
 class ChatDone:
     """The answer is complete; the last event of a chat that did not fail."""
 
     reason: FinishReason
     prompt_tokens: int
     answer_tokens: int
+    speech_tokens: int = 0
+    """Of the answer's sound, 25 a second."""
+    is_voiced: bool = True
+    """False where the voice failed on the way: the sound ends before the words."""
 
 
-ChatEvent: TypeAlias = ChatDelta | ChatDone | Failed
+ChatEvent: TypeAlias = ChatDelta | ChatAudio | ChatDone | Failed

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from agent.chat_types import ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatEvent
 from agent.types import (
     Abilities,
     AudioFrame,
@@ -35,7 +35,7 @@ class Engine(Protocol):
     async def open(self, settings: SessionSettings) -> "Conversation":
         """Start a conversation; `CapacityError` when no slot is free."""
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+    def chat(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
         """Answer once, piece by piece; to leave the iterator is to give the answer up.
 
         UnsupportedError, RequestError or CapacityError come before the first piece.
@@ -82,7 +82,7 @@ class EngineCore(Protocol):
     def open(self, number: int, settings: SessionSettings) -> None:
         """Start conversation `number`; `CapacityError` or `RequestError`."""
 
-    def chat(self, number: int, request: ChatRequest) -> None:
+    def chat(self, number: int, request: AnswerRequest) -> None:
         """Start chat `number`; `UnsupportedError`, `RequestError` or `CapacityError`."""
 
     def push(self, number: int, item: Unit | SpeechStarted | SpeechEnded) -> None:

@@ -59,6 +59,60 @@ class ModelSection(Section):
     )
 
 
+class VocoderSection(Section):
+    """What gives the model its voice."""
+
+    # Layer rules keep this file from reading the defaults of `VoiceSettings`; a test does.
+    name: Literal["auto", "token2wav", "cosyvoice2", "off"] = Field(
+        default="auto",
+        description="`auto` is token2wav where the model comes with it; `off` leaves captions.",
+    )
+    folder: str = Field(
+        default="",
+        max_length=4096,
+        description="The vocoder's files; empty is `assets/token2wav` beside the model.",
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        default="auto", description="Of its flow; `auto` is float16 on a GPU, float32 on the CPU."
+    )
+    steps: int = Field(
+        default=10, ge=1, le=50, description="Steps of its flow; 5 are faster and rougher than 10."
+    )
+    memory: Literal["prompt_plus_recent", "reference"] = Field(
+        default="prompt_plus_recent",
+        description="What a turn keeps in sight: the voice and the last two seconds, or what the "
+        "published demo keeps.",
+    )
+    crossfade: Literal["unity", "reference"] = Field(
+        default="unity", description="How pieces of sound are joined; `reference` clicks."
+    )
+    first_hop_tokens: int = Field(
+        default=12,
+        ge=4,
+        le=25,
+        description="Speech tokens, 40 ms each, that a turn's first piece of sound waits for.",
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Of all that is random in it.")
+    prepared_voices: int = Field(
+        default=8, ge=1, le=64, description="Voices kept ready in the device's memory."
+    )
+
+
+class VoicesSection(Section):
+    """Reference voices that users add."""
+
+    folder: str = Field(
+        default="", max_length=4096, description="Where they are kept; empty is the data folder's."
+    )
+    max_voices: int = Field(default=64, ge=0, le=10_000, description="How many may be added.")
+    max_file_bytes: int = Field(
+        default=20_971_520, ge=1024, le=268_435_456, description="Largest recording."
+    )
+    max_recording_s: float = Field(
+        default=120.0, ge=3, le=600, description="Longest recording; 3 to 15 s of it are used."
+    )
+
+
 class ChatSettings(Section):
     """Turn-based answers (`/v1/chat/completions`, `voice-agent chat`) and what they may cost."""
 

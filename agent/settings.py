@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from agent.model_settings import ChatSettings, ModelSection
+from agent.model_settings import ChatSettings, ModelSection, VocoderSection, VoicesSection
 from agent.setting_kinds import Addresses, IceServers, Origins, Section
 from agent.types import CallMode, SessionSettings, TurnDetection
 
@@ -245,6 +245,8 @@ class Config(Section):
     server: ServerSettings = ServerSettings()
     engine: EngineChoice = EngineChoice()
     model: ModelSection = ModelSection()
+    vocoder: VocoderSection = VocoderSection()
+    voices: VoicesSection = VoicesSection()
     calls: CallSettings = CallSettings()
     rtc: RtcSettings = RtcSettings()
     session: SessionDefaults = SessionDefaults()

@@ -372,7 +372,11 @@ class Abilities:
     pictures: bool = False
     tools: bool = False
     transcription: bool = False
+    text_to_speech: bool = False
+    """It reads texts aloud (`SpeechRequest`), and speaks its chat answers where that is asked."""
     voices: tuple[str, ...] = ()
+    """Ids; empty where voices mean nothing to it. Of an engine that clones voices: those that were
+    there when it was loaded."""
     languages: tuple[str, ...] = ()
     default_instructions: tuple[tuple[str, str], ...] = ()
     """By language, what the system prompt says unless the client sets it."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from agent.chat_types import ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatEvent
 from agent.clock import SYSTEM_CLOCK
 from agent.errors import UnsupportedError
 from agent.types import (
@@ -97,7 +97,7 @@ class RecitingEngine:
         self.opened.append(conversation)
         return conversation
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+    def chat(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
         """It only recites: `UnsupportedError`."""
         raise UnsupportedError("the reciting engine does not chat")
 

@@ -41,12 +41,36 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceSettings:
+    """What gives a model its voice: a vocoder's files, how it is run, and where voices are kept.
+
+    `dtype` is the flow's, "auto" float16 on a GPU and float32 on the CPU. `voices` is the folder of
+    those that users added; None: there are only the ones that come with the program.
+    """
+
+    name: Literal["token2wav", "cosyvoice2"]
+    folder: Path
+    voices: Path | None = None
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    steps: int = 10
+    memory: Literal["prompt_plus_recent", "reference"] = "prompt_plus_recent"
+    crossfade: Literal["unity", "reference"] = "unity"
+    first_hop_tokens: int = 12
+    seed: int = 0
+    prepared_voices: int = 8
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What an engine is built from: the folder of recordings, how many conversations, a model."""
+    """What an engine is built from: the folder of recordings, how many conversations, a model.
+
+    Without `voice` a model speaks in captions only.
+    """
 
     assets: Path
     slots: int
     model: ModelSettings | None = None
+    voice: VoiceSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

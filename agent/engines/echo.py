@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agent.chat_types import ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatEvent
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.engines.echo_memory import CHUNK_SAMPLES, Glimpse, Heard, Speech, Utterance
 from agent.engines.greeting import Greeting
@@ -345,7 +345,7 @@ class EchoEngine:
         self._open.add(conversation)
         return conversation
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+    def chat(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
         """It understands nothing, so it cannot: `UnsupportedError`."""
         raise UnsupportedError("the echo engine has no model, so it cannot chat")
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
-from agent.chat_types import ChatDone, ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatDone, ChatEvent
 from agent.errors import AgentError
 from agent.fleet.exchange import EventLine, Exchange
 from agent.fleet.messages import Chat, Control, Open, Push
@@ -52,7 +52,7 @@ async def open_conversation(
     return RemoteConversation(exchange, number, line)
 
 
-async def chat(exchange: Exchange, number: int, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+async def chat(exchange: Exchange, number: int, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
     """Have chat `number` answered; to leave the iterator is to give it up.
 
     What the core raises comes before the first piece; `WorkerLost` at any time.

@@ -6,7 +6,7 @@ Conversations and chats go by number; a `ticket` is what an answer is asked for 
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from agent.chat_types import ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatEvent
 from agent.errors import AgentError
 from agent.types import (
     Abilities,
@@ -37,7 +37,7 @@ class Chat:
 
     ticket: int
     number: int
-    request: ChatRequest
+    request: AnswerRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from agent import engines
-from agent.chat_types import ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatEvent
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.engines import EngineSettings
 from agent.errors import AgentError, CapacityError, EngineError
@@ -262,7 +262,7 @@ class RemoteEngine:
         exchange = self._worker.exchange()
         return await open_conversation(exchange, next(self._numbers), settings)
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+    def chat(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
         """Answer once; errors as in `open` come with the first piece, `WorkerLost` at any time."""
         return chat(self._worker.exchange(), next(self._numbers), request)
 

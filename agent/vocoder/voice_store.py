@@ -1,0 +1,156 @@
+"""Reference voices on the disk: which there are, their recordings, and what was made of them.
+
+    store = VoiceStore(own=folder, built_in=assets / "ref_audio")
+    voice = store.find("anna")
+    prompt = store.prompt(voice.digest, key)  # once a vocoder's `key` was prepared
+
+A voice is a folder `<id>` with `recording.wav` (24 kHz mono, 16 bit) and `voice.json`; those that
+come with the program are two files, `<id>.wav` and `<id>.json`. What is made of a recording is kept
+under its content's hash, in `prepared/`. But for that this file only reads; voices are added and
+removed by `agent.voices`. All files are their owner's alone.
+"""
+
+import hashlib
+import json
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from agent.errors import CheckpointError, RequestError
+from agent.types import SPEECH_RATE_HZ, FloatArray
+from agent.vocoder.voice import SpeakerPrompt
+
+RECORDING = "recording.wav"
+FACTS = "voice.json"
+PREPARED = "prepared"
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+MAX_ID_CHARACTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVoice:
+    """A voice that can be picked by its `id`. `digest` is that of its recording's bytes."""
+
+    id: str
+    name: str
+    digest: str
+    recording: Path
+    built_in: bool
+    language: str = ""
+    created_at: int = 0
+    """Seconds since 1970; 0 of those that are built in."""
+    consent: str = ""
+    """What whoever added it declared about the speaker's consent."""
+    duration_s: float = 0.0
+    notes: tuple[str, ...] = field(default=())
+    """What is to be said about the recording, in sentences for the user."""
+
+
+def is_voice_id(text: str) -> bool:
+    """Whether a voice may be named so: small letters, digits and dashes; safe in a path."""
+    return 0 < len(text) <= MAX_ID_CHARACTERS and set(text) <= _ID_CHARACTERS
+
+
+class VoiceStore:
+    """The voices of two folders; `own` may not be there yet. Holds nothing in memory."""
+
+    def __init__(self, own: Path | None, built_in: Path) -> None:
+        self.own = own
+        self._built_in = built_in
+
+    def voices(self) -> tuple[StoredVoice, ...]:
+        """All of them: those that come with the program first, in the order of their ids.
+
+        A folder that holds no sound voice is left out.
+        """
+        found: dict[str, StoredVoice] = {}
+        for voice in (*self._those_built_in(), *self._those_added()):
+            found.setdefault(voice.id, voice)
+        return tuple(found.values())
+
+    def find(self, voice_id: str) -> StoredVoice:
+        """The voice of that id, the first one for ""; RequestError when there is none."""
+        for voice in self.voices():
+            if not voice_id or voice.id == voice_id:
+                return voice
+        known = ", ".join(voice.id for voice in self.voices()) or "none at all"
+        raise RequestError(
+            f"There is no voice '{voice_id[:MAX_ID_CHARACTERS]}'; there are: {known}.",
+            param="voice",
+            code="voice_not_found",
+        )
+
+    def prompt_path(self, digest: str, key: str) -> Path | None:
+        """Where the vocoder's form of a recording is kept; None where nothing can be."""
+        if self.own is None:
+            return None
+        return self.own / PREPARED / f"{digest[:32]}-{key}.npz"
+
+    def prompt(self, digest: str, key: str) -> SpeakerPrompt | None:
+        """The recording in the form of vocoder `key`; None when it was not prepared yet."""
+        path = self.prompt_path(digest, key)
+        if path is None or not path.is_file():
+            return None
+        return SpeakerPrompt.load(path)
+
+    def keep_prompt(self, digest: str, key: str, prompt: SpeakerPrompt) -> None:
+        """Keep what `prompt` gives back; nothing where there is no folder for it. OSError."""
+        path = self.prompt_path(digest, key)
+        if path is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            prompt.save(path)
+
+    def _those_built_in(self) -> Iterator[StoredVoice]:
+        for facts in sorted(self._built_in.glob("*.json")):
+            yield from _read(facts, facts.with_suffix(".wav"), facts.stem, built_in=True)
+
+    def _those_added(self) -> Iterator[StoredVoice]:
+        if self.own is None or not self.own.is_dir():
+            return
+        for folder in sorted(self.own.iterdir()):
+            facts = folder / FACTS
+            if is_voice_id(folder.name) and facts.is_file():
+                yield from _read(facts, folder / RECORDING, folder.name, built_in=False)
+
+
+def read_recording(path: Path) -> FloatArray:
+    """The samples f32 [T] of a stored recording; CheckpointError when it is not one of ours."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            form = (file.getframerate(), file.getnchannels(), file.getsampwidth())
+            if form != (SPEECH_RATE_HZ, 1, 2):
+                raise CheckpointError(f"{path}: is not 24 kHz, mono, 16 bit")
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+    except (OSError, wave.Error, EOFError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    return samples.astype(np.float32) / np.float32(32768)
+
+
+def digest_of(recording: bytes) -> str:
+    """What a recording is kept under: the hash of its file's bytes, in hex."""
+    return hashlib.sha256(recording).hexdigest()
+
+
+def _read(facts: Path, recording: Path, voice_id: str, *, built_in: bool) -> Iterator[StoredVoice]:
+    try:
+        stored = json.loads(facts.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict) or not recording.is_file():
+            return
+        digest = str(stored.get("digest", "")) or digest_of(recording.read_bytes())
+    except (OSError, ValueError):
+        return
+    yield StoredVoice(
+        id=voice_id,
+        name=str(stored.get("name", voice_id)),
+        digest=digest,
+        recording=recording,
+        built_in=built_in,
+        language=str(stored.get("language", "")),
+        created_at=int(stored.get("created_at", 0)),
+        consent=str(stored.get("consent", "")),
+        duration_s=float(stored.get("duration_s", 0.0)),
+        notes=tuple(map(str, stored.get("notes", ()))),
+    )
