@@ -44,13 +44,13 @@ class ModelSettings:
 class VoiceSettings:
     """What gives a model its voice: a vocoder's files, how it is run, and where voices are kept.
 
-    `dtype` is the flow's, "auto" float16 on a GPU and float32 on the CPU. `voices` is the folder of
-    those that users added; None: there are only the ones that come with the program.
+    `voices` is the folder of those that users added, where it is also kept what was made of them.
+    `dtype` is the flow's, "auto" float16 on a GPU and float32 on the CPU.
     """
 
     name: Literal["token2wav", "cosyvoice2"]
     folder: Path
-    voices: Path | None = None
+    voices: Path
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     steps: int = 10
     memory: Literal["prompt_plus_recent", "reference"] = "prompt_plus_recent"

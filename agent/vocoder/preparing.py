@@ -1,4 +1,4 @@
-"""From stored recordings to the form that a vocoder speaks with, once for each voice and vocoder."""
+"""From stored recordings to the form that a vocoder speaks with, once for each of both."""
 
 import hashlib
 from collections.abc import Iterable

@@ -57,7 +57,7 @@ def is_voice_id(text: str) -> bool:
 class VoiceStore:
     """The voices of two folders; `own` may not be there yet. Holds nothing in memory."""
 
-    def __init__(self, own: Path | None, built_in: Path) -> None:
+    def __init__(self, own: Path, built_in: Path) -> None:
         self.own = own
         self._built_in = built_in
 
@@ -83,32 +83,29 @@ class VoiceStore:
             code="voice_not_found",
         )
 
-    def prompt_path(self, digest: str, key: str) -> Path | None:
-        """Where the vocoder's form of a recording is kept; None where nothing can be."""
-        if self.own is None:
-            return None
+    def prompt_path(self, digest: str, key: str) -> Path:
+        """Where the vocoder's form of a recording is kept."""
         return self.own / PREPARED / f"{digest[:32]}-{key}.npz"
 
     def prompt(self, digest: str, key: str) -> SpeakerPrompt | None:
         """The recording in the form of vocoder `key`; None when it was not prepared yet."""
         path = self.prompt_path(digest, key)
-        if path is None or not path.is_file():
+        if not path.is_file():
             return None
         return SpeakerPrompt.load(path)
 
     def keep_prompt(self, digest: str, key: str, prompt: SpeakerPrompt) -> None:
-        """Keep what `prompt` gives back; nothing where there is no folder for it. OSError."""
+        """Keep what `prompt` gives back. OSError."""
         path = self.prompt_path(digest, key)
-        if path is not None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            prompt.save(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        prompt.save(path)
 
     def _those_built_in(self) -> Iterator[StoredVoice]:
         for facts in sorted(self._built_in.glob("*.json")):
             yield from _read(facts, facts.with_suffix(".wav"), facts.stem, built_in=True)
 
     def _those_added(self) -> Iterator[StoredVoice]:
-        if self.own is None or not self.own.is_dir():
+        if not self.own.is_dir():
             return
         for folder in sorted(self.own.iterdir()):
             facts = folder / FACTS
