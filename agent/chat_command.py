@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, TypeVar
 from agent.errors import AgentError, UnsupportedError
 
 if TYPE_CHECKING:
-    from agent.chat_types import ChatDelta, ChatPart
+    from agent.chat_types import ChatAudio, ChatDelta, ChatPart
     from agent.config import Config
     from agent.interfaces import Engine
     from agent.media.files import MediaLimits
@@ -156,10 +156,12 @@ class Terminal:
         """All that is still to be read."""
         return self._stdin.read()
 
-    def show(self, said: "ChatDelta | Note") -> None:
-        """A piece of the answer, of the reasoning before it, or a note."""
-        from agent.chat_types import ChatDelta
+    def show(self, said: "ChatDelta | ChatAudio | Note") -> None:
+        """A piece of the answer, of the reasoning before it, or a note; sound is not shown."""
+        from agent.chat_types import ChatAudio, ChatDelta
 
+        if isinstance(said, ChatAudio):
+            return
         if not isinstance(said, ChatDelta):
             self.note(said.text)
             return

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from aiohttp import hdrs, web
 
 from agent.api.replies import error_reply
-from agent.chat_types import ChatDelta, ChatDone, ChatEvent
+from agent.chat_types import ChatAudio, ChatDelta, ChatDone, ChatEvent
 from agent.errors import AgentError, EngineError
 from agent.types import Failed
 
@@ -54,7 +54,8 @@ async def whole_answer(events: AsyncIterator[ChatEvent], heading: Heading) -> we
             raise failure(event)
         if isinstance(event, ChatDone):
             return web.json_response(_whole(heading, said, event))
-        said[event.reasoning].append(event.text)
+        if isinstance(event, ChatDelta):
+            said[event.reasoning].append(event.text)
     raise _ended()
 
 
@@ -126,7 +127,7 @@ class AnswerStream:
             await self._reply.write_eof()
         return self._reply
 
-    async def _say(self, event: ChatDelta | ChatDone | None) -> bool:
+    async def _say(self, event: ChatDelta | ChatAudio | ChatDone | None) -> bool:
         """True when that was the last."""
         if not self._reply.prepared:
             await self._reply.prepare(self._request)
@@ -137,6 +138,7 @@ class AnswerStream:
         if isinstance(event, ChatDelta):
             name = "reasoning_content" if event.reasoning else "content"
             await self._chunk({name: event.text})
+        if not isinstance(event, ChatDone):
             return False
         await self._finish(event)
         return True

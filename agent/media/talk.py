@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from agent.chat_types import (
+    ChatAudio,
     ChatDelta,
     ChatDone,
     ChatMessage,
@@ -31,7 +32,7 @@ class Note:
     text: str
 
 
-Show: TypeAlias = Callable[[ChatDelta | Note], None]
+Show: TypeAlias = Callable[[ChatDelta | ChatAudio | Note], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Talk:
                 if isinstance(event, ChatDone):
                     _say_why(event, show)
                     break
-                if not event.reasoning:
+                if isinstance(event, ChatDelta) and not event.reasoning:
                     said.append(event.text)
                 show(event)
         except asyncio.CancelledError:
@@ -148,6 +149,8 @@ def _counted(turns: int) -> str:
 def _say_why(done: ChatDone, show: Show) -> None:
     if done.reason == "length":
         show(Note("cut off: the answer reached its longest; --max-tokens allows more"))
+    if not done.is_voiced:
+        show(Note("the voice failed on the way: the sound ends before the words"))
 
 
 def _failure(event: Failed) -> AgentError:
