@@ -23,7 +23,7 @@ from agent.config import Config, ModelSection
 from agent.duplex import inspection
 from agent.duplex.tokens import VOCABULARY_SIZE
 from agent.errors import CheckpointError, ConfigError, MediaError
-from agent.model_hub import choice, gpus, soundness, sources
+from agent.model_hub import choice, gpus, soundness, sources, voice
 from agent.model_hub.cache import ModelCache
 from agent.model_hub.download import missing_bytes, needed
 from agent.model_hub.hub import Hub, HubModel
@@ -142,7 +142,7 @@ def check_model(config: Config) -> list[Check]:
         found,
         check_weights(identity, model),
         check_tokenizer(identity.folder),
-        check_voice(identity.folder),
+        check_voice(config, identity.folder),
         check_memory(source, model),
     ]
 
@@ -192,14 +192,18 @@ def check_tokenizer(folder: Path) -> Check:
     return Check("tokenizer", "ok", f"{VOCABULARY_SIZE} tokens, as expected")
 
 
-def check_voice(folder: Path) -> Check:
-    """What a vocoder would read."""
-    missing = inspection.missing_voice_files(folder)
-    where = folder / inspection.VOCODER_FOLDER
+def check_voice(config: Config, folder: Path) -> Check:
+    """What gives the model its voice."""
+    if config.vocoder.name == "off":
+        return Check("voice files", "ok", "not wanted (vocoder.name): answers come as captions")
+    where = voice.vocoder_folder(config, folder)
+    missing = inspection.missing_vocoder_files(where)
     if missing:
         detail = f"{', '.join(missing)} missing in {where}: answers come as captions only"
-        return Check("voice files", "warning", detail, "download them, for when there is a vocoder")
-    return Check("voice files", "ok", f"{len(inspection.VOCODER_FILES)} in {where}")
+        if config.vocoder.folder or config.vocoder.name != "auto":
+            return Check("voice files", "failure", detail, "download them, or mend vocoder.folder")
+        return Check("voice files", "warning", detail, "download them, or set vocoder.folder")
+    return Check("voice files", "ok", f"{len(inspection.VOCODER_FILES) + 1} in {where}")
 
 
 def check_memory(source: sources.Source, model: ModelSection) -> Check:

@@ -124,8 +124,11 @@ class Vocoder(Protocol):
     def lag_ms(self) -> int:
         """How much of a turn's sound comes before that of its first token."""
 
+    def prepare(self, voice: str) -> None:
+        """Have a voice ready before it is wanted. `VocoderError`."""
+
     def open(self, voice: str) -> VocoderStream:
-        """A stream for one turn in that voice; to give it up, drop it."""
+        """A stream for one turn in that voice; to give it up, drop it. `VocoderError`."""
 
 
 class SpeechSource(Protocol):

@@ -16,6 +16,7 @@ from agent.model_hub.gpus import Gpu, NoGpu
 from tests.rig.hub_server import HubServer, hub_server
 from tests.rig.tiny_checkpoint import copy_tokenizer, write_checkpoint
 from tests.rig.tiny_mind import tokenizer_folder
+from tests.rig.tiny_vocoder import write_token2wav
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = Gpu("H200", 139 * 1024**3, 141 * 1024**3)
@@ -66,6 +67,14 @@ def test_a_whole_checkpoint_is_described(folder: Path) -> None:
     )
     assert "captions only" in checks["voice files"].detail
     assert "4 slots of 8192 tokens" in checks["memory"].detail
+
+
+def test_a_vocoder_is_looked_for_where_it_is_configured(folder: Path, tmp_path: Path) -> None:
+    assert look(folder, "vocoder.name=off")["voice files"].status == "ok"
+    missing = look(folder, f"vocoder.folder={tmp_path}/none")["voice files"]
+    assert (missing.status, "/none" in missing.detail) == ("failure", True)
+    found = look(folder, f"vocoder.folder={write_token2wav(tmp_path / 'voice')}")["voice files"]
+    assert (found.status, str(tmp_path / "voice") in found.detail) == ("ok", True)
 
 
 def test_what_is_wrong_with_a_part_is_told_of_the_part(folder: Path) -> None:

@@ -203,10 +203,11 @@ def test_the_tokenizer_is_looked_at(folder: Path) -> None:
 
 
 def test_files_of_the_voice_are_missed(folder: Path) -> None:
-    assert inspection.missing_voice_files(folder) == inspection.VOCODER_FILES
     voice = folder / "assets" / "token2wav"
+    one_tokenizer = inspection.TOKENIZER_MODELS[0]
+    assert inspection.missing_vocoder_files(voice) == (*inspection.VOCODER_FILES, one_tokenizer)
     voice.mkdir(parents=True)
-    for name in inspection.VOCODER_FILES:
+    for name in (*inspection.VOCODER_FILES, inspection.TOKENIZER_MODELS[1]):
         (voice / name).write_bytes(b"PK")
     (voice / "flow.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert inspection.missing_voice_files(folder) == ("flow.pt",)
+    assert inspection.missing_vocoder_files(voice) == ("flow.pt",)

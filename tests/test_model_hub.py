@@ -11,7 +11,8 @@ import pytest
 
 from agent.clock import Clock
 from agent.config import Config, ModelSection, load_config
-from agent.engines import ModelSettings
+from agent.duplex import inspection
+from agent.engines import ModelSettings, VoiceSettings
 from agent.errors import CheckpointError, ConfigError
 from agent.model_hub import choose, engine_settings, gpus, sources
 from agent.model_hub.gpus import Gpu, NoGpu
@@ -176,6 +177,68 @@ def test_every_setting_reaches_the_engine(folder: Path) -> None:
 def test_defaults_are_those_of_the_engine(folder: Path) -> None:
     config = config_of(f"model.source={folder}")
     assert engine_settings(config, choose(config, lambda _: H200)).model == ModelSettings(folder)
+
+
+def put_vocoder(folder: Path, *, yaml: str = "flow.yaml") -> Path:
+    """Files of the right names."""
+    folder.mkdir(parents=True)
+    for name in (*inspection.VOCODER_FILES, inspection.TOKENIZER_MODELS[0], yaml):
+        (folder / name).write_bytes(b"PK")
+    return folder
+
+
+def test_a_model_without_a_vocoder_has_no_voice(folder: Path) -> None:
+    config = config_of(f"model.source={folder}")
+    assert engine_settings(config, choose(config, lambda _: H200)).voice is None
+    put_vocoder(folder / "assets" / "token2wav")
+    config = config_of(f"model.source={folder}", "vocoder.name=off")
+    assert engine_settings(config, choose(config, lambda _: H200)).voice is None
+
+
+def test_the_vocoder_beside_the_model_is_taken_and_gets_every_setting(folder: Path) -> None:
+    beside = put_vocoder(folder / "assets" / "token2wav")
+    given = {
+        "dtype": "bfloat16",
+        "steps": "5",
+        "memory": "reference",
+        "crossfade": "reference",
+        "first_hop_tokens": "25",
+        "seed": "7",
+        "prepared_voices": "3",
+    }
+    config = config_of(
+        f"model.source={folder}",
+        f"voices.folder={folder}/mine",
+        *(f"vocoder.{key}={value}" for key, value in given.items()),
+    )
+    settings = engine_settings(config, choose(config, lambda _: H200))
+    assert settings.voice == VoiceSettings(
+        "token2wav", beside, folder / "mine", "bfloat16", 5, "reference", "reference", 25, 7, 3
+    )
+
+
+def test_vocoder_defaults_are_those_of_the_engine_and_voices_are_among_the_data(
+    folder: Path,
+) -> None:
+    beside = put_vocoder(folder / "assets" / "token2wav")
+    config = config_of(f"model.source={folder}", f"server.data_folder={folder}/data")
+    settings = engine_settings(config, choose(config, lambda _: H200))
+    assert settings.voice == VoiceSettings("token2wav", beside, folder / "data" / "voices")
+
+
+def test_a_vocoder_elsewhere_is_known_by_its_files(folder: Path, tmp_path: Path) -> None:
+    elsewhere = put_vocoder(tmp_path / "cosy", yaml="cosyvoice2.yaml")
+    config = config_of(f"model.source={folder}", f"vocoder.folder={elsewhere}")
+    voice = engine_settings(config, choose(config, lambda _: H200)).voice
+    assert voice is not None
+    assert (voice.name, voice.folder) == ("cosyvoice2", elsewhere)
+
+
+@pytest.mark.parametrize("setting", ["vocoder.name=cosyvoice2", "vocoder.folder=/nowhere"])
+def test_a_vocoder_that_was_asked_for_must_be_there(folder: Path, setting: str) -> None:
+    config = config_of(f"model.source={folder}", setting)
+    with pytest.raises(CheckpointError, match="lacks flow.pt, hift.pt, campplus.onnx"):
+        engine_settings(config, choose(config, lambda _: H200))
 
 
 def test_the_echo_engine_gets_a_slot_for_each_call() -> None:

@@ -78,14 +78,17 @@ class DuplexCall:
         self._listens = self._is_asked = self._sees = False
         self._snapshot: tuple[int, Snapshot] | None = None
         self._prompted = self._system(settings)
+        self._voice = parts.voices.resolve(settings.voice)
+        self._heard_voice = parts.voices.duplex(self._voice)
         script = parts.script() if parts.script is not None else None
         self._talk = Conversation(
             parts.runner,
             self._prompt(self._prompted),
-            parts.voices.get(settings.voice),
+            self._heard_voice,
             conversation_settings(parts, settings),
             script,
         )
+        self._urgent.append(lambda: Job(self._preparing(), _nothing))
 
     # ---- what comes in --------------------------------------------------------------------------
 
@@ -136,7 +139,7 @@ class DuplexCall:
         """RequestError when no call could begin under these settings."""
         system = settings.instructions or duplex_system(settings.language, camera=False)
         prompt = duplex_prompt(parts.runner.model.vocabulary, system)
-        voice = parts.voices.get(settings.voice)
+        voice = parts.voices.duplex(parts.voices.resolve(settings.voice))
         lay_out_window(parts.runner.model, parts.runner.slots, parts.window, prompt, voice)
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
@@ -196,11 +199,15 @@ class DuplexCall:
         return self._talk.unit_room_tokens * 3 // 4 // piece_tokens
 
     def _update(self, settings: SessionSettings) -> None:
-        system = self._system(settings)
-        if system != self._prompted:
+        system, voice, heard = self._system(settings), self._voice, self._heard_voice
+        if settings.voice != self._settings.voice:
+            voice = self._parts.voices.resolve(settings.voice)
+            heard = self._parts.voices.duplex(voice)
+        if (system, voice) != (self._prompted, self._voice):
             prompt = self._prompt(system)
-            self._talk.check_prompt(prompt, self._parts.voices.get(settings.voice))
+            self._talk.check_prompt(prompt, heard)
             self._before_units(lambda: Job(self._reprompting(prompt), _nothing))
+        self._voice, self._heard_voice = voice, heard
         self._prompted, self._settings = system, settings
         self._talk.update(conversation_settings(self._parts, settings))
 
@@ -287,7 +294,7 @@ class DuplexCall:
         """A unit is over: what came of it."""
         outcome, line = result.outcome, self._line
         if outcome.begins_turn:
-            line.begin(self._settings.voice, speaks=self._talk.settings.speaks)
+            line.begin(self._voice, speaks=self._talk.settings.speaks)
         if outcome.listened:
             line.tell(Listened(result.unit))
         else:
@@ -326,9 +333,15 @@ class DuplexCall:
             self._turns_before = self._line.turn - self._talk.turn
         yield from ()
 
+    def _preparing(self) -> Steps:
+        """The first turn is not to wait for its voice."""
+        if self._talk.settings.speaks:
+            self._line.prepare(self._voice)
+        yield from ()
+
     def _reprompting(self, prompt: DuplexPrompt) -> Steps:
-        voice = self._parts.voices.get(self._settings.voice)
-        yield from self._talk.replace_prompt_steps(prompt, voice)
+        yield from self._talk.replace_prompt_steps(prompt, self._heard_voice)
+        yield from self._preparing()
 
     def _open_eyes(self) -> Steps:
         """The first picture: a call with a camera has a prompt of its own, unless it was given."""

@@ -1,11 +1,10 @@
 """What all calls on the model share, and how a client's settings become a conversation's."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
-
 from agent.duplex.conversation_settings import ConversationSettings, reference_settings
+from agent.duplex.heard_voices import NoVoices, Voices
 from agent.duplex.policy import listen_bias
 from agent.duplex.window import WindowSettings
 from agent.duplex.work import Runner
@@ -17,14 +16,14 @@ _SEMANTIC_EAGERNESS = {"low": 0.25, "medium": 0.5, "high": 0.75}
 
 @dataclass(frozen=True, slots=True)
 class CallParts:
-    """What all calls share. `voices` are vectors [n, W] of reference voices by name.
+    """What all calls share. `vocoder` opens its streams by the keys of `voices`.
 
     `script` gives every token that would be drawn, for each conversation anew: for tests, which
     decide for the model.
     """
 
     runner: Runner
-    voices: Mapping[str, Tensor] = field(default_factory=dict)
+    voices: Voices = field(default_factory=NoVoices)
     vocoder: Vocoder | None = None
     window: WindowSettings = field(default_factory=WindowSettings)
     parity: bool = False

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 EXPECTED = "a folder with the bfloat16 weights of MiniCPM-o 4.5 (openbmb/MiniCPM-o-4_5)"
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt")
 VOCODER_FOLDER = Path("assets") / "token2wav"
-VOCODER_FILES = ("flow.pt", "hift.pt", "campplus.onnx", "speech_tokenizer_v2_25hz.onnx")
+VOCODER_FILES = ("flow.pt", "hift.pt", "campplus.onnx")
+TOKENIZER_MODELS = ("speech_tokenizer_v2_25hz.onnx", "speech_tokenizer_v2.onnx")
+"""One model under two names."""
 _LFS_POINTER = b"version https://git-lfs"
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -225,9 +227,12 @@ def _tokenizer_json(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def missing_voice_files(folder: Path) -> tuple[str, ...]:
-    """What a voice needs besides the weights and is not there, or only as a Git LFS pointer."""
-    return tuple(name for name in VOCODER_FILES if not _is_content(folder / VOCODER_FOLDER / name))
+def missing_vocoder_files(folder: Path) -> tuple[str, ...]:
+    """What of a vocoder is not in its `folder`, or only as a Git LFS pointer."""
+    missing = [name for name in VOCODER_FILES if not _is_content(folder / name)]
+    if not any(_is_content(folder / name) for name in TOKENIZER_MODELS):
+        missing.append(TOKENIZER_MODELS[0])
+    return tuple(missing)
 
 
 def _is_content(path: Path) -> bool:

@@ -88,6 +88,7 @@ class TurnsCall:
         self._pictures: dict[str, list[ByteArray]] = {}
         self._urgent: deque[Callable[[], Job]] = deque()
         self._opened = self._is_asked = self._listens = self._answers = False
+        self._voice = parts.voices.resolve(settings.voice)
         self._talk = self._begun()
 
     # ---- what comes in --------------------------------------------------------------------------
@@ -200,7 +201,8 @@ class TurnsCall:
     @staticmethod
     def check(parts: CallParts, settings: SessionSettings) -> None:
         """RequestError when no call could begin under these settings."""
-        lay_out_opening(parts.runner, _system(settings, parts.voices.get(settings.voice)))
+        voice = parts.voices.turns(parts.voices.resolve(settings.voice))
+        lay_out_opening(parts.runner, _system(settings, voice))
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
         """Whether its system prompt stays: it stands before all that was said."""
@@ -222,7 +224,7 @@ class TurnsCall:
         """The next work, if there is any."""
         if not self._opened:
             self._opened = True
-            return Job(self._talk.open_steps(), _nothing)
+            return Job(self._opening(), _nothing)
         if self._urgent:
             return self._urgent.popleft()()
         if self._answers:
@@ -233,6 +235,11 @@ class TurnsCall:
         if self._may_answer():
             return Job(self._beginning(), _nothing)
         return None
+
+    def _opening(self) -> Steps:
+        yield from self._talk.open_steps()
+        if self._talk.settings.speaks:
+            self._line.prepare(self._voice)
 
     def _is_settled(self) -> bool:
         """Whether the units hold all of what the user said."""
@@ -295,7 +302,7 @@ class TurnsCall:
         if self._pictures:
             yield from self._read(np.zeros(0, np.float32), self._take_pictures())
         self._answers = True
-        self._line.begin(self._settings.voice, speaks=self._talk.settings.speaks)
+        self._line.begin(self._voice, speaks=self._talk.settings.speaks)
 
     def _read_typed(self) -> Steps:
         texts, self._texts = self._texts, {}
@@ -347,12 +354,12 @@ class TurnsCall:
 
     def _begun(self) -> HalfDuplexConversation:
         parts, settings = self._parts, self._settings
-        voice = parts.voices.get(settings.voice)
+        voice = parts.voices.turns(self._voice)
         rounds: WindowMode = "off" if parts.window.mode == "off" else "basic"
         talk = HalfDuplexConversation(
             parts.runner,
             _system(settings, voice),
-            None if settings.instructions else voice,
+            voice,
             conversation_settings(parts, settings),
             HalfDuplexRules(window=replace(parts.window, mode=rounds)),
         )
@@ -384,11 +391,19 @@ class TurnsCall:
 
 
 def _system(settings: SessionSettings, voice: Tensor | None) -> Message:
-    """The system message: the client's own, or that of an assistant in the session's language."""
-    if settings.instructions:
-        return Message("system", (settings.instructions,))
+    """The system message: the client's own, or that of an assistant in the session's language.
+
+    Where there is a voice, the client's own words follow it as the model was trained to hear of
+    somebody whom it is to be.
+    """
     span = None if voice is None else SoundSpan(len(voice))
-    return Message("system", system_content("assistant", settings.language, span))
+    if not settings.instructions:
+        return Message("system", system_content("assistant", settings.language, span))
+    if span is None:
+        return Message("system", (settings.instructions,))
+    return Message(
+        "system", system_content("clone", settings.language, span, settings.instructions)
+    )
 
 
 def _prompted(settings: SessionSettings) -> tuple[str, str, str]:

@@ -61,9 +61,16 @@ class VoiceLine:
         self.turn += 1
         self.is_open = True
         self._position = 0
-        if speaks and self._vocoder is not None:
-            self._stream = self._vocoder.open(voice)
+        self._stream = self._opened(voice) if speaks else None
         self._events.append(TurnStarted(self.turn))
+
+    def prepare(self, voice: str) -> None:
+        """Have a voice ready for the next turn."""
+        try:
+            if self._vocoder is not None:
+                self._vocoder.prepare(voice)
+        except VocoderError as error:
+            log.warning("a voice cannot be spoken with: %s", error)
 
     def say(self, unit: int, text: str, tokens: tuple[int, ...] = ()) -> None:
         """Words of the turn, and the speech tokens that came with them."""
@@ -81,6 +88,13 @@ class VoiceLine:
             self._sound(unit, lambda stream: stream.finish(), last=True)
         self._stream = None
         self._events.append(TurnEnded(self.turn, reason))
+
+    def _opened(self, voice: str) -> VocoderStream | None:
+        try:
+            return self._vocoder.open(voice) if self._vocoder is not None else None
+        except VocoderError as error:
+            log.warning("turn %d is captions only: %s", self.turn, error)
+            return None
 
     def _sound(self, unit: int, ask: Callable[[VocoderStream], FloatArray], *, last: bool) -> None:
         assert self._stream is not None

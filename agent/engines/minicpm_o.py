@@ -2,19 +2,23 @@
 
 import logging
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from agent.duplex.call_parts import CallParts
 from agent.duplex.config import Numerics, read_config
 from agent.duplex.engine import DuplexEngine
+from agent.duplex.heard_voices import HeardVoices
 from agent.duplex.model import load_model
 from agent.duplex.prompt import duplex_system
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import load_vocabulary
 from agent.duplex.window import WindowSettings
 from agent.duplex.work import Runner
-from agent.engines import EngineSettings, ModelSettings, Progress
+from agent.engines import EngineSettings, ModelSettings, Progress, VoiceSettings
+from agent.engines.voices import load_voice
 from agent.errors import ConfigError
 from agent.torch_parts.checkpoint import Target, open_checkpoint
 from agent.types import Abilities
@@ -38,8 +42,16 @@ _ROOM_SHARE = 0.75
 def load_core(settings: EngineSettings, on_progress: Progress) -> DuplexEngine:
     """Read weights and vocabulary, and allocate every slot. CheckpointError, ConfigError."""
     parts = load_parts(settings, on_progress)
-    log.warning("no vocoder is installed: the agent speaks in captions only")
-    return DuplexEngine(parts, ABILITIES)
+    if settings.voice is None:
+        log.warning("no vocoder is installed: the agent speaks in captions only")
+    return DuplexEngine(parts, abilities(parts))
+
+
+def abilities(parts: CallParts) -> Abilities:
+    """What an engine of these parts can do."""
+    if parts.vocoder is None:
+        return ABILITIES
+    return replace(ABILITIES, speech=True, text_to_speech=True, voices=parts.voices.ids())
 
 
 def load_parts(
@@ -54,11 +66,9 @@ def load_parts(
         # One core is the server's: a call that waits for it is heard to stutter.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     try:
-        return CallParts(
-            _runner(settings, model, target, on_progress),
-            window=_window(model),
-            parity=model.parity,
-        )
+        runner = _runner(settings, model, target, on_progress)
+        parts = CallParts(runner, window=_window(model), parity=model.parity)
+        return _voiced(parts, settings.voice, settings.assets) if settings.voice else parts
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"{target.device} has too little memory for the model and {settings.slots} slots of "
@@ -82,6 +92,18 @@ def _runner(
         raise ConfigError(f"model.context_tokens: {model.context_tokens} is more than {most}")
     sizes = SlotSizes(slots=settings.slots, context_tokens=model.context_tokens)
     return Runner(weights, Slots(weights.config, sizes, target))
+
+
+def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallParts:
+    """With a voice: that of the vocoder, and those that are cloned."""
+    model = parts.runner.model
+    vocoder, voices = load_voice(settings, assets / "ref_audio", model.target.device)
+    heard = HeardVoices(model, voices)
+    for voice_id in heard.ids()[:1]:
+        # The first call is not to wait for what every call needs.
+        vocoder.prepare(heard.resolve(voice_id))
+        heard.duplex(heard.resolve(voice_id))
+    return replace(parts, vocoder=vocoder, voices=heard)
 
 
 def _target(model: ModelSettings) -> Target:

@@ -11,7 +11,7 @@ from agent.duplex import inspection
 from agent.duplex.inspection import ModelSize
 from agent.engines import Choice, EngineSettings, ModelSettings, Progress
 from agent.errors import CheckpointError, ConfigError
-from agent.model_hub import gpus, soundness, sources
+from agent.model_hub import gpus, soundness, sources, voice
 from agent.model_hub.download import download
 from agent.model_hub.gpus import Gpu, NoGpu
 from agent.model_hub.hub import Hub
@@ -80,7 +80,9 @@ def engine_settings(
         window=model.window,
         parity=model.parity,
     )
-    return EngineSettings(assets_folder(), model.slots, settings)
+    return EngineSettings(
+        assets_folder(), model.slots, settings, voice.voice_settings(config, folder)
+    )
 
 
 def fetch(model: ModelSection, on_progress: Progress | None = None) -> Path:

@@ -87,12 +87,15 @@ class VoiceStore:
         """Where the vocoder's form of a recording is kept."""
         return self.own / PREPARED / f"{digest[:32]}-{key}.npz"
 
+    def is_prepared(self, digest: str, key: str) -> bool:
+        """Whether `prompt` has something to give."""
+        return self.prompt_path(digest, key).is_file()
+
     def prompt(self, digest: str, key: str) -> SpeakerPrompt | None:
         """The recording in the form of vocoder `key`; None when it was not prepared yet."""
-        path = self.prompt_path(digest, key)
-        if not path.is_file():
+        if not self.is_prepared(digest, key):
             return None
-        return SpeakerPrompt.load(path)
+        return SpeakerPrompt.load(self.prompt_path(digest, key))
 
     def keep_prompt(self, digest: str, key: str, prompt: SpeakerPrompt) -> None:
         """Keep what `prompt` gives back. OSError."""

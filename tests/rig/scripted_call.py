@@ -52,6 +52,9 @@ class Beeper:
 
     lag_ms = 0
 
+    def prepare(self, voice: str) -> None:
+        pass
+
     def open(self, voice: str) -> "_Beeps":
         return _Beeps()
 

@@ -1,0 +1,100 @@
+"""Reference voices as the model hears them: in the prompt of a call, and before its answers.
+
+A call holds on to its voice by a key, which stays the same voice whatever becomes of its name.
+"""
+
+from collections import OrderedDict
+from functools import partial
+from typing import Protocol
+
+from torch import Tensor
+
+from agent.duplex.content import hear_whole
+from agent.duplex.model import DuplexModel
+from agent.types import FloatArray
+
+KEPT = 32
+"""Voices whose vectors are kept, 150 at most of each: some MB."""
+
+
+class Recordings(Protocol):
+    """Where voices come from."""
+
+    def ids(self) -> tuple[str, ...]:
+        """Of all that can be spoken with."""
+
+    def resolve(self, voice_id: str) -> str:
+        """The key of the voice that is called so now, "" the first one's; RequestError."""
+
+    def samples(self, key: str) -> FloatArray:
+        """Its recording f32 [T] at 16 kHz; CheckpointError when that is gone or damaged."""
+
+
+class Voices(Protocol):
+    """Voices by their ids."""
+
+    def ids(self) -> tuple[str, ...]:
+        """Of all that can be spoken with."""
+
+    def resolve(self, voice_id: str) -> str:
+        """The key of the voice that is called so now, "" the first one's; RequestError."""
+
+    def duplex(self, key: str) -> Tensor | None:
+        """The voice for the prompt of a duplex call [n, W]; None: there is nothing to hear."""
+
+    def turns(self, key: str) -> Tensor | None:
+        """The voice for the system message of a turn-based conversation [n, W], or None."""
+
+
+class NoVoices:
+    """Where nothing is known of voices: every name will do, and says nothing."""
+
+    def ids(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def resolve(self, voice_id: str) -> str:
+        """The name itself."""
+        return voice_id
+
+    def duplex(self, key: str) -> None:
+        """Nothing."""
+
+    def turns(self, key: str) -> None:
+        """Nothing."""
+
+
+class HeardVoices:
+    """The recordings of voices, heard once each. For the one thread that works on the model."""
+
+    def __init__(self, model: DuplexModel, recordings: Recordings) -> None:
+        self._model = model
+        self._recordings = recordings
+        self._heard: OrderedDict[tuple[str, bool], Tensor] = OrderedDict()
+
+    def ids(self) -> tuple[str, ...]:
+        """See `Voices`."""
+        return self._recordings.ids()
+
+    def resolve(self, voice_id: str) -> str:
+        """See `Voices`."""
+        return self._recordings.resolve(voice_id)
+
+    def duplex(self, key: str) -> Tensor:
+        """See `Voices`; CheckpointError when the recording is gone or damaged."""
+        return self._vectors(key, whole=False)
+
+    def turns(self, key: str) -> Tensor:
+        """See `Voices`; errors as above."""
+        return self._vectors(key, whole=True)
+
+    def _vectors(self, key: str, *, whole: bool) -> Tensor:
+        place = (key, whole)
+        if place not in self._heard:
+            samples = self._recordings.samples(key)
+            hear = partial(hear_whole, self._model) if whole else self._model.hear_voice
+            self._heard[place] = hear(samples)
+            while len(self._heard) > KEPT:
+                self._heard.popitem(last=False)
+        self._heard.move_to_end(place)
+        return self._heard[place]
