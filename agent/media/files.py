@@ -130,16 +130,30 @@ def kind_of(part: ReadPart) -> MediaKind:
     return "sound" if isinstance(part, ChatSound) else "video"
 
 
+def sound_reader(data: bytes, limits: MediaLimits = MediaLimits()) -> str:
+    """FFmpeg's demuxer for a sound or a video; `RequestError` for whatever else it is."""
+    reader = _known_reader(data, limits)
+    if reader == _PICTURE:
+        raise RequestError("this is a picture; a recording is needed", code="unsupported_media")
+    return reader
+
+
 def _read(data: bytes, limits: MediaLimits) -> ReadPart:
+    reader = _known_reader(data, limits)
+    if reader == _PICTURE:
+        return ChatPicture(decode_picture(data, limits.picture_pixels, limits.kept_pixels))
+    return decode_film(data, reader, FilmLimits(sound_s=limits.sound_s, video_s=limits.video_s))
+
+
+def _known_reader(data: bytes, limits: MediaLimits) -> str:
     if not data:
         raise RequestError("the file is empty", code="invalid_media")
     if len(data) > limits.file_bytes:
         raise RequestError(_too_large(len(data), limits), code="file_too_large")
     reader = _reader(data)
-    if reader == _PICTURE:
-        return ChatPicture(decode_picture(data, limits.picture_pixels, limits.kept_pixels))
-    _check_riff(data)
-    return decode_film(data, reader, FilmLimits(sound_s=limits.sound_s, video_s=limits.video_s))
+    if reader != _PICTURE:
+        _check_riff(data)
+    return reader
 
 
 def _check_riff(data: bytes) -> None:

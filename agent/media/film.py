@@ -24,7 +24,7 @@ from agent.errors import RequestError
 from agent.media.audio import mix_down
 from agent.types import MIC_RATE_HZ, ByteArray, FloatArray
 
-_Packet: TypeAlias = "Packet[Any]"
+FilmPacket: TypeAlias = "Packet[Any]"
 
 _FRAME_PIXELS = 4096 * 2304
 _KEPT_PIXELS = 1280 * 720
@@ -63,19 +63,20 @@ def decode_film(data: bytes, reader: str, limits: FilmLimits) -> ChatSound | Cha
     except (av.error.FFmpegError, ValueError, OverflowError) as error:
         # The library's errors show their number and a made-up file name, too.
         words = getattr(error, "strerror", None) or str(error)
-        raise _damaged(f"it cannot be read: {words}") from error
+        raise damaged(f"it cannot be read: {words}") from error
 
 
 def _moving(container: InputContainer) -> VideoStream | None:
     """The first video stream that is no cover picture."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
-            _check_known(stream)
+            check_known(stream)
             return stream
     return None
 
 
-def _check_known(stream: AudioStream | VideoStream) -> None:
+def check_known(stream: AudioStream | VideoStream) -> None:
+    """`RequestError` when nothing here can decode it."""
     # The library's type says that there always is one; for codecs that it lacks there is none.
     if getattr(stream, "codec_context", None) is None:
         raise RequestError(
@@ -89,15 +90,15 @@ def _sound(container: InputContainer, most_s: float) -> ChatSound:
     stream = next(iter(container.streams.audio), None)
     if stream is None:
         raise RequestError("the file has neither sound nor pictures", code="invalid_media")
-    _check_known(stream)
+    check_known(stream)
     track = _SoundTrack(stream, most_s)
-    with _counting(container) as damage:
+    with counting(container) as damage:
         for packet in container.demux(stream):
             damage.try_to(track.push, packet)
     samples = track.finish()
     if not len(samples):
-        raise _damaged("it holds no sound")
-    _check_whole(_stated_s(container, stream), len(samples) / MIC_RATE_HZ)
+        raise damaged("it holds no sound")
+    check_whole(stated_s(container, stream), len(samples) / MIC_RATE_HZ)
     return ChatSound(samples)
 
 
@@ -105,15 +106,15 @@ def _video(container: InputContainer, stream: VideoStream, most_s: float) -> Cha
     pictures = _PictureTrack(stream, most_s)
     audio = next(iter(container.streams.audio), None)
     if audio:
-        _check_known(audio)
+        check_known(audio)
     sound = _SoundTrack(audio, most_s + 1.0) if audio else None
-    with _counting(container) as damage:
+    with counting(container) as damage:
         for packet in container.demux([stream, audio] if audio else [stream]):
             track = sound if sound and packet.stream is audio else pictures
             damage.try_to(track.push, packet)
     samples = _aligned(sound, pictures.start_s) if sound else np.zeros(0, np.float32)
     shown = pictures.finish(len(samples) / MIC_RATE_HZ)
-    _check_whole(_stated_s(container, stream), max(pictures.end_s, len(samples) / MIC_RATE_HZ))
+    check_whole(stated_s(container, stream), max(pictures.end_s, len(samples) / MIC_RATE_HZ))
     return ChatVideo(shown, samples)
 
 
@@ -129,24 +130,27 @@ def _aligned(sound: "_SoundTrack", pictures_start_s: float | None) -> FloatArray
     return np.concatenate((np.zeros(silence, np.float32), samples))
 
 
-def _stated_s(container: InputContainer, stream: AudioStream | VideoStream) -> float:
+def stated_s(container: InputContainer, stream: AudioStream | VideoStream) -> float:
     """The length that the header states; 0 where it does not."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else 0.0
 
 
-def _check_whole(stated_s: float, found_s: float) -> None:
+def check_whole(stated_s: float, found_s: float) -> None:
+    """`RequestError` when a file was cut off."""
     missing_s = stated_s - found_s
     if missing_s > max(_MISSING_S, _MISSING_SHARE * stated_s):
-        raise _damaged(f"it ends after {found_s:.1f} s of the {stated_s:.1f} s that it states")
+        raise damaged(f"it ends after {found_s:.1f} s of the {stated_s:.1f} s that it states")
 
 
-def _damaged(why: str) -> RequestError:
+def damaged(why: str) -> RequestError:
+    """What is to be raised for such a file."""
     return RequestError(f"the file is damaged or incomplete: {why}", code="invalid_media")
 
 
-def _too_long(most_s: float) -> RequestError:
+def too_long(most_s: float) -> RequestError:
+    """What is to be raised for such a file."""
     return RequestError(f"it is longer than the {most_s:g} s allowed", code="media_too_long")
 
 
@@ -160,7 +164,7 @@ class _Damage:
         self._packets = 0
         self._broken = 0
 
-    def try_to(self, push: Callable[[_Packet], None], packet: _Packet) -> None:
+    def try_to(self, push: Callable[[FilmPacket], None], packet: FilmPacket) -> None:
         self._packets += 1
         try:
             push(packet)
@@ -169,11 +173,11 @@ class _Damage:
 
     def check(self) -> None:
         if self._broken > max(1.0, _DAMAGED_SHARE * self._packets):
-            raise _damaged(f"{self._broken} of {self._packets} packets cannot be decoded")
+            raise damaged(f"{self._broken} of {self._packets} packets cannot be decoded")
 
 
 @contextmanager
-def _counting(container: InputContainer) -> Iterator[_Damage]:
+def counting(container: InputContainer) -> Iterator[_Damage]:
     """Bare end of file while demuxing is an end like any other."""
     damage = _Damage()
     try:
@@ -199,7 +203,7 @@ class _SoundTrack:
         self._pieces: list[FloatArray] = []
         self._samples = 0
 
-    def push(self, packet: _Packet) -> None:
+    def push(self, packet: FilmPacket) -> None:
         """Decode a packet; the last, empty one too, which flushes the decoder."""
         for frame in self._stream.codec_context.decode(packet):
             if self.start_s is None:
@@ -236,7 +240,7 @@ class _SoundTrack:
             self._pieces.append(mix_down(planar, planar.shape[0]))
             self._samples += planar.shape[1]
         if self._samples > self.most_samples:
-            raise _too_long(self._most_s)
+            raise too_long(self._most_s)
 
 
 # ---- pictures ---------------------------------------------------------------------------------
@@ -256,7 +260,7 @@ class _PictureTrack:
         self._newest: VideoFrame | None = None
         self._frames = 0
 
-    def push(self, packet: _Packet) -> None:
+    def push(self, packet: FilmPacket) -> None:
         """Decode a packet; the last, empty one too, which flushes the decoder."""
         context = self._stream.codec_context
         _check_frame(context.width, context.height)
@@ -266,7 +270,7 @@ class _PictureTrack:
     def finish(self, sound_s: float) -> tuple[ByteArray, ...]:
         """The picture shown at the start of each second, the last one while sound goes on."""
         if self._newest is None:
-            raise _damaged("it holds no picture")
+            raise damaged("it holds no picture")
         end_s = max(self.end_s, sound_s) - _REST_S
         self._show_until(max(1, math.ceil(end_s)), self._newest)
         return tuple(self._shown)
@@ -276,14 +280,14 @@ class _PictureTrack:
         self._frames += 1
         at_s = self._time_s(frame)
         if self._frames > _MOST_FRAMES_S * max(1.0, self._most_s):
-            raise _too_long(self._most_s)
+            raise too_long(self._most_s)
         # What was shown until now begins every second before this one.
         if self._newest is not None:
             self._show_until(math.ceil(at_s - _EARLY_S), self._newest)
         self._newest = frame
         self.end_s = max(self.end_s, at_s + self._duration_s(frame))
         if self.end_s > self._most_s + _REST_S:
-            raise _too_long(self._most_s)
+            raise too_long(self._most_s)
 
     def _time_s(self, frame: VideoFrame) -> float:
         """Seconds since the first picture; a frame without a time follows its predecessor."""
@@ -302,7 +306,7 @@ class _PictureTrack:
 
     def _show_until(self, seconds: int, frame: VideoFrame) -> None:
         if seconds > self._most_s + 1:
-            raise _too_long(self._most_s)
+            raise too_long(self._most_s)
         if len(self._shown) < seconds:
             rgb = _rgb(frame)
             self._shown.extend([rgb] * (seconds - len(self._shown)))
