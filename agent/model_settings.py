@@ -87,10 +87,11 @@ class VocoderSection(Section):
         default="unity", description="How pieces of sound are joined; `reference` clicks."
     )
     first_hop_tokens: int = Field(
-        default=12,
+        default=22,
         ge=4,
-        le=25,
-        description="Speech tokens, 40 ms each, that a turn's first piece of sound waits for.",
+        le=22,
+        description="Speech tokens, 40 ms each, in a turn's first piece of sound; three more are "
+        "waited for. A call's come 25 at a time, so fewer serve read texts and half duplex alone.",
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Of all that is random in it.")
     prepared_voices: int = Field(

@@ -120,13 +120,18 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class SpeechAudio:
-    """Sound of a turn at 24 kHz; `start` is the sample index within the turn."""
+    """Sound of a turn at 24 kHz; `start` is the sample index within the turn.
+
+    `hold_ms`: so long a turn's first sound waits, unless the turn is over before, so that what
+    follows at the pace of speech comes in time.
+    """
 
     turn: int
     unit: int
     start: int
     samples: FloatArray  # [T] at 24 kHz
     last: bool = False
+    hold_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

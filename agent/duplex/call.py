@@ -9,13 +9,19 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from agent.duplex.call_parts import CallParts, conversation_settings
 from agent.duplex.context import lay_out_window
-from agent.duplex.conversation import MAX_PICTURES, MAX_PUT_IN_TOKENS, Conversation
+from agent.duplex.conversation import (
+    MAX_PICTURES,
+    MAX_PUT_IN_TOKENS,
+    UNIT_MS,
+    Conversation,
+)
 from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.memory import Snapshot
@@ -23,7 +29,7 @@ from agent.duplex.pictures import check_picture, decode_picture, piece_sizes
 from agent.duplex.policy import Order
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
-from agent.duplex.voice_line import VoiceLine
+from agent.duplex.voice_line import Pace, VoiceLine
 from agent.duplex.work import Work
 from agent.errors import EngineError, RequestError, UnsupportedError
 from agent.types import (
@@ -58,6 +64,11 @@ MAX_URGENT = 64
 """Interruptions and other work between two units; what comes beyond is refused."""
 _ALL_MS = 1 << 40
 """Captions are heard as they are shown."""
+_WATCHED_UNITS = 16
+"""Speaking units, the slowest of which tells how late the next one may be."""
+_LEAST_SLACK_MS = 60
+_MOST_SLACK_MS = 500
+"""More than that a caller would wait longer than he would mind a gap."""
 
 Steps: TypeAlias = Generator[Work, None, Any]
 
@@ -71,7 +82,8 @@ class DuplexCall:
         self._settings = settings
         self._line = line
         self._turns_before = line.turn
-        self._units: deque[Unit] = deque(maxlen=MAX_UNITS_BEHIND)
+        self._units: deque[tuple[Unit, float]] = deque(maxlen=MAX_UNITS_BEHIND)
+        self._took_ms: deque[float] = deque(maxlen=_WATCHED_UNITS)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._texts: dict[str, str] = {}
         self._pictures: dict[str, list[ByteArray]] = {}
@@ -96,8 +108,8 @@ class DuplexCall:
         """The next unit; where speech begins and ends the model hears by itself."""
         if isinstance(item, Unit):
             if len(self._units) == MAX_UNITS_BEHIND:
-                log.warning("the model is behind: unit %d was not heard", self._units[0].index)
-            self._units.append(item)
+                log.warning("the model is behind: unit %d was not heard", self._units[0][0].index)
+            self._units.append((item, self._parts.runner.clock.now_s()))
 
     def control(self, command: Command) -> None:
         """Carry out a command; RequestError, with nothing changed, when it cannot be."""
@@ -224,8 +236,8 @@ class DuplexCall:
             return self._urgent.popleft()()
         if not self._units:
             return None
-        unit = self._units.popleft()
-        return Job(self._unit_steps(unit), self._said)
+        unit, came_s = self._units.popleft()
+        return Job(self._unit_steps(unit), partial(self._said, came_s))
 
     def _unit_steps(self, unit: Unit) -> Steps:
         if unit.pictures and not self._sees:
@@ -290,11 +302,12 @@ class DuplexCall:
             return False
         return True
 
-    def _said(self, result: UnitResult, stage_ms: StageTimes) -> None:
-        """A unit is over: what came of it."""
+    def _said(self, came_s: float, result: UnitResult, stage_ms: StageTimes) -> None:
+        """A unit that came at `came_s` is over: what came of it."""
         outcome, line = result.outcome, self._line
+        pace = None if outcome.listened else self._pace(came_s)
         if outcome.begins_turn:
-            line.begin(self._voice, speaks=self._talk.settings.speaks)
+            line.begin(self._voice, speaks=self._talk.settings.speaks, pace=pace)
         if outcome.listened:
             line.tell(Listened(result.unit))
         else:
@@ -302,6 +315,14 @@ class DuplexCall:
         if outcome.ends_turn is not None:
             line.end(outcome.ends_turn, result.unit)
         line.tell(UnitReport(result.unit, stage_ms, result.context_tokens))
+
+    def _pace(self, came_s: float) -> Pace:
+        """How the sound comes of a turn that begins with this unit: one a second, as many
+        milliseconds late as the slowest of late took longer than this one."""
+        took_ms = (self._parts.runner.clock.now_s() - came_s) * 1000
+        self._took_ms.append(took_ms)
+        slack_ms = int(max(self._took_ms) - took_ms) + _LEAST_SLACK_MS
+        return Pace(UNIT_MS, min(slack_ms, _MOST_SLACK_MS))
 
     # ---- work between two units -----------------------------------------------------------------
 

@@ -7,10 +7,12 @@ installed, or the client wants text, a turn is captions only.
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from agent.errors import VocoderError
 from agent.interfaces import Vocoder, VocoderStream
 from agent.types import (
+    SPEECH_RATE_HZ,
     EngineEvent,
     FloatArray,
     SpeechAudio,
@@ -26,6 +28,18 @@ MAX_EVENTS = 4096
 """They are taken after every piece of work, which makes a few."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a turn's sound comes: a second of it every `period_ms`, up to `slack_ms` late."""
+
+    period_ms: int
+    slack_ms: int
+
+    def hold_ms(self, first_ms: int) -> int:
+        """How long a first piece of `first_ms` is held, that no gap follows it."""
+        return max(0, self.period_ms - first_ms) + self.slack_ms
+
+
 class VoiceLine:
     """The events of one call in order, until they are taken."""
 
@@ -34,6 +48,7 @@ class VoiceLine:
         self._stream: VocoderStream | None = None
         self._events: deque[EngineEvent] = deque(maxlen=MAX_EVENTS)
         self._position = 0
+        self._pace: Pace | None = None
         self.turn = 0
         """The newest turn."""
         self.is_open = False
@@ -54,13 +69,14 @@ class VoiceLine:
         """An event that is not of a turn."""
         self._events.append(event)
 
-    def begin(self, voice: str, *, speaks: bool) -> None:
-        """The next turn opens."""
+    def begin(self, voice: str, *, speaks: bool, pace: Pace | None = None) -> None:
+        """The next turn opens; without a pace its sound comes as fast as it can be made."""
         if self.is_open:
             self.end("interrupted")
         self.turn += 1
         self.is_open = True
         self._position = 0
+        self._pace = pace
         self._stream = self._opened(voice) if speaks else None
         self._events.append(TurnStarted(self.turn))
 
@@ -105,5 +121,9 @@ class VoiceLine:
             self._stream = None
             return
         if samples.size or last:
-            self._events.append(SpeechAudio(self.turn, unit, self._position, samples, last))
+            hold_ms = 0
+            if self._pace is not None and not self._position:
+                hold_ms = self._pace.hold_ms(samples.size * 1000 // SPEECH_RATE_HZ)
+            event = SpeechAudio(self.turn, unit, self._position, samples, last, hold_ms)
+            self._events.append(event)
         self._position += samples.size

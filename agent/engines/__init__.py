@@ -55,7 +55,7 @@ class VoiceSettings:
     steps: int = 10
     memory: Literal["prompt_plus_recent", "reference"] = "prompt_plus_recent"
     crossfade: Literal["unity", "reference"] = "unity"
-    first_hop_tokens: int = 12
+    first_hop_tokens: int = 22
     seed: int = 0
     prepared_voices: int = 8
 

@@ -17,7 +17,7 @@ from agent.vocoder.loading import Token2wavSettings
 from agent.vocoder.preparing import FITS, prepare_voices, vocoder_key
 from agent.vocoder.registry import VocoderSettings, VoicedVocoder, load_vocoder
 from agent.vocoder.resample import resample
-from agent.vocoder.token2wav import StreamSettings
+from agent.vocoder.token2wav import LEAD_TOKENS, StreamSettings
 from agent.vocoder.voice import SpeakerPrompt
 from agent.vocoder.voice_store import StoredVoice, VoiceStore, read_recording
 
@@ -105,13 +105,15 @@ def _dtype(settings: VoiceSettings, device: torch.device) -> torch.dtype:
 
 def _vocoder_settings(settings: VoiceSettings) -> VocoderSettings:
     first = settings.first_hop_tokens
+    # A call's second of tokens comes at once: all that can be said of it is said at once.
+    hops = StreamSettings(first_hop_tokens=first + LEAD_TOKENS, eager=True)
     return VocoderSettings(
         token2wav=Token2wavSettings(
             steps=settings.steps,
             estimator_memory=settings.memory,
             crossfade=settings.crossfade,
             seed=settings.seed,
-            stream=StreamSettings(first_hop_tokens=first),
+            stream=hops,
         ),
         cosyvoice2=Cosyvoice2Settings(
             steps=settings.steps,

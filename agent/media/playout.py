@@ -98,7 +98,10 @@ _Flow: TypeAlias = Literal["flowing", "falling", "held", "rising"]
 
 @dataclass(slots=True)
 class _Turn:
-    """Sound of one turn that waits; of its first piece, `offset` samples are already gone."""
+    """Sound of one turn that waits; of its first piece, `offset` samples are already gone.
+
+    It does not begin while `hold` samples of silence are still to be pulled.
+    """
 
     number: int
     pieces: deque[FloatArray] = field(default_factory=deque)
@@ -106,6 +109,12 @@ class _Turn:
     queued: int = 0
     played: int = 0
     ended: bool = False
+    hold: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for more before it begins."""
+        return self.hold > 0 and not self.played and not self.ended
 
     def append(self, samples: FloatArray) -> None:
         if len(samples):
@@ -176,6 +185,8 @@ class Playout:
         turn = self._turn(audio.turn)
         if turn is None or turn.ended:
             return
+        if not (turn.played or turn.queued):
+            turn.hold = audio.hold_ms * _SAMPLES_PER_MS
         fitting = audio.samples[: max(0, self._max_queued - self._queued)]
         self._dropped += len(audio.samples) - len(fitting)
         turn.append(fitting)
@@ -332,8 +343,12 @@ class Playout:
     def _fill(self, frame: FloatArray, filled: int) -> None:
         """Sound into `frame` from its sample `filled` on, as far as there is any."""
         while filled < len(frame) and self._turns and self._turns[0].queued:
+            if self._turns[0].held:
+                break
             filled += self._take_into(frame, filled)
             self._retire()
+        for waiting in self._turns:
+            waiting.hold = max(0, waiting.hold - len(frame))
         if filled < len(frame) and self._turns and self._turns[0].played:
             self._gap_frames += 1
         if self._flow == "rising":
