@@ -24,7 +24,8 @@ from agent.chat_types import (
     ChatVideo,
 )
 from agent.duplex.audio_encoder import BLOCK_FRAMES
-from agent.duplex.chat import Chat, chat_layout, lay_out_chat
+from agent.duplex.chat import Chat
+from agent.duplex.chat_prompt import chat_layout, lay_out_chat
 from agent.duplex.content import Senses, perceive
 from agent.duplex.model import DuplexModel
 from agent.duplex.pictures import piece_grids

@@ -7,6 +7,7 @@ answer ends there; it is fed, and shown, only with the next piece.
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from agent.duplex.answer_text import AnswerText
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.sampling import Drawing
 from agent.duplex.work import Choose, Read, TokenSampler, Work
+from agent.types import FloatArray
 
 PIECE_POSITIONS = 512
 """A longer prompt is read in pieces of so many positions, so that a call's unit can go between."""
@@ -33,6 +35,8 @@ class AnswerPiece:
     finish: FinishReason | None
     tokens: int
     speech_tokens: tuple[int, ...] = ()
+    samples: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32), compare=False)
+    """Sound [T] at 24 kHz, where whoever answers has a voice of its own."""
 
 
 @dataclass(frozen=True, slots=True)

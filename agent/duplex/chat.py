@@ -3,49 +3,62 @@
 The prompt is the reference's; its answer is drawn without beams. What the reference does else and
 this does not: sounds of a message are encoded one by one (`content`), and no letters are eaten off
 the answer's end. What users write cannot become a control token, `<|listen|>` among them.
+
+An answer that is spoken comes as a half-duplex one does, in chunks of ten tokens, each heard before
+the next is drawn; the reference speaks when all of it is there. Its system message is what
+`chat_prompt` says. A voice that fails is left out, and the answer goes on in text.
 """
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
-from agent.chat_types import ChatMessage, ChatRequest, ChatSound, ChatText, ChatVideo
+from torch import Tensor
+
+from agent.chat_types import ChatRequest
 from agent.duplex.answer import (
     Answer,
     AnswerPiece,
     AnswerRules,
+    Taken,
     TokenSource,
     read_in_pieces,
 )
+from agent.duplex.answer_speech import (
+    CHUNK_TOKENS,
+    NO_SOUND,
+    AnswerVoice,
+    Speaker,
+    Voiced,
+    words_of,
+)
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.audio_encoder import BLOCK_FRAMES
-from agent.duplex.chat_sampling import AnswerSampler, random_source, requested_sampling
-from agent.duplex.content import Senses, defused_answer, perceive
-from agent.duplex.kv_cache import KvStream
-from agent.duplex.prompt import (
-    MAX_PROMPT_TOKENS,
-    ChatLayout,
-    Content,
-    LaidOut,
-    Message,
-    chat_segments,
-    lay_out,
+from agent.duplex.chat_prompt import answer_tokens, check_characters, lay_out_chat
+from agent.duplex.chat_sampling import (
+    AnswerSampler,
+    random_source,
+    requested_sampling,
+    unreadable_ids,
 )
+from agent.duplex.content import Senses, fill, perceive
+from agent.duplex.kv_cache import KvStream
+from agent.duplex.prompt import ChatLayout, SoundSpan
 from agent.duplex.sampling import Drawing, History
-from agent.duplex.tokens import Token, Vocabulary
+from agent.duplex.tokens import Token
 from agent.duplex.work import Runner, Work
-from agent.errors import EngineError, RequestError
+from agent.errors import EngineError, RequestError, VocoderError
+
+log = logging.getLogger(__name__)
 
 ENDS = frozenset({int(Token.IM_END), int(Token.END_OF_TEXT)})
 """What ends an answer."""
+SPOKEN_ENDS = ENDS | {int(Token.TTS_EOS)}
+"""What ends one that is spoken."""
 PIECE_TOKENS = 8
 """Tokens of a step: few enough that others get their turn."""
-USUAL_TOKENS = 4096
-"""The longest answer where the request names no limit, if there is room for it."""
 MAX_STOPS = 64
 """Stop strings, and as many stop tokens."""
-TOKEN_CHARACTERS = 16
-"""More a token than any prose has; text that is longer by that cannot fit, and need not be read."""
-_UNCUT = 1 << 40
 
 
 class Chat:
@@ -57,34 +70,31 @@ class Chat:
         request: ChatRequest,
         layout: ChatLayout | None = None,
         script: Iterator[int] | None = None,
+        speaker: Speaker | None = None,
     ) -> None:
         """Check the request, lay its prompt out and take a slot.
 
-        RequestError for what cannot be answered, CapacityError when no slot is free. `layout` in
-        place of the one that the request makes, and `script`, which gives every token that would
-        be drawn, are for tests.
+        RequestError for what cannot be answered, CapacityError when no slot is free. `speaker` is
+        whose voice an answer has that is spoken. `layout` in place of the one that the request
+        makes, and `script`, which gives every token that would be drawn, are for tests.
         """
         model = runner.model
         self._runner = runner
-        _check_characters(request, runner.slots.llm.positions)
+        self._vectors = speaker.vectors if speaker is not None else None
+        check_characters(request, runner.slots.llm.positions)
         self._senses = Senses(request.max_slices)
-        self._laid = lay_out_chat(model.vocabulary, request, self._senses, layout)
-        most = _answer_tokens(request, len(self._laid.ids), runner.slots.llm.positions)
-        ends = ENDS | set(_stop_tokens(request))
-        device = model.target.device
-        sampler = AnswerSampler(requested_sampling(request), ENDS, device)
-        drawing = Drawing(History(most), random_source(request.seed, device))
+        span = SoundSpan(len(self._vectors)) if self._vectors is not None else None
+        self._laid = lay_out_chat(model.vocabulary, request, self._senses, layout, span)
+        most = answer_tokens(request, len(self._laid.ids), runner.slots.llm.positions)
+        ends = SPOKEN_ENDS if request.speaks else ENDS
+        rules = AnswerRules(ends | set(_stop_tokens(request)), most, looks_ahead=request.speaks)
         text = AnswerText(
             model.vocabulary.text, thinking=request.thinking, stop=_stop_strings(request)
         )
+        source = _source(runner, request, ends, most, script)
         self._stream = KvStream(runner.slots.take())
-        self._answer = Answer(
-            model.llm.embed,
-            self._stream,
-            TokenSource(sampler, drawing, script),
-            AnswerRules(ends, most),
-            text,
-        )
+        self._answer = Answer(model.llm.embed, self._stream, source, rules, text)
+        self._speech = _Speech(runner, request, speaker, self._stream.slot) if speaker else None
         self._begun = self._closed = False
 
     @property
@@ -97,28 +107,47 @@ class Chat:
         """Its place in the caches."""
         return self._stream.slot
 
+    @property
+    def is_voiced(self) -> bool:
+        """Whether no voice has failed so far."""
+        return self._speech is None or not self._speech.has_failed
+
     def begin(self) -> Generator[Work, None, None]:
         """Look, listen and read the prompt; once, and to the end, before `advance`."""
         self._check_open()
         if self._begun:
             raise EngineError("the chat was begun before")
         self._begun = True
-        embeddings = yield from perceive(self._runner.model, self._laid, self._senses, BLOCK_FRAMES)
+        if self._speech is not None:
+            yield from self._speech.open_steps()
+        embeddings = yield from self._perceived()
         self._senses = Senses()
         state = yield from read_in_pieces(embeddings, self._stream)
         yield from self._answer.begin(state)
 
     def advance(self, count: int = PIECE_TOKENS) -> Generator[Work, None, AnswerPiece]:
-        """Up to `count` tokens more; behind the piece with a `finish` only empty ones come."""
+        """Up to `count` tokens more; behind the piece with a `finish` only empty ones come.
+
+        Of an answer that is spoken: ten tokens, and then piece by piece their sound.
+        """
         self._check_open()
         if not self._begun:
             raise EngineError("the chat has not begun")
-        taken = yield from self._answer.steps(count)
-        text = self._answer.text
-        if self._answer.finish is not None:
+        speech = self._speech
+        if speech is not None and speech.waits:
+            voiced = yield from speech.steps()
+            finish = None if speech.waits else self._answer.finish
+            return AnswerPiece("", "", finish, 0, voiced.tokens, voiced.samples)
+        is_spoken = speech is not None and not speech.has_failed
+        taken = yield from self._answer.steps(CHUNK_TOKENS if is_spoken else count)
+        finish, text = self._answer.finish, self._answer.text
+        if finish is not None:
             text.finish()
         shown, reasoning = text.take()
-        return AnswerPiece(shown, reasoning, self._answer.finish, len(taken.ids))
+        if speech is not None and is_spoken:
+            speech.add(taken, shown, text_ended=finish is not None, stopped=text.stopped)
+            finish = None if speech.waits else finish
+        return AnswerPiece(shown, reasoning, finish, len(taken.ids))
 
     def close(self) -> None:
         """Give the slot back, whatever was under way. Idempotent."""
@@ -126,104 +155,95 @@ class Chat:
             self._runner.slots.give_back(self._stream.slot)
         self._closed = True
 
+    def _perceived(self) -> Generator[Work, None, Tensor]:
+        """The prompt's vectors; the voice is the first sound in it, and was heard before."""
+        heard = [] if self._vectors is None else [self._vectors]
+        bounds = self._laid.sound_bounds
+        asked = replace(self._laid, sound_bounds=bounds[len(heard) :])
+        model = self._runner.model
+        embeddings = yield from perceive(model, asked, self._senses, BLOCK_FRAMES)
+        fill(embeddings, bounds[: len(heard)], heard)
+        return embeddings
+
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError("the chat is closed")
 
 
-# ---- the prompt ---------------------------------------------------------------------------------
+def _source(
+    runner: Runner,
+    request: ChatRequest,
+    ends: frozenset[int],
+    most: int,
+    script: Iterator[int] | None,
+) -> TokenSource:
+    """How the answer's tokens are drawn; one that is spoken says nothing that nobody can read."""
+    device = runner.model.target.device
+    banned = unreadable_ids(runner.model.vocabulary, device) if request.speaks else None
+    sampler = AnswerSampler(requested_sampling(request), ends, device, banned)
+    drawing = Drawing(History(most), random_source(request.seed, device))
+    return TokenSource(sampler, drawing, script)
 
 
-def lay_out_chat(
-    vocabulary: Vocabulary, request: ChatRequest, senses: Senses, layout: ChatLayout | None = None
-) -> LaidOut:
-    """A request's ids and places; `senses` gets what goes there. RequestError."""
-    if not request.messages:
-        raise RequestError("there is no message to answer", param="messages")
-    messages = [
-        Message(one.role, _content(vocabulary, one, senses, f"messages[{index}]"))
-        for index, one in enumerate(request.messages)
-    ]
-    layout = layout or replace(chat_layout(request), max_tokens=_UNCUT)
-    return lay_out(vocabulary, chat_segments(messages, layout), layout)
+# ---- the voice ----------------------------------------------------------------------------------
 
 
-def chat_layout(request: ChatRequest) -> ChatLayout:
-    """How a request is written: as the reference's `chat` does, and in its omni mode, without
-    newlines and picture ids, where there is a film."""
-    parts = [part for message in request.messages for part in message.content]
-    films = [part for part in parts if isinstance(part, ChatVideo)]
-    sounds = any(isinstance(part, ChatSound) for part in parts)
-    return ChatLayout(
-        joined=bool(films),
-        thinking=request.thinking,
-        spoken=sounds or any(len(film.samples) for film in films),
-        picture_ids=not films,
-    )
+class _Speech:
+    """The answer's voice as long as it does not fail, and which of its words are said."""
+
+    def __init__(self, runner: Runner, request: ChatRequest, speaker: Speaker, slot: int) -> None:
+        # A generator of its own: the words are the same whether or not they are heard.
+        generator = random_source(request.seed, runner.model.target.device)
+        self._voice = AnswerVoice(runner, speaker, KvStream(slot), generator)
+        self._rules = speaker.rules
+        self._decode = runner.model.vocabulary.text
+        self._said: list[int] = []
+        self._shown = 0
+        self.has_failed = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is still to be said."""
+        return self._voice.waits and not self.has_failed
+
+    def open_steps(self) -> Generator[Work, None, None]:
+        """Have the voice ready."""
+        try:
+            yield from self._voice.open_steps()
+        except VocoderError as error:
+            self._fail(error)
+
+    def add(self, taken: Taken, shown: str, *, text_ended: bool, stopped: bool) -> None:
+        """The next tokens and what is shown of them; `stopped` by a stop string."""
+        chunk = words_of(taken, text_ended=text_ended, most=self._rules.most(len(taken.ids)))
+        self._said += chunk.said
+        self._shown += len(shown)
+        if stopped:
+            count = max(0, len(chunk.said) - self._hidden())
+            chunk = replace(chunk, said=chunk.said[:count], states=chunk.states[:count])
+        self._voice.add(chunk)
+
+    def steps(self) -> Generator[Work, None, Voiced]:
+        """The next second."""
+        try:
+            return (yield from self._voice.steps())
+        except VocoderError as error:
+            self._fail(error)
+            return Voiced((), NO_SOUND)
+
+    def _hidden(self) -> int:
+        """How many of the newest words are not shown: they belong to the stop string."""
+        said = list(self._said)
+        while said and len(self._decode(said)) > self._shown:
+            said.pop()
+        return len(self._said) - len(said)
+
+    def _fail(self, error: VocoderError) -> None:
+        log.warning("an answer goes on in text: %s", error)
+        self.has_failed = True
 
 
-def _content(
-    vocabulary: Vocabulary, message: ChatMessage, senses: Senses, name: str
-) -> tuple[Content, ...]:
-    texts = [part.text for part in message.content if isinstance(part, ChatText)]
-    is_text = len(texts) == len(message.content)
-    if is_text and not any(texts) and message.role != "system":
-        raise RequestError("the message is empty; leave it out", param=name)
-    if message.role == "assistant":
-        if not is_text:
-            raise RequestError("pictures and sounds belong into the user's messages", param=name)
-        return tuple(defused_answer(vocabulary, text) for text in texts)
-    return tuple(span for part in message.content for span in senses.add(part, vocabulary))
-
-
-# ---- limits -------------------------------------------------------------------------------------
-
-
-def _check_characters(request: ChatRequest, positions: int) -> None:
-    """RequestError for text that is too long for its tokens to be worth counting.
-
-    They are counted on the thread that does all work, at a minute for what a request can hold.
-    """
-    most = _prompt_room(positions) * TOKEN_CHARACTERS
-    parts = [part for message in request.messages for part in message.content]
-    characters = sum(len(part.text) for part in parts if isinstance(part, ChatText))
-    if characters > most:
-        raise RequestError(
-            f"the messages hold {characters:,} characters of text, and more than {most:,} never "
-            f"fit into the {_prompt_room(positions):,} tokens that a prompt may take; leave "
-            "messages out or shorten them",
-            param="messages",
-            code="context_length_exceeded",
-        )
-
-
-def _prompt_room(positions: int) -> int:
-    return min(MAX_PROMPT_TOKENS, positions - 1)
-
-
-def _answer_tokens(request: ChatRequest, prompt_tokens: int, positions: int) -> int:
-    """How long the answer may be; RequestError when prompt and answer do not fit."""
-    most = _prompt_room(positions)
-    asked = request.max_tokens
-    max_tokens = min(USUAL_TOKENS, max(1, positions - prompt_tokens)) if asked is None else asked
-    if max_tokens < 1:
-        raise RequestError(f"max_tokens must be at least 1, not {max_tokens}", param="max_tokens")
-    if prompt_tokens > most:
-        raise RequestError(
-            f"the prompt takes {prompt_tokens} tokens and may take {most}; leave messages out, "
-            "shorten sounds (10 tokens a second) or send fewer or smaller pictures "
-            "(66 tokens a tile)",
-            param="messages",
-            code="context_length_exceeded",
-        )
-    if prompt_tokens + max_tokens > positions:
-        raise RequestError(
-            f"the prompt takes {prompt_tokens} of {positions} tokens and {max_tokens} more are "
-            f"asked for; send a max_tokens of at most {positions - prompt_tokens}",
-            param="max_tokens",
-            code="context_length_exceeded",
-        )
-    return max_tokens
+# ---- limits ------------------------------------------------------------------------------------
 
 
 def _stop_strings(request: ChatRequest) -> Sequence[str]:

@@ -7,21 +7,32 @@ until it is resumed. One slot is never a chat's, where there are more.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from agent.chat_types import ChatDelta, ChatDone, ChatEvent, ChatRequest
+from agent.chat_types import (
+    AnswerRequest,
+    ChatAudio,
+    ChatDelta,
+    ChatDone,
+    ChatEvent,
+    FinishReason,
+    SpeechRequest,
+)
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts
 from agent.duplex.chat import Chat
 from agent.duplex.job import Job, StageTimes
+from agent.duplex.reading import Reading
+from agent.duplex.speakers import find_speaker
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
+from agent.duplex.work import Work
 from agent.errors import AgentError, CapacityError, EngineError, RequestError
 from agent.types import (
     Abilities,
@@ -72,6 +83,22 @@ class Call(Protocol):
     def close(self) -> None: ...
 
 
+class Asked(Protocol):
+    """What the engine needs of a chat or a reading."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def is_voiced(self) -> bool: ...
+
+    def begin(self) -> Generator[Work, None, None]: ...
+
+    def advance(self) -> Generator[Work, None, AnswerPiece]: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class _Line:
     """One call: how it takes turns now, what it says, what it is at."""
@@ -92,11 +119,12 @@ class _Line:
 
 @dataclass(slots=True)
 class _Asking:
-    """One chat, and what it is at."""
+    """One chat or reading, and what it is at."""
 
-    chat: Chat
+    chat: Asked
     job: Job | None = None
     answer_tokens: int = 0
+    speech_tokens: int = 0
     over: bool = False
 
 
@@ -120,14 +148,27 @@ class DuplexEngine:
         voice = VoiceLine(self._parts.vocoder)
         self._calls[number] = _Line(self._call(settings, voice), voice, settings)
 
-    def chat(self, number: int, request: ChatRequest) -> None:
-        """Start a chat; CapacityError without a slot, RequestError for what cannot be."""
+    def chat(self, number: int, request: AnswerRequest) -> None:
+        """Start a chat, or a text read aloud.
+
+        CapacityError without a slot, RequestError for what cannot be, UnsupportedError where a
+        voice is wanted and there is none.
+        """
         slots = self._parts.runner.slots
         if len(self._chats) >= MAX_CHATS or (slots.free <= 1 and slots.count > 1):
             raise CapacityError("too many chats wait for an answer", retry_after_s=5.0)
-        chat = Chat(self._parts.runner, request)
-        asking = self._chats[number] = _Asking(chat)
-        asking.job = Job(chat.begin(), lambda _, __: None)
+        asking = _Asking(self._asked(request))
+        self._chats[number] = asking
+        asking.job = Job(asking.chat.begin(), lambda _, __: None)
+
+    def _asked(self, request: AnswerRequest) -> Asked:
+        parts = self._parts
+        if isinstance(request, SpeechRequest):
+            return Reading(parts.runner, request, find_speaker(parts, request.voice, "model"))
+        if request.speaks:
+            speaker = find_speaker(parts, request.voice, "modalities")
+            return Chat(parts.runner, request, speaker=speaker)
+        return Chat(parts.runner, request)
 
     def finish(self, number: int) -> None:
         """Call or chat `number` is over. Idempotent."""
@@ -270,14 +311,16 @@ class DuplexEngine:
 
     def _answered(self, number: int, asking: _Asking) -> Callable[[AnswerPiece, StageTimes], None]:
         def tell(piece: AnswerPiece, stage_ms: StageTimes) -> None:
+            asking.answer_tokens += piece.tokens
+            asking.speech_tokens += len(piece.speech_tokens)
             if piece.reasoning:
                 self._said.append((number, ChatDelta(piece.reasoning, reasoning=True)))
             if piece.text:
                 self._said.append((number, ChatDelta(piece.text)))
-            asking.answer_tokens += piece.tokens
+            if piece.samples.size:
+                self._said.append((number, ChatAudio(piece.samples)))
             if piece.finish is not None:
-                done = ChatDone(piece.finish, asking.chat.prompt_tokens, asking.answer_tokens)
-                self._said.append((number, done))
+                self._said.append((number, _done(piece.finish, asking)))
                 asking.over = True
 
         return tell
@@ -308,3 +351,10 @@ class DuplexEngine:
         line = self._calls.get(number)
         if line is not None:
             self._said += [(number, event) for event in line.voice.take()]
+
+
+def _done(reason: FinishReason, asking: _Asking) -> ChatDone:
+    chat = asking.chat
+    return ChatDone(
+        reason, chat.prompt_tokens, asking.answer_tokens, asking.speech_tokens, chat.is_voiced
+    )

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from agent.chat_types import ChatPart, ChatPicture, ChatSound, ChatText
 from agent.duplex.answer import Answer, AnswerPiece, AnswerRules, Taken, TokenSource, read_in_pieces
+from agent.duplex.answer_speech import CHUNK_TOKENS, newest, words_of
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.audio_encoder import AudioStream, vector_count
 from agent.duplex.chat_sampling import random_source
 from agent.duplex.content import Senses, check_samples, defused_answer, fill, perceive
 from agent.duplex.conversation_settings import ConversationSettings
 from agent.duplex.half_duplex_rules import (
-    CHUNK_TOKENS,
     ENDS,
     HalfDuplexRules,
     answer_sampler,
@@ -48,7 +48,7 @@ from agent.duplex.prompt import (
     user_header,
 )
 from agent.duplex.sampling import Drawing, History
-from agent.duplex.speech_lm import SPEECH_TOKEN_MS, SpeechCall
+from agent.duplex.speech_lm import SPEECH_TOKEN_MS
 from agent.duplex.turn_context import TurnContext
 from agent.duplex.turn_memory import (
     TurnMemory,
@@ -292,24 +292,14 @@ class HalfDuplexConversation:
 
     def _speak(self, taken: Taken, is_over: bool) -> Generator[Work, None, list[int]]:
         """The speech tokens of a chunk; reasoning is not spoken."""
-        memory, stream = self._memory, self._memory.speech
-        words = [index for index, is_word in enumerate(taken.are_words) if is_word]
-        if not self.settings.speaks or not (words or (is_over and stream.length)):
+        memory = self._memory
+        chunk = words_of(taken, text_ended=is_over, most=self._rules.max_call_tokens)
+        if not self.settings.speaks or chunk.is_silent(memory.speech):
             return []
-        positions, length = self._runner.slots.speech.positions, len(words) + 2
-        most = min(self._rules.max_call_tokens, positions - length)
-        if stream.length + length + min(most, positions // 4) > positions:
-            stream.length = 0  # only a very long answer comes here: its voice starts anew
-        call = SpeechCall(
-            [taken.ids[index] for index in words],
-            [taken.states[index] for index in words],
-            text_ended=is_over,
-            before=memory.codes,
-            most=min(most, positions - stream.length - length),
-        )
+        call = chunk.call(memory.speech, memory.codes, self._runner.slots.speech.positions)
         while not call.ended:
-            yield SpeakOn(call, stream, self._speech, self._generator)
-        memory.codes = (*memory.codes, *call.tokens)[-max(1, self._speech.repetition_window) :]
+            yield SpeakOn(call, memory.speech, self._speech, self._generator)
+        memory.codes = newest(memory.codes, call.tokens, self._speech)
         return call.tokens
 
     def _sound(self, taken: Taken, speech_tokens: int) -> None:

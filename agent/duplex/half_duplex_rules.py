@@ -11,8 +11,6 @@ from agent.duplex.window import WindowSettings
 
 ENDS = frozenset({int(Token.TTS_EOS), int(Token.IM_END)})
 """What ends an answer; never fed."""
-CHUNK_TOKENS = 10
-"""Tokens that go to the speech LM at once: so it was trained."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,203 @@
+"""What an answer says becomes sound: chunks of its words to speech tokens, and these to a voice.
+
+All is work for whoever runs it, a second of speech at a time: the sound of an answer begins long
+before its text is complete, and others' work goes between. Used wherever an answer is spoken turn
+by turn; half-duplex calls keep the vocoder's stream themselves.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Generator as RandomSource
+from torch import Tensor
+
+from agent.duplex.answer import Taken
+from agent.duplex.kv_cache import KvStream
+from agent.duplex.model import DuplexModel
+from agent.duplex.sampling import SpeechSampling
+from agent.duplex.slots import Slots
+from agent.duplex.speech_lm import SpeechCall
+from agent.duplex.work import Runner, SpeakOn, Work
+from agent.errors import VocoderError
+from agent.interfaces import VocoderStream
+from agent.types import FloatArray
+
+CHUNK_TOKENS = 10
+"""Tokens that go to the speech LM at once: so it was trained."""
+_WORD_SPEECH_TOKENS = 50  # 2 s: no token takes longer to say
+NO_SOUND: FloatArray = np.zeros(0, np.float32)
+
+
+# ---- chunks, for the speech LM ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Words that go to the speech LM at once, each with the LLM's state [W] where it was read."""
+
+    said: Sequence[int]
+    states: Sequence[Tensor]
+    text_ended: bool
+    """No words follow."""
+    most: int
+    """Speech tokens that it may take; a chunk that finds no end by itself ends there."""
+
+    def is_silent(self, stream: KvStream) -> bool:
+        """Whether there is nothing to say: no words, and no speech that is to be ended."""
+        return not self.said and not (self.text_ended and stream.length)
+
+    def call(self, stream: KvStream, before: Sequence[int], positions: int) -> SpeechCall:
+        """The call that says it behind what `stream` holds, of at most `positions`.
+
+        `before` are the newest speech tokens of the answer. Speech that has no room left for the
+        chunk starts anew.
+        """
+        length = len(self.said) + 2
+        most = min(self.most, positions - length)
+        if stream.length + length + min(most, positions // 4) > positions:
+            stream.length = 0  # only a very long answer comes here: its voice starts anew
+        return SpeechCall(
+            self.said,
+            self.states,
+            text_ended=self.text_ended,
+            before=before,
+            most=min(most, positions - stream.length - length),
+        )
+
+
+def words_of(taken: Taken, *, text_ended: bool, most: int) -> Chunk:
+    """The words among an answer's tokens; reasoning is not spoken, nor what was never read."""
+    words = [at for at in range(len(taken.states)) if taken.are_words[at]]
+    said = [taken.ids[at] for at in words]
+    return Chunk(said, [taken.states[at] for at in words], text_ended, most)
+
+
+def newest(before: Sequence[int], said: Sequence[int], sampling: SpeechSampling) -> tuple[int, ...]:
+    """The speech tokens that count for the next call's repetition penalty."""
+    return (*before, *said)[-max(1, sampling.repetition_window) :]
+
+
+# ---- whole answers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRules:
+    """How answers outside of calls are spoken: the reference's own numbers."""
+
+    sampling: SpeechSampling = field(default_factory=lambda: SpeechSampling(top_p=0.85, top_k=25))
+    max_call_tokens: int = 500
+    """Speech tokens of a chunk, 20 s; less for one of few words, which then lost its way."""
+
+    def most(self, words: int) -> int:
+        """Speech tokens that a chunk of so many words may take."""
+        return min(self.max_call_tokens, _WORD_SPEECH_TOKENS * (words + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Whose voice an answer has: as the model hears it, and as sound.
+
+    `vectors` [n, W] stand in the prompt; None: there is nothing to hear. `open` begins an
+    utterance; `VocoderError`.
+    """
+
+    vectors: Tensor | None
+    open: Callable[[], VocoderStream]
+    rules: SpeechRules = field(default_factory=SpeechRules)
+
+
+@dataclass(slots=True)
+class Utter:
+    """A piece of the vocoder's work → its sound [T], or what went wrong."""
+
+    ask: Callable[[], FloatArray]
+    samples: FloatArray = field(default_factory=lambda: NO_SOUND)
+    error: VocoderError | None = None
+    stage = "vocoder"
+
+    def run(self, model: DuplexModel, slots: Slots) -> None:
+        """Errors are kept for who asked: whoever runs the work cannot tell whose they are."""
+        try:
+            self.samples = self.ask()
+        except VocoderError as error:
+            self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Voiced:
+    """Speech tokens, and the sound [T] at 24 kHz that they completed."""
+
+    tokens: tuple[int, ...]
+    samples: FloatArray
+
+
+class AnswerVoice:
+    """The voice of one answer: `add` a chunk, then `steps` while it `waits`; so to the end."""
+
+    def __init__(
+        self, runner: Runner, speaker: Speaker, stream: KvStream, generator: RandomSource
+    ) -> None:
+        """`stream` is the answer's place in the speech LM's cache, empty."""
+        self._positions = runner.slots.speech.positions
+        self._end = runner.model.speech.config.audio_eos
+        self._speaker = speaker
+        self._stream = stream
+        self._generator = generator
+        self._codes: tuple[int, ...] = ()
+        self._call: SpeechCall | None = None
+        self._sound: VocoderStream | None = None
+        self._finishes = False
+        self._is_heard = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is still to be said of what was added."""
+        return self._call is not None or self._finishes
+
+    def open_steps(self) -> Generator[Work, None, None]:
+        """Have the voice ready before its first word; not needed. `VocoderError`."""
+        yield from self._utter(self._opened)
+
+    def add(self, chunk: Chunk) -> None:
+        """The next words, once nothing waits."""
+        if not chunk.is_silent(self._stream):
+            self._call = chunk.call(self._stream, self._codes, self._positions)
+
+    def steps(self) -> Generator[Work, None, Voiced]:
+        """The next second of what waits. `VocoderError`."""
+        call = self._call
+        if call is None:
+            self._finishes = False
+            return Voiced((), (yield from self._utter(self._finished)))
+        known = len(call.tokens)
+        yield SpeakOn(call, self._stream, self._speaker.rules.sampling, self._generator)
+        tokens = tuple(one for one in call.tokens[known:] if 0 <= one < self._end)
+        if call.ended:
+            self._codes = newest(self._codes, call.tokens, self._speaker.rules.sampling)
+            self._call = None
+            self._finishes = call.text_ended and (self._is_heard or bool(tokens))
+        if not tokens:
+            return Voiced((), NO_SOUND)
+        return Voiced(tokens, (yield from self._utter(lambda: self._pushed(tokens))))
+
+    def _utter(self, ask: Callable[[], FloatArray]) -> Generator[Work, None, FloatArray]:
+        uttering = Utter(ask)
+        yield uttering
+        if uttering.error is not None:
+            raise uttering.error
+        return uttering.samples
+
+    def _opened(self) -> FloatArray:
+        self._sound = self._speaker.open()
+        return NO_SOUND
+
+    def _pushed(self, tokens: tuple[int, ...]) -> FloatArray:
+        self._is_heard = True
+        if self._sound is None:
+            self._sound = self._speaker.open()
+        return self._sound.push(tokens)
+
+    def _finished(self) -> FloatArray:
+        sound, self._sound = self._sound, None
+        return NO_SOUND if sound is None else sound.finish()
