@@ -16,18 +16,24 @@ import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agent.errors import CheckpointError, RequestError
 from agent.types import SPEECH_RATE_HZ, FloatArray
-from agent.vocoder.voice import SpeakerPrompt
+
+if TYPE_CHECKING:
+    # It loads torch, which the server does without.
+    from agent.vocoder.voice import SpeakerPrompt
 
 RECORDING = "recording.wav"
 FACTS = "voice.json"
 PREPARED = "prepared"
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 MAX_ID_CHARACTERS = 64
+_DIGEST_CHARACTERS = 64
+_DIGITS = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,11 @@ class VoiceStore:
         self.own = own
         self._built_in = built_in
 
+    @property
+    def built_in(self) -> Path:
+        """The folder of those that come with the program."""
+        return self._built_in
+
     def voices(self) -> tuple[StoredVoice, ...]:
         """All of them: those that come with the program first, in the order of their ids.
 
@@ -91,16 +102,23 @@ class VoiceStore:
         """Whether `prompt` has something to give."""
         return self.prompt_path(digest, key).is_file()
 
-    def prompt(self, digest: str, key: str) -> SpeakerPrompt | None:
-        """The recording in the form of vocoder `key`; None when it was not prepared yet."""
+    def prompt(self, digest: str, key: str) -> "SpeakerPrompt | None":
+        """The recording in the form of vocoder `key`; None when it was not prepared yet.
+
+        CheckpointError when what is kept is damaged.
+        """
+        from agent.vocoder.voice import SpeakerPrompt
+
         if not self.is_prepared(digest, key):
             return None
         return SpeakerPrompt.load(self.prompt_path(digest, key))
 
-    def keep_prompt(self, digest: str, key: str, prompt: SpeakerPrompt) -> None:
+    def keep_prompt(self, digest: str, key: str, prompt: "SpeakerPrompt") -> None:
         """Keep what `prompt` gives back. OSError."""
         path = self.prompt_path(digest, key)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Of the folders that `parents` makes only the last one would get the mode.
+        self.own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         prompt.save(path)
 
     def _those_built_in(self) -> Iterator[StoredVoice]:
@@ -135,22 +153,30 @@ def digest_of(recording: bytes) -> str:
 
 
 def _read(facts: Path, recording: Path, voice_id: str, *, built_in: bool) -> Iterator[StoredVoice]:
+    """The voice, or nothing where it is damaged."""
     try:
         stored = json.loads(facts.read_text(encoding="utf-8"))
         if not isinstance(stored, dict) or not recording.is_file():
             return
         digest = str(stored.get("digest", "")) or digest_of(recording.read_bytes())
-    except (OSError, ValueError):
+        voice = StoredVoice(
+            id=voice_id,
+            name=str(stored.get("name", voice_id)),
+            digest=digest,
+            recording=recording,
+            built_in=built_in,
+            language=str(stored.get("language", "")),
+            created_at=int(stored.get("created_at", 0)),
+            consent=str(stored.get("consent", "")),
+            duration_s=float(stored.get("duration_s", 0.0)),
+            notes=tuple(map(str, stored.get("notes", ()))),
+        )
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return
-    yield StoredVoice(
-        id=voice_id,
-        name=str(stored.get("name", voice_id)),
-        digest=digest,
-        recording=recording,
-        built_in=built_in,
-        language=str(stored.get("language", "")),
-        created_at=int(stored.get("created_at", 0)),
-        consent=str(stored.get("consent", "")),
-        duration_s=float(stored.get("duration_s", 0.0)),
-        notes=tuple(map(str, stored.get("notes", ()))),
-    )
+    if _is_digest(voice.digest):
+        yield voice
+
+
+def _is_digest(text: str) -> bool:
+    """It becomes part of a path."""
+    return len(text) == _DIGEST_CHARACTERS and set(text) <= _DIGITS
