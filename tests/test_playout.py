@@ -527,3 +527,48 @@ def test_several_turns_and_flushes_by_chance_keep_the_spans_true(seed: int) -> N
         in_all = sum(span.samples for span in sent.spans if span.turn == told)
         assert_joined(sent.spans, told, in_all)
         assert playout.played_ms(told) == in_all // 24
+
+
+# ---- sound that is held until what follows it can keep up ----------------------------------------
+
+
+def held(turn: int, milliseconds: int, hold_ms: int, *, last: bool = False) -> SpeechAudio:
+    sound = np.full(milliseconds * 24, 0.5, np.float32)
+    return SpeechAudio(turn, 0, 0, sound, last, hold_ms)
+
+
+def test_a_turn_that_comes_at_the_pace_of_speech_begins_late_enough_to_have_no_gap() -> None:
+    playout = Playout()
+    playout.push(held(1, 600, hold_ms=400))
+    out = pull(playout, 50)
+    playout.push(held(1, 1000, hold_ms=400))
+    out = np.concatenate([out, pull(playout, 50)])
+    np.testing.assert_array_equal(np.flatnonzero(out), np.arange(400 * 24, 2000 * 24))
+    assert playout.underruns == 0
+
+
+def test_a_turn_that_is_over_is_not_held() -> None:
+    playout = Playout()
+    playout.push(held(1, 100, hold_ms=400, last=True))
+    assert pull(playout, 5).all()
+    playout.push(held(2, 100, hold_ms=400))
+    assert not pull(playout, 3).any()
+    playout.end(2)
+    assert pull(playout, 5).all()
+
+
+def test_the_hold_counts_while_another_turn_still_plays() -> None:
+    playout = Playout()
+    playout.push(steady(1, 200, last=True))
+    playout.push(held(2, 100, hold_ms=160))
+    assert pull(playout, 15).all()
+
+
+def test_a_held_turn_is_not_playing_and_can_be_given_up() -> None:
+    playout = Playout()
+    playout.push(held(1, 600, hold_ms=400))
+    pull(playout, 5)
+    assert not playout.playing
+    assert playout.duck() is None
+    assert playout.flush() == Flushed(1, 0)
+    assert not pull(playout, 40).any()

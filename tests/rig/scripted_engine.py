@@ -25,11 +25,13 @@ def load(name: str, settings: EngineSettings, on_progress: Progress) -> DuplexEn
     return DuplexEngine(replace(parts, script=lambda: decisions(vocabulary)), ABILITIES)
 
 
-def decisions(vocabulary: Vocabulary) -> Iterator[int]:
-    """A turn of one unit again and again, and units between in which the model listens.
+def decisions(vocabulary: Vocabulary, turn_units: int = 1) -> Iterator[int]:
+    """A turn again and again, and units between in which the model listens.
 
-    In half duplex, where nobody decides to listen, each answer is that sentence.
+    Each of a turn's units says the sentence. In half duplex, where nobody decides to listen, each
+    answer is that sentence.
     """
     words = vocabulary.encode(SENTENCE)
-    turn = [Token.SPEAK, *words, Token.TURN_EOS, Token.CHUNK_EOS]
+    said = [Token.SPEAK, *words]
+    turn = [*said, Token.CHUNK_EOS] * (turn_units - 1) + [*said, Token.TURN_EOS, Token.CHUNK_EOS]
     yield from itertools.cycle([*[Token.LISTEN] * LISTENED_UNITS, *turn])

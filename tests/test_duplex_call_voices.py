@@ -1,0 +1,229 @@
+"""Whose voice a call speaks with, what the model hears of it, when its first sound may begin."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from agent.clock import Clock
+from agent.duplex.call_parts import CallParts
+from agent.duplex.heard_voices import HeardVoices
+from agent.duplex.voice_line import Pace, VoiceLine
+from agent.duplex.work import Runner
+from agent.errors import RequestError, VocoderError
+from agent.types import (
+    FloatArray,
+    SpeechAudio,
+    TextDelta,
+    TurnEnded,
+    TurnStarted,
+    Unit,
+    UpdateSettings,
+)
+from tests.rig.scripted_call import SETTINGS, Beeper, Driven
+from tests.rig.tiny_mind import LISTEN, says, second, tiny_mind
+
+VECTORS = {"a": 3, "b": 5}
+
+
+class TwoVoices:
+    """Voice `a` of three vectors and `b` of five; keys are in capitals."""
+
+    def ids(self) -> tuple[str, ...]:
+        return ("a", "b")
+
+    def resolve(self, voice_id: str) -> str:
+        if voice_id not in ("", "a", "b"):
+            raise RequestError("no such voice", param="voice")
+        return (voice_id or "a").upper()
+
+    def duplex(self, key: str) -> Tensor:
+        width = tiny_mind().config.llm.width
+        return torch.full((VECTORS[key.lower()], width), 0.1)
+
+    turns = duplex
+
+
+class Choir(Beeper):
+    """Remembers in which voices it was asked to speak."""
+
+    def __init__(self) -> None:
+        self.prepared: list[str] = []
+        self.opened: list[str] = []
+
+    def prepare(self, voice: str) -> None:
+        self.prepared.append(voice)
+
+    def open(self, voice: str) -> object:
+        self.opened.append(voice)
+        return super().open(voice)
+
+
+def call_with(
+    *units: object, voice: str = "", choir: Choir | None = None, **changes: object
+) -> tuple[Driven, Choir]:
+    choir = choir or Choir()
+    settings = replace(SETTINGS, voice=voice, **changes)
+    return Driven(*units, settings=settings, vocoder=choir, voices=TwoVoices()), choir
+
+
+def test_a_call_speaks_with_the_voice_it_picked_and_the_model_hears_it() -> None:
+    spoken = {}
+    for voice in ("", "a", "b"):
+        call, choir = call_with(says("c", ends=True), voice=voice)
+        call.listen(4)
+        assert choir.prepared == choir.opened == [(voice or "a").upper()]
+        spoken[voice] = call.context_tokens
+    assert spoken["a"] == spoken[""]
+    assert spoken["b"] - spoken["a"] == VECTORS["b"] - VECTORS["a"]
+
+
+def test_the_voice_is_ready_before_the_first_turn() -> None:
+    call, choir = call_with(LISTEN, voice="b")
+    assert choir.prepared == []
+    call.work()
+    assert (choir.prepared, choir.opened) == (["B"], [])
+
+
+def test_a_call_in_text_prepares_no_voice() -> None:
+    call, choir = call_with(says("c"), output_modalities=("text",))
+    call.listen(4)
+    assert choir.prepared == choir.opened == []
+
+
+@pytest.mark.parametrize("mode", ["duplex", "half_duplex"])
+def test_a_voice_that_does_not_exist_opens_no_call(mode: str) -> None:
+    with pytest.raises(RequestError, match="no such voice"):
+        call_with(LISTEN, voice="c", mode=mode)
+
+
+def test_another_voice_is_heard_and_spoken_with_from_the_next_turn_on() -> None:
+    call, choir = call_with(says("c", ends=True), says("d"), voice="a")
+    call.listen(4)
+    before = call.context_tokens
+    with pytest.raises(RequestError, match="no such voice"):
+        call.tell(UpdateSettings(replace(SETTINGS, voice="x")))
+    assert call.context_tokens == before
+    call.tell(UpdateSettings(replace(SETTINGS, voice="b")))
+    assert call.context_tokens == before + VECTORS["b"] - VECTORS["a"]
+    call.listen()
+    assert choir.opened == ["A", "B"]
+
+
+def test_half_duplex_answers_in_the_voice_with_the_instructions_behind_it() -> None:
+    lengths = {}
+    for voice in ("a", "b"):
+        call, choir = call_with(voice=voice, mode="half_duplex")
+        call.work()
+        assert choir.prepared == [voice.upper()]
+        lengths[voice] = call.context_tokens
+    assert lengths["b"] - lengths["a"] == VECTORS["b"] - VECTORS["a"]
+
+
+def test_a_voice_that_cannot_be_spoken_with_leaves_captions() -> None:
+    class Hoarse(Choir):
+        def prepare(self, voice: str) -> None:
+            raise VocoderError("hoarse")
+
+        def open(self, voice: str) -> object:
+            raise VocoderError("hoarse")
+
+    call, _ = call_with(says("c", ends=True), choir=Hoarse())
+    assert call.listen(4)[3:] == [
+        TurnStarted(1),
+        TextDelta(3, 1, "c"),
+        TurnEnded(1, "completed"),
+    ]
+
+
+# ---- voices as the model hears them --------------------------------------------------------------
+
+
+class Recordings:
+    """Counts how often each is read."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def ids(self) -> tuple[str, ...]:
+        return ("a", "b")
+
+    def resolve(self, voice_id: str) -> str:
+        return voice_id.upper()
+
+    def samples(self, key: str) -> FloatArray:
+        self.read.append(key)
+        random = np.random.default_rng(ord(key[0]))
+        return random.uniform(-0.3, 0.3, 48_000).astype(np.float32)
+
+
+def test_each_voice_is_heard_once_for_calls_and_once_for_turns() -> None:
+    recordings = Recordings()
+    heard = HeardVoices(tiny_mind(), recordings)
+    first = heard.duplex(heard.resolve("a"))
+    assert heard.duplex("A") is first
+    other = heard.duplex("B")
+    assert first.shape == other.shape and not torch.equal(first, other)
+    assert not torch.equal(heard.turns("A"), first)
+    assert recordings.read == ["A", "B", "A"]
+    assert torch.equal(first, tiny_mind().hear_voice(recordings.samples("A")))
+
+
+# ---- when the first sound may begin --------------------------------------------------------------
+
+
+class Watch(Clock):
+    """Time that the test drives."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def now_s(self) -> float:
+        return self.s
+
+
+def first_holds(spent_s: list[float]) -> list[int]:
+    """The holds of the first sounds of turns of one unit each plus a unit that goes on, each unit
+    of which takes as long as given."""
+    call, _ = call_with(*[says("c"), says("", ends=True)] * (len(spent_s) // 2))
+    watch = Watch()
+    parts: CallParts = call.parts
+    runner = Runner(parts.runner.model, parts.runner.slots, watch)
+    call.call._parts = call.parts = replace(parts, runner=runner)
+    call.listen(3)
+    holds = []
+    for took_s in spent_s:
+        call.call.push(_unit(call))
+        watch.s += took_s
+        sounds = [event for event in call.work() if isinstance(event, SpeechAudio)]
+        holds += [sound.hold_ms for sound in sounds if not sound.start]
+    return holds
+
+
+def _unit(call: Driven) -> Unit:
+    call.heard += 1
+    return second(call.heard - 1)
+
+
+def test_the_first_sound_waits_for_what_it_lacks_of_a_second_and_for_the_slowest_of_late() -> None:
+    even = first_holds([0.1, 0.1, 0.1, 0.1])
+    assert len(set(even)) == 1 and 60 <= even[0] <= 160
+    assert first_holds([0.1, 0.3, 0.1, 0.1]) == [even[0], even[0] + 200]
+    assert first_holds([0.1, 5.0, 0.1, 0.1]) == [even[0], even[0] - 60 + 500]
+
+
+def test_a_pace_makes_up_for_a_short_first_piece() -> None:
+    assert Pace(1000, 60).hold_ms(720) == 340
+    assert Pace(1000, 60).hold_ms(1200) == 60
+
+
+def test_only_the_first_sound_of_a_turn_is_held_and_none_without_a_pace() -> None:
+    for pace, holds in ((Pace(1000, 50), [90, 0]), (None, [0, 0])):
+        line = VoiceLine(Beeper())
+        line.begin("", speaks=True, pace=pace)
+        for unit in range(2):
+            line.say(unit, "", tuple(range(24)))
+        sounds = [event for event in line.take() if isinstance(event, SpeechAudio)]
+        assert [sound.hold_ms for sound in sounds] == holds
