@@ -14,6 +14,7 @@
  *   #pause #listen      aria-pressed = true while paused / while the agent was told to listen only
  *                       (.stage[data-listen = only]); Space, held, listens too
  *   #typing             what is typed and shown to the agent (composer.js); #settings (settings_card.js)
+ *   #setting-voice      which voice speaks (voice_picker.js), #voice-dialog adds one (voice_dialog.js)
  *   #captions-only      shown where the engine has no voice
  *   #tabs               "Call" and "Chat" (tabs.js); #chat-log (chat_log.js), #chat-form, #thinking,
  *                       #chat-stop, #chat-new
@@ -48,6 +49,7 @@ import { SettingsCard } from './settings_card.js';
 import { byId, ProblemCard, Stage } from './stage.js';
 import { Tabs } from './tabs.js';
 import { Typing } from './typing.js';
+import { VoicePicker } from './voice_picker.js';
 import { WakeLock } from './wake_lock.js';
 
 /** @typedef {import('./devices.js').Kind} Kind */
@@ -72,7 +74,8 @@ const PICKERS = [
 
 let call = newCall();
 const choices = new Choices();
-const settingsCard = new SettingsCard(choices, (event, onRefused) => call.send(event, onRefused));
+const settingsCard = new SettingsCard(choices, (event, onRefused) => call.send(event, onRefused), () => voicePicker.refresh());
+const voicePicker = new VoicePicker(choices, settingsCard, BASE_URL, () => call.live);
 const floorButtons = new FloorButtons(byId('pause'), byId('listen'), () => call, (only) => stage.listensOnly(only));
 const typing = new Typing(
   /** @type {HTMLFormElement} */ (byId('typing')),
@@ -99,6 +102,8 @@ function newCall() {
     made.addEventListener(type, (event) => react(/** @type {CustomEvent} */ (event).detail));
   on('state', (state) => onState(state));
   on('problem', (problem) => problemCard.show(problem, made.live));
+  // Perhaps because the voice that was asked for is gone.
+  on('problem', ({ code }) => code === 'call-refused' && voicePicker.refresh());
   on('serverevent', (event) => onServerEvent(event));
   on('sound', (stream) => play(stream));
   on('microphone', (stream) => onMicrophone(stream));
@@ -137,6 +142,7 @@ function onState(state) {
   stage.show(state, sinceStart(), call.writing, call.endedByServer);
   floorButtons.callChanged();
   typing.callChanged();
+  voicePicker.callChanged();
   byId('tab-call').textContent = call.live ? 'Call (on)' : 'Call';
   chat.block(call.live ? 'Your call has the model: hang up to chat.' : '');
 }
@@ -177,6 +183,7 @@ function onServerEvent(event) {
   captions.apply(event, sinceStart());
   preflight.apply(event);
   settingsCard.apply(event);
+  voicePicker.apply(event);
   typing.apply(event);
   if (event.type === 'input_audio_buffer.speech_started') stage.userSpeaking(true);
   else if (event.type === 'input_audio_buffer.speech_stopped') stage.userSpeaking(false);
@@ -279,6 +286,7 @@ async function prepareEngine() {
   if (!engine) return;
   mute = captionsOnly(engine);
   settingsCard.useEngine(engine);
+  voicePicker.useEngine(engine);
   typing.useEngine(engine.abilities);
   chat.useEngine(engine.id);
   tabs.offer(engine.abilities.chat === true);
@@ -339,11 +347,16 @@ const KEYS = {
   h: () => call.hangUp(),
 };
 
+/** Whether single keys mean something now: within a dialog they do not. */
+function keysAreMeant() {
+  return shortcuts.checked && call.talking && tabs.current === 'call' && !document.querySelector('dialog[open]');
+}
+
 /** @param {KeyboardEvent} event */
 function onKey(event) {
   const typing = event.target instanceof Element && event.target.closest('input, select, textarea');
-  if (!shortcuts.checked || typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (call.talking && tabs.current === 'call') KEYS[event.key.toLowerCase()]?.();
+  if (!keysAreMeant() || typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  KEYS[event.key.toLowerCase()]?.();
 }
 
 /**
@@ -378,6 +391,6 @@ setInterval(onSecond, 1000);
 requestAnimationFrame(onRepaint);
 new SpaceBar(
   (held) => floorButtons.listen(held),
-  () => shortcuts.checked && call.talking && tabs.current === 'call',
+  keysAreMeant,
 );
 void prepareEngine();

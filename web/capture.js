@@ -6,6 +6,11 @@ import { cameraProblem, CallProblem, microphoneProblem, screenProblem } from './
 /** @throws {CallProblem} insecure-context or browser-too-old */
 export function requireBrowser() {
   if (typeof RTCPeerConnection === 'undefined') throw new CallProblem('browser-too-old');
+  requireMicrophone();
+}
+
+/** @throws {CallProblem} insecure-context */
+export function requireMicrophone() {
   if (!navigator.mediaDevices?.getUserMedia) throw new CallProblem('insecure-context');
 }
 
@@ -18,8 +23,23 @@ export function canShareScreen() {
  * The browser's own echo canceller first: it knows the loudspeaker, the server only the network.
  * @param {string} [deviceId]
  */
-export async function openMicrophone(deviceId) {
-  const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
+export function openMicrophone(deviceId) {
+  return openSound({ echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 }, deviceId);
+}
+
+/**
+ * As it hears: what a browser does to a voice would be cloned with it.
+ * @param {string} [deviceId]
+ */
+export function openRawMicrophone(deviceId) {
+  return openSound({ echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 }, deviceId);
+}
+
+/**
+ * @param {MediaTrackConstraints} audio
+ * @param {string} [deviceId]
+ */
+async function openSound(audio, deviceId) {
   try {
     return await navigator.mediaDevices.getUserMedia({ audio: deviceId ? { ...audio, deviceId } : audio });
   } catch (error) {

@@ -14,15 +14,17 @@ import { recall, remember } from './devices.js';
  * @property {string} mode duplex | half_duplex
  * @property {number} max_slices 1, or 9 for HD
  * @property {number} pictures_per_unit 1 or 2 a second
+ * @property {string} voice its id; '' is the first there is
  */
 /** @typedef {keyof Settings} Name */
 /** @typedef {import('./signalling.js').Abilities} Abilities */
+/** @typedef {import('./voices.js').Voice} Voice */
 
 export const MAX_INSTRUCTIONS = 20_000;
 export const HD_SLICES = 9;
 
 /** What holds where neither user nor server said anything. @type {Settings} */
-export const BUILT_IN = { instructions: '', language: '', eagerness: 0.5, mode: 'duplex', max_slices: 1, pictures_per_unit: 1 };
+export const BUILT_IN = { instructions: '', language: '', eagerness: 0.5, mode: 'duplex', max_slices: 1, pictures_per_unit: 1, voice: '' };
 
 /** @type {Record<Name, (value: any) => boolean>} */
 const VALID = {
@@ -32,6 +34,7 @@ const VALID = {
   mode: (value) => value === 'duplex' || value === 'half_duplex',
   max_slices: (value) => value === 1 || value === HD_SLICES,
   pictures_per_unit: (value) => value === 1 || value === 2,
+  voice: (value) => typeof value === 'string' && value.length <= 128,
 };
 
 export const NAMES = /** @type {Name[]} */ (Object.keys(BUILT_IN));
@@ -43,6 +46,10 @@ export class Choices {
   #inForce = null;
   /** @type {Abilities} */
   abilities = {};
+  /** All that there are, those built in first. @type {Voice[]} */
+  voices = [];
+  /** The agent has spoken in the running call, and keeps its voice. */
+  voiceLocked = false;
 
   /**
    * What a control shows: what was chosen, else what holds.
@@ -62,6 +69,33 @@ export class Choices {
     const { languages = [] } = this.abilities;
     const chosen = this.#chosen.language || navigator.language.split('-')[0];
     return languages.includes(chosen) ? chosen : '';
+  }
+
+  /** The voice that is meant: the chosen one, while it cannot be had the first; '' where there is none. */
+  get voice() {
+    const ready = this.voices.filter((voice) => voice.status === 'ready').map((voice) => voice.id);
+    const chosen = this.#chosen.voice;
+    return chosen && ready.includes(chosen) ? chosen : (ready[0] ?? '');
+  }
+
+  /**
+   * Whether a change can be told to the running call: a voice only while the agent has not spoken,
+   * and none that cannot be had.
+   * @param {Name} name
+   */
+  canTell(name) {
+    if (name !== 'voice') return true;
+    return !this.voiceLocked && this.voice !== '' && (this.#chosen.voice || this.voice) === this.voice;
+  }
+
+  /** What the user chose; '' for nothing. */
+  get chosenVoice() {
+    return this.#chosen.voice ?? '';
+  }
+
+  /** The voice of the running call, '' where there is none. */
+  get voiceInForce() {
+    return this.#held('voice') ?? '';
   }
 
   /** Whether anything was chosen. */
@@ -94,7 +128,7 @@ export class Choices {
    * @returns {Record<string, unknown> | undefined} undefined: nothing to say
    */
   opening() {
-    const names = NAMES.filter((name) => name in this.#chosen && !refusal(name, this.abilities));
+    const names = NAMES.filter((name) => this.#isMeant(name));
     if (this.language && !names.includes('language')) names.push('language');
     return names.length ? this.asSession(names) : undefined;
   }
@@ -109,9 +143,10 @@ export class Choices {
     const extension = {};
     for (const name of names) {
       const value = name === 'language' ? this.language || this.abilities.languages?.[0] : this.value(name);
-      if (name !== 'instructions' && value !== undefined) extension[name] = value;
+      if (name !== 'instructions' && name !== 'voice' && value !== undefined) extension[name] = value;
     }
     return {
+      ...(names.includes('voice') && this.voice ? { audio: { output: { voice: this.voice } } } : {}),
       ...(names.includes('instructions') ? { instructions: this.value('instructions') } : {}),
       ...(Object.keys(extension).length ? { voice_agent: extension } : {}),
     };
@@ -120,6 +155,7 @@ export class Choices {
   /** @param {any} session as the server told it; null: there is no call any more */
   holds(session) {
     this.#inForce = session;
+    if (!session) this.voiceLocked = false;
   }
 
   /**
@@ -128,13 +164,21 @@ export class Choices {
    */
   unmet() {
     if (!this.#inForce) return [];
-    return NAMES.filter((name) => name in this.#chosen && !refusal(name, this.abilities) && this.#differs(name));
+    return NAMES.filter((name) => this.#isMeant(name) && this.#differs(name));
+  }
+
+  /**
+   * Whether it was chosen, and can be had of this engine.
+   * @param {Name} name
+   */
+  #isMeant(name) {
+    return name in this.#chosen && !refusal(name, this.abilities) && this.canTell(name);
   }
 
   /** @param {Name} name */
   #differs(name) {
     if (name === 'language') return this.language !== '' && this.language !== this.#held('language');
-    return this.#chosen[name] !== this.#held(name);
+    return (name === 'voice' ? this.voice : this.#chosen[name]) !== this.#held(name);
   }
 
   /**
@@ -143,13 +187,24 @@ export class Choices {
    * @returns {Settings[N] | undefined} undefined outside of a call, and for a value without a control
    */
   #held(name) {
-    const value = name === 'instructions' ? this.#inForce?.instructions : this.#inForce?.voice_agent?.[name];
+    const value = heldIn(this.#inForce, name);
     return VALID[name](value) ? value : undefined;
   }
 
   #keep() {
     remember('settings', JSON.stringify(this.#chosen));
   }
+}
+
+/**
+ * @param {any} session
+ * @param {Name} name
+ */
+function heldIn(session, name) {
+  if (name === 'instructions') return session?.instructions;
+  if (name !== 'voice') return session?.voice_agent?.[name];
+  const voice = session?.audio?.output?.voice;
+  return voice?.id ?? voice;
 }
 
 /**
@@ -164,8 +219,17 @@ export function refusal(name, abilities) {
     return name === 'max_slices' && !thinks ? 'This engine does not look that closely.' : '';
   }
   if (name === 'language') return abilities.languages?.length ? '' : 'This engine has no choice of languages.';
+  if (name === 'voice') return hasVoices(abilities) ? '' : 'This engine has no choice of voices.';
   if (name === 'mode' && !abilities.duplex) return 'This engine always takes turns.';
   return thinks ? '' : 'This engine has no model that could follow it.';
+}
+
+/**
+ * Whether there may be a choice of voices.
+ * @param {Abilities} abilities
+ */
+export function hasVoices(abilities) {
+  return Boolean(abilities.voices?.length || abilities.text_to_speech);
 }
 
 /** @returns {Partial<Settings>} what is still valid of what was chosen before */

@@ -6,10 +6,11 @@
  *
  *   #settings           <details>, remembered open or closed
  *   #setting-NAME       the control of each setting (settings.js), in [data-field=NAME]
- *   [data-ack]          beside it: '' | waiting | ok | refused
+ *   [data-ack]          beside it: '' | waiting | ok | refused | later
  */
 
 import { recall, remember } from './devices.js';
+import { languageName } from './languages.js';
 import { BUILT_IN, HD_SLICES, MAX_INSTRUCTIONS, NAMES, refusal } from './settings.js';
 import { byId } from './stage.js';
 
@@ -31,6 +32,7 @@ const EAGERNESS = [
 export class SettingsCard {
   #choices;
   #send;
+  #voiceRefused;
   /** Updates on their way, oldest first. @type {Name[][]} */
   #asked = [];
   /** The newest update that asked for it. @type {Map<Name, Name[]>} */
@@ -44,9 +46,11 @@ export class SettingsCard {
    * @param {Choices} choices
    * @param {(event: {type: string, session: object}, onRefused: (refusal: Refusal) => void) => boolean} send
    *   false where no call is on
+   * @param {() => void} voiceRefused perhaps it is gone
    */
-  constructor(choices, send) {
+  constructor(choices, send, voiceRefused) {
     this.#choices = choices;
+    this.#voiceRefused = voiceRefused;
     this.#send = send;
     for (const name of NAMES) control(name).addEventListener('change', () => this.#onChange(name));
     control('eagerness').addEventListener('input', () => this.#describeEagerness());
@@ -67,10 +71,29 @@ export class SettingsCard {
   }
 
   /**
+   * Choose as if its control had been used.
+   * @template {Name} N
+   * @param {N} name
+   * @param {import('./settings.js').Settings[N]} value
+   */
+  choose(name, value) {
+    this.#choices.choose(name, value);
+    this.#update([name]);
+    this.#show();
+  }
+
+  /** The list of voices changed: one that was waited for holds at once. */
+  voicesChanged() {
+    this.#update(this.#choices.unmet().filter((name) => name === 'voice' && !this.#isAsked(name)));
+    this.#show();
+  }
+
+  /**
    * Take in a server event; those about other things are ignored.
    * @param {any} event
    */
   apply(event) {
+    if (event.type === 'output_audio_buffer.started') this.#choices.voiceLocked = true;
     if (event.type !== 'session.created' && event.type !== 'session.updated') return;
     this.#choices.holds(event.session);
     if (event.type === 'session.updated') this.#onUpdated();
@@ -89,9 +112,7 @@ export class SettingsCard {
 
   /** @param {Name} name */
   #onChange(name) {
-    this.#choices.choose(name, read(name));
-    this.#update([name]);
-    this.#show();
+    this.choose(name, read(name));
   }
 
   #reset() {
@@ -103,6 +124,21 @@ export class SettingsCard {
 
   /** @param {Name[]} names */
   #update(names) {
+    if (names.includes('voice')) this.#updateVoice();
+    this.#ask(names.filter((name) => name !== 'voice'));
+  }
+
+  /** On its own, so that its refusal is not that of other settings. */
+  #updateVoice() {
+    const { voiceLocked, voiceInForce } = this.#choices;
+    const [chosen, later] = [this.#choices.value('voice'), 'From the next call on'];
+    if (this.#choices.canTell('voice')) this.#ask(['voice']);
+    else if (voiceLocked && chosen && chosen !== voiceInForce) acknowledge('voice', 'later', later);
+    else acknowledge('voice', '');
+  }
+
+  /** @param {Name[]} names */
+  #ask(names) {
     if (!names.length) return;
     const session = { type: 'realtime', ...this.#choices.asSession(names) };
     const asked = [...names];
@@ -134,10 +170,21 @@ export class SettingsCard {
     for (const name of asked) {
       // Another choice since then is another question.
       if (this.#newest.get(name) !== asked) continue;
+      if (refused.code === 'cannot_update_voice') {
+        this.#choices.voiceLocked = true;
+        this.#updateVoice();
+        continue;
+      }
       this.#choices.forget(name);
       acknowledge(name, 'refused', `Not changed: ${refused.message}`);
+      if (name === 'voice') this.#voiceRefused();
     }
     this.#show();
+  }
+
+  /** @param {Name} name */
+  #isAsked(name) {
+    return this.#asked.some((names) => names.includes(name));
   }
 
   /**
@@ -204,13 +251,24 @@ function write(name, value, choices) {
   if (name === 'max_slices') /** @type {HTMLInputElement} */ (element).checked = value === HD_SLICES;
   // A language that this engine does not speak is kept for one that does.
   else if (name === 'language') element.value = choices.abilities.languages?.includes(String(value)) ? String(value) : '';
+  else if (name === 'voice') writeVoice(/** @type {HTMLSelectElement} */ (element), choices);
   // Not under the user's hands: the caret would jump.
   else if (name !== 'instructions' || element !== document.activeElement) element.value = String(value);
 }
 
 /**
+ * What was chosen while it is there, also while it is being prepared.
+ * @param {HTMLSelectElement} select
+ * @param {Choices} choices
+ */
+function writeVoice(select, choices) {
+  const wanted = choices.value('voice');
+  select.value = choices.voices.some((voice) => voice.id === wanted) ? wanted : choices.voice;
+}
+
+/**
  * @param {Name} name
- * @param {'' | 'waiting' | 'ok' | 'refused'} verdict
+ * @param {'' | 'waiting' | 'ok' | 'refused' | 'later'} verdict
  * @param {string} [text]
  */
 function acknowledge(name, verdict, text = '') {
@@ -225,18 +283,8 @@ function acknowledge(name, verdict, text = '') {
  * @param {string[]} languages
  */
 function fillLanguages(select, languages) {
-  const options = languages.map((language) => new Option(nameOf(language), language));
+  const options = languages.map((language) => new Option(languageName(language), language));
   select.replaceChildren(new Option('Like this browser', ''), ...options);
-}
-
-/** What its speakers call it. @param {string} language */
-function nameOf(language) {
-  try {
-    return new Intl.DisplayNames([language], { type: 'language' }).of(language) ?? language;
-  } catch (error) {
-    if (error instanceof RangeError) return language;
-    throw error;
-  }
 }
 
 /** @param {string} instructions */

@@ -13,6 +13,8 @@ import { CallProblem, refusalProblem } from './problems.js';
  * @property {boolean} [typed_text]
  * @property {boolean} [pictures] that are attached, not filmed
  * @property {boolean} [transcription]
+ * @property {boolean} [text_to_speech] reads texts aloud, and its chat answers
+ * @property {string[]} [voices] ids of those that were there when it started
  * @property {string[]} [languages]
  *
  * `prompts` are the engine's own system prompts by language, where the server tells them.

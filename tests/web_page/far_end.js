@@ -14,6 +14,7 @@
     received: [], // client events
     offers: [], // SDP texts
     sessions: [], // settings that came with an offer, or null
+    wanted: [], // constraints of getUserMedia
     streams: [], // what the page got from getUserMedia
     screens: [], // and from getDisplayMedia
     near: null, // the page's own peer connection
@@ -45,6 +46,7 @@
   };
   const realGetUserMedia = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
   navigator.mediaDevices.getUserMedia = async (wanted) => {
+    farEnd.wanted.push(wanted);
     const stream = await realGetUserMedia(wanted);
     farEnd.streams.push(stream);
     return stream;

@@ -8,6 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.web_page.voices import ScriptedVoices
+
 WEB = Path(__file__).resolve().parents[2] / "web"
 POLICY = (
     "default-src 'self'; style-src 'self'; script-src 'self'; media-src 'self' blob: mediastream:; "
@@ -52,6 +54,7 @@ class ScriptedServer:
     models: dict[str, Any] = field(default_factory=echo_models)
     answer: tuple[int, dict[str, str], dict[str, Any]] = (500, {}, {})
     requests: list[tuple[str, str]] = field(default_factory=list)
+    voices: ScriptedVoices = field(default_factory=ScriptedVoices)
     url: str = ""
 
     async def call(self, request: web.Request) -> web.Response:
@@ -79,10 +82,11 @@ async def _add_policy(_request: web.Request, response: web.StreamResponse) -> No
 async def serve_page() -> AsyncIterator[ScriptedServer]:
     """The page at a free port of this machine."""
     script = ScriptedServer()
-    app = web.Application()
+    app = web.Application(client_max_size=8 * 1024**2)
     app.on_response_prepare.append(_add_policy)
     app.router.add_get("/", _index)
     app.router.add_get("/v1/models", script.list_models)
+    script.voices.add_routes(app.router)
     app.router.add_post("/v1/realtime/calls", script.call)
     app.router.add_post("/v1/realtime/calls/{call}/hangup", script.call)
     app.router.add_static("/", WEB)

@@ -1,0 +1,218 @@
+// @ts-check
+/** The voices of the server over HTTP: listed, checked, added, deleted, listened to. No DOM. */
+
+/**
+ * @typedef {object} Voice
+ * @property {string} id small letters, digits, dashes
+ * @property {string} name
+ * @property {boolean} built_in cannot be deleted
+ * @property {'ready' | 'preparing' | 'failed'} status
+ * @property {string | null} [error] why it failed
+ * @property {string | null} [language]
+ * @property {string[]} [notes] sentences about its recording
+ *
+ * @typedef {object} Finding
+ * @property {string} code
+ * @property {'refused' | 'warning' | 'note'} severity
+ * @property {string} message
+ *
+ * @typedef {object} Report what the server measured in a recording
+ * @property {boolean} accepted
+ * @property {number} duration_s
+ * @property {Finding[]} findings
+ *
+ * @typedef {object} NewVoice
+ * @property {string} name
+ * @property {Blob} recording
+ * @property {string} fileName
+ * @property {string} language '' where it is none of those offered
+ * @property {string} consent what the user declared
+ *
+ * @typedef {object} Sending
+ * @property {AbortSignal} signal
+ * @property {(share: number) => void} onProgress 0 to 1 of what is sent
+ */
+
+const ANSWER_TIMEOUT_MS = 20_000;
+/** Until the whole sample has come: a busy engine takes its time. */
+const SPEECH_TIMEOUT_MS = 60_000;
+
+/** Something about voices that did not work; the message says what, and what to do. */
+export class VoiceProblem extends Error {
+  /**
+   * @param {string} message
+   * @param {{status?: number, cause?: unknown}} [more] status 0: there was no answer
+   */
+  constructor(message, { status = 0, cause } = {}) {
+    super(message, { cause });
+    this.status = status;
+  }
+}
+
+export class VoicesApi {
+  /** @param {URL | string} baseUrl where the server's `v1/` lives */
+  constructor(baseUrl) {
+    this.url = new URL('v1/audio/voices', baseUrl);
+    this.speechUrl = new URL('v1/audio/speech', baseUrl);
+  }
+
+  /**
+   * All voices, those built in first.
+   * @returns {Promise<Voice[]>}
+   * @throws {VoiceProblem}
+   */
+  async list() {
+    const response = await reach(this.url, {});
+    const { data } = await response.json();
+    if (!Array.isArray(data)) throw new VoiceProblem('The server’s list of voices makes no sense.');
+    return [...data.filter((each) => each.built_in), ...data.filter((each) => !each.built_in)];
+  }
+
+  /**
+   * What the server thinks of a recording; it keeps nothing of it.
+   * @param {Blob} recording
+   * @param {string} fileName
+   * @param {Sending} sending
+   * @returns {Promise<Report>}
+   * @throws {VoiceProblem} or an AbortError
+   */
+  check(recording, fileName, sending) {
+    const form = new FormData();
+    form.set('audio_sample', recording, fileName);
+    return post(new URL(`${this.url}/check`), form, sending);
+  }
+
+  /**
+   * @param {NewVoice} voice
+   * @param {Sending} sending
+   * @returns {Promise<Voice>} which may still have to be prepared
+   * @throws {VoiceProblem} or an AbortError
+   */
+  add({ name, recording, fileName, language, consent }, sending) {
+    const form = new FormData();
+    form.set('name', name);
+    form.set('consent', consent);
+    if (language) form.set('language', language);
+    form.set('audio_sample', recording, fileName);
+    return post(this.url, form, sending);
+  }
+
+  /**
+   * Delete one; one that is gone already is as good.
+   * @param {string} id
+   * @throws {VoiceProblem}
+   */
+  async remove(id) {
+    try {
+      await reach(new URL(`${this.url}/${encodeURIComponent(id)}`), { method: 'DELETE' });
+    } catch (error) {
+      if (!(error instanceof VoiceProblem) || error.status !== 404) throw error;
+    }
+  }
+
+  /**
+   * Have a text read aloud.
+   * @param {{model: string, voice: string, input: string}} speech
+   * @param {AbortSignal} signal
+   * @returns {Promise<Blob>}
+   * @throws {VoiceProblem} or an AbortError
+   */
+  async speak(speech, signal) {
+    const response = await reach(this.speechUrl, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify({ ...speech, response_format: 'mp3' }),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(SPEECH_TIMEOUT_MS)]),
+    });
+    try {
+      return await response.blob();
+    } catch (error) {
+      throw isAbort(error) ? error : lost(error);
+    }
+  }
+}
+
+/** Whether it was given up on purpose. @param {unknown} error */
+export function isAbort(error) {
+  return error instanceof DOMException && error.name === 'AbortError';
+}
+
+/**
+ * @param {URL} url
+ * @param {RequestInit} request
+ */
+async function reach(url, request) {
+  /** @type {Response} */
+  let response;
+  try {
+    response = await fetch(url, { signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS), ...request });
+  } catch (error) {
+    throw isAbort(error) ? error : lost(error);
+  }
+  if (!response.ok) throw refused(response.status, await response.text());
+  return response;
+}
+
+/**
+ * Send a form, saying how far it is: `fetch` cannot.
+ * @param {URL} url
+ * @param {FormData} form
+ * @param {Sending} sending
+ * @returns {Promise<any>} the JSON of the answer
+ */
+function post(url, form, { signal, onProgress }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open('POST', url);
+    request.upload.onprogress = ({ loaded, total }) => onProgress(total ? loaded / total : 0);
+    request.onerror = () => reject(lost(null));
+    request.onabort = () => reject(new DOMException('given up', 'AbortError'));
+    request.onload = () => {
+      if (request.status >= 300) return reject(refused(request.status, request.responseText));
+      const answer = parse(request.responseText);
+      if (answer) resolve(answer);
+      else reject(new VoiceProblem('The server’s answer makes no sense. Is there a proxy in between?', request));
+    };
+    signal.addEventListener('abort', () => request.abort());
+    if (signal.aborted) reject(new DOMException('given up', 'AbortError'));
+    else request.send(form);
+  });
+}
+
+/** @param {unknown} cause */
+function lost(cause) {
+  return new VoiceProblem('The server cannot be reached. Check that it is running and that you are online, then try again.', { cause });
+}
+
+/**
+ * @param {number} status
+ * @param {string} body OpenAI's error object, if it is one
+ */
+function refused(status, body) {
+  const message = sentence(String(parse(body)?.error?.message ?? '') || `The server answers with HTTP status ${status}.`);
+  if (status === 503) return new VoiceProblem(`${message} Try again in a few seconds.`, { status });
+  return new VoiceProblem(message, { status });
+}
+
+/**
+ * As a sentence of its own.
+ * @param {string} text
+ */
+export function sentence(text) {
+  const whole = text.trim();
+  if (!whole) return '';
+  return whole[0].toUpperCase() + whole.slice(1) + (/[.!?。！？…]$/.test(whole) ? '' : '.');
+}
+
+/**
+ * @param {string} body
+ * @returns {any} null where it is no JSON
+ */
+function parse(body) {
+  try {
+    return JSON.parse(body);
+  } catch (error) {
+    if (error instanceof SyntaxError) return null;
+    throw error;
+  }
+}
