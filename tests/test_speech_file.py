@@ -137,8 +137,9 @@ def test_a_wav_on_the_disk(tmp_path: Path) -> None:
     for piece in np.split(sound, [7, 7, 4000]):
         file.push(piece)
     file.finish()
+    file.finish()
     assert path.read_bytes() == settled("wav", made("wav", [sound])) and file.samples == 5000
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         WavFile(tmp_path / "none" / "a.wav")
 
 

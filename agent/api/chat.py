@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: turn-based chat in OpenAI's shape."""
+"""`POST /v1/chat/completions`: turn-based chat in OpenAI's shape, and who may have it at a time."""
 
 import asyncio
 import json
@@ -10,11 +10,17 @@ from aiohttp import hdrs, web
 
 from agent.api.calls import Services
 from agent.api.chat_parts import Attachments
-from agent.api.chat_replies import AnswerStream, Heading, whole_answer
+from agent.api.chat_replies import (
+    STREAM_HEADERS,
+    AnswerStream,
+    Heading,
+    LateReply,
+    whole_answer,
+)
 from agent.api.chat_request import Asked, parse_chat
 from agent.api.fetch import Fetcher, FetchLimits
 from agent.api.realtime import SlowBody, WrongContentType
-from agent.chat_types import ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatEvent
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import CapacityError, RequestError, UnsupportedError
 from agent.model_settings import ChatSettings
@@ -37,7 +43,7 @@ class LargeBody(RequestError):
 
 
 class Chats:
-    """The chats of this server: how many are answered, how many wait."""
+    """The chats of this server, and the texts that it reads aloud: how many wait, how many run."""
 
     def __init__(
         self, services: Services, fetcher: Fetcher | None = None, clock: Clock = SYSTEM_CLOCK
@@ -75,7 +81,7 @@ class Chats:
         async with self._places:
             yield
 
-    async def answer(self, order: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
+    async def answer(self, order: AnswerRequest) -> AsyncGenerator[ChatEvent, None]:
         """What the engine says to `order`, which waits for a slot within `slot_wait_s`.
 
         Those that wait hold places, of which there are few, so all others wait for them in turn.
@@ -86,7 +92,7 @@ class Chats:
         while True:
             try:
                 events = self.engine.chat(order)
-                async with _leaving(events):
+                async with leaving(events):
                     # Nothing is refused for want of a slot after the first event.
                     async for event in events:
                         yield event
@@ -118,7 +124,7 @@ def add_to(app: web.Application, services: Services) -> None:
 
 async def complete(request: web.Request) -> web.StreamResponse:
     """The answer, whole or in pieces; it is given up when the client goes away."""
-    return await _while_connected(request, _complete(request, request.app[CHATS]))
+    return await while_connected(request, _complete(request, request.app[CHATS]))
 
 
 async def _complete(request: web.Request, chats: Chats) -> web.StreamResponse:
@@ -127,10 +133,10 @@ async def _complete(request: web.Request, chats: Chats) -> web.StreamResponse:
             f"the {chats.engine.name} engine cannot chat in turns; it only takes calls"
         )
     with chats.admitted():
-        asked = await _read(request, chats.settings)
+        asked = await _read(request, chats)
         async with chats.place():
             order = await chats.attachments.resolve(asked)
-            async with _leaving(chats.answer(order)) as events:
+            async with leaving(chats.answer(order)) as events:
                 return await _answer(request, asked, events)
 
 
@@ -140,14 +146,14 @@ async def _answer(
     chats = request.app[CHATS]
     heading = Heading(chats.engine.name)
     if not asked.stream:
-        return await whole_answer(events, heading)
-    headers = _cors_headers(request, chats.origins)
-    stream = AnswerStream(request, heading, asked.include_usage, headers)
+        return await whole_answer(events, heading, asked.sound)
+    reply = LateReply(request, {**STREAM_HEADERS, **cors_headers(request, chats.origins)})
+    stream = AnswerStream(reply, heading, asked)
     return await stream.send(events, chats.settings.keep_alive_s)
 
 
 @asynccontextmanager
-async def _leaving(events: AsyncIterator[ChatEvent]) -> AsyncIterator[AsyncIterator[ChatEvent]]:
+async def leaving(events: AsyncIterator[ChatEvent]) -> AsyncIterator[AsyncIterator[ChatEvent]]:
     """To leave the iterator gives the answer up: at once, and not when it is collected."""
     try:
         yield events
@@ -156,7 +162,7 @@ async def _leaving(events: AsyncIterator[ChatEvent]) -> AsyncIterator[AsyncItera
             await events.aclose()
 
 
-def _cors_headers(request: web.Request, origins: tuple[str, ...]) -> dict[str, str]:
+def cors_headers(request: web.Request, origins: tuple[str, ...]) -> dict[str, str]:
     """A stream's headers are on their way before the middleware could add these."""
     origin = request.headers.get(hdrs.ORIGIN, "")
     if not origin or not ("*" in origins or origin in origins):
@@ -167,7 +173,7 @@ def _cors_headers(request: web.Request, origins: tuple[str, ...]) -> dict[str, s
 # ---- the client's side ------------------------------------------------------------------------
 
 
-async def _while_connected(
+async def while_connected(
     request: web.Request, work: Coroutine[Any, Any, web.StreamResponse]
 ) -> web.StreamResponse:
     """Do the work as long as somebody waits for it."""
@@ -195,7 +201,17 @@ def _is_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-async def _read(request: web.Request, settings: ChatSettings) -> Asked:
+async def _read(request: web.Request, chats: Chats) -> Asked:
+    settings = chats.settings
+    document = await read_json(request, settings.max_body_bytes, " (chat.max_body_bytes)")
+    return parse_chat(document, settings, chats.engine.abilities)
+
+
+async def read_json(request: web.Request, most_bytes: int, limit: str = "") -> object:
+    """The body's JSON. `RequestError`, also when it does not come, or is larger than `most_bytes`.
+
+    `limit` is what is said of that limit.
+    """
     if request.content_type != "application/json":
         raise WrongContentType(
             f"Content-Type is {request.content_type!r}; send application/json",
@@ -203,30 +219,30 @@ async def _read(request: web.Request, settings: ChatSettings) -> Asked:
         )
     try:
         async with asyncio.timeout(_BODY_TIMEOUT_S):
-            body = await _body(request, settings.max_body_bytes)
+            body = await _body(request, most_bytes, limit)
     except TimeoutError as error:
         raise SlowBody(f"the body did not come within {_BODY_TIMEOUT_S:.0f} s") from error
     except web.RequestPayloadError as error:
         raise RequestError(f"the body cannot be read: {error}", code="invalid_body") from error
     if len(body) < _SMALL_BYTES:
-        return parse_chat(_json(body), settings)
+        return _json(body)
     # Long bodies take longer than a frame of somebody's call.
-    return parse_chat(await asyncio.to_thread(_json, body), settings)
+    return await asyncio.to_thread(_json, body)
 
 
-async def _body(request: web.Request, most_bytes: int) -> bytes:
+async def _body(request: web.Request, most_bytes: int, limit: str) -> bytes:
     if (request.content_length or 0) > most_bytes:
-        raise _too_large(most_bytes)
+        raise _too_large(most_bytes, limit)
     body = bytearray()
     async for piece in request.content.iter_any():
         body += piece
         if len(body) > most_bytes:
-            raise _too_large(most_bytes)
+            raise _too_large(most_bytes, limit)
     return bytes(body)
 
 
-def _too_large(most_bytes: int) -> LargeBody:
-    return LargeBody(f"the body is larger than {most_bytes:,} bytes (chat.max_body_bytes)")
+def _too_large(most_bytes: int, limit: str) -> LargeBody:
+    return LargeBody(f"the body is larger than {most_bytes:,} bytes{limit}")
 
 
 def _json(body: bytes) -> object:

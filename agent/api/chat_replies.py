@@ -1,6 +1,14 @@
-"""What an engine says in a chat, in OpenAI's shapes: one object, or a stream of chunks."""
+"""What an engine says in a chat, in OpenAI's shapes: one object, or a stream of chunks.
+
+An answer with sound is as OpenAI has it, with `voice_agent: {"voiced": false}` in the message (in a
+stream: in its last delta) where the voice failed on the way and the sound ends before the words.
+Two things are told otherwise. A stream's words stand in `delta.content` as well as in
+`delta.audio.transcript`, for clients that know of no sound. No sound is kept: `expires_at` is the
+moment of the answer, and earlier answers come back to us by their transcripts.
+"""
 
 import asyncio
+import base64
 import json
 import logging
 import secrets
@@ -10,15 +18,24 @@ from dataclasses import dataclass, field
 
 from aiohttp import hdrs, web
 
+from agent.api.chat_request import Asked
 from agent.api.replies import error_reply
 from agent.chat_types import ChatAudio, ChatDelta, ChatDone, ChatEvent
 from agent.errors import AgentError, EngineError
-from agent.types import Failed
+from agent.media.audio import to_pcm16
+from agent.media.speech_file import SpeechFile, SpeechFormat, settled
+from agent.types import SPEECH_RATE_HZ, Failed
 
 log = logging.getLogger(__name__)
 
 _WRITE_TIMEOUT_S = 30.0
-_STREAM_HEADERS = {
+_MOST_SAMPLES = 600 * SPEECH_RATE_HZ
+"""Of an answer in one object, which is held as a whole; later sound is left out, and that said."""
+_PIECE_BYTES = 3 << 16
+"""Base64 is made in pieces, for nothing else runs meanwhile; whole threes need no filling."""
+QUIET_NOTE = ": still at it\n\n"
+"""A comment between events, which readers of events pass over."""
+STREAM_HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
     hdrs.CACHE_CONTROL: "no-store",
     # Proxies that gather a reply before they pass it on would make a stream of one piece.
@@ -32,6 +49,7 @@ class Heading:
 
     model: str
     identity: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(14)}")
+    sound: str = field(default_factory=lambda: f"audio_{secrets.token_hex(14)}")
     # A date for the reader, as the API has it; nothing here is measured by it.
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -46,31 +64,6 @@ class Heading:
         }
 
 
-async def whole_answer(events: AsyncIterator[ChatEvent], heading: Heading) -> web.Response:
-    """Wait for the answer and return it in one object. What went wrong is raised."""
-    said: dict[bool, list[str]] = {False: [], True: []}
-    async for event in events:
-        if isinstance(event, Failed):
-            raise failure(event)
-        if isinstance(event, ChatDone):
-            return web.json_response(_whole(heading, said, event))
-        if isinstance(event, ChatDelta):
-            said[event.reasoning].append(event.text)
-    raise _ended()
-
-
-def _whole(heading: Heading, said: dict[bool, list[str]], done: ChatDone) -> dict[str, object]:
-    message: dict[str, object] = {
-        "role": "assistant",
-        "content": "".join(said[False]),
-        "refusal": None,
-    }
-    if said[True]:
-        message["reasoning_content"] = "".join(said[True])
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.reason}
-    return {**heading.fields("chat.completion"), "choices": [choice], "usage": _usage(done)}
-
-
 def failure(event: Failed) -> AgentError:
     """What a client is told when the engine gave up."""
     if isinstance(event.error, AgentError):
@@ -79,34 +72,161 @@ def failure(event: Failed) -> AgentError:
     return EngineError("the engine failed; the server's log says more")
 
 
-def _ended() -> EngineError:
+def ended() -> EngineError:
+    """What a client is told when an answer just stops."""
     return EngineError("the engine ended its answer without a word about why")
 
 
 def _usage(done: ChatDone) -> dict[str, object]:
-    return {
+    answered = done.answer_tokens + done.speech_tokens
+    usage: dict[str, object] = {
         "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": done.answer_tokens,
-        "total_tokens": done.prompt_tokens + done.answer_tokens,
+        "completion_tokens": answered,
+        "total_tokens": done.prompt_tokens + answered,
     }
+    if done.speech_tokens:
+        usage["completion_tokens_details"] = {
+            "text_tokens": done.answer_tokens,
+            "audio_tokens": done.speech_tokens,
+        }
+    return usage
+
+
+# ---- one object -------------------------------------------------------------------------------
+
+
+async def whole_answer(
+    events: AsyncIterator[ChatEvent], heading: Heading, form: SpeechFormat | None = None
+) -> web.Response:
+    """Wait for the answer and return it in one object. What went wrong is raised.
+
+    `form` is the format of its sound; None: it is words alone.
+    """
+    whole = _Whole(form)
+    async for event in events:
+        if isinstance(event, Failed):
+            raise failure(event)
+        if isinstance(event, ChatDone):
+            body = await asyncio.to_thread(whole.body, heading, event)
+            return web.Response(body=body, content_type="application/json", charset="utf-8")
+        if isinstance(event, ChatDelta):
+            whole.say(event)
+        else:
+            await whole.sound(event)
+    raise ended()
+
+
+class _Whole:
+    """An answer that is gathered: its words, its reasoning, its sound as a file."""
+
+    def __init__(self, form: SpeechFormat | None) -> None:
+        self._form = form
+        self._file = SpeechFile(form) if form else None
+        self._coded = bytearray()
+        self._samples = 0
+        self._is_cut = False
+        self._words: list[str] = []
+        self._reasoning: list[str] = []
+
+    def say(self, delta: ChatDelta) -> None:
+        (self._reasoning if delta.reasoning else self._words).append(delta.text)
+
+    async def sound(self, audio: ChatAudio) -> None:
+        room = _MOST_SAMPLES - self._samples
+        samples = audio.samples[:room]
+        self._is_cut |= len(audio.samples) > room
+        self._samples += len(samples)
+        if self._file is not None:
+            self._coded += await asyncio.to_thread(self._file.push, samples)
+
+    def body(self, heading: Heading, done: ChatDone) -> bytes:
+        """The object as JSON; takes long where the sound is long."""
+        mark = secrets.token_hex(16)
+        choice = {
+            "index": 0,
+            "message": self._message(heading, done, mark),
+            "logprobs": None,
+            "finish_reason": done.reason,
+        }
+        head = heading.fields("chat.completion")
+        text = json.dumps({**head, "choices": [choice], "usage": _usage(done)}).encode()
+        before, found, behind = text.partition(mark.encode())
+        # Put in afterwards: JSON's writer goes through all of it, and no thread runs meanwhile.
+        return before + self._base64() + behind if found else text
+
+    def _message(self, heading: Heading, done: ChatDone, mark: str) -> dict[str, object]:
+        text = "".join(self._words)
+        message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
+        if self._reasoning:
+            message["reasoning_content"] = "".join(self._reasoning)
+        if self._file is None:
+            return message
+        message["audio"] = None
+        is_voiced = done.is_voiced and not self._is_cut
+        if self._samples or is_voiced:
+            message["content"] = None
+            message["audio"] = {
+                "id": heading.sound,
+                "data": mark,
+                "expires_at": heading.created,
+                "transcript": text,
+            }
+        return message if is_voiced else {**message, **_NOT_VOICED}
+
+    def _base64(self) -> bytes:
+        assert self._file is not None and self._form is not None
+        file = settled(self._form, self._coded + self._file.finish())
+        pieces = range(0, len(file), _PIECE_BYTES)
+        return b"".join(base64.b64encode(file[at : at + _PIECE_BYTES]) for at in pieces)
+
+
+_NOT_VOICED: dict[str, object] = {"voice_agent": {"voiced": False}}
 
 
 # ---- streams ----------------------------------------------------------------------------------
 
 
-class AnswerStream:
-    """An answer as server-sent events; nothing is sent before there is something to send.
+class LateReply:
+    """A reply that begins with its first bytes; until then, what goes wrong has its own status."""
 
-    So what goes wrong at once still gets a status of its own. `headers` go out with the first.
-    """
-
-    def __init__(
-        self, request: web.Request, heading: Heading, include_usage: bool, headers: dict[str, str]
-    ) -> None:
+    def __init__(self, request: web.Request, headers: dict[str, str]) -> None:
         self._request = request
+        self.reply = web.StreamResponse(headers=headers)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something was sent, be it the headers."""
+        return self.reply.prepared
+
+    async def write(self, data: bytes) -> None:
+        """Send; ConnectionError when the client is gone, or has stopped to read."""
+        # A place among the chats is not held for somebody who has stopped to read.
+        try:
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                if not self.has_begun:
+                    await self.reply.prepare(self._request)
+                await self.reply.write(data)
+        except TimeoutError as error:
+            raise ConnectionResetError("the client does not read its answer") from error
+
+    async def write_event(self, body: dict[str, object]) -> None:
+        """Send one server-sent event."""
+        await self.write(f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode())
+
+    async def write_error(self, error: AgentError) -> None:
+        """Say as the last event what went wrong, and end."""
+        await self.write(f"data: {error_reply(error).text}\n\n".encode())
+        await self.reply.write_eof()
+
+
+class AnswerStream:
+    """An answer as server-sent events; nothing is sent before there is something to send."""
+
+    def __init__(self, reply: LateReply, heading: Heading, asked: Asked) -> None:
+        self._reply = reply
         self._heading = heading
-        self._include_usage = include_usage
-        self._reply = web.StreamResponse(headers={**_STREAM_HEADERS, **headers})
+        self._include_usage = asked.include_usage
+        self._speaks = asked.sound is not None
 
     async def send(self, events: AsyncIterator[ChatEvent], quiet_s: float) -> web.StreamResponse:
         """Send all events, and a sign of life after each `quiet_s` without one.
@@ -114,41 +234,54 @@ class AnswerStream:
         Errors before the first piece are raised; later ones end the stream with an error object.
         """
         try:
-            async for event in _with_quiet(events, quiet_s):
+            async for event in with_quiet(events, quiet_s):
                 if isinstance(event, Failed):
                     raise failure(event)
                 if await self._say(event):
-                    return self._reply
-            raise _ended()
+                    return self._reply.reply
+            raise ended()
         except AgentError as error:
-            if not self._reply.prepared:
+            if not self._reply.has_begun:
                 raise
-            await self._write(f"data: {error_reply(error).text}\n\n")
-            await self._reply.write_eof()
-        return self._reply
+            await self._reply.write_error(error)
+        return self._reply.reply
 
     async def _say(self, event: ChatDelta | ChatAudio | ChatDone | None) -> bool:
         """True when that was the last."""
-        if not self._reply.prepared:
-            await self._reply.prepare(self._request)
+        if not self._reply.has_begun:
             await self._chunk({"role": "assistant", "content": ""})
-        if event is None:
-            await self._write(": still at it\n\n")
-            return False
-        if isinstance(event, ChatDelta):
-            name = "reasoning_content" if event.reasoning else "content"
-            await self._chunk({name: event.text})
-        if not isinstance(event, ChatDone):
-            return False
-        await self._finish(event)
-        return True
+        match event:
+            case None:
+                await self._reply.write(QUIET_NOTE.encode())
+            case ChatDelta():
+                await self._chunk(self._words(event))
+            case ChatAudio() if self._speaks and len(event.samples):
+                # As fast as it comes, and so in pieces of about a second.
+                coded = base64.b64encode(to_pcm16(event.samples).astype("<i2").tobytes())
+                await self._chunk(self._audio("data", coded.decode()))
+            case ChatDone():
+                await self._finish(event)
+                return True
+        return False
+
+    def _words(self, delta: ChatDelta) -> dict[str, object]:
+        if delta.reasoning:
+            return {"reasoning_content": delta.text}
+        if not self._speaks:
+            return {"content": delta.text}
+        return {"content": delta.text, **self._audio("transcript", delta.text)}
+
+    def _audio(self, name: str, value: object) -> dict[str, object]:
+        return {"audio": {"id": self._heading.sound, name: value}}
 
     async def _finish(self, done: ChatDone) -> None:
-        await self._chunk({}, done.reason)
+        if self._speaks:
+            await self._chunk(self._audio("expires_at", self._heading.created))
+        await self._chunk({} if done.is_voiced else _NOT_VOICED, done.reason)
         if self._include_usage:
             await self._send({"choices": [], "usage": _usage(done)})
-        await self._write("data: [DONE]\n\n")
-        await self._reply.write_eof()
+        await self._reply.write(b"data: [DONE]\n\n")
+        await self._reply.reply.write_eof()
 
     async def _chunk(self, delta: dict[str, object], reason: str | None = None) -> None:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -158,19 +291,10 @@ class AnswerStream:
         await self._send(body)
 
     async def _send(self, body: dict[str, object]) -> None:
-        chunk = {**self._heading.fields("chat.completion.chunk"), **body}
-        await self._write(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n")
-
-    async def _write(self, text: str) -> None:
-        # A place among the chats is not held for somebody who has stopped to read.
-        try:
-            async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                await self._reply.write(text.encode())
-        except TimeoutError as error:
-            raise ConnectionResetError("the client does not read its answer") from error
+        await self._reply.write_event({**self._heading.fields("chat.completion.chunk"), **body})
 
 
-async def _with_quiet(
+async def with_quiet(
     events: AsyncIterator[ChatEvent], quiet_s: float
 ) -> AsyncIterator[ChatEvent | None]:
     """The events, and None whenever there was none for `quiet_s`."""

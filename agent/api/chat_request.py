@@ -1,14 +1,16 @@
 """Reading `POST /v1/chat/completions`: what is asked, with what is wrong named by its path."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.chat_types import ChatRequest, ChatText
 from agent.errors import RequestError
 from agent.media.files import MediaKind
+from agent.media.speech_file import SpeechFormat
 from agent.model_settings import ChatSettings
 from agent.realtime.fields import Fields, out_of_range, wrong_type
-from agent.types import Role
+from agent.realtime.settings import OPENAI_VOICES, voice_name
+from agent.types import Abilities, Role
 
 _MOST_TOKENS = 1_000_000
 _MOST_STOPS = 4
@@ -30,6 +32,15 @@ _MEDIA: dict[str, MediaKind] = {
     "audio_url": "sound",
     "video_url": "video",
 }
+_SOUND_FORMATS: dict[str, SpeechFormat] = {
+    "wav": "wav",
+    "mp3": "mp3",
+    "flac": "flac",
+    "opus": "opus",
+    "aac": "aac",
+    "pcm16": "pcm",
+}
+_STREAMED = "pcm16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +68,16 @@ class AskedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A whole request: `order` lacks nothing but its messages."""
+    """A whole request: `order` lacks nothing but its messages.
+
+    `sound` is the format in which the answer is to be heard, too; None: it is words alone.
+    """
 
     order: ChatRequest
     messages: tuple[AskedMessage, ...]
     stream: bool = False
     include_usage: bool = False
+    sound: SpeechFormat | None = None
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:
@@ -71,7 +86,7 @@ class Asked:
         return tuple(part for part in parts if isinstance(part, Wanted))
 
 
-def parse_chat(document: object, limits: ChatSettings) -> Asked:
+def parse_chat(document: object, limits: ChatSettings, abilities: Abilities) -> Asked:
     """Read a request's parsed JSON. `RequestError` with the `param` that cannot be served."""
     if not isinstance(document, Mapping):
         raise wrong_type("body", "an object", document)
@@ -85,12 +100,14 @@ def parse_chat(document: object, limits: ChatSettings) -> Asked:
             param="messages",
             code="missing_required_parameter",
         )
-    asked = Asked(
-        _order(fields),
-        messages,
-        stream=fields.flag("stream", False),
-        include_usage=fields.section("stream_options").flag("include_usage", False),
-    )
+    stream = fields.flag("stream", False)
+    sound = _sound(fields, abilities, stream)
+    order = _order(fields)
+    if sound is not None:
+        voice = picked_voice(fields.section("audio"), abilities)
+        order = replace(order, speaks=True, voice=voice)
+    include_usage = fields.section("stream_options").flag("include_usage", False)
+    asked = Asked(order, messages, stream, include_usage, sound)
     _check_counts(asked, limits)
     return asked
 
@@ -101,25 +118,51 @@ def parse_chat(document: object, limits: ChatSettings) -> Asked:
 def _refuse_unsupported(fields: Fields) -> None:
     for name in ("tools", "functions"):
         if fields.items(name):
-            raise _unsupported(name, "the model does not call functions in chats")
+            raise unsupported(name, "the model does not call functions in chats")
     kind = fields.section("response_format").text("type", "text", most=256)
     if kind != "text":
-        raise _unsupported("response_format", f"answers are text, not {kind!r}")
+        raise unsupported("response_format", f"answers are text, not {kind!r}")
     if fields.flag("logprobs", False) or fields.integer("top_logprobs", 0, least=0, most=20):
-        raise _unsupported("logprobs", "probabilities of tokens are not handed out")
+        raise unsupported("logprobs", "probabilities of tokens are not handed out")
     if fields.integer("n", 1, least=1, most=128) != 1:
-        raise _unsupported("n", "there is one answer to a request")
+        raise unsupported("n", "there is one answer to a request")
     if fields.raw("logit_bias"):
-        raise _unsupported("logit_bias", "the odds of single tokens cannot be changed")
+        raise unsupported("logit_bias", "the odds of single tokens cannot be changed")
     for name in ("presence_penalty", "frequency_penalty"):
         if fields.number(name, 0.0, least=-2, most=2):
-            raise _unsupported(name, "use repetition_penalty")
-    if any(mode != "text" for mode in fields.items("modalities")):
-        raise _unsupported("modalities", "chats are answered in text; speech comes in calls")
+            raise unsupported(name, "use repetition_penalty")
+    if any(mode not in ("text", "audio") for mode in fields.items("modalities")):
+        raise unsupported("modalities", "answers are text, and audio where the engine has a voice")
 
 
-def _unsupported(param: str, why: str) -> RequestError:
+def unsupported(param: str, why: str) -> RequestError:
+    """The field `param` asks for what is not done here, for the reason `why` (no full stop)."""
     return RequestError(f"'{param}' is not supported: {why}.", param=param, code="unsupported")
+
+
+# ---- the voice --------------------------------------------------------------------------------
+
+
+def picked_voice(fields: Fields, abilities: Abilities) -> str:
+    """The id in `voice`, a name or `{id}`; "", the first voice, where none is picked.
+
+    Stock clients have to name one of OpenAI's: those which the engine has not got pick nothing.
+    Whether there is such a voice is for the engine to say.
+    """
+    name = voice_name(fields) or ""
+    return "" if name in OPENAI_VOICES and name not in abilities.voices else name
+
+
+def _sound(fields: Fields, abilities: Abilities, stream: bool) -> SpeechFormat | None:
+    if "audio" not in fields.items("modalities"):
+        return None
+    if not abilities.text_to_speech:
+        raise unsupported("modalities", "the engine has no voice for chats; ask for text alone")
+    audio = fields.section("audio")
+    name = audio.choice("format", tuple(_SOUND_FORMATS), _STREAMED if stream else "wav")
+    if stream and name != _STREAMED:
+        raise unsupported(audio.name("format"), f"a stream's sound is {_STREAMED}, not {name}")
+    return _SOUND_FORMATS[name]
 
 
 # ---- messages ---------------------------------------------------------------------------------
@@ -135,14 +178,17 @@ def _message(fields: Fields) -> AskedMessage:
             code="invalid_value",
         )
     if fields.items("tool_calls"):
-        raise _unsupported(fields.name("tool_calls"), "the model does not call functions in chats")
+        raise unsupported(fields.name("tool_calls"), "the model does not call functions in chats")
     return AskedMessage(_ROLES[name], _content(fields))
 
 
 def _content(fields: Fields) -> tuple[ChatText | Wanted, ...]:
     content = fields.raw("content")
+    if content is None and fields.has("audio"):
+        why = "the sound of earlier answers is not kept; send its transcript as 'content'"
+        raise unsupported(fields.name("audio"), why)
     if isinstance(content, str):
-        return (ChatText(_whole(content, fields.name("content"))),)
+        return (ChatText(whole_text(content, fields.name("content"))),)
     if content is None:
         raise RequestError(
             f"Missing required parameter: '{fields.name('content')}'.",
@@ -157,7 +203,7 @@ def _content(fields: Fields) -> tuple[ChatText | Wanted, ...]:
 def _part(fields: Fields) -> ChatText | Wanted:
     kind = fields.text("type", most=64)
     if kind in ("text", "refusal"):
-        return ChatText(_whole(fields.text(kind, most=_MOST_CHARACTERS), fields.name(kind)))
+        return ChatText(whole_text(fields.text(kind, most=_MOST_CHARACTERS), fields.name(kind)))
     if kind not in _MEDIA:
         raise RequestError(
             f"Invalid value {kind!r} for '{fields.name('type')}'; use one of: text, "
@@ -170,7 +216,7 @@ def _part(fields: Fields) -> ChatText | Wanted:
 
 def _sound_data(fields: Fields) -> Wanted:
     body = fields.section("input_audio")
-    data = _whole(body.text("data", most=_MOST_CODED), body.name("data"))
+    data = whole_text(body.text("data", most=_MOST_CODED), body.name("data"))
     # What it is shows in its first bytes; the field is only read for its type.
     body.text("format", "", most=64)
     param = fields.name("input_audio")
@@ -182,15 +228,15 @@ def _sound_data(fields: Fields) -> Wanted:
 def _linked(fields: Fields, kind: str) -> Wanted:
     """`{"url": …}`, or the bare address that some clients send."""
     if isinstance(fields.raw(kind), str):
-        bare = _whole(fields.text(kind, most=_MOST_CODED), fields.name(kind))
+        bare = whole_text(fields.text(kind, most=_MOST_CODED), fields.name(kind))
         return Wanted(_MEDIA[kind], fields.name(kind), url=bare)
     body = fields.section(kind)
-    url = _whole(body.text("url", most=_MOST_CODED), body.name("url"))
+    url = whole_text(body.text("url", most=_MOST_CODED), body.name("url"))
     low = body.choice("detail", _DETAILS, "auto") == "low" if kind == "image_url" else False
     return Wanted(_MEDIA[kind], fields.name(kind), url=url, low=low)
 
 
-def _whole(text: str, param: str) -> str:
+def whole_text(text: str, param: str) -> str:
     """`text` if it can be written as UTF-8: JSON's escapes can hold half of a letter."""
     try:
         # Most of what is long is base64, which need not be copied to be sure.
@@ -238,7 +284,7 @@ def _order(fields: Fields) -> ChatRequest:
         top_p=top_p or None,
         top_k=_top_k(fields),
         repetition_penalty=_optional(fields, "repetition_penalty", 0.01, 10),
-        seed=_seed(fields),
+        seed=seed_of(fields),
         stop=_stop(fields),
         stop_token_ids=_stop_ids(fields),
         thinking=_thinking(fields),
@@ -263,7 +309,8 @@ def _top_k(fields: Fields) -> int | None:
     return max(0, fields.integer("top_k", least=-1, most=_MOST_TOKENS))
 
 
-def _seed(fields: Fields) -> int | None:
+def seed_of(fields: Fields) -> int | None:
+    """The `seed`, exactly; None leaves it to the engine."""
     # Not through a float, as numbers are read elsewhere: large seeds would become neighbours.
     value = fields.raw("seed")
     if value is None:
@@ -297,7 +344,7 @@ def _checked_stops(values: Sequence[object]) -> tuple[str, ...]:
                 param="stop",
                 code="invalid_value",
             )
-    return tuple(_whole(str(value), "stop") for value in values)
+    return tuple(whole_text(str(value), "stop") for value in values)
 
 
 def _stop_ids(fields: Fields) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ Nobody seeks in what is sent, so what can only be known at the end stands nowher
 """
 
 import struct
-import wave
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -99,20 +98,20 @@ class WavFile:
         """Begin the file, over one that is there. OSError, as from the methods."""
         self.path = path
         self.samples = 0
-        # Opened here: `wave` itself complains again, when it is collected, of what it cannot open.
-        self._on_disk = path.open("wb")
-        self._file = wave.open(self._on_disk, "wb")
-        self._file.setparams((1, _SAMPLE_BYTES, SPEECH_RATE_HZ, 0, "NONE", "not compressed"))
+        self._file = path.open("wb")
+        self._file.write(wav_header())
 
     def push(self, samples: FloatArray) -> None:
         """The next sound [T]."""
-        self._file.writeframesraw(to_pcm16(samples).tobytes())
+        self._file.write(to_pcm16(samples).astype("<i2").tobytes())
         self.samples += len(samples)
 
     def finish(self) -> None:
-        """Write the sizes and close the file."""
-        self._file.close()
-        self._on_disk.close()
+        """Write the sizes and close the file. Idempotent."""
+        if not self._file.closed:
+            with self._file:
+                self._file.seek(0)
+                self._file.write(wav_header(self.samples))
 
 
 class _Plain:
