@@ -78,6 +78,8 @@ class Chat:
         whose voice an answer has that is spoken. `layout` in place of the one that the request
         makes, and `script`, which gives every token that would be drawn, are for tests.
         """
+        if request.speaks != (speaker is not None):
+            raise ValueError("an answer that is spoken, and no other, needs a speaker")
         model = runner.model
         self._runner = runner
         self._vectors = speaker.vectors if speaker is not None else None
