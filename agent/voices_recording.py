@@ -72,7 +72,7 @@ class Examined:
 _HEADER_BYTES = 44
 
 
-def examine(data: bytes, limits: RecordingLimits = RecordingLimits()) -> Examined:
+def examine(data: bytes, limits: RecordingLimits) -> Examined:
     """Decode and judge a file of any common format; RequestError when there is no sound to judge.
 
     Blocks for as long as that takes: some 0.3 s for a minute of sound.

@@ -1,0 +1,252 @@
+"""Reference voices: which there are, which can be spoken with, how they are added and removed.
+
+    voices = Voices(VoiceStore(folder, assets / "ref_audio"), VoiceLimits(), vocoder)
+    await voices.start()                      # from here on, what is not prepared gets prepared
+    added = await voices.add(details, data)   # examined, kept, soon ready
+    voices.ready_ids()                        # what a call may pick
+
+Recordings are decoded and judged, and voices prepared, in a process of its own (`voices_workshop`);
+files are written in threads. All of it belongs to one event loop.
+"""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from agent.clock import SYSTEM_CLOCK, Clock
+from agent.errors import AgentError, RequestError
+from agent.media.recording import RecordingLimits
+from agent.vocoder.voice_store import StoredVoice, VoiceStore
+from agent.voices_bench import BenchSettings, VocoderFiles
+from agent.voices_recording import Examined
+from agent.voices_shelf import VoiceDetails, VoiceNotFound, VoiceShelf, checked_details
+from agent.voices_workshop import Workshop
+
+__all__ = [
+    "Added",
+    "ListedVoice",
+    "VocoderFiles",
+    "VoiceDetails",
+    "VoiceLimits",
+    "VoiceNotFound",
+    "VoiceRefused",
+    "VoiceStatus",
+    "Voices",
+    "checked_details",
+]
+
+VoiceStatus: TypeAlias = Literal["stored", "preparing", "ready", "failed"]
+"""`stored`: kept, but no vocoder is there that could speak with it."""
+
+_LOOK_S = 5.0
+"""How soon is seen what somebody else has done to the folder, the command line above all."""
+log = logging.getLogger(__name__)
+
+
+class VoiceRefused(RequestError):
+    """A voice cannot be cloned from this recording; the message says why."""
+
+    code = "recording_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceLimits:
+    """What may be added: how many, how large a file, how long a recording."""
+
+    voices: int = 64
+    file_bytes: int = 20_971_520
+    recording_s: float = 120.0
+
+    def of_recordings(self) -> RecordingLimits:
+        """As the decoder wants them."""
+        return RecordingLimits(file_bytes=self.file_bytes, longest_s=self.recording_s)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVoice:
+    """A voice and how far it is; `error` says why it failed."""
+
+    voice: StoredVoice
+    status: VoiceStatus
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A new voice, and what was found out about its recording."""
+
+    listed: ListedVoice
+    examined: Examined
+
+
+class Voices:
+    """The voices of one server."""
+
+    def __init__(
+        self,
+        store: VoiceStore,
+        limits: VoiceLimits,
+        vocoder: VocoderFiles | None = None,
+        *,
+        workshop: Workshop | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.limits = limits
+        self._store = store
+        self._vocoder = vocoder
+        self._shelf = VoiceShelf(store, limits.voices)
+        self._workshop = workshop or Workshop(
+            BenchSettings(store.own, store.built_in, limits.of_recordings(), vocoder)
+        )
+        self._clock = clock
+        self._key = ""
+        self._voices: tuple[StoredVoice, ...] = ()
+        self._ready: frozenset[str] = frozenset()
+        self._failed: dict[str, str] = {}
+        """Why, by the digests of recordings."""
+        self._reading = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Find what is there, and begin to prepare what is not prepared."""
+        try:
+            await asyncio.to_thread(self._shelf.sweep)
+        except AgentError as error:
+            log.warning("%s", error)
+        await self._refresh()
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._watch(), name="voices-watch"))
+        if self._vocoder is not None:
+            self._tasks.append(loop.create_task(self._keep_prepared(), name="voices-prepare"))
+
+    async def close(self) -> None:
+        """End the process and whatever is being done; no half of it stays."""
+        for task in self._tasks:
+            task.cancel()
+        await self._workshop.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+
+    def ready_ids(self) -> tuple[str, ...]:
+        """What a call may pick: the voices that the vocoder can speak with now; never waits."""
+        return tuple(voice.id for voice in self._voices if voice.digest in self._ready)
+
+    async def listed(self) -> tuple[ListedVoice, ...]:
+        """All voices: those that come with the program first."""
+        await self._refresh()
+        return tuple(map(self._listed, self._voices))
+
+    async def check(self, data: bytes) -> Examined:
+        """What would be said of a recording; nothing is kept. As `Workshop.examine`."""
+        return await self._workshop.examine(data)
+
+    async def add(self, details: VoiceDetails, data: bytes) -> Added:
+        """Keep a recording as a voice, which is prepared next.
+
+        VoiceRefused when it cannot be cloned from, RequestError when it is no recording or no more
+        voices may be added, CapacityError, VoiceStorageError.
+        """
+        # Before the work is done; `put` looks again.
+        await asyncio.to_thread(self._shelf.expect_room)
+        examined = await self._workshop.examine(data)
+        if not examined.accepted:
+            raise VoiceRefused(
+                f"The recording cannot be used: {examined.refusal}", param="audio_sample"
+            )
+        voice = await asyncio.to_thread(self._shelf.put, details, examined)
+        log.info("the voice %s was added", voice.id)
+        # The same recording may have failed before the vocoder's files were mended.
+        self._failed.pop(voice.digest, None)
+        await self._refresh()
+        self._news.set()
+        return Added(self._listed(voice), examined)
+
+    async def remove(self, voice_id: str) -> None:
+        """Delete a voice with all that was made of it.
+
+        VoiceNotFound; RequestError for one that comes with the program; VoiceStorageError.
+        """
+        await asyncio.to_thread(self._shelf.remove, voice_id)
+        log.info("the voice %s was removed", voice_id)
+        await self._refresh()
+
+    def _listed(self, voice: StoredVoice) -> ListedVoice:
+        if self._vocoder is None:
+            return ListedVoice(voice, "stored")
+        if voice.digest in self._ready:
+            return ListedVoice(voice, "ready")
+        if voice.digest in self._failed:
+            return ListedVoice(voice, "failed", self._failed[voice.digest])
+        return ListedVoice(voice, "preparing")
+
+    # ---- what is on the disk ------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        # One after the other, or what was read first could win.
+        async with self._reading:
+            try:
+                self._voices, self._ready = await asyncio.to_thread(self._read)
+            except OSError as error:
+                log.warning("the voices in %s cannot be read: %s", self._store.own, error.strerror)
+        digests = {voice.digest for voice in self._voices}
+        self._failed = {each: why for each, why in self._failed.items() if each in digests}
+
+    def _read(self) -> tuple[tuple[StoredVoice, ...], frozenset[str]]:
+        if self._vocoder is not None and not self._key:
+            self._key = self._vocoder.key()
+        voices = self._store.voices()
+        if not self._key:
+            return voices, frozenset()
+        digests = {voice.digest for voice in voices}
+        return voices, frozenset(
+            each for each in digests if self._store.is_prepared(each, self._key)
+        )
+
+    async def _watch(self) -> None:
+        """See what others do to the folder; never returns."""
+        seen = await asyncio.to_thread(self._changed_at)
+        while True:
+            await self._clock.sleep_until(self._clock.now_s() + _LOOK_S)
+            now = await asyncio.to_thread(self._changed_at)
+            if now != seen:
+                await self._refresh()
+                self._news.set()
+            seen = now
+
+    def _changed_at(self) -> int:
+        """When a voice was added or removed last, by whomever."""
+        with contextlib.suppress(OSError):
+            return self._store.own.stat().st_mtime_ns
+        return 0
+
+    # ---- preparation --------------------------------------------------------------------------
+
+    async def _keep_prepared(self) -> None:
+        """Prepare what can be spoken with but is not prepared yet; never returns."""
+        while True:
+            self._news.clear()
+            lacking = [voice for voice in self._voices if self._listed(voice).status == "preparing"]
+            for voice in lacking[:1]:
+                await self._prepare(voice)
+            if not lacking:
+                await self._news.wait()
+
+    async def _prepare(self, voice: StoredVoice) -> None:
+        why = await self._workshop.prepare(voice, self._key)
+        if why:
+            self._failed[voice.digest] = why
+        try:
+            # It may have been removed meanwhile.
+            await asyncio.to_thread(self._shelf.drop_if_gone, voice.digest)
+        except AgentError as error:
+            log.warning("%s", error)
+        await self._refresh()
+        if not why and voice.digest not in self._ready:
+            # Not to be tried for ever, should it not have been removed.
+            self._failed[voice.digest] = "it was prepared, but its form is not there"
+        if why and any(each.id == voice.id for each in self._voices):
+            log.warning("the voice %s cannot be spoken with: %s", voice.id, why)
