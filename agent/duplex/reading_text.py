@@ -42,8 +42,8 @@ _SIGNS = {
 }
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[:/](?=\d)")
 _PAUSES = re.compile(r"[ \t]*[()\[\]{}（）【】〔〕［］｛｝|]+[ \t]*|[:：]+(?=\s|$)|：")
-_SPACES = re.compile(r"[/\\#_$:]")
-_SAID_SYMBOLS = frozenset("°℃℉№™©®")
+_SPACES = re.compile(r"[/\\#_$:^]")
+_KEPT = frozenset("°℃℉№™©®`^")  # the last two are marks that go later
 _LEFT_OUT = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "So", "Sk", "Me"})
 _ENDS = ".!?。！？…;；"
 _CLOSING = "\"'”’」』》"
@@ -76,7 +76,7 @@ def _letter(letter: str) -> str:
     if letter in "\t\r\v\f" or unicodedata.category(letter) == "Zs":
         return " "
     is_picture = "\ufe00" <= letter <= "\ufe0f" or unicodedata.category(letter) in _LEFT_OUT
-    return "" if is_picture and letter not in _SAID_SYMBOLS else letter
+    return "" if is_picture and letter not in _KEPT else letter
 
 
 def _tidied(line: str) -> str:

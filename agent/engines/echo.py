@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agent.chat_types import AnswerRequest, ChatEvent
+from agent.chat_types import AnswerRequest, ChatEvent, SpeechRequest
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.engines.echo_memory import CHUNK_SAMPLES, Glimpse, Heard, Speech, Utterance
 from agent.engines.greeting import Greeting
@@ -347,7 +347,8 @@ class EchoEngine:
 
     def chat(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
         """It understands nothing, so it cannot: `UnsupportedError`."""
-        raise UnsupportedError("the echo engine has no model, so it cannot chat")
+        does = "read aloud" if isinstance(request, SpeechRequest) else "chat"
+        raise UnsupportedError(f"the echo engine has no model, so it cannot {does}")
 
     def load(self) -> Load:
         """Slots used and free."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.chat_types import ChatDelta, ChatDone, ChatEvent, ChatRequest
+from agent.chat_types import AnswerRequest, ChatDelta, ChatDone, ChatEvent, ChatRequest
 from agent.engines import EngineSettings
 from agent.errors import (
     CapacityError,
@@ -118,10 +118,10 @@ class BusyCore:
             for order in settings.instructions[3:].split(" and "):
                 self._obey(number, order)
 
-    def chat(self, number: int, request: ChatRequest) -> None:
-        """Says `max_tokens` words; none are unsupported."""
+    def chat(self, number: int, request: AnswerRequest) -> None:
+        """Says `max_tokens` words; none are unsupported, and so are texts to be read aloud."""
         self._check_thread()
-        if not request.max_tokens:
+        if not isinstance(request, ChatRequest) or not request.max_tokens:
             raise UnsupportedError("nothing to say", param="max_tokens")
         self._open.add(number)
         for word in range(request.max_tokens):

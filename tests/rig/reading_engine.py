@@ -7,6 +7,7 @@ from dataclasses import fields
 import numpy as np
 
 from agent.chat_types import (
+    AnswerRequest,
     ChatDelta,
     ChatDone,
     ChatEvent,
@@ -56,8 +57,10 @@ class ReadingEngine:
         """It takes no calls."""
         raise UnsupportedError("the reading engine takes no calls")
 
-    async def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+    async def chat(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
         """The answer."""
+        if not isinstance(request, ChatRequest):
+            raise UnsupportedError("it reads for itself only")
         self.requests.append(request)
         self.running += 1
         self.most_running = max(self.most_running, self.running)

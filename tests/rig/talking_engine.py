@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import fields
 
 from agent.chat_types import (
+    AnswerRequest,
     ChatDelta,
     ChatDone,
     ChatEvent,
@@ -152,8 +153,10 @@ class TalkingEngine:
         self._open.add(conversation)
         return conversation
 
-    async def chat(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+    async def chat(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
         """Say what was asked, a word at a time."""
+        if not isinstance(request, ChatRequest):
+            raise UnsupportedError("it has no voice")
         if request.thinking:
             yield ChatDelta("First I count what there is.", reasoning=True)
         words = described(request).split(" ")
