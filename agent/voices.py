@@ -72,6 +72,22 @@ class ListedVoice:
     status: VoiceStatus
     error: str = ""
 
+    def as_json(self) -> dict[str, object]:
+        """What the API and the command line show of it, and nothing that is private."""
+        voice = self.voice
+        return {
+            "id": voice.id,
+            "object": "audio.voice",
+            "name": voice.name,
+            "created_at": voice.created_at,
+            "built_in": voice.built_in,
+            "status": self.status,
+            "error": self.error or None,
+            "language": voice.language,
+            "duration_s": voice.duration_s,
+            "notes": list(voice.notes),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Added:

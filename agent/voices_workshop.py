@@ -83,7 +83,7 @@ class Workshop:
         return examined(*await self._done(job, self._examining))
 
     async def prepare(self, voice: StoredVoice, key: str) -> str:
-        """Prepare a voice, unless it is, for the vocoder `key`; why it cannot be, "" when it is now. One at a time."""
+        """Prepare a voice for the vocoder of `key`, unless it is; why not, "" once it is."""
         job = _Job(Prepare(voice, key), b"", self._patience.prepare_s)
         try:
             said, _ = await self._done(job, self._preparing)

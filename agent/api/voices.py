@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from agent.api.chat import LargeBody
 from agent.api.realtime import SlowBody, WrongContentType
 from agent.errors import CapacityError, RequestError
-from agent.voices import Added, ListedVoice, Voices, checked_details
+from agent.voices import Added, Voices, checked_details
 
 _MAX_UPLOADS = 4
 """Each is kept in memory while it comes in."""
@@ -111,7 +111,7 @@ async def _run(app: web.Application) -> AsyncIterator[None]:
 async def list_voices(request: web.Request) -> web.Response:
     """All voices, those that are not ready yet included."""
     found = await request.app[VOICES].listed()
-    return web.json_response({"object": "list", "data": [_voice(each) for each in found]})
+    return web.json_response({"object": "list", "data": [each.as_json() for each in found]})
 
 
 async def add_voice(request: web.Request) -> web.Response:
@@ -122,7 +122,7 @@ async def add_voice(request: web.Request) -> web.Response:
         name, consent = form.text("name"), form.text("consent")
         details = checked_details(name, consent, form.texts.get("language", ""))
         added: Added = await voices.add(details, form.recording())
-    return web.json_response({**_voice(added.listed), "report": added.examined.report})
+    return web.json_response({**added.listed.as_json(), "report": added.examined.report})
 
 
 async def check_recording(request: web.Request) -> web.Response:
@@ -139,22 +139,6 @@ async def remove_voice(request: web.Request) -> web.Response:
     await request.app[VOICES].remove(voice_id)
     body = {"id": voice_id, "object": "audio.voice.deleted", "deleted": True}
     return web.json_response(body)
-
-
-def _voice(listed: ListedVoice) -> dict[str, object]:
-    voice = listed.voice
-    return {
-        "id": voice.id,
-        "object": "audio.voice",
-        "name": voice.name,
-        "created_at": voice.created_at,
-        "built_in": voice.built_in,
-        "status": listed.status,
-        "error": listed.error or None,
-        "language": voice.language or None,
-        "duration_s": voice.duration_s,
-        "notes": list(voice.notes),
-    }
 
 
 # ---- the body ---------------------------------------------------------------------------------
