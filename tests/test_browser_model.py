@@ -11,14 +11,18 @@ import pytest
 from aiohttp import web
 
 from agent.api.loading import Started
+from agent.api.realtime import CALLS
 from agent.api.server import make_app
 from agent.config import load_config
-from agent.engines import Choice, EngineSettings, ModelSettings
+from agent.engines import Choice, EngineSettings, ModelSettings, VoiceSettings
 from agent.fleet.pool import start_core
 from agent.fleet.worker import Job
+from agent.types import FloatArray
 from tests.rig import scripted_engine
 from tests.rig.server import Running
+from tests.rig.stored_voices import store_voice
 from tests.rig.tiny_checkpoint import shared_checkpoint
+from tests.rig.tiny_vocoder import write_token2wav
 from tests.test_browser_call import Visit, visit
 from tests.web_page.browser import PATIENCE_MS
 
@@ -35,10 +39,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def serving(checkpoint: Path) -> AsyncIterator[Running]:
+async def serving(checkpoint: Path, voice: VoiceSettings | None = None) -> AsyncIterator[Running]:
     """The real server, with the scripted engine of `checkpoint` in its process."""
     model = ModelSettings(checkpoint, device="cpu", context_tokens=2048)
-    job = Job(scripted_engine.load, "minicpm-o", EngineSettings(checkpoint, 2, model))
+    load = scripted_engine.load_voiced if voice else scripted_engine.load
+    assets = voice.voices.parent if voice else checkpoint
+    job = Job(load, "minicpm-o", EngineSettings(assets, 2, model, voice))
     started = Started(Choice("minicpm-o", "for a test"), await start_core(job))
     app = make_app(load_config(None, {}, SETTINGS), started)
     runner = web.AppRunner(app, access_log=None)
@@ -140,3 +146,69 @@ async def test_the_same_weights_answer_in_the_chat_tab_between_two_calls(
         await page.click("#call-button")
         again = await visitor.event("response.output_text.done", before + 1)
         assert again["text"] == scripted_engine.SENTENCE
+
+
+# ---- heard, not read -----------------------------------------------------------------------------
+
+RATE_HZ = 48_000
+GAP_MS = 20
+SILENT = 0.01
+"""The tiny vocoder hums and hisses at 0.1 without a break."""
+
+
+async def test_a_call_is_heard_in_order_and_without_a_gap_inside_a_turn(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ref_audio").mkdir()
+    store_voice(tmp_path / "voices", "anna")
+    voice = VoiceSettings("token2wav", write_token2wav(tmp_path / "voc"), tmp_path / "voices")
+    async with serving(checkpoint, voice) as server, visit(server, QUIET, tmp_path) as visitor:
+        await visitor.start()
+        turn = await turn_in_time(visitor)
+        await asyncio.sleep(0.5)
+        heard = await visitor.heard()
+        assert not await visitor.page.is_visible("#captions-only")
+        assert await of_kind(visitor, "error") == []
+        (created,) = await of_kind(visitor, "session.created")
+        assert created["session"]["output_modalities"] == ["audio"]
+    said = np.fromfile(tmp_path / scripted_engine.SOUND / f"{turn}.f32", np.float32)
+    assert len(said) / 24_000 >= scripted_engine.VOICED_UNITS - 1
+    sound = turns_in(heard)[-1]
+    assert longest_silence_ms(sound) <= GAP_MS
+    assert abs(len(sound) / RATE_HZ - len(said) / 24_000) < 0.15
+    places = [place_of(piece, sound) for piece in np.split(said[: len(said) // 6 * 6], 6)]
+    assert places == sorted(places), places
+
+
+async def turn_in_time(visitor: Visit) -> int:
+    """Wait for a turn after the first, from which the call learns how long units take, that the
+    engine generated in time: on a machine that does other things it may not always."""
+    (live,) = visitor.server.app[CALLS]._live.values()
+    playout = live.session._playout
+    await visitor.event("output_audio_buffer.stopped")
+    for turn in range(2, 8):
+        before = playout.underruns
+        await visitor.event("output_audio_buffer.stopped", turn)
+        if playout.underruns == before:
+            return turn
+    raise AssertionError("every turn had a gap before it was sent")
+
+
+def turns_in(heard: FloatArray) -> list[FloatArray]:
+    """The stretches of sound between silences of half a second."""
+    loud = np.flatnonzero(np.abs(heard) > SILENT)
+    breaks = np.flatnonzero(np.diff(loud) > RATE_HZ // 2)
+    starts, ends = loud[[0, *(breaks + 1)]], loud[[*breaks, -1]]
+    return [heard[start : end + 1] for start, end in zip(starts, ends, strict=True)]
+
+
+def longest_silence_ms(sound: FloatArray) -> float:
+    loud = np.flatnonzero(np.abs(sound) > SILENT)
+    return float(np.diff(loud).max()) * 1000 / RATE_HZ
+
+
+def place_of(piece: FloatArray, turn: FloatArray) -> int:
+    """Where in `turn` (48 kHz) the piece (24 kHz) is, by its loudest match."""
+    low = turn[::2]
+    products = np.correlate(low, piece, "valid") if len(low) >= len(piece) else np.zeros(1)
+    return int(np.argmax(products))
