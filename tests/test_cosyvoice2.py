@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from agent.vocoder.cosyvoice2_flow import (
 )
 from agent.vocoder.loading import HiftSound
 from agent.vocoder.unet import UnetConfig
-from agent.vocoder.unet_memory import MemoryLayout, UnetMemory
+from agent.vocoder.unet_memory import StepHistory, StepMemory, UnetMemory
 from tests.rig.tiny_cosyvoice2 import (
     CPU,
     HEAD_WIDTH,
@@ -195,29 +196,52 @@ def test_a_long_turn_remembers_the_prompt_and_the_last_of_itself() -> None:
     assert not torch.allclose(ears[-1].mel[:, 150:], exact_ears[-1].mel[:, 150:], atol=1e-3)
 
 
+def _numbered(first: int, last: int) -> torch.Tensor:
+    """One layer's frames of one number each, that of the frame."""
+    return torch.arange(float(first), float(last)).reshape(1, 1, -1, 1).expand(1, 2, -1, 1)
+
+
 def test_a_memory_keeps_the_first_and_the_last_frames() -> None:
-    config = UnetConfig(mel_bins=2, width=2, time_width=2, heads=1, head_width=1, mid_blocks=0)
-    memory = UnetMemory(config, MemoryLayout(1, CPU, torch.float32))
-    memory.reserve(10)
-    numbers = torch.arange(10.0).reshape(1, 1, 10, 1).expand(2, 1, 10, 1)
-    memory.step(0, None).extend(0, numbers, -numbers)
-    memory.commit(10)
-    memory.keep(2, 5)
-    nothing = torch.zeros(2, 1, 0, 1)
-    keys, values = memory.step(0, None).extend(0, nothing, nothing)
-    assert keys[0, 0, :, 0].tolist() == [0, 1, 5, 6, 7, 8, 9]
-    assert torch.equal(values, -keys)
+    config = UnetConfig(mel_bins=2, width=2, mid_blocks=0)
+    tails = torch.zeros(2, 2, sum(config.tail_widths))
+    voice = (_numbered(0, 2),)
+    step = StepMemory(voice, tuple(_numbered(*one) for one in ((2, 4), (4, 9), (9, 10))), tails)
+    memory = UnetMemory((step,)).keep(3, 4)
+    history = StepHistory(memory.steps[0], config, None, 1)
+    seen = history.extend(0, torch.full((2, 1, 1), 10.0))
+    assert seen[0, :, 0].tolist() == seen[1, :, 0].tolist() == [0, 1, 2, 6, 7, 8, 9, 10]
+    assert memory.steps[0].voice is voice
+    assert memory.nbytes == 4 * 2 * 5 + tails.nbytes
+    assert memory.keep(3, 4) is memory
+
+
+def test_a_stream_weighs_what_is_its_own_alone() -> None:
+    vocoder = _sounding()
+    voice = vocoder.voice(golden_prompt(50), "anna")
+    stream = vocoder.open(voice)
+    assert stream.nbytes < voice.nbytes / 3
+    stream.push(TOKENS[:28])
+    shared = [one.data_ptr() for step in voice.state.memory.steps for one in step.voice]
+    assert [one.data_ptr() for step in stream._state.memory.steps for one in step.voice] == shared
+
+
+def test_a_stream_of_full_size_stays_below_240_mb() -> None:
+    config, settings, steps, item_bytes = UnetConfig(), ChunkSettings(), 10, 2
+    frames = 2 * (settings.context_tokens + 25)
+    kept = config.layers * frames * config.width
+    tails = 2 * sum(config.tail_widths)
+    assert 2 * item_bytes * steps * (kept + tails) < 225e6
 
 
 def test_the_noise_begins_again_after_five_minutes() -> None:
     flow = tiny_flow(STEPS)
     nothing = (torch.zeros(80, 0), torch.zeros(80))
     with torch.inference_mode():
-        early, late = flow.start(), flow.start()
-        late.tokens = NOISE_FRAMES // 2
-        first = flow.advance(early, TOKENS[:28], nothing, final=False).mel
-        again = flow.advance(late, TOKENS[:28], nothing, final=False).mel
-    assert torch.equal(first, again)
+        early = flow.start()
+        late = replace(early, tokens=NOISE_FRAMES // 2)
+        first, _ = flow.advance(early, TOKENS[:28], nothing, final=False)
+        again, _ = flow.advance(late, TOKENS[:28], nothing, final=False)
+    assert torch.equal(first.mel, again.mel)
     assert not torch.equal(flow_noise(1, 80, CPU), flow_noise(0, 80, CPU))
 
 

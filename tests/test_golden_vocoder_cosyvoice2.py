@@ -48,8 +48,14 @@ def test_one_step_s_velocity_is_the_reference_s(name: str) -> None:
     speaker = golden("step.speaker")[:, :, None].expand(-1, -1, frames)
     mask = block_causal(0, frames, BLOCK_FRAMES, CPU) if name == "streaming" else None
     rows = torch.cat([x, mu, speaker, told], 1)
-    velocity = unet(rows, unet.shifts(times), Beginning(mask))
-    assert _error(f"step.velocity.{name}", velocity) <= LIMIT
+    # The steps of the solver have one time for both rows; here each has its own.
+    velocity = torch.cat(
+        [
+            unet(row[None], shifts, Beginning(mask))
+            for row, shifts in zip(rows.transpose(1, 2), unet.shifts(times), strict=True)
+        ]
+    )
+    assert _error(f"step.velocity.{name}", velocity.transpose(1, 2)) <= LIMIT
 
 
 def _voice(prompt_tokens: int) -> tuple[Tensor, Tensor]:
@@ -92,6 +98,7 @@ def test_what_the_first_chunk_s_tokens_are_encoded_to_is_the_reference_s(run: st
     state, made = tiny_flow().start(), list[FlowChunk]()
     for start in range(0, count, 25):
         window = everything[start : start + 28]
-        made.append(tiny_flow().advance(state, window, _voice(prompt), final=False))
+        chunk, state = tiny_flow().advance(state, window, _voice(prompt), final=False)
+        made.append(chunk)
     mu = torch.cat([chunk.mu for chunk in made], 1)
     assert _error(f"{run}.chunk0.mu", mu.T) <= LIMIT

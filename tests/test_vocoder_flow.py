@@ -14,6 +14,7 @@ from agent.torch_parts.checkpoint import stored_shapes, unfilled
 from agent.vocoder.config import DitConfig, EncoderConfig, FlowConfig
 from agent.vocoder.conformer import EncoderState
 from agent.vocoder.flow import (
+    EstimatorMemory,
     Flow,
     FlowSettings,
     FlowState,
@@ -86,28 +87,52 @@ def test_stretches_are_unbroken() -> None:
     assert stretches([]) == []
 
 
+def _remembered(state: FlowState) -> Tensor:
+    """Keys and values of the second step, in the order of `held`."""
+    return torch.cat([*state.steps[1].turn, *state.steps[1].prompt], 2)
+
+
 def test_the_states_keys_are_those_of_the_frames_that_it_says() -> None:
     flow, noise, state = tiny_flow(), golden_noise(), _voice()
     for start in (0, 25, 50):
         before = state
         _, state = flow.chunk(state, golden("tokens")[start : start + 28], noise, final=False)
-        key, past = state.steps[1][0].key, before.steps[1][0].key
-        assert key.shape[2] == len(state.held)
+        seen, past = _remembered(state), _remembered(before)
+        assert seen.shape[2] == len(state.held)
         for at, frame in enumerate(state.held):
             if frame in before.held:
-                assert torch.equal(key[:, :, at], past[:, :, before.held.index(frame)])
+                assert torch.equal(seen[:, :, at], past[:, :, before.held.index(frame)])
 
 
 def test_the_order_of_what_is_remembered_changes_nothing() -> None:
     flow, state = tiny_flow(), _voice()
     backwards = tuple(
-        tuple(replace(layer, key=layer.key.flip(2), value=layer.value.flip(2)) for layer in step)
-        for step in state.steps
+        replace(step, prompt=tuple(one.flip(2) for one in step.prompt)) for step in state.steps
     )
     mel, _ = flow.chunk(state, golden("tokens")[:28], golden_noise(), final=False)
     turned = replace(state, steps=backwards)
     again, _ = flow.chunk(turned, golden("tokens")[:28], golden_noise(), final=False)
     _close(again, mel)
+
+
+@pytest.mark.parametrize("memory", ["reference", "prompt_plus_recent"])
+def test_a_stream_weighs_what_is_its_own_alone(memory: EstimatorMemory) -> None:
+    flow = tiny_flow(FlowSettings(steps=3, estimator_memory=memory))
+    voice = flow.setup(*golden_prompt(75), golden_noise())
+    state = voice
+    for start in range(0, 125, 25):
+        tokens = golden("tokens")[start : start + 28]
+        _, state = flow.chunk(state, tokens, golden_noise(), final=False)
+    shared = {one.untyped_storage().data_ptr() for step in voice.steps for one in step.prompt}
+    for step in state.steps:
+        assert step.prompt
+        assert {one.untyped_storage().data_ptr() for one in step.prompt} <= shared
+        assert all(
+            one.untyped_storage().nbytes() == one.numel() * one.element_size() for one in step.turn
+        )
+    turn_frames = {"reference": 150, "prompt_plus_recent": 100}[memory]
+    assert sum(one.shape[2] for one in state.steps[0].turn) == turn_frames
+    assert state.bytes_owned < state.bytes_held
 
 
 # ---- what the encoder remembers -----------------------------------------------------------------

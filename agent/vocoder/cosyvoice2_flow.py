@@ -5,20 +5,20 @@ absolute frame, so what is remembered of each Euler step stands for computing it
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.errors import CheckpointError
-from agent.torch_parts.checkpoint import TensorHeader
+from agent.torch_parts.checkpoint import Fold, TensorHeader
 from agent.vocoder.config import FRAMES_PER_TOKEN, EncoderConfig, encoder_config
 from agent.vocoder.conformer import Encoder, EncoderState
 from agent.vocoder.flow import euler_times
 from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal, unet_sizes
-from agent.vocoder.unet_memory import MemoryLayout, UnetMemory
+from agent.vocoder.unet_memory import StepHistory, UnetMemory
 
 BLOCK_TOKENS = 25
 BLOCK_FRAMES = FRAMES_PER_TOKEN * BLOCK_TOKENS
@@ -68,6 +68,18 @@ class Cosyvoice2Weights(nn.Module):
         self.encoder_proj = nn.Linear(width, bins)
         self.decoder = nn.ModuleDict({"estimator": Unet(config.unet)})
 
+    def folds(self) -> Mapping[str, Fold]:
+        """The estimator's, by their names here."""
+        estimator = self.decoder["estimator"]
+        assert isinstance(estimator, Unet)
+        return {
+            f"{_ESTIMATOR}{name}": Fold(
+                {f"{_ESTIMATOR}{stored}": shape for stored, shape in fold.sources.items()},
+                fold.make,
+            )
+            for name, fold in estimator.folds().items()
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -90,9 +102,12 @@ class FlowChunk:
         return bool(self.mel.isfinite().all())
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class FlowState:
-    """What a stream remembers between chunks; `tokens` counts all of them, the prompt's too."""
+    """What a stream remembers between chunks; `tokens` counts all of them, the prompt's too.
+
+    Never changed: a voice's state is where its streams begin.
+    """
 
     encoder: EncoderState
     memory: UnetMemory
@@ -102,21 +117,26 @@ class FlowState:
     def dtype(self) -> torch.dtype:
         return self.memory.dtype
 
-    def keep(self, first: int, recent: int) -> None:
-        """Forget all but the `first` tokens and the `recent` ones; both end on the grid."""
+    def keep(self, first: int, recent: int) -> "FlowState":
+        """Without all but the `first` tokens and the `recent` ones; both end on the grid."""
         remembered = self.encoder.tokens
         if remembered <= first + recent:
-            return
+            return self
         stretches = [slice(0, first), slice(remembered - recent, remembered)]
         doubled = [slice(2 * one.start, 2 * one.stop) for one in stretches]
-        self.encoder = self.encoder.keep(stretches, doubled)
-        self.memory.keep(FRAMES_PER_TOKEN * first, FRAMES_PER_TOKEN * recent)
+        return FlowState(
+            self.encoder.keep(stretches, doubled),
+            self.memory.keep(FRAMES_PER_TOKEN * first, FRAMES_PER_TOKEN * recent),
+            self.tokens,
+        )
 
-    def clone(self, dtype: torch.dtype | None = None) -> "FlowState":
-        """One that goes on by itself, in another dtype if that is wanted."""
-        # The encoder's states are never changed, so they may be shared.
-        encoder = self.encoder if dtype is None else self.encoder.to(dtype)
-        return FlowState(encoder, self.memory.clone(dtype), self.tokens)
+    def as_voice(self) -> "FlowState":
+        """The same, to be shared by turns."""
+        return replace(self, memory=self.memory.as_voice())
+
+    def to(self, dtype: torch.dtype) -> "FlowState":
+        """The same in another precision."""
+        return FlowState(self.encoder.to(dtype), self.memory.to(dtype), self.tokens)
 
 
 class Cosyvoice2Flow:
@@ -165,8 +185,9 @@ class Cosyvoice2Flow:
 
     def start(self) -> FlowState:
         """The state before the first token."""
-        layout = MemoryLayout(len(self._lengths), self.device, self.dtype)
-        return FlowState(self._weights.encoder.start(), UnetMemory(self.config.unet, layout))
+        like = self._weights.encoder_proj.weight
+        memory = UnetMemory.empty(self.config.unet, len(self._lengths), like)
+        return FlowState(self._weights.encoder.start(), memory)
 
     def whole(
         self, tokens: Sequence[int], prompt_mel: Tensor, speaker: Tensor, *, in_blocks: bool
@@ -181,18 +202,17 @@ class Cosyvoice2Flow:
         frames = mu.shape[1]
         mask = block_causal(0, frames, BLOCK_FRAMES, self.device) if in_blocks else None
         conditions = Conditions(mu, _from(prompt_mel, 0, frames), speaker)
-        return FlowChunk(mu, self._solve(0, conditions, lambda step: Beginning(mask)))
+        return FlowChunk(mu, self._solve(0, conditions, [Beginning(mask)] * len(self._lengths)))
 
     def advance(
         self, state: FlowState, tokens: Sequence[int], voice: tuple[Tensor, Tensor], *, final: bool
-    ) -> FlowChunk:
+    ) -> tuple[FlowChunk, FlowState]:
         """The next tokens of a stream, of which the last three are only looked at unless `final`.
 
         `voice` is the prompt's mel [mel, P] and the speaker [mel]. Starts on the grid of blocks,
-        and must end on it unless `final`. A chunk that is not finite leaves the state as it was.
+        and must end on it unless `final`.
         """
-        encoder, memory = self._weights.encoder, state.memory
-        states, encoder_state = encoder.step(
+        states, encoder = self._weights.encoder.step(
             self._embedded(tokens), state.encoder, final=final, block_tokens=BLOCK_TOKENS
         )
         mu = self._mu(states)
@@ -200,14 +220,11 @@ class Cosyvoice2Flow:
         mask = None
         if frames > BLOCK_FRAMES:
             mask = block_causal(0, frames, BLOCK_FRAMES, self.device)
-        memory.reserve(frames)
+        made = [StepHistory(step, self.config.unet, mask, frames) for step in state.memory.steps]
         conditions = Conditions(mu, _from(voice[0], first, frames), voice[1])
-        chunk = FlowChunk(mu, self._solve(first, conditions, lambda step: memory.step(step, mask)))
-        if chunk.is_finite:
-            memory.commit(frames)
-            state.encoder = encoder_state
-            state.tokens += frames // FRAMES_PER_TOKEN
-        return chunk
+        chunk = FlowChunk(mu, self._solve(first, conditions, made))
+        memory = UnetMemory(tuple(history.after() for history in made))
+        return chunk, FlowState(encoder, memory, state.tokens + frames // FRAMES_PER_TOKEN)
 
     def _embedded(self, tokens: Sequence[int]) -> Tensor:
         numbers = torch.tensor([*tokens], dtype=torch.int64).to(self.device)
@@ -218,22 +235,24 @@ class Cosyvoice2Flow:
         mu: Tensor = self._weights.encoder_proj(states)[0].T.float()
         return mu
 
-    def _solve(
-        self, first: int, conditions: Conditions, history: Callable[[int], History]
-    ) -> Tensor:
+    def _solve(self, first: int, conditions: Conditions, histories: Sequence[History]) -> Tensor:
         """Frames `first`.. from noise to mel f32 [mel, T]; the state stays float32 throughout."""
         frames = conditions.mu.shape[1]
         speaker = conditions.speaker[:, None].expand(-1, frames)
-        told = torch.cat([conditions.mu, speaker, conditions.prompt])
+        told = torch.cat([conditions.mu, speaker, conditions.prompt]).T
         told = torch.stack([told, torch.zeros_like(told)]).to(self.dtype)
-        places = torch.arange(first, first + frames, device=self.device) % self._noise.shape[1]
-        mel, unet, guidance = self._noise[:, places], self._unet, self.config.guidance
-        for step, length in enumerate(self._lengths):
-            rows = torch.cat([mel.to(self.dtype).expand(2, -1, -1), told], 1)
-            shifts = self._shifts[step, None].to(self.dtype)
-            velocity = unet(rows, shifts, history(step)).float()
+        mel, unet, guidance = self._noise_at(first, frames), self._unet, self.config.guidance
+        shifts = self._shifts.to(self.dtype).unbind()
+        for shift, length, history in zip(shifts, self._lengths, histories, strict=True):
+            rows = torch.cat([mel.to(self.dtype).expand(2, -1, -1), told], 2)
+            velocity = unet(rows, shift, history).float()
             mel = mel + length * ((1 + guidance) * velocity[0] - guidance * velocity[1])
-        return mel
+        return mel.T
+
+    def _noise_at(self, first: int, frames: int) -> Tensor:
+        """Of frames `first`.., f32 [T, mel]."""
+        places = torch.arange(first, first + frames, device=self.device) % self._noise.shape[1]
+        return self._noise[:, places].T
 
 
 def flow_noise(seed: int, mel_bins: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ remembers of the past is held apart for every step of the solver, and never chan
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from agent.torch_parts.checkpoint import Fold
 from agent.vocoder.config import MODULATIONS, TIME_FEATURES, DitConfig
+from agent.vocoder.segments import Segment, frames_of, owned, stretches_of
 
 ROWS = 2
 """With and without the conditions."""
@@ -25,34 +26,66 @@ _KERNEL = 3
 
 
 @dataclass(frozen=True, slots=True)
-class LayerMemory:
-    """What one layer remembers at one step of the solver: keys with the newest block in front."""
+class DitMemory:
+    """What one step of the solver remembers: the newest frames first, the prompt's behind them.
 
-    key: Tensor  # [2, H, L, D]
-    value: Tensor  # [2, H, L, D]
-    first_tail: Tensor  # [2, W, 2]: the end of what each convolution saw
-    second_tail: Tensor  # [2, W, 2]
+    The pieces are [layers, 2, n, 2 · H · D], keys and behind them values.
+    Of the prompt's, what is forgotten is not freed, since its voice holds it anyhow.
+    """
 
-    def to(self, dtype: torch.dtype) -> "LayerMemory":
+    prompt: tuple[Segment, ...]  # the voice's own, shared by all that speak with it
+    turn: tuple[Segment, ...]
+    first_tails: Tensor  # [layers, 2, 2, W]: the end of what each convolution saw
+    second_tails: Tensor  # [layers, 2, 2, W]
+
+    def to(self, dtype: torch.dtype) -> "DitMemory":
         """The same in another precision."""
-        return LayerMemory(
-            self.key.to(dtype),
-            self.value.to(dtype),
-            self.first_tail.to(dtype),
-            self.second_tail.to(dtype),
+        return DitMemory(
+            tuple(one.to(dtype) for one in self.prompt),
+            tuple(one.to(dtype) for one in self.turn),
+            self.first_tails.to(dtype),
+            self.second_tails.to(dtype),
         )
 
+    def as_prompt(self) -> "DitMemory":
+        """The same, to be shared by turns."""
+        return DitMemory((*self.turn, *self.prompt), (), self.first_tails, self.second_tails)
 
-DitMemory: TypeAlias = tuple[LayerMemory, ...]
-"""All layers at one step of the solver."""
+    def extended(self, frames: Segment, kept: Sequence[slice]) -> "DitMemory":
+        """With a new block in front, and of all that only the stretches `kept`."""
+        turn = (frames, *self.turn)
+        border = frames_of(turn)
+        return DitMemory(
+            tuple(stretches_of(self.prompt, border, kept)),
+            tuple(owned(part) for part in stretches_of(turn, 0, kept)),
+            self.first_tails,
+            self.second_tails,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TimeTable:
-    """All that depends on the time alone, for each step of the solver, float32."""
+    """All that depends on the time alone, for each step of the solver, float32 [W] each."""
 
-    layers: Tensor  # [N, layers, 9, W]: shift, 1 + scale, gate of attention, MLP and convolution
-    last: Tensor  # [N, 2, W]: shift and 1 + scale
+    layers: tuple[tuple[tuple[Tensor, ...], ...], ...]
+    """By step and layer: shift, 1 + scale, gate of attention, MLP and convolution."""
+    last: tuple[tuple[Tensor, ...], ...]
+    """By step: shift and 1 + scale."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LayerWeights:
+    """One layer's weights as they are multiplied with, collected once."""
+
+    qkv: tuple[Tensor, Tensor]
+    head_scale: Tensor  # [2, 1, D], of query and key
+    head_shift: Tensor
+    out: tuple[Tensor, Tensor]
+    first: tuple[Tensor, Tensor]  # the convolutions as products [W, 3 W]
+    norm: tuple[Tensor, Tensor]
+    second: tuple[Tensor, Tensor]
+    wide: tuple[Tensor, Tensor]
+    narrow: tuple[Tensor, Tensor]
 
 
 class Dit(nn.Module):
@@ -66,6 +99,7 @@ class Dit(nn.Module):
         self.in_proj = nn.Linear(4 * config.mel_bins, width)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.final_layer = _FinalLayer(width, config.mel_bins)
+        self._layers: list[_LayerWeights] = []
 
     def folds(self) -> Mapping[str, Fold]:
         """Query, key and value of each layer are one product."""
@@ -88,7 +122,15 @@ class Dit(nn.Module):
         last = self.final_layer.adaLN_modulation["1"](embedded).view(count, 2, -1)
         inner[:, :, 1::3] += 1
         last[:, 1] += 1
-        return TimeTable(inner, last)
+        # Cut up here, once: a view costs the host as much as a small kernel.
+        return TimeTable(
+            tuple(tuple(layer.unbind() for layer in step) for step in inner),
+            tuple(step.unbind() for step in last),
+        )
+
+    def collect(self) -> None:
+        """To be called when the weights are in place, and again when they are others."""
+        self._layers = [cast(_Block, block).weights() for block in self.blocks]
 
     def forget_times(self) -> None:
         """Drop the weights that only `at_times` reads: a third of all."""
@@ -108,16 +150,15 @@ class Dit(nn.Module):
 
     def start(self) -> DitMemory:
         """The memory of one step of the solver before the first block."""
-        config, like = self.config, self.in_proj.weight
-        empty = like.new_zeros(ROWS, config.heads, 0, config.head_width)
-        tail = like.new_zeros(ROWS, config.width, _KERNEL - 1)
-        return (LayerMemory(empty, empty, tail, tail),) * config.layers
+        config = self.config
+        tails = self.in_proj.weight.new_zeros(config.layers, ROWS, _KERNEL - 1, config.width)
+        return DitMemory((), (), tails, tails)
 
     def forward(
         self,
         noisy: Tensor,
         conditions: Tensor,
-        modulation: tuple[Tensor, Tensor],
+        modulation: tuple[tuple[tuple[Tensor, ...], ...], tuple[Tensor, ...]],
         memory: DitMemory,
         kept: Sequence[slice],
     ) -> tuple[Tensor, DitMemory]:
@@ -128,12 +169,87 @@ class Dit(nn.Module):
         memory keeps the stretches `kept`.
         """
         weight = self.in_proj.weight[:, : self.config.mel_bins]
-        states = conditions + F.linear(noisy.to(weight.dtype), weight).float()
-        after: list[LayerMemory] = []
-        for block, vectors, past in zip(self.blocks, modulation[0], memory, strict=True):
-            states, extended = block(states, vectors, past, kept)
-            after.append(extended)
-        return self.final_layer(states, modulation[1]), tuple(after)
+        dtype = weight.dtype
+        states = conditions + F.linear(noisy.to(dtype), weight)
+        pasts = [one.unbind() for one in (*memory.turn, *memory.prompt)]
+        first_tails = memory.first_tails.float().unbind()
+        second_tails = memory.second_tails.unbind()
+        frames, first_ends, second_ends = [], [], []
+        for index, (layer, vectors) in enumerate(zip(self._layers, modulation[0], strict=True)):
+            past = [one[index] for one in pasts]
+            states, fresh = self._attended(states, layer, vectors, past)
+            states, first, second = _convolved(
+                states, layer, vectors, (first_tails[index], second_tails[index])
+            )
+            states = _widened(states, layer, vectors)
+            frames.append(fresh)
+            first_ends.append(first)
+            second_ends.append(second)
+        # One copy for all layers, so that nothing else of this block stays in memory.
+        after = DitMemory(
+            memory.prompt,
+            memory.turn,
+            torch.stack(first_ends).to(dtype),
+            torch.stack(second_ends),
+        )
+        if kept != _NOTHING:
+            after = after.extended(torch.stack(frames), kept)
+        return self.final_layer(states, modulation[1]), after
+
+    def _attended(
+        self, states: Tensor, layer: _LayerWeights, vectors: Sequence[Tensor], past: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The states after attention, and the new frames' keys and values [2, T, 2 · H · D]."""
+        heads = (self.config.heads, self.config.head_width)
+        inner = heads[0] * heads[1]
+        mixed = F.linear(_modulated(states, vectors[0], vectors[1], layer.out[0].dtype), *layer.qkv)
+        split = mixed.view(*mixed.shape[:2], 3, *heads)
+        to_norm = split[:, :, :2]
+        normed = F.layer_norm(to_norm, heads[1:], None, None, _AFFINE_EPS)
+        torch.addcmul(layer.head_shift, normed, layer.head_scale, out=to_norm)
+        fresh = mixed[:, :, inner:]
+        everything = torch.cat([fresh, *past], 1)
+        keys, values = (
+            everything.view(*everything.shape[:2], 2, *heads).permute(2, 0, 3, 1, 4).unbind()
+        )
+        query = split[:, :, 0].transpose(1, 2)
+        seen = F.scaled_dot_product_attention(query, keys, values)
+        out = F.linear(seen.transpose(1, 2).flatten(2), *layer.out)
+        return torch.addcmul(states, vectors[2], out), fresh
+
+
+_NOTHING = [slice(0, 0)]
+
+
+def _convolved(
+    states: Tensor,
+    layer: _LayerWeights,
+    vectors: Sequence[Tensor],
+    tails: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The states after two causal convolutions, and the ends of what these saw."""
+    normed = F.layer_norm(states, states.shape[2:], vectors[7], vectors[6], _PLAIN_EPS)
+    first = torch.cat([tails[0], normed], 1)
+    hidden = F.layer_norm(
+        _convolution(first, layer.first), states.shape[2:], *layer.norm, _AFFINE_EPS
+    )
+    second = torch.cat([tails[1], F.mish(hidden)], 1)
+    out = torch.addcmul(states, vectors[8], _convolution(second, layer.second))
+    return out, first[:, 1 - _KERNEL :], second[:, 1 - _KERNEL :]
+
+
+def _convolution(seen: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+    """[2, 2 + T, W] → [2, T, W], as one product: cuDNN would turn weights and frames each time."""
+    columns = seen.unfold(1, _KERNEL, 1)
+    columns = columns.to(weights[0].dtype, memory_format=torch.contiguous_format)
+    return F.linear(columns.flatten(2), *weights)
+
+
+def _widened(states: Tensor, layer: _LayerWeights, vectors: Sequence[Tensor]) -> Tensor:
+    """The states after the MLP."""
+    inside = _modulated(states, vectors[3], vectors[4], layer.wide[0].dtype)
+    wide = F.gelu(F.linear(inside, *layer.wide), approximate="tanh")
+    return torch.addcmul(states, vectors[5], F.linear(wide, *layer.narrow))
 
 
 def _stacked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -174,21 +290,27 @@ class _Block(nn.Module):
         linear = nn.Linear(config.width, MODULATIONS * config.width)
         self.adaLN_modulation = nn.ModuleDict({"1": linear})
 
-    def forward(
-        self, states: Tensor, vectors: Tensor, past: LayerMemory, kept: Sequence[slice]
-    ) -> tuple[Tensor, LayerMemory]:
-        dtype = past.key.dtype
-        attend, mlp, convolve = vectors.view(3, 3, -1)
-        shift, scale, gate = attend
-        mixed, key, value = self.attn(_modulated(states, shift, scale, dtype), past, kept)
-        states = torch.addcmul(states, gate, mixed)
-        shift, scale, gate = convolve
-        smooth, first, second = self.conv(_modulated(states, shift, scale, dtype), past)
-        states = torch.addcmul(states, gate, smooth)
-        shift, scale, gate = mlp
-        wide = self.mlp(_modulated(states, shift, scale, dtype))
-        states = torch.addcmul(states, gate, wide)
-        return states, LayerMemory(key, value, first, second)
+    def weights(self) -> _LayerWeights:
+        """All but what depends on the time."""
+        norms = (self.attn.q_norm, self.attn.k_norm)
+        convolutions = self.conv.block
+        return _LayerWeights(
+            qkv=_weights(self.attn.to_qkv),
+            head_scale=torch.stack([norm.weight for norm in norms])[:, None],
+            head_shift=torch.stack([norm.bias for norm in norms])[:, None],
+            out=_weights(self.attn.proj),
+            first=_weights(convolutions["1"]),
+            norm=_weights(convolutions["3"]),
+            second=_weights(convolutions["6"]),
+            wide=_weights(self.mlp.fc1),
+            narrow=_weights(self.mlp.fc2),
+        )
+
+
+def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias; a convolution's [out, in, 3] as a product's [out, in · 3]."""
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    return weight.flatten(1) if weight.ndim > 1 else weight, bias
 
 
 class _Attention(nn.Module):
@@ -199,26 +321,6 @@ class _Attention(nn.Module):
         self.q_norm = nn.LayerNorm(config.head_width, _AFFINE_EPS)
         self.k_norm = nn.LayerNorm(config.head_width, _AFFINE_EPS)
         self.proj = nn.Linear(inner, config.width)
-        self._heads = config.heads
-
-    def forward(
-        self, states: Tensor, past: LayerMemory, kept: Sequence[slice]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        rows, count, _ = states.shape
-        split = self.to_qkv(states).view(rows, count, 3, self._heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        keys = torch.cat([self.k_norm(key), past.key], 2)
-        values = torch.cat([value, past.value], 2)
-        mixed = F.scaled_dot_product_attention(self.q_norm(query), keys, values)
-        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
-        return out, _stretches(keys, kept), _stretches(values, kept)
-
-
-def _stretches(frames: Tensor, kept: Sequence[slice]) -> Tensor:
-    """These stretches of the frames in a tensor of their own, or all as they are."""
-    if len(kept) == 1 and kept[0] == slice(0, frames.shape[2]):
-        return frames
-    return torch.cat([frames[:, :, one] for one in kept], 2)
 
 
 class _Convolutions(nn.Module):
@@ -232,29 +334,12 @@ class _Convolutions(nn.Module):
             }
         )
 
-    def forward(self, states: Tensor, past: LayerMemory) -> tuple[Tensor, Tensor, Tensor]:
-        """[2, T, W] → [2, T, W] and the ends of what the two convolutions saw."""
-        first = torch.cat([past.first_tail, states.transpose(1, 2)], 2)
-        smooth = self.block["3"](self.block["1"](first).transpose(1, 2))
-        second = torch.cat([past.second_tail, F.mish(smooth).transpose(1, 2)], 2)
-        out = self.block["6"](second).transpose(1, 2)
-        return out, _end(first), _end(second)
-
-
-def _end(seen: Tensor) -> Tensor:
-    """A copy, so that no two frames hold all the others in memory."""
-    return seen[:, :, seen.shape[2] - (_KERNEL - 1) :].clone()
-
 
 class _Mlp(nn.Module):
     def __init__(self, config: DitConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.ffn_width)
         self.fc2 = nn.Linear(config.ffn_width, config.width)
-
-    def forward(self, states: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(states), approximate="tanh"))
-        return out
 
 
 class _FinalLayer(nn.Module):

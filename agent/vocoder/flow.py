@@ -21,6 +21,7 @@ from agent.torch_parts.checkpoint import Fold
 from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, FlowConfig
 from agent.vocoder.conformer import Encoder, EncoderState
 from agent.vocoder.dit import Dit, DitMemory, TimeTable
+from agent.vocoder.segments import nbytes_of
 
 EstimatorMemory: TypeAlias = Literal["reference", "prompt_plus_recent"]
 """Which frames the estimator keeps: the reference's choice, which forgets most of a long prompt,
@@ -101,7 +102,7 @@ class FlowState:
         return replace(
             self,
             encoder=self.encoder.to(dtype),
-            steps=tuple(tuple(layer.to(dtype) for layer in step) for step in self.steps),
+            steps=tuple(step.to(dtype) for step in self.steps),
             speaker=self.speaker.to(dtype),
         )
 
@@ -111,13 +112,19 @@ class FlowState:
 
     @property
     def is_finite(self) -> bool:
-        """Whether a stream can go on from here."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors())
+        """Whether a stream can go on from here: one look at the device for all."""
+        sums = torch.stack([one.sum(dtype=torch.float32) for one in self._tensors()])
+        return bool(torch.isfinite(sums).all())
 
     @property
     def bytes_held(self) -> int:
-        """What this state weighs if it shares nothing."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
+        """What this state weighs, the voice's part included."""
+        return nbytes_of(self._tensors())
+
+    @property
+    def bytes_owned(self) -> int:
+        """What it weighs beside the voice that it shares with others."""
+        return self.bytes_held - nbytes_of(part for step in self.steps for part in step.prompt)
 
     def _tensors(self) -> Iterator[Tensor]:
         yield self.speaker
@@ -125,8 +132,7 @@ class FlowState:
         for pair in (*self.encoder.token_layers, *self.encoder.mel_layers):
             yield from pair
         for step in self.steps:
-            for layer in step:
-                yield from (layer.key, layer.value, layer.first_tail, layer.second_tail)
+            yield from (*step.prompt, *step.turn, step.first_tails, step.second_tails)
 
 
 class Flow(nn.Module):
@@ -177,10 +183,13 @@ class Flow(nn.Module):
         with torch.no_grad():
             self._table = self.estimator.at_times(schedule[:-1].to(device))
         self.estimator.forget_times()
+        self.estimator.collect()
 
     def narrow(self, dtype: torch.dtype) -> "Flow":
         """Its weights in `dtype` from now on; time, noise and norms stay float32."""
-        return self.to(dtype)
+        self.to(dtype)
+        self.estimator.collect()
+        return self
 
     # ---- one pass over all ----------------------------------------------------------------------
 
@@ -222,6 +231,7 @@ class Flow(nn.Module):
         start = noise.at(0, frames)
         _, steps = self._solve(start, conditions, self._fresh(), [slice(0, frames)])
         held = tuple(range(frames))
+        steps = tuple(step.as_prompt() for step in steps)
         return FlowState(encoder, steps, speaker, len(prompt_tokens), frames, held)
 
     def chunk(

@@ -211,8 +211,8 @@ class Token2wavStream:
 
     @property
     def nbytes(self) -> int:
-        """What its memory of the flow takes; before the first chunk that is the voice's."""
-        return self._state.bytes_held
+        """What its memory of the flow takes beside that of the voice."""
+        return self._state.bytes_owned
 
     def clone(self) -> "Token2wavStream":
         """A stream that goes on from here by itself."""

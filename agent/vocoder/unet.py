@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.errors import CheckpointError
+from agent.torch_parts.checkpoint import Fold
 
 KERNEL = 3
 """Of every causal convolution; the history before a chunk is two frames."""
@@ -95,10 +96,10 @@ class History(Protocol):
         """True where a frame may look, [T, S]; None lets it look everywhere."""
 
     def lead(self, conv: int, signal: Tensor) -> Tensor:
-        """[R, C, T] → [R, C, 2 + T]: what entered this convolution before, in front."""
+        """[R, T, C] → [R, 2 + T, C]: what entered this convolution before, in front."""
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[R, H, T, D] each → [R, H, S, D] each: with those of the frames before, in front."""
+    def extend(self, layer: int, tokens: Tensor) -> Tensor:
+        """[R, T, C] → [R, S, C]: with what keys are made of in the frames before, in front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,10 @@ class Beginning:
     mask: Tensor | None = None
 
     def lead(self, conv: int, signal: Tensor) -> Tensor:
-        return F.pad(signal, (KERNEL - 1, 0))
+        return F.pad(signal, (0, 0, KERNEL - 1, 0))
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return keys, values
+    def extend(self, layer: int, tokens: Tensor) -> Tensor:
+        return tokens
 
 
 def block_causal(first: int, frames: int, block: int, device: torch.device) -> Tensor:
@@ -155,18 +156,28 @@ class Unet(nn.Module):
         stages = [*self.down_blocks, *self.mid_blocks, *self.up_blocks]
         return torch.stack([cast(_Stage, stage).shift(embedded) for stage in stages], 1)
 
+    def folds(self) -> Mapping[str, Fold]:
+        """Those of its attentions, by their names here."""
+        return {
+            f"{name}.{weight}": Fold(
+                {f"{name}.{stored}": shape for stored, shape in fold.sources.items()}, fold.make
+            )
+            for name, module in self.named_modules()
+            if isinstance(module, _Attention)
+            for weight, fold in module.folds().items()
+        }
+
     def forward(self, frames: Tensor, shifts: Tensor, history: History) -> Tensor:
-        """[R, 4 · mel, T] and the shifts [R or 1, blocks, width] → velocity [R, mel, T]."""
-        first, *mids, last = shifts.unbind(1)
+        """[R, T, 4 · mel] and the shifts [blocks, width] → velocity [R, T, mel]."""
+        first, *mids, last = shifts.unbind()
         down, up = cast(_Stage, self.down_blocks[0]), cast(_Stage, self.up_blocks[0])
         skipped = down(frames, first, history)
-        signal = down[2](history.lead(2, skipped))
+        signal = _convolved(down[2], history.lead(2, skipped))
         for stage, shift in zip(self.mid_blocks, mids, strict=True):
             signal = stage(signal, shift, history)
-        signal = up(torch.cat([signal, skipped], 1), last, history)
-        signal = up[2](history.lead(self._up_conv, signal))
-        out: Tensor = self.final_proj(self.final_block(signal, history))
-        return out
+        signal = up(torch.cat([signal, skipped], 2), last, history)
+        signal = _convolved(up[2], history.lead(self._up_conv, signal))
+        return _pointwise(self.final_proj, self.final_block(signal, history))
 
 
 class _TimeMlp(nn.Module):
@@ -197,10 +208,10 @@ class _Stage(nn.ModuleList):
         return _linear(cast(nn.Linear, cast(_Resnet, self[0]).mlp[1]), embedded)
 
     def forward(self, signal: Tensor, shift: Tensor, history: History) -> Tensor:
-        tokens = self[0](signal, shift, history).transpose(1, 2)
+        tokens: Tensor = self[0](signal, shift, history)
         for layer in self[1].children():
             tokens = layer(tokens, history)
-        return cast(Tensor, tokens.transpose(1, 2))
+        return tokens
 
 
 class _Resnet(nn.Module):
@@ -214,8 +225,8 @@ class _Resnet(nn.Module):
         self.res_conv = nn.Conv1d(channels, config.width, 1)
 
     def forward(self, signal: Tensor, shift: Tensor, history: History) -> Tensor:
-        inner = self.block1(signal, history) + shift[:, :, None]
-        out: Tensor = self.block2(inner, history) + self.res_conv(signal)
+        inner = self.block1(signal, history) + shift
+        out: Tensor = self.block2(inner, history) + _pointwise(self.res_conv, signal)
         return out
 
 
@@ -229,8 +240,7 @@ class _Block(nn.Module):
 
     def forward(self, signal: Tensor, history: History) -> Tensor:
         convolution, _, norm = self.block
-        mixed = convolution(history.lead(self._conv, signal))
-        return F.mish(norm(mixed.transpose(1, 2))).transpose(1, 2)
+        return F.mish(norm(_convolved(convolution, history.lead(self._conv, signal))))
 
 
 class _Transformer(nn.Module):
@@ -253,22 +263,31 @@ class _Attention(nn.Module):
     def __init__(self, config: UnetConfig, layer: int) -> None:
         super().__init__()
         inner = config.heads * config.head_width
-        self.to_q = nn.Linear(config.width, inner, bias=False)
-        self.to_k = nn.Linear(config.width, inner, bias=False)
-        self.to_v = nn.Linear(config.width, inner, bias=False)
+        self.to_qkv = nn.Linear(config.width, 3 * inner, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(inner, config.width)])
         self._heads = config.heads
         self._layer = layer
 
+    def folds(self) -> Mapping[str, Fold]:
+        """Query, key and value are one product."""
+        inner, width = self.to_qkv.weight.shape
+        sources = {f"to_{one}.weight": (inner // 3, width) for one in "qkv"}
+        return {"to_qkv.weight": Fold(sources, _stacked)}
+
     def forward(self, tokens: Tensor, history: History) -> Tensor:
-        query, key, value = (
-            part(tokens).unflatten(-1, (self._heads, -1)).transpose(1, 2)
-            for part in (self.to_q, self.to_k, self.to_v)
-        )
-        keys, values = history.extend(self._layer, key, value)
+        everything = history.extend(self._layer, tokens)
+        # The past's queries are made in vain: a second product would cost more than that.
+        made = self.to_qkv(everything)
+        made = made.view(*made.shape[:2], 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+        query, keys, values = made.unbind()
+        query = query[:, :, -tokens.shape[1] :]
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=history.mask)
         out: Tensor = self.to_out[0](mixed.transpose(1, 2).flatten(2))
         return out
+
+
+def _stacked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return torch.cat([query, key, value])
 
 
 class _FeedForward(nn.Module):
@@ -301,3 +320,14 @@ def _linear(layer: nn.Linear, signal: Tensor) -> Tensor:
 def _causal(channels: int, width: int) -> nn.Conv1d:
     """To be given what came before in front: it pads nothing itself."""
     return nn.Conv1d(channels, width, KERNEL)
+
+
+def _convolved(convolution: nn.Module, signal: Tensor) -> Tensor:
+    """[R, 2 + T, C] → [R, T, W], as one product: cuDNN would turn weights and frames each time."""
+    weight, bias = convolution.get_parameter("weight"), convolution.get_parameter("bias")
+    return F.linear(signal.unfold(1, KERNEL, 1).flatten(2), weight.flatten(1), bias)
+
+
+def _pointwise(convolution: nn.Conv1d, signal: Tensor) -> Tensor:
+    """A convolution of one frame: [R, T, C] → [R, T, W]."""
+    return F.linear(signal, convolution.weight.flatten(1), convolution.bias)

@@ -1,123 +1,127 @@
-"""What one stream's flow remembers: per Euler step, every convolution's tail and every attention's
-keys and values.
+"""What one stream's flow remembers, for each Euler step: every convolution's tail, and what every
+attention's keys and values are made of.
 
-A chunk is computed step by step against the memory and then committed. Until then what it wrote
-lies beyond what counts, so a chunk that failed is forgotten by not committing it.
+That is 256 numbers a frame and layer, where keys and values are 1024. Making them again of all
+that is remembered is one product more, a thousandth of a second a chunk on a GPU; holding them
+would leave a stream two seconds of context where it now has six.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from agent.vocoder.segments import Segment, frames_of, nbytes_of, owned, stretches_of
 from agent.vocoder.unet import KERNEL, UnetConfig
 
 ROWS = 2
 """With what conditions the flow, and without."""
-_GROWTH_FRAMES = 100
-"""Room is added in such pieces: two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryLayout:
-    """Where a memory lies, and for how many Euler steps."""
+class StepMemory:
+    """What one Euler step remembers, oldest first; never changed."""
 
-    steps: int
-    device: torch.device
-    dtype: torch.dtype
+    voice: tuple[Segment, ...]  # shared by all turns of a voice
+    turn: tuple[Segment, ...]
+    tails: Tensor  # [2, 2, C of all convolutions]
+
+    @property
+    def frames(self) -> int:
+        return frames_of((*self.voice, *self.turn))
+
+    def keep(self, first: int, recent: int) -> "StepMemory":
+        """Only the `first` frames, which are the voice's at least, and the `recent` ones."""
+        start, frames = frames_of(self.voice), self.frames
+        kept = [slice(0, first), slice(max(first, frames - recent), frames)]
+        turn = tuple(owned(part) for part in stretches_of(self.turn, start, kept))
+        return replace(self, turn=turn)
+
+    def to(self, dtype: torch.dtype) -> "StepMemory":
+        """The same in another precision."""
+        return StepMemory(
+            tuple(one.to(dtype) for one in self.voice),
+            tuple(one.to(dtype) for one in self.turn),
+            self.tails.to(dtype),
+        )
 
 
+@dataclass(frozen=True, slots=True)
 class UnetMemory:
-    """Owns its tensors. `frames` counts what it holds, oldest first."""
+    """All steps; to clone a stream is to keep its memory."""
 
-    def __init__(self, config: UnetConfig, layout: MemoryLayout) -> None:
-        self.frames = 0
-        self._layout = layout
-        nothing = torch.empty(0, device=layout.device, dtype=layout.dtype)
-        self._tails = [
-            nothing.new_zeros(layout.steps, ROWS, width, KERNEL - 1) for width in config.tail_widths
-        ]
-        self._fresh_tails = [torch.empty_like(tail) for tail in self._tails]
-        shape = (layout.steps, config.layers, 2, ROWS, config.heads, 0, config.head_width)
-        self._kept = nothing.new_empty(shape)  # [steps, layers, key | value, R, H, room, D]
+    steps: tuple[StepMemory, ...]
+
+    @classmethod
+    def empty(cls, config: UnetConfig, steps: int, like: Tensor) -> "UnetMemory":
+        """Before the first frame, where `like` is and in its dtype."""
+        tails = like.new_zeros(ROWS, KERNEL - 1, sum(config.tail_widths))
+        return cls((StepMemory((), (), tails),) * steps)
+
+    @property
+    def frames(self) -> int:
+        return self.steps[0].frames
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._layout.dtype
+        return self.steps[0].tails.dtype
 
     @property
     def nbytes(self) -> int:
-        """What it takes, room that is not used yet included."""
-        return sum(one.nbytes for one in (self._kept, *self._tails, *self._fresh_tails))
+        """What it weighs beside the voice that it shares with others."""
+        return nbytes_of(one for step in self.steps for one in (*step.turn, step.tails))
 
-    def reserve(self, frames: int) -> None:
-        """Make room for a chunk of so many frames."""
-        room = self._kept.shape[5]
-        wanted = self.frames + frames
-        if wanted <= room:
-            return
-        grown = -(-wanted // _GROWTH_FRAMES) * _GROWTH_FRAMES
-        shape = (*self._kept.shape[:5], grown, self._kept.shape[6])
-        kept = self._kept.new_empty(shape)
-        kept[..., : self.frames, :] = self._kept[..., : self.frames, :]
-        self._kept = kept
+    @property
+    def nbytes_of_voice(self) -> int:
+        return nbytes_of(one for step in self.steps for one in step.voice)
 
-    def step(self, step: int, mask: Tensor | None) -> "StepHistory":
-        """The history for one Euler step; `mask` bool [T, T] is for the new frames alone."""
-        if mask is not None:
-            earlier = mask.new_ones(len(mask), self.frames)
-            mask = torch.cat([earlier, mask], 1)
-        tails = [tail[step] for tail in self._tails]
-        fresh = [tail[step] for tail in self._fresh_tails]
-        return StepHistory(mask, tails, fresh, self._kept[step], self.frames)
+    def as_voice(self) -> "UnetMemory":
+        """The same, to be shared by turns."""
+        return UnetMemory(
+            tuple(StepMemory((*one.voice, *one.turn), (), one.tails) for one in self.steps)
+        )
 
-    def commit(self, frames: int) -> None:
-        """The chunk of so many frames that all steps have seen belongs to the past from now on."""
-        self.frames += frames
-        self._tails, self._fresh_tails = self._fresh_tails, self._tails
-
-    def keep(self, first: int, recent: int) -> None:
-        """Forget all keys but those of the `first` frames and the `recent` ones."""
+    def keep(self, first: int, recent: int) -> "UnetMemory":
+        """Without all but the `first` frames and the `recent` ones."""
         if self.frames <= first + recent:
-            return
-        end = first + recent
-        # The two may overlap.
-        moved = self._kept[..., self.frames - recent : self.frames, :].clone()
-        self._kept[..., first:end, :] = moved
-        self.frames = end
+            return self
+        return UnetMemory(tuple(step.keep(first, recent) for step in self.steps))
 
-    def clone(self, dtype: torch.dtype | None = None) -> "UnetMemory":
-        """One that goes on by itself, in another dtype if that is wanted."""
-        other = object.__new__(UnetMemory)
-        wanted = dtype or self._layout.dtype
-        other.frames = self.frames
-        other._layout = MemoryLayout(self._layout.steps, self._layout.device, wanted)
-        other._tails = [tail.to(wanted, copy=True) for tail in self._tails]
-        other._fresh_tails = [torch.empty_like(tail) for tail in other._tails]
-        other._kept = self._kept[..., : self.frames, :].to(wanted, copy=True)
-        return other
+    def to(self, dtype: torch.dtype) -> "UnetMemory":
+        """The same in another precision."""
+        return UnetMemory(tuple(step.to(dtype) for step in self.steps))
 
 
-@dataclass(frozen=True, slots=True)
 class StepHistory:
-    """A `History` that reads a memory and writes beyond what counts in it."""
+    """A `History` that reads one step's memory and collects what the new frames leave."""
 
-    mask: Tensor | None
-    tails: list[Tensor]
-    fresh: list[Tensor]
-    kept: Tensor  # [layers, key | value, R, H, room, D]
-    frames: int
+    def __init__(
+        self, memory: StepMemory, config: UnetConfig, mask: Tensor | None, frames: int
+    ) -> None:
+        """`mask` bool [T, T] is for the `frames` new ones alone."""
+        self._memory = memory
+        if mask is not None:
+            mask = torch.cat([mask.new_ones(frames, memory.frames), mask], 1)
+        self.mask = mask
+        self._tails: Sequence[Tensor] = memory.tails.split_with_sizes(config.tail_widths, 2)
+        self._past = [one.unbind() for one in (*memory.voice, *memory.turn)]
+        self._ends: list[Tensor] = []
+        self._fresh: list[Tensor] = []
 
     def lead(self, conv: int, signal: Tensor) -> Tensor:
-        """[R, C, T] → [R, C, 2 + T]."""
-        joined = torch.cat([self.tails[conv], signal], -1)
-        self.fresh[conv].copy_(joined[..., 1 - KERNEL :])
+        """[R, T, C] → [R, 2 + T, C]; to be asked by the convolutions in their order."""
+        joined = torch.cat([self._tails[conv], signal], 1)
+        self._ends.append(joined[:, 1 - KERNEL :])
         return joined
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[R, H, T, D] → [R, H, frames + T, D]."""
-        end = self.frames + keys.shape[2]
-        place = self.kept[layer]
-        place[0, :, :, self.frames : end] = keys
-        place[1, :, :, self.frames : end] = values
-        return place[0, :, :, :end], place[1, :, :, :end]
+    def extend(self, layer: int, tokens: Tensor) -> Tensor:
+        """[R, T, C] → [R, frames + T, C]; to be asked by the layers in their order."""
+        self._fresh.append(tokens)
+        past = [one[layer] for one in self._past]
+        return torch.cat([*past, tokens], 1) if past else tokens
+
+    def after(self) -> StepMemory:
+        """The memory with the new frames, in one copy, so that nothing else of them is held."""
+        fresh = torch.stack(self._fresh)
+        return StepMemory(self._memory.voice, (*self._memory.turn, fresh), torch.cat(self._ends, 2))

@@ -1,0 +1,232 @@
+"""The vocoder at full size with random weights: `python -m bench.vocoder --json`.
+
+On a GPU: the time that a second of sound takes, the first sound of a turn, what a voice and a
+stream weigh, and how long a recording of six seconds takes to become a voice. With `--device cpu`
+the last alone, for that is what a machine without a GPU does of it.
+"""
+
+import argparse
+import gc
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agent.clock import SYSTEM_CLOCK
+from agent.interfaces import VocoderStream
+from agent.torch_parts.checkpoint import Target
+from agent.types import FloatArray
+from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2
+from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
+from agent.vocoder.files import HIFT
+from agent.vocoder.flow import EstimatorMemory
+from agent.vocoder.hift_stream import open_tail
+from agent.vocoder.loading import Token2wavSettings, hift_noise, load_hift, load_token2wav
+from agent.vocoder.token2wav import StreamSettings, Token2wav
+from agent.vocoder.voice import VoicePreparation
+from bench.random_preparation import write_preparation
+from bench.random_vocoder import (
+    FULL_SIZE,
+    VocoderSizes,
+    random_prompt,
+    random_tokens,
+    write_cosyvoice2,
+    write_token2wav,
+)
+from bench.report import Report, add_arguments, at_most
+
+HOP_TOKENS = 25
+"""A second of sound."""
+FIRST_HOP_TOKENS = 12
+PROMPT_TOKENS = 150
+"""A voice of six seconds."""
+TURN_S = 30
+_WARM_UP_S = 6
+_REPEATS = 12
+_MEGABYTE = 1e6
+_PREPARATION_RATE_HZ = 24_000
+
+SECOND_MS = at_most(40)
+STREAM_MB = at_most(240)
+VOICE_MS = at_most(150)
+PREPARATION_S = {"cuda": at_most(1), "cpu": at_most(5)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and print; 1 when a target was missed, 2 without a GPU that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.vocoder", description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    on_gpu = options.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        sys.stderr.write("bench.vocoder: torch finds no GPU; --device cpu measures the rest\n")
+        return 2
+    report = Report(as_json=options.json, gpu=torch.cuda.get_device_name() if on_gpu else "")
+    with tempfile.TemporaryDirectory() as folder:
+        if on_gpu:
+            measure_speech(report, Path(folder), Target(torch.device("cuda"), torch.float16))
+        measure_preparation(report, Path(folder) / "voices", torch.device(options.device))
+    return 1 if report.missed else 0
+
+
+# ---- speech -------------------------------------------------------------------------------------
+
+
+def measure_speech(
+    report: Report, folder: Path, target: Target, sizes: VocoderSizes = FULL_SIZE
+) -> None:
+    """All rows of both vocoders, their weights written to `folder` first."""
+    token2wav = write_token2wav(folder / "token2wav", sizes, causal=True)
+    for steps in (10, 5):
+        vocoder = _loaded(report, f"token2wav_n{steps}", token2wav, steps, target)
+        _measure_voice(report, f"token2wav_n{steps}", vocoder, sizes)
+        _measure_time(report, f"token2wav_n{steps}", vocoder, sizes)
+        del vocoder
+    _measure_memories(report, token2wav, target, sizes)
+    for generation, name in (("causal", HIFT), ("classic", "hift_original.pt")):
+        _measure_hift(report, generation, token2wav / name, target)
+    settings = Cosyvoice2Settings(stream=ChunkSettings(first_hop_tokens=FIRST_HOP_TOKENS))
+    folder = write_cosyvoice2(folder / "cosyvoice2", sizes)
+    cosyvoice2 = load_cosyvoice2(folder, settings, target)
+    _measure_voice(report, "cosyvoice2", cosyvoice2, sizes)
+    _measure_time(report, "cosyvoice2", cosyvoice2, sizes)
+    _measure_streams(report, "cosyvoice2", cosyvoice2, sizes)
+
+
+def _loaded(report: Report, name: str, folder: Path, steps: int, target: Target) -> Token2wav:
+    before, began_s = allocated_mb(), SYSTEM_CLOCK.now_s()
+    vocoder = load_token2wav(folder, _settings(steps, "prompt_plus_recent"), target)
+    torch.cuda.synchronize()
+    report.row(f"{name}_load_s", SYSTEM_CLOCK.now_s() - began_s, "s")
+    report.row(f"{name}_weights_mb", allocated_mb() - before, "MB")
+    return vocoder
+
+
+def _settings(steps: int, memory: EstimatorMemory) -> Token2wavSettings:
+    stream = StreamSettings(first_hop_tokens=FIRST_HOP_TOKENS)
+    return Token2wavSettings(steps=steps, estimator_memory=memory, stream=stream)
+
+
+def _measure_voice(
+    report: Report, name: str, vocoder: Token2wav | Cosyvoice2, sizes: VocoderSizes
+) -> None:
+    """From a stored voice to one that can be spoken with: what a call's start may wait for."""
+    prompt = random_prompt(PROMPT_TOKENS, sizes)
+    took = timed(lambda: vocoder.voice(prompt, "anna"), _REPEATS)
+    report.row(f"{name}_voice_first_ms", took[0], "ms")
+    median = statistics.median(took[1:])
+    report.row(f"{name}_voice_ms", median, "ms", target=VOICE_MS, n=len(took) - 1)
+
+
+def _measure_time(report: Report, name: str, vocoder: Any, sizes: VocoderSizes) -> None:
+    voice = vocoder.voice(random_prompt(PROMPT_TOKENS, sizes), "anna")
+    stream = vocoder.open(voice)
+    seconds = iter(random_tokens(TURN_S * HOP_TOKENS).reshape(TURN_S, -1).tolist())
+    took = timed(lambda: stream.push(next(seconds)), TURN_S)[_WARM_UP_S:]
+    median = statistics.median(took)
+    report.row(f"{name}_ms_per_s", median, "ms", target=SECOND_MS, n=len(took))
+    report.row(f"{name}_ms_per_s_max", max(took), "ms", n=len(took))
+    lookahead = vocoder.flow.config.encoder.lookahead_tokens
+    first = random_tokens(FIRST_HOP_TOKENS + lookahead).tolist()
+    took = timed(lambda: vocoder.open(voice).push(first), _REPEATS)[1:]
+    report.row(f"{name}_first_sound_ms", statistics.median(took), "ms", n=len(took))
+
+
+def _measure_memories(report: Report, folder: Path, target: Target, sizes: VocoderSizes) -> None:
+    memory: EstimatorMemory
+    for memory in ("prompt_plus_recent", "reference"):
+        vocoder = load_token2wav(folder, _settings(10, memory), target)
+        _measure_streams(report, f"token2wav_n10_{memory}", vocoder, sizes)
+        del vocoder
+
+
+def _measure_streams(report: Report, name: str, vocoder: Any, sizes: VocoderSizes) -> None:
+    """What a voice takes, and each of two streams beside it after half a minute of speech."""
+    prompt = random_prompt(PROMPT_TOKENS, sizes)
+    voice = vocoder.voice(prompt, "anna")
+    spoken(vocoder.open(voice))
+    before = allocated_mb()
+    other = vocoder.voice(prompt, "other")
+    report.row(f"{name}_voice_mb", allocated_mb() - before, "MB")
+    before = allocated_mb()
+    streams = [spoken(vocoder.open(voice)) for _ in range(2)]
+    each = (allocated_mb() - before) / len(streams)
+    report.row(f"{name}_stream_mb", each, "MB", target=STREAM_MB, n=len(streams))
+    del other, streams
+
+
+def spoken(stream: VocoderStream) -> VocoderStream:
+    """The stream after half a minute of speech."""
+    for second in random_tokens(TURN_S * HOP_TOKENS).reshape(TURN_S, -1).tolist():
+        stream.push(second)
+    return stream
+
+
+def _measure_hift(report: Report, generation: str, path: Path, target: Target) -> None:
+    hift = load_hift(path, target.device)
+    noise = hift_noise(hift, 0)
+    tail = open_tail(hift, noise)
+    mel = torch.randn(1, hift.config.mel_bands, 2 * HOP_TOKENS, device=target.device) - 4
+    with torch.inference_mode():
+        took = timed(lambda: tail.push(mel).cpu(), TURN_S)[_WARM_UP_S:]
+    report.row(f"hift_{generation}_ms_per_s", statistics.median(took), "ms", n=len(took))
+
+
+# ---- voices -------------------------------------------------------------------------------------
+
+
+def measure_preparation(report: Report, folder: Path, device: torch.device) -> None:
+    """Six seconds of sound to a voice, its two models written to `folder` first."""
+    write_preparation(folder)
+    began_s = SYSTEM_CLOCK.now_s()
+    preparation = VoicePreparation.of_folder(folder, device=device)
+    report.row(f"prepare_{device.type}_load_s", SYSTEM_CLOCK.now_s() - began_s, "s")
+    sound = _sound()
+    took = timed(lambda: preparation.prepare(sound, _PREPARATION_RATE_HZ), 4)
+    limit = PREPARATION_S[device.type]
+    report.row(f"prepare_{device.type}_first_s", took[0] / 1000, "s", target=limit)
+    again_s = statistics.median(took[1:]) / 1000
+    report.row(f"prepare_{device.type}_s", again_s, "s", target=limit, n=len(took) - 1)
+
+
+def _sound() -> FloatArray:
+    """As long as the voice; what it says does not matter."""
+    rng = np.random.default_rng(3)
+    samples = PROMPT_TOKENS * 960
+    return (rng.standard_normal(samples) * 0.1).astype(np.float32)
+
+
+# ---- measuring ----------------------------------------------------------------------------------
+
+
+def timed(call: Callable[[], object], repeats: int) -> list[float]:
+    """Milliseconds of each of so many calls, to the end of what they started."""
+    took = []
+    for _ in range(repeats):
+        began_s = SYSTEM_CLOCK.now_s()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        took.append((SYSTEM_CLOCK.now_s() - began_s) * 1000)
+    return took
+
+
+def allocated_mb() -> float:
+    """What lives in the GPU's memory."""
+    gc.collect()
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.synchronize()
+    return torch.cuda.memory_allocated() / _MEGABYTE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
