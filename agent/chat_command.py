@@ -1,25 +1,26 @@
 """`voice-agent chat`: a turn-based conversation in the terminal, files attached by their paths.
 
-Answers go to stdout and everything else to stderr, so that a pipe holds answers alone. The event
+Answers go to stdout and everything else to stderr, so that a pipe holds answers alone. With
+`--speak` they are heard too: each becomes a WAV, which is played when it is complete. The event
 loop runs in a thread of its own, since the engine is to be attended to while the user types.
 """
 
 import argparse
-import asyncio
-import contextlib
 import importlib
 import logging
 import os
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agent.errors import AgentError, UnsupportedError
+from agent.chat_loop import Run, background
+from agent.chat_terminal import Terminal
+from agent.errors import AgentError, ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
+    from agent.chat_sound import SpokenAnswers
     from agent.chat_types import ChatAudio, ChatDelta, ChatPart
     from agent.config import Config
     from agent.interfaces import Engine
@@ -28,35 +29,38 @@ if TYPE_CHECKING:
 
     _Parts: TypeAlias = tuple[ChatPart, ...]
 
-Result = TypeVar("Result")
-
 _EXIT_FAILED = 1
 _LEAVE = ("exit", "quit", "/exit", "/quit")
 _CLEAR = "/clear"
-_STOP_S = 10.0
 _HELP = "/help"
 _HINT = (
     "Name files in a line to attach them. /help lists the commands, Ctrl-C stops an answer, "
     "exit or Ctrl-D ends."
 )
-_COMMANDS = """\
-/clear   forget what was said
-/help    list the commands
-/quit    end, as do /exit, exit, quit and Ctrl-D
-Ctrl-C   stop an answer
-A file that a line names, as in `describe ~/dog.jpg`, is attached to it: pictures, sound, video."""
-_INVISIBLE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
-"""Control characters, less tabulator and line feed: an answer shall not steer the terminal."""
+_ANSWERS = Path("answer.wav")
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakOptions:
+    """How answers are heard: in `voice`, kept in `out` (None: where they are usually kept)."""
+
+    voice: str = ""
+    out: Path | None = None
+    plays: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """What the command line says about the conversation. `message` "-" is all of stdin."""
+    """What the command line says about the conversation. `message` "-" is all of stdin.
+
+    `speak` None: answers are words alone.
+    """
 
     message: str | None = None
     system: str = ""
     thinking: bool = False
     max_tokens: int | None = None
+    speak: SpeakOptions | None = None
 
 
 def add_to(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -74,8 +78,45 @@ def add_to(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None
     chat.add_argument("--system", metavar="TEXT", default="", help="the system message")
     chat.add_argument("--thinking", action="store_true", help="reason before answering")
     chat.add_argument("--max-tokens", metavar="N", type=_positive, help="longest answer")
+    _add_speech(chat)
     add_settings(chat)
     chat.set_defaults(command=_run)
+
+
+def _add_speech(chat: argparse.ArgumentParser) -> None:
+    chat.add_argument(
+        "--speak",
+        action="store_true",
+        help="speak the answers: each is written to a WAV, and played if there is a player "
+        "(paplay, pw-play, aplay, afplay or ffplay)",
+    )
+    chat.add_argument("--voice", metavar="ID", help="the voice that speaks, of `voices list`")
+    chat.add_argument(
+        "--out",
+        metavar="FILE.wav",
+        type=Path,
+        help="where an answer is written: with --message this file, else this name with numbers "
+        "(answer-1.wav, answer-2.wav, ...; no file is overwritten by a numbered one)",
+    )
+    chat.add_argument("--quiet", action="store_true", help="write spoken answers, play none")
+
+
+def _speak_options(arguments: argparse.Namespace) -> SpeakOptions | None:
+    if arguments.speak:
+        _check_out(arguments.out)
+        return SpeakOptions(arguments.voice or "", arguments.out, not arguments.quiet)
+    for name in ("voice", "out", "quiet"):
+        if getattr(arguments, name):
+            raise ConfigError(f"--{name} is for answers that are spoken: add --speak")
+    return None
+
+
+def _check_out(out: Path | None) -> None:
+    """Before the engine is loaded, which may take minutes."""
+    if out is not None and out.suffix.lower() != ".wav":
+        raise ConfigError(f"--out {out}: what is written is a WAV; end its name in .wav")
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise ConfigError(f"--out {out}: there is no such folder, or this is one")
 
 
 def _positive(text: str) -> int:
@@ -89,7 +130,11 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     _start_logging(config.logging.level)
     options = ChatOptions(
-        arguments.message, arguments.system, arguments.thinking, arguments.max_tokens
+        arguments.message,
+        arguments.system,
+        arguments.thinking,
+        arguments.max_tokens,
+        _speak_options(arguments),
     )
     terminal = Terminal(sys.stdin, sys.stdout, sys.stderr)
     return converse(lambda: _start(config), config, options, terminal)
@@ -122,84 +167,6 @@ async def _start(config: "Config") -> "Engine":
     return engine
 
 
-# ---- the terminal -----------------------------------------------------------------------------
-
-
-class Terminal:
-    """Where lines come from and answers go to."""
-
-    def __init__(self, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> None:
-        self.is_interactive = stdin.isatty() and stdout.isatty()
-        self._stdin = stdin
-        self._stdout = stdout
-        self._stderr = stderr
-        self._is_reasoning = False
-        self._is_answering = False
-        for stream in (stdin, stdout, stderr):
-            # What cannot be written or read is no reason to end.
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
-        if self.is_interactive:
-            with contextlib.suppress(ImportError):
-                importlib.import_module("readline")  # lets `input` be edited
-
-    def ask(self) -> str:
-        """The user's next line; EOFError after the last."""
-        if self.is_interactive:
-            return input("> ")
-        line = self._stdin.readline()
-        if not line:
-            raise EOFError
-        return line.rstrip("\n")
-
-    def everything(self) -> str:
-        """All that is still to be read."""
-        return self._stdin.read()
-
-    def show(self, said: "ChatDelta | ChatAudio | Note") -> None:
-        """A piece of the answer, of the reasoning before it, or a note; sound is not shown."""
-        from agent.chat_types import ChatAudio, ChatDelta
-
-        if isinstance(said, ChatAudio):
-            return
-        if not isinstance(said, ChatDelta):
-            self.note(said.text)
-            return
-        if self._is_reasoning and not said.reasoning:
-            self._write(self._stderr, "\n")
-        self._is_reasoning = said.reasoning
-        self._is_answering |= not said.reasoning
-        text = said.text.translate(_INVISIBLE)
-        self._write(self._stderr if said.reasoning else self._stdout, text)
-
-    def end_answer(self) -> None:
-        """The answer is over, or was given up."""
-        if self._is_reasoning:
-            self._write(self._stderr, "\n")
-        if self._is_answering:
-            self._write(self._stdout, "\n")
-        self._is_reasoning = self._is_answering = False
-
-    def note(self, text: str) -> None:
-        """A line about the conversation."""
-        self.end_answer()
-        self._write(self._stderr, f"({text.translate(_INVISIBLE)})\n")
-
-    def show_help(self) -> None:
-        """What can be typed besides questions."""
-        self.end_answer()
-        self._write(self._stderr, f"{_COMMANDS}\n")
-
-    def complain(self, error: AgentError) -> None:
-        """A line about what went wrong."""
-        self.end_answer()
-        self._write(self._stderr, f"voice-agent: {str(error).translate(_INVISIBLE)}\n")
-
-    def _write(self, stream: TextIO, text: str) -> None:
-        stream.write(text)
-        stream.flush()
-
-
 # ---- the conversation -------------------------------------------------------------------------
 
 
@@ -213,7 +180,7 @@ def converse(
 
     `start` gives the engine, which is closed in the end.
     """
-    with _background() as run:
+    with background() as run:
         message: _Parts | None = None
         if options.message is not None:
             # Before the engine is loaded, which may take minutes.
@@ -224,7 +191,10 @@ def converse(
                 return _EXIT_FAILED
         engine = run(_awaited(start))
         try:
-            return _Conversation(_talk(engine, config, options), terminal, run).hold(message)
+            _check_voice(engine, options)
+            hearing = _Hearing(terminal, _answers(options, terminal))
+            talk = _talk(engine, config, options)
+            return _Conversation(talk, hearing, run).hold(message)
         except BrokenPipeError:
             # Nobody reads any more; the interpreter would complain when it flushes at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -244,13 +214,32 @@ async def _message(config: "Config", message: str, terminal: Terminal) -> "_Part
     return await attach(text, _limits(config), terminal.show)
 
 
+def _check_voice(engine: "Engine", options: ChatOptions) -> None:
+    if options.speak is not None and not engine.abilities.text_to_speech:
+        raise UnsupportedError(f"the {engine.name} engine cannot speak answers; leave --speak out")
+
+
+def _answers(options: ChatOptions, terminal: Terminal) -> "SpokenAnswers | None":
+    if options.speak is None:
+        return None
+    from agent.chat_sound import AnswerFiles, SpokenAnswers
+
+    is_named = options.message is not None and options.speak.out is not None
+    files = AnswerFiles(options.speak.out or _ANSWERS, numbered=not is_named)
+    return SpokenAnswers(files, options.speak.plays, terminal.note)
+
+
 def _talk(engine: "Engine", config: "Config", options: ChatOptions) -> "Talk":
     from agent.chat_types import ChatMessage, ChatRequest, ChatText
     from agent.media.talk import Talk
 
     system = ChatMessage("system", (ChatText(options.system),))
     usual = ChatRequest(
-        (system,) if options.system else (), options.max_tokens, thinking=options.thinking
+        (system,) if options.system else (),
+        options.max_tokens,
+        thinking=options.thinking,
+        speaks=options.speak is not None,
+        voice=options.speak.voice if options.speak else "",
     )
     return Talk(engine, usual, _limits(config))
 
@@ -267,19 +256,43 @@ def _limits(config: "Config") -> "MediaLimits":
     )
 
 
+class _Hearing:
+    """Where an answer goes: its words to the terminal, its sound to a file."""
+
+    def __init__(self, terminal: Terminal, answers: "SpokenAnswers | None") -> None:
+        self.terminal = terminal
+        self._answers = answers
+
+    def show(self, said: "ChatDelta | ChatAudio | Note") -> None:
+        """A piece of the answer, or a note."""
+        from agent.chat_types import ChatAudio
+
+        if not isinstance(said, ChatAudio):
+            self.terminal.show(said)
+        elif self._answers is not None:
+            self._answers.push(said)
+
+    def end(self, *, is_whole: bool) -> None:
+        """The answer is over; one that is not whole was stopped, or failed."""
+        self.terminal.end_answer()
+        if self._answers is not None:
+            self._answers.end(is_whole=is_whole)
+
+
 class _Conversation:
     """Lines in, answers out."""
 
-    def __init__(self, talk: "Talk", terminal: Terminal, run: "_Run") -> None:
+    def __init__(self, talk: "Talk", hearing: _Hearing, run: Run) -> None:
         self._talk = talk
-        self._terminal = terminal
+        self._hearing = hearing
+        self._terminal = hearing.terminal
         self._run = run
         self._has_failed = False
 
     def hold(self, message: "_Parts | None") -> int:
         """Ask `message` alone, or line after line; the exit status."""
         if message is not None:
-            self._turn(self._talk.ask(message, self._terminal.show))
+            self._turn(self._talk.ask(message, self._hearing.show))
             return _EXIT_FAILED if self._has_failed else 0
         self._lines()
         return _EXIT_FAILED if self._has_failed and not self._terminal.is_interactive else 0
@@ -305,11 +318,11 @@ class _Conversation:
             elif line == _HELP:
                 self._terminal.show_help()
             elif line:
-                self._turn(self._talk.say(line, self._terminal.show))
+                self._turn(self._talk.say(line, self._hearing.show))
 
     def _turn(self, asking: Coroutine[Any, Any, None]) -> None:
         try:
-            self._run(asking)
+            self._answer(asking)
         except KeyboardInterrupt:
             if not self._terminal.is_interactive:
                 raise
@@ -317,77 +330,11 @@ class _Conversation:
         except AgentError as error:
             self._has_failed = True
             self._terminal.complain(error)
-        else:
-            self._terminal.end_answer()
 
-
-# ---- the event loop ---------------------------------------------------------------------------
-
-
-class _Run:
-    """Runs coroutines on a loop in another thread, one at a time; Ctrl-C cancels the one."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def __call__(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What `work` returns; KeyboardInterrupt once it has ended, if Ctrl-C did that."""
-        outcome: Future[Result] = Future()
-        begun: list[asyncio.Task[Result]] = []
-
-        def begin() -> None:
-            begun.append(self._loop.create_task(work))
-            begun[0].add_done_callback(lambda task: _hand_over(task, outcome))
-
-        def give_up() -> None:
-            if begun:
-                begun[0].cancel()
-            else:
-                work.close()
-                _cancel(outcome)
-
+    def _answer(self, asking: Coroutine[Any, Any, None]) -> None:
+        is_whole = False
         try:
-            self._loop.call_soon_threadsafe(begin)
-            return outcome.result()
-        except KeyboardInterrupt:
-            # It may have come before `begin` was even called; the two keep their order.
-            self._loop.call_soon_threadsafe(give_up)
-            wait((outcome,), _STOP_S)
-            raise
-        except CancelledError as error:
-            raise KeyboardInterrupt from error
-
-
-def _hand_over(task: "asyncio.Task[Result]", outcome: "Future[Result]") -> None:
-    if task.cancelled():
-        _cancel(outcome)
-    elif error := task.exception():
-        outcome.set_exception(error)
-    else:
-        outcome.set_result(task.result())
-
-
-def _cancel(outcome: "Future[Result]") -> None:
-    outcome.cancel()
-    # Only now do those who wait for it hear of it.
-    outcome.set_running_or_notify_cancel()
-
-
-@contextlib.contextmanager
-def _background() -> Iterator[_Run]:
-    ready: Future[asyncio.AbstractEventLoop] = Future()
-    over = asyncio.Event()
-
-    async def stay() -> None:
-        ready.set_result(asyncio.get_running_loop())
-        await over.wait()
-
-    # Not `daemon`: what the engine has started ends in order.
-    thread = threading.Thread(target=lambda: asyncio.run(stay()), name="chat")
-    thread.start()
-    loop = ready.result()
-    try:
-        yield _Run(loop)
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join()
+            self._run(asking)
+            is_whole = True
+        finally:
+            self._hearing.end(is_whole=is_whole)

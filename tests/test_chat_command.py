@@ -12,7 +12,8 @@ import pytest
 
 from agent import chat_command
 from agent.__main__ import main
-from agent.chat_command import ChatOptions, Terminal, converse
+from agent.chat_command import ChatOptions, converse
+from agent.chat_terminal import Terminal
 from agent.config import Config
 from agent.errors import WorkerLost
 from tests.rig.attached import RED, picture
@@ -180,7 +181,8 @@ def test_the_command_line(
 
 ON_A_TERMINAL = """
 import asyncio, fcntl, signal, sys, termios
-from agent.chat_command import ChatOptions, Terminal, converse
+from agent.chat_command import ChatOptions, converse
+from agent.chat_terminal import Terminal
 from agent.config import Config
 from tests.rig.reading_engine import ReadingEngine
 

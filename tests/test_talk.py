@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.chat_types import (
+    ChatAudio,
     ChatDelta,
     ChatDone,
     ChatEvent,
@@ -19,6 +21,7 @@ from agent.media.files import MediaLimits
 from agent.media.talk import MOST_TURNS, Note, Talk
 from tests.rig.attached import RED, film, picture, tone, wav
 from tests.rig.reading_engine import ReadingEngine, said
+from tests.rig.speaking_engine import SpeakingEngine, sound_of
 
 SYSTEM = ChatMessage("system", (ChatText("be kind"),))
 
@@ -27,9 +30,9 @@ class Listener:
     """What a talk shows."""
 
     def __init__(self) -> None:
-        self.shown: list[ChatDelta | Note] = []
+        self.shown: list[ChatDelta | ChatAudio | Note] = []
 
-    def __call__(self, piece: ChatDelta | Note) -> None:
+    def __call__(self, piece: ChatDelta | ChatAudio | Note) -> None:
         self.shown.append(piece)
 
     def text(self, *, reasoning: bool = False) -> str:
@@ -203,6 +206,24 @@ async def test_reasoning_is_shown_and_not_remembered() -> None:
 async def test_an_answer_that_was_cut_off_says_so() -> None:
     heard = await answer(talk_with(ReadingEngine(), max_tokens=2), "a b c")
     assert heard.text() == "user: a" and "cut off" in heard.notes()[0]
+
+
+async def test_sound_comes_in_its_place_among_the_words_and_is_not_remembered() -> None:
+    engine = SpeakingEngine()
+    talk = talk_with(engine, speaks=True, voice="ben")
+    heard = await answer(talk, "one two")
+    words = ["user:", " one", " two\nspeaks=True\nvoice='ben'"]
+    kinds = [type(piece) for piece in heard.shown]
+    assert kinds == [ChatDelta, ChatAudio] * 3 and heard.text() == "".join(words)
+    sounds = [piece.samples for piece in heard.shown if isinstance(piece, ChatAudio)]
+    for word, sound in zip(words, sounds, strict=True):
+        assert np.array_equal(sound, sound_of(word.strip()))
+    engine.fails_after = 2
+    heard = await answer(talk, "three")
+    assert sum(isinstance(piece, ChatAudio) for piece in heard.shown) == 2
+    assert heard.notes() == ["the voice failed on the way: the sound ends before the words"]
+    parts = [part for message in engine.requests[-1].messages for part in message.content]
+    assert all(isinstance(part, ChatText) for part in parts)
 
 
 async def test_the_history_has_an_end() -> None:

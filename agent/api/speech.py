@@ -1,7 +1,7 @@
 """`POST /v1/audio/speech`: a text read aloud, in OpenAI's shape, sent while it is made.
 
-Beyond what OpenAI has: `voice` may be left out (the first there is), `language` ("en", "zh") and
-`seed` may be set. `instructions` are taken and change nothing, as with OpenAI's `tts-1`: clients
+Beyond what OpenAI has: `voice` may be left out (the first there is), `language` and `seed` may be
+set. `instructions` are taken and change nothing, as with OpenAI's `tts-1`: clients
 send them by default. A `speed` other than 1 is refused.
 
 What goes wrong before the first sound has its own status. What goes wrong later breaks the
@@ -93,9 +93,8 @@ def parse_speech(document: object, abilities: Abilities) -> AskedSpeech:
     if fields.number("speed", 1.0, least=0.25, most=4.0) != 1.0:
         raise unsupported("speed", "the voice speaks at its own pace; leave it out or use 1")
     text = _text(fields)
-    order = SpeechRequest(
-        text, picked_voice(fields, abilities), _language(fields, text, abilities), seed_of(fields)
-    )
+    language = fields.choice("language", abilities.languages or ("en",), "en")
+    order = SpeechRequest(text, picked_voice(fields, abilities), language, seed_of(fields))
     form = fields.choice("response_format", SPEECH_FORMATS, "mp3")
     as_events = fields.choice("stream_format", ("audio", "sse"), "audio") == "sse"
     return AskedSpeech(order, form, as_events)
@@ -106,16 +105,6 @@ def _text(fields: Fields) -> str:
     if not text.strip():
         raise RequestError("'input' holds nothing to be read.", param="input", code="invalid_value")
     return text
-
-
-def _language(fields: Fields, text: str, abilities: Abilities) -> str:
-    """As set; else what most of the text's characters are written in, for whoever cannot set it."""
-    if fields.has("language"):
-        return fields.choice("language", abilities.languages or ("en",), "en")
-    chinese = sum("\u4e00" <= character <= "\u9fff" for character in text)
-    # A word of English has about five letters, and one of Chinese two characters.
-    mostly_chinese = 2 * chinese > sum(character.isalpha() for character in text) - chinese
-    return "zh" if mostly_chinese and chinese and "zh" in abilities.languages else "en"
 
 
 # ---- what is sent -----------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Note:
 
 
 Show: TypeAlias = Callable[[ChatDelta | ChatAudio | Note], None]
+Tell: TypeAlias = Callable[[Note], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Talk:
         await self.ask(await attach(line, self._limits, show), show)
 
     async def ask(self, parts: tuple[ChatPart, ...], show: Show) -> None:
-        """Ask what `attach` gave; the answer goes to `show` as it comes.
+        """Ask what `attach` gave; the answer goes to `show` as it comes, words and sound in order.
 
         To cancel it stops the answer; what was said of it by then is remembered. `RequestError`
         for what cannot be asked, `EngineError` when the engine fails: then nothing has changed.
@@ -117,15 +118,15 @@ class Talk:
             del self._turns[:-MOST_TURNS]
 
 
-async def attach(line: str, limits: MediaLimits, show: Show) -> tuple[ChatPart, ...]:
-    """The text of `line` and the files that it names, read and told of to `show`, in its order.
+async def attach(line: str, limits: MediaLimits, tell: Tell) -> tuple[ChatPart, ...]:
+    """The text of `line` and the files that it names, read and told of to `tell`, in its order.
 
     `RequestError` for a file that is not there or cannot be taken, and for an empty line.
     """
     parts: list[ChatPart] = []
     for found in find_named(line):
         if isinstance(found, Named):
-            parts.append(await _file(found, limits, show))
+            parts.append(await _file(found, limits, tell))
         else:
             parts.append(ChatText(found))
     if not parts:
@@ -133,12 +134,12 @@ async def attach(line: str, limits: MediaLimits, show: Show) -> tuple[ChatPart, 
     return tuple(parts)
 
 
-async def _file(named: Named, limits: MediaLimits, show: Show) -> ChatPart:
+async def _file(named: Named, limits: MediaLimits, tell: Tell) -> ChatPart:
     if not named.is_there:
         raise RequestError(f"there is no file {named.path}")
     part = await asyncio.to_thread(read_file, named.path, limits)
     kind = type(part).__name__.removeprefix("Chat").lower()
-    show(Note(f"attached {named.path.name} ({kind})"))
+    tell(Note(f"attached {named.path.name} ({kind})"))
     return part
 
 
