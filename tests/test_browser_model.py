@@ -45,8 +45,9 @@ async def serving(checkpoint: Path, voice: VoiceSettings | None = None) -> Async
     load = scripted_engine.load_voiced if voice else scripted_engine.load
     assets = voice.voices.parent if voice else checkpoint
     job = Job(load, "minicpm-o", EngineSettings(assets, 2, model, voice))
-    started = Started(Choice("minicpm-o", "for a test"), await start_core(job))
-    app = make_app(load_config(None, {}, SETTINGS), started)
+    started = Started(Choice("minicpm-o", "for a test"), await start_core(job), voice)
+    folder = voice.voices if voice else checkpoint / "voices"
+    app = make_app(load_config(None, {}, [*SETTINGS, f"voices.folder={folder}"]), started)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

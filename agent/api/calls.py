@@ -21,7 +21,8 @@ from agent.realtime import Limits, RealtimeCall, parse_opening
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
 from agent.transport.rtc import IceServer, RtcOptions, RtcTransport
-from agent.types import MIC_RATE_HZ, SessionSettings
+from agent.types import MIC_RATE_HZ, Abilities, SessionSettings
+from agent.voices import Voices
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,15 @@ class Services:
     engine: Engine
     telemetry: Telemetry
     voice_model: SileroModel
+    voices: Voices | None = None
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the engine can do, with the voices that are there now."""
+        abilities = self.engine.abilities
+        if self.voices is None or not abilities.voices:
+            return abilities
+        return replace(abilities, voices=self.voices.ready_ids())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +141,13 @@ class Calls:
         call_id = f"rtc_{secrets.token_hex(16)}"
         limits = Limits(max_message_bytes=config.calls.max_message_bytes)
         settings = config.session_settings(engine.name)
-        if not engine.abilities.speech:
+        abilities = self._services.abilities
+        if not abilities.speech:
             settings = replace(settings, output_modalities=("text",))
         tools: tuple[object, ...] = ()
         if session is not None:
-            settings, tools = parse_opening(session, settings, engine.abilities, limits)
-        protocol = RealtimeCall(call_id, settings, engine.abilities, limits, tools)
+            settings, tools = parse_opening(session, settings, abilities, limits)
+        protocol = RealtimeCall(call_id, settings, abilities, limits, tools)
         async with AsyncExitStack() as undo:
             telemetry = self._services.telemetry
             transport = RtcTransport(

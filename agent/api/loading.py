@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agent import model_hub
 from agent.config import Config
-from agent.engines import Choice, EngineSettings, needs_worker
+from agent.engines import Choice, EngineSettings, VoiceSettings, needs_worker
 from agent.errors import AgentError
 from agent.fleet.pool import start_engine
 from agent.interfaces import Engine
@@ -26,6 +26,8 @@ class Started:
 
     choice: Choice
     engine: Engine
+    voice: VoiceSettings | None = None
+    """What gives it its voice, where that is a vocoder."""
 
 
 async def start(config: Config) -> Started:
@@ -38,7 +40,8 @@ async def start(config: Config) -> Started:
     if needs_worker(choice.name):
         sys.stderr.write(f"voice-agent: loading {choice.name} ({choice.reason})\n")
         sys.stderr.flush()
-    return Started(choice, await start_engine(choice.name, settings, show))
+    engine = await start_engine(choice.name, settings, show)
+    return Started(choice, engine, settings.voice)
 
 
 async def _prepare(config: Config) -> tuple[Choice, EngineSettings]:
