@@ -17,10 +17,12 @@ from agent.media.film import FilmLimits, decode_film
 ReadPart: TypeAlias = ChatPicture | ChatSound | ChatVideo
 MediaKind: TypeAlias = Literal["picture", "sound", "video"]
 
-SUPPORTED = (
-    "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF pictures; WAV, MP3, FLAC, Ogg, Opus, AAC, M4A, AIFF, "
-    "AMR and WMA sounds; MP4, MOV, WebM, MKV, AVI, MPEG, WMV and FLV videos"
+SUPPORTED_SOUNDS = (
+    "WAV, MP3, FLAC, Ogg, Opus, AAC, M4A, AIFF, AMR and WMA sounds; MP4, MOV, WebM, MKV, AVI, "
+    "MPEG, WMV and FLV videos"
 )
+"""What has sound that can be read, in words for the user."""
+SUPPORTED = f"JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF pictures; {SUPPORTED_SOUNDS}"
 """What `read_media` takes, in words for the user."""
 
 
@@ -132,25 +134,25 @@ def kind_of(part: ReadPart) -> MediaKind:
 
 def sound_reader(data: bytes, limits: MediaLimits = MediaLimits()) -> str:
     """FFmpeg's demuxer for a sound or a video; `RequestError` for whatever else it is."""
-    reader = _known_reader(data, limits)
+    reader = _known_reader(data, limits, SUPPORTED_SOUNDS)
     if reader == _PICTURE:
-        raise RequestError("this is a picture; a recording is needed", code="unsupported_media")
+        raise _unsupported("this is a picture", SUPPORTED_SOUNDS)
     return reader
 
 
 def _read(data: bytes, limits: MediaLimits) -> ReadPart:
-    reader = _known_reader(data, limits)
+    reader = _known_reader(data, limits, SUPPORTED)
     if reader == _PICTURE:
         return ChatPicture(decode_picture(data, limits.picture_pixels, limits.kept_pixels))
     return decode_film(data, reader, FilmLimits(sound_s=limits.sound_s, video_s=limits.video_s))
 
 
-def _known_reader(data: bytes, limits: MediaLimits) -> str:
+def _known_reader(data: bytes, limits: MediaLimits, supported: str) -> str:
     if not data:
         raise RequestError("the file is empty", code="invalid_media")
     if len(data) > limits.file_bytes:
         raise RequestError(_too_large(len(data), limits), code="file_too_large")
-    reader = _reader(data)
+    reader = _reader(data, supported)
     if reader != _PICTURE:
         _check_riff(data)
     return reader
@@ -169,26 +171,26 @@ def _check_riff(data: bytes) -> None:
         )
 
 
-def _reader(data: bytes) -> str:
+def _reader(data: bytes, supported: str) -> str:
     for offset, start, what in _UNSUPPORTED:
         if data.startswith(start, offset):
-            raise _unsupported(f"this is {what}")
+            raise _unsupported(f"this is {what}", supported)
     if _is_text(data[:4096]):
-        raise _unsupported("this is text")
+        raise _unsupported("this is text", supported)
     for magic in _MAGIC:
         if data.startswith(magic.start, magic.offset):
             return magic.reader
     if data[::_TS_PACKET_BYTES][:3] == b"GGG":
         return "mpegts"
     # Encoders may pad the beginning of a stream without a header.
-    return _frame_reader(data[:65_536].lstrip(b"\0")[:4])
+    return _frame_reader(data[:65_536].lstrip(b"\0")[:4], supported)
 
 
-def _frame_reader(head: bytes) -> str:
+def _frame_reader(head: bytes, supported: str) -> str:
     """A stream of bare frames: eleven set bits, then the version and the layer."""
     if len(head) == 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x18 != 0x08:
         return "aac" if head[1] & 0x06 == 0 else "mp3"
-    raise _unsupported("this is no known type of file")
+    raise _unsupported("this is no known type of file", supported)
 
 
 def _is_text(start: bytes) -> bool:
@@ -198,8 +200,8 @@ def _is_text(start: bytes) -> bool:
     return printable == len(text) and len(text.encode()) >= len(start) - 3
 
 
-def _unsupported(what: str) -> RequestError:
-    return RequestError(f"{what}; supported are {SUPPORTED}", code="unsupported_media")
+def _unsupported(what: str, supported: str) -> RequestError:
+    return RequestError(f"{what}; supported are {supported}", code="unsupported_media")
 
 
 def _too_large(size: int, limits: MediaLimits) -> str:
