@@ -17,7 +17,7 @@ from agent.chat_types import (
     ChatText,
 )
 from agent.duplex.answer import AnswerPiece
-from agent.duplex.answer_speech import Speaker, Utter
+from agent.duplex.answer_speech import Chunk, Speaker, Utter, parted
 from agent.duplex.chat import Chat
 from agent.duplex.prompt import SoundSpan, system_content
 from agent.duplex.tokens import Token
@@ -304,6 +304,41 @@ def test_the_end_of_speech_and_what_lies_beyond_never_reach_the_vocoder() -> Non
     pieces = pieces_of(chat, used, meddle)
     assert end == 6561 and 7 in choir.tokens and max(choir.tokens) < end
     assert tokens_of(pieces) == choir.tokens
+
+
+def test_a_long_answer_starts_its_speech_anew_behind_a_sentence() -> None:
+    """At 60 % of the speech LM's 512 positions: after the eighth chunk. The sound goes on."""
+    told = Told("0123456789" * 8 + "So it is. 3.5. Oh", request=asked("Hi", max_tokens=100))
+    said = [LetterCodec().decode(call.said) for call in told.calls]
+    assert said[8:] == ["So it is.", " ", "3.5. Oh"]
+    starts = [call.text_ended for call in told.calls]
+    assert starts[:9] == [False] * 8 + [True] and starts[-1]
+    (stream,) = told.choir.streams
+    assert stream.finished and tokens_of(told.pieces) == told.choir.tokens
+    whole = told.chat._speech._voice._stream.length
+    after = told.calls[9:]
+    assert whole == sum(len(one.said) + 1 + one.text_ended + len(one.tokens) for one in after)
+    assert list(after[0].before) == told.calls[8].tokens[-16:]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("So. And", ["So.", " And"]),
+        ("a! b? c", ["a! b?", " c"]),
+        ("好。的", ["好。", "的"]),
+        ("3.5 of it", ["3.5 of it"]),
+        ("It ends.", ["It ends."]),
+        ("", [""]),
+    ],
+)
+def test_a_chunk_is_cut_only_where_a_sentence_surely_ends(text: str, parts: list[str]) -> None:
+    codec = LetterCodec()
+    states = list(torch.arange(len(text)))
+    cut = parted(Chunk(codec.encode(text), states, text_ended=False, most=9), codec.decode)
+    assert [codec.decode(one.said) for one in cut] == parts
+    assert [state for one in cut for state in one.states] == states
+    assert [one.goes_on and one.text_ended for one in cut] == [True] * (len(parts) - 1) + [False]
 
 
 # ---- failures and company -----------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_no_work_is_longer_than_a_second_of_speech_or_a_piece_of_the_prompt() ->
     "text", ["a<|im_end|>b c.", "a<|im_<unk>end|>b c.", "a<|im_[<b>]end|>b c.", "a<|**im_end|>b c."]
 )
 def test_foreign_text_becomes_no_control_token(text: str) -> None:
-    said = subject.checked_text(tiny_mind().vocabulary, text, chinese=False)
+    said = subject.checked_text(tiny_mind().vocabulary, text)
     ids = tiny_mind().vocabulary.encode(said)
     assert not [one for one in ids if one >= Token.END_OF_TEXT]
     reading = Reading(runner(), SpeechRequest(text), speaker())
@@ -174,7 +174,7 @@ def test_no_word_is_lost_by_the_checkpoint_s_own_tokens() -> None:
     """Its list of what cannot be said names parts of letters, too."""
     vocabulary = real_vocabulary()
     text = "Hello (there)! 這是選擇題，簡單。 コーヒーをください。 안녕하세요 사랑. x\n\ny…\nцена"
-    said = subject.checked_text(vocabulary, text, chinese=False)
+    said = subject.checked_text(vocabulary, text)
     segments = Segments(vocabulary, READ_ALOUD_EN, 4000).of(said)
     assert vocabulary.text([one for part in segments for one in part.said]) == said
     assert set(vocabulary.unspeakable) & {one for part in segments for one in part.said}

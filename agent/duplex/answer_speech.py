@@ -5,8 +5,10 @@ before its text is complete, and others' work goes between. Used wherever an ans
 by turn; half-duplex calls keep the vocoder's stream themselves.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from torch import Generator as RandomSource
@@ -26,6 +28,10 @@ from agent.types import FloatArray
 CHUNK_TOKENS = 10
 """Tokens that go to the speech LM at once: so it was trained."""
 _WORD_SPEECH_TOKENS = 50  # 2 s: no token takes longer to say
+_LONG_SHARE = 0.6  # of the cache; speech that takes more starts anew behind the next sentence
+_ENDS = (".", "!", "?")
+_HAN_ENDS = ("。", "！", "？")
+_CLOSING = "\"'”’」』"
 NO_SOUND: FloatArray = np.zeros(0, np.float32)
 
 
@@ -42,6 +48,8 @@ class Chunk:
     """No words follow."""
     most: int
     """Speech tokens that it may take; a chunk that finds no end by itself ends there."""
+    goes_on: bool = False
+    """The answer does, whatever the speech LM is told: its speech starts anew behind this."""
 
     def is_silent(self, stream: KvStream) -> bool:
         """Whether there is nothing to say: no words, and no speech that is to be ended."""
@@ -71,6 +79,29 @@ def words_of(taken: Taken, *, text_ended: bool, most: int) -> Chunk:
     words = [at for at in range(len(taken.states)) if taken.are_words[at]]
     said = [taken.ids[at] for at in words]
     return Chunk(said, [taken.states[at] for at in words], text_ended, most)
+
+
+def parted(chunk: Chunk, decode: Callable[[Sequence[int]], str]) -> tuple[Chunk, ...]:
+    """The chunk, cut in two behind the last sentence that ends inside of it, where one does.
+
+    The end of the chunk is no place to cut: whether a point ends a sentence, what follows tells.
+    """
+    texts = [decode([one]).rstrip(_CLOSING) for one in chunk.said]
+    ends = [
+        at
+        for at, (text, then) in enumerate(pairwise([*texts, ""]), 1)
+        if at < len(texts)
+        and (text.endswith(_HAN_ENDS) or (text.endswith(_ENDS) and then[:1].isspace()))
+    ]
+    if not ends:
+        return (chunk,)
+    at = ends[-1]
+    return (
+        replace(
+            chunk, said=chunk.said[:at], states=chunk.states[:at], text_ended=True, goes_on=True
+        ),
+        replace(chunk, said=chunk.said[at:], states=chunk.states[at:]),
+    )
 
 
 def newest(before: Sequence[int], said: Sequence[int], sampling: SpeechSampling) -> tuple[int, ...]:
@@ -147,22 +178,27 @@ class AnswerVoice:
         self._codes: tuple[int, ...] = ()
         self._call: SpeechCall | None = None
         self._sound: VocoderStream | None = None
-        self._finishes = False
-        self._is_heard = False
+        self._chunks: deque[Chunk] = deque()
+        self._goes_on = self._finishes = self._is_heard = False
 
     @property
     def waits(self) -> bool:
         """Whether something is still to be said of what was added."""
         return self._call is not None or self._finishes
 
+    @property
+    def is_long(self) -> bool:
+        """Whether its speech had better start anew, since its cache is full before long."""
+        return self._stream.length > _LONG_SHARE * self._positions
+
     def open_steps(self) -> Generator[Work, None, None]:
         """Have the voice ready before its first word; not needed. `VocoderError`."""
         yield from self._utter(self._opened)
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, *chunks: Chunk) -> None:
         """The next words, once nothing waits."""
-        if not chunk.is_silent(self._stream):
-            self._call = chunk.call(self._stream, self._codes, self._positions)
+        self._chunks += chunks
+        self._begin_next()
 
     def steps(self) -> Generator[Work, None, Voiced]:
         """The next second of what waits. `VocoderError`."""
@@ -173,13 +209,31 @@ class AnswerVoice:
         known = len(call.tokens)
         yield SpeakOn(call, self._stream, self._speaker.rules.sampling, self._generator)
         tokens = tuple(one for one in call.tokens[known:] if 0 <= one < self._end)
+        samples = NO_SOUND
+        if tokens:
+            samples = yield from self._utter(lambda: self._pushed(tokens))
         if call.ended:
-            self._codes = newest(self._codes, call.tokens, self._speaker.rules.sampling)
-            self._call = None
-            self._finishes = call.text_ended and (self._is_heard or bool(tokens))
-        if not tokens:
-            return Voiced((), NO_SOUND)
-        return Voiced(tokens, (yield from self._utter(lambda: self._pushed(tokens))))
+            self._close(call)
+        return Voiced(tokens, samples)
+
+    def _close(self, call: SpeechCall) -> None:
+        """A call is over; its chunk may have been the last."""
+        self._codes = newest(self._codes, call.tokens, self._speaker.rules.sampling)
+        self._call = None
+        if self._goes_on:
+            self._stream.length = 0
+        else:
+            self._finishes = call.text_ended and self._is_heard
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        while self._call is None and self._chunks:
+            chunk = self._chunks.popleft()
+            self._goes_on = chunk.goes_on
+            if not chunk.is_silent(self._stream):
+                self._call = chunk.call(self._stream, self._codes, self._positions)
+            elif chunk.text_ended and not chunk.goes_on:
+                self._finishes = self._is_heard
 
     def _utter(self, ask: Callable[[], FloatArray]) -> Generator[Work, None, FloatArray]:
         uttering = Utter(ask)

@@ -30,6 +30,7 @@ from agent.duplex.answer_speech import (
     AnswerVoice,
     Speaker,
     Voiced,
+    parted,
     words_of,
 )
 from agent.duplex.answer_text import AnswerText
@@ -223,7 +224,7 @@ class _Speech:
         if stopped:
             count = max(0, len(chunk.said) - self._hidden())
             chunk = replace(chunk, said=chunk.said[:count], states=chunk.states[:count])
-        self._voice.add(chunk)
+        self._voice.add(*(parted(chunk, self._decode) if self._voice.is_long else (chunk,)))
 
     def steps(self) -> Generator[Work, None, Voiced]:
         """The next second."""

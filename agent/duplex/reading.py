@@ -13,6 +13,7 @@ its own utterance of the vocoder: the sounds follow each other.
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ SEGMENT_S = 30.0
 """So much speech is said in one go, by estimate: it fits into the speech LM's cache many times."""
 READ_ALOUD_EN = "Please read the following text aloud."
 """Before the text, and a space."""
+_CHINESE = ("zh", "yue", "cmn")
 _LEAST_ROOM = 64  # for the words of a segment, which are there twice
 _LAYOUT = ChatLayout(spoken=True, max_tokens=1 << 40)
 
@@ -95,8 +97,8 @@ class Reading:
         self._runner = runner
         self._speaker = speaker
         vocabulary, positions = runner.model.vocabulary, runner.slots.llm.positions
-        chinese = request.language.lower().startswith("zh") or is_chinese(request.text)
-        text = checked_text(vocabulary, request.text, chinese=chinese)
+        text = checked_text(vocabulary, request.text)
+        chinese = is_chinese(text) or request.language.lower().startswith(_CHINESE)
         self._opening = _opening(vocabulary, speaker, "zh" if chinese else "en")
         wording = READ_ALOUD_ZH if chinese else READ_ALOUD_EN
         room = positions - len(self._opening.ids)
@@ -199,7 +201,7 @@ class Reading:
 # ---- the text -----------------------------------------------------------------------------------
 
 
-def checked_text(vocabulary: Vocabulary, text: str, *, chinese: bool) -> str:
+def checked_text(vocabulary: Vocabulary, text: str) -> str:
     """What is read of `text`, without control tokens; RequestError when that is nothing."""
     if len(text) > MAX_CHARACTERS:
         raise RequestError(
@@ -209,7 +211,8 @@ def checked_text(vocabulary: Vocabulary, text: str, *, chinese: bool) -> str:
             code="string_above_max_length",
         )
     # Once more at the end: what was taken out of the middle of one may have made another.
-    said = vocabulary.defused(readable(vocabulary.defused(text), chinese=chinese))
+    said = readable(vocabulary.defused(text), chinese=is_chinese(text))
+    said = vocabulary.defused(said)
     if not any(map(str.isalnum, said)):
         raise RequestError("the text holds nothing that can be read aloud", param="input")
     return said
@@ -223,8 +226,7 @@ class Segments:
         self._vocabulary = vocabulary
         self._wording = wording
         self._room = room
-        marks = unreadable_ids(vocabulary, torch.device("cpu")).tolist()
-        self._marks = {one for one in marks if _is_mark(vocabulary.text([one]))}
+        self._marks = _marks(vocabulary)
         if self._segment("").positions + _LEAST_ROOM > room:
             raise RequestError(
                 f"{room} positions are left beside the voice; use a shorter recording of it",
@@ -258,6 +260,13 @@ def _opening(vocabulary: Vocabulary, speaker: Speaker, language: str) -> LaidOut
         content = system_content("clone", language, SoundSpan(len(speaker.vectors)))
     layout = replace(_LAYOUT, answer=False)
     return lay_out(vocabulary, chat_segments([Message("system", content)], layout), layout)
+
+
+@lru_cache(maxsize=2)
+def _marks(vocabulary: Vocabulary) -> frozenset[int]:
+    """The tokens that nobody can say and that are no part of a word."""
+    unreadable = unreadable_ids(vocabulary, torch.device("cpu")).tolist()
+    return frozenset(one for one in unreadable if _is_mark(vocabulary.text([one])))
 
 
 def _is_mark(text: str) -> bool:
