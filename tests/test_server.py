@@ -281,7 +281,7 @@ async def test_calls_and_paths_that_do_not_exist(http: aiohttp.ClientSession) ->
         await problem(response, 404)
     async with http.get("/../pyproject.toml") as response:
         await problem(response, 404)
-    for method, path in (("POST", "/v1/nothing"), ("DELETE", "/v1"), ("PUT", "/v1/audio/speech")):
+    for method, path in (("POST", "/v1/nothing"), ("DELETE", "/v1"), ("PUT", "/v1/audio/shouts")):
         async with http.request(method, path) as response:
             assert path in str((await problem(response, 404))["message"])
 
