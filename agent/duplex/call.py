@@ -25,10 +25,11 @@ from agent.duplex.conversation import (
 from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.memory import Snapshot
-from agent.duplex.pictures import check_picture, decode_picture, piece_sizes
+from agent.duplex.pictures import check_picture, piece_sizes
 from agent.duplex.policy import Order
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
+from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.voice_line import Pace, VoiceLine
 from agent.duplex.work import Work
 from agent.errors import EngineError, RequestError, UnsupportedError
@@ -85,8 +86,7 @@ class DuplexCall:
         self._units: deque[tuple[Unit, float]] = deque(maxlen=MAX_UNITS_BEHIND)
         self._took_ms: deque[float] = deque(maxlen=_WATCHED_UNITS)
         self._urgent: deque[Callable[[], Job]] = deque()
-        self._texts: dict[str, str] = {}
-        self._pictures: dict[str, list[ByteArray]] = {}
+        self._typed = TypedInput(self._vocabulary)
         self._listens = self._is_asked = self._sees = False
         self._snapshot: tuple[int, Snapshot] | None = None
         self._prompted = self._system(settings)
@@ -123,8 +123,7 @@ class DuplexCall:
             case AddPicture():
                 self._add_picture(command)
             case DeleteItem(item_id=item_id):
-                self._texts.pop(item_id, None)
-                self._pictures.pop(item_id, None)
+                self._typed.forget(item_id)
             case Respond(instructions=instructions):
                 if instructions:
                     self._add_text(AddText("", "system", instructions))
@@ -159,30 +158,12 @@ class DuplexCall:
         return settings.mode == "duplex"
 
     def _add_text(self, added: AddText) -> None:
-        if added.role == "assistant":
-            raise UnsupportedError(
-                "the model cannot be told what it said; send it as a message of the user",
-                param="item.role",
-            )
-        waiting = [*self._texts.values(), added.text]
-        count = sum(len(self._vocabulary.encode_foreign(text)) for text in waiting)
         most = min(MAX_PUT_IN_TOKENS, self._talk.unit_room_tokens // 4)
-        if count > most or len(waiting) > most:
-            raise RequestError(
-                f"more than {most} tokens of text wait for the model; send less",
-                param="item.content",
-            )
-        self._texts[added.item_id] = added.text
+        self._typed.add_text(added, most)
 
     def _add_picture(self, added: AddPicture) -> None:
-        if self._waiting_pictures >= MAX_PICTURES:
-            raise RequestError(
-                f"{MAX_PICTURES} pictures wait to be seen; send more a second later",
-                param="item.content",
-            )
-        rgb = decode_picture(added.file)
-        height, width = rgb.shape[:2]
-        check_picture(width, height, self._settings.max_slices)
+        self._typed.expect_room(MAX_PICTURES, "a second later")
+        rgb = opened(added, self._settings.max_slices)
         pieces = self._pieces(rgb)
         if self._waiting_pieces + pieces > self._most_pieces:
             raise RequestError(
@@ -190,15 +171,11 @@ class DuplexCall:
                 "send it later, or with a smaller max_slices",
                 param="item.content",
             )
-        self._pictures.setdefault(added.item_id, []).append(rgb)
-
-    @property
-    def _waiting_pictures(self) -> int:
-        return sum(map(len, self._pictures.values()))
+        self._typed.add_picture(added.item_id, rgb)
 
     @property
     def _waiting_pieces(self) -> int:
-        return sum(self._pieces(rgb) for shown in self._pictures.values() for rgb in shown)
+        return sum(map(self._pieces, self._typed.pictures))
 
     def _pieces(self, rgb: ByteArray) -> int:
         height, width = rgb.shape[:2]
@@ -245,13 +222,10 @@ class DuplexCall:
         if unit.speculative:
             self._snapshot = (unit.index, self._talk.save())
         taken = self._as_taken(unit)
-        texts, self._texts = self._texts, {}
-        pictures, self._pictures = self._pictures, {}
-        for text in texts.values():
+        for text in self._typed.take_texts():
             self._talk.put_in_text(text)
-        for shown in pictures.values():
-            for rgb in shown:
-                self._talk.put_in_picture(rgb)
+        for rgb in self._typed.take_pictures():
+            self._talk.put_in_picture(rgb)
         order = self._order()
         if order == "speak":
             self._is_asked = False
@@ -282,7 +256,7 @@ class DuplexCall:
     def _fitting(self, pictures: Sequence[VideoFrame]) -> tuple[VideoFrame, ...]:
         """The newest pictures that a unit has room for beside those that were sent to it."""
         room = self._most_pieces - self._waiting_pieces
-        places = MAX_PICTURES - self._waiting_pictures
+        places = MAX_PICTURES - len(self._typed.pictures)
         kept: list[VideoFrame] = []
         for picture in reversed(pictures):
             if len(kept) == places or not self._is_seen(picture):
@@ -304,7 +278,8 @@ class DuplexCall:
 
     def _said(self, came_s: float, result: UnitResult, stage_ms: StageTimes) -> None:
         """A unit that came at `came_s` is over: what came of it."""
-        outcome, line = result.outcome, self._line
+        outcome, line, clock = result.outcome, self._line, self._parts.runner.clock
+        began_s = clock.now_s()
         pace = None if outcome.listened else self._pace(came_s)
         if outcome.begins_turn:
             line.begin(self._voice, speaks=self._talk.settings.speaks, pace=pace)
@@ -314,6 +289,8 @@ class DuplexCall:
             line.say(result.unit, result.text, result.speech_tokens)
         if outcome.ends_turn is not None:
             line.end(outcome.ends_turn, result.unit)
+        if not outcome.listened:
+            stage_ms = (*stage_ms, ("vocoder", (clock.now_s() - began_s) * 1000))
         line.tell(UnitReport(result.unit, stage_ms, result.context_tokens))
 
     def _pace(self, came_s: float) -> Pace:

@@ -21,8 +21,9 @@ from agent.duplex.call_parts import CallParts, conversation_settings
 from agent.duplex.half_duplex import HalfDuplexConversation, lay_out_opening
 from agent.duplex.half_duplex_rules import HalfDuplexRules
 from agent.duplex.job import Job, StageTimes
-from agent.duplex.pictures import check_picture, decode_picture, piece_sizes
+from agent.duplex.pictures import check_picture, piece_sizes
 from agent.duplex.prompt import Message, SoundSpan, system_content
+from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowMode
 from agent.duplex.work import Work
@@ -84,8 +85,7 @@ class TurnsCall:
         self._onset: int | None = None
         self._committed = 0
         self._awaited: _Utterance | None = None
-        self._texts: dict[str, str] = {}
-        self._pictures: dict[str, list[ByteArray]] = {}
+        self._typed = TypedInput(parts.runner.model.vocabulary)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._opened = self._is_asked = self._listens = self._answers = False
         self._voice = parts.voices.resolve(settings.voice)
@@ -120,15 +120,15 @@ class TurnsCall:
             case UpdateSettings(settings=settings):
                 self._update(settings)
             case AddText():
-                self._add_text(command)
+                self._typed.add_text(command, self._most_tokens // 2)
             case AddPicture():
                 self._add_picture(command)
             case DeleteItem(item_id=item_id):
-                self._texts.pop(item_id, None)
-                self._pictures.pop(item_id, None)
+                self._typed.forget(item_id)
             case Respond(instructions=instructions):
                 if instructions:
-                    self._add_text(AddText("", "system", instructions))
+                    added = AddText("", "system", instructions)
+                    self._typed.add_text(added, self._most_tokens // 2)
                 self._is_asked = True
             case ForceListen(on=on):
                 self._listen(on)
@@ -153,40 +153,14 @@ class TurnsCall:
         if on:
             self._is_asked = False
 
-    def _add_text(self, added: AddText) -> None:
-        if added.role == "assistant":
-            raise UnsupportedError(
-                "the model cannot be told what it said; send it as a message of the user",
-                param="item.role",
-            )
-        waiting = [*self._texts.values(), added.text]
-        most = self._most_tokens // 2
-        count = sum(map(self._text_tokens, waiting))
-        if count > most or len(waiting) > most:
-            raise RequestError(
-                f"more than {most} tokens of text wait for the model; send less",
-                param="item.content",
-            )
-        self._texts[added.item_id] = added.text
-
-    def _text_tokens(self, text: str) -> int:
-        return len(self._parts.runner.model.vocabulary.encode_foreign(text))
-
     @property
     def _most_tokens(self) -> int:
         """A quarter of what a slot holds: so much a turn takes beside what is said in it."""
         return self._parts.runner.slots.llm.positions // 4
 
     def _add_picture(self, added: AddPicture) -> None:
-        if sum(map(len, self._pictures.values())) >= MAX_PICTURES:
-            raise RequestError(
-                f"{MAX_PICTURES} pictures wait to be seen; send more with the next turn",
-                param="item.content",
-            )
-        rgb = decode_picture(added.file)
-        height, width = rgb.shape[:2]
-        check_picture(width, height, self._settings.max_slices)
-        self._pictures.setdefault(added.item_id, []).append(rgb)
+        self._typed.expect_room(MAX_PICTURES, "with the next turn")
+        self._typed.add_picture(added.item_id, opened(added, self._settings.max_slices))
 
     @property
     def _heard_until(self) -> int:
@@ -254,7 +228,7 @@ class TurnsCall:
         sound = self._recalled(utterance)
         first, last = utterance.start // UNIT_SAMPLES, utterance.end // UNIT_SAMPLES
         cameras = [rgb for at, rgb in self._camera if first <= at <= last]
-        pictures = self._take_pictures() + [rgb for rgb in cameras if self._is_seen(rgb)]
+        pictures = self._typed.take_pictures() + [rgb for rgb in cameras if self._is_seen(rgb)]
         is_said = yield from self._read(sound, pictures)
         self._is_asked = self._is_asked or (utterance.answer and is_said)
 
@@ -292,23 +266,18 @@ class TurnsCall:
         """Positions of a thumbnail or cell with its marks."""
         return self._parts.runner.model.config.resampler.queries + 2
 
-    def _take_pictures(self) -> list[ByteArray]:
-        pictures, self._pictures = self._pictures, {}
-        return [rgb for shown in pictures.values() for rgb in shown]
-
     def _beginning(self) -> Steps:
         self._is_asked = False
         yield from self._read_typed()
-        if self._pictures:
-            yield from self._read(np.zeros(0, np.float32), self._take_pictures())
+        if self._typed.pictures:
+            yield from self._read(np.zeros(0, np.float32), self._typed.take_pictures())
         self._answers = True
         self._line.begin(self._voice, speaks=self._talk.settings.speaks)
 
     def _read_typed(self) -> Steps:
-        texts, self._texts = self._texts, {}
-        if sum(map(self._text_tokens, texts.values())) + len(texts) > self._talk.turn_room_tokens:
+        if self._typed.text_tokens > self._talk.turn_room_tokens:
             self._talk.abandon_turn()
-        for text in texts.values():
+        for text in self._typed.take_texts():
             yield from self._talk.read_text(text)
 
     def _answered(self, piece: AnswerPiece, stage_ms: StageTimes) -> None:
