@@ -74,7 +74,7 @@ const PICKERS = [
 
 let call = newCall();
 const choices = new Choices();
-const settingsCard = new SettingsCard(choices, (event, onRefused) => call.send(event, onRefused), () => voicePicker.refresh());
+const settingsCard = new SettingsCard(choices, (event, onRefused) => call.send(event, onRefused), (id) => voicePicker.refresh(id));
 const voicePicker = new VoicePicker(choices, settingsCard, BASE_URL, () => call.live);
 const floorButtons = new FloorButtons(byId('pause'), byId('listen'), () => call, (only) => stage.listensOnly(only));
 const typing = new Typing(
@@ -288,7 +288,7 @@ async function prepareEngine() {
   settingsCard.useEngine(engine);
   voicePicker.useEngine(engine);
   typing.useEngine(engine.abilities);
-  chat.useEngine(engine.id);
+  chat.useEngine(engine);
   tabs.offer(engine.abilities.chat === true);
 }
 

@@ -9,6 +9,7 @@ import { ChatLog, copy } from './chat_log.js';
 import { ChatProblem, streamAnswer } from './chat_stream.js';
 import { Composer } from './composer.js';
 import { recall, remember } from './devices.js';
+import { ReadAloud } from './read_aloud.js';
 import { byId } from './stage.js';
 
 /**
@@ -31,6 +32,7 @@ const MAX_MESSAGES = 200;
 export class Chat {
   #url;
   #choices;
+  #aloud;
   #log = new ChatLog(byId('chat-log'));
   #composer;
   #thinking = /** @type {HTMLInputElement} */ (byId('thinking'));
@@ -51,33 +53,41 @@ export class Chat {
   constructor(url, choices) {
     this.#url = url;
     this.#choices = choices;
+    this.#aloud = new ReadAloud(choices);
     this.#composer = new Composer(/** @type {HTMLFormElement} */ (byId('chat-form')), {
       send: (text, attachments) => this.#ask(text, attachments),
       maxPictureBytes: () => MAX_PICTURE_BYTES,
       dropZone: byId('chat-panel'),
     });
     this.#composer.accept(['picture', 'sound', 'film']);
-    this.#stop.addEventListener('click', () => this.#writing?.abort());
+    this.#stop.addEventListener('click', () => this.#giveUp());
     this.#new.addEventListener('click', () => this.#begin());
     this.#thinking.checked = recall('thinking') === 'on';
     this.#thinking.addEventListener('change', () => remember('thinking', this.#thinking.checked ? 'on' : 'off'));
   }
 
-  /** @param {string} model */
-  useEngine(model) {
-    this.#model = model;
+  /** @param {import('./signalling.js').EngineInfo} engine */
+  useEngine({ id, abilities }) {
+    this.#model = id;
+    this.#aloud.offer(abilities.text_to_speech === true);
     this.#show();
   }
 
   /** @param {string} reason why there can be no chat just now; '' if there can */
   block(reason) {
-    if (reason) this.#writing?.abort();
+    if (reason) this.#giveUp();
     this.#blocked = reason;
     this.#show();
   }
 
-  #begin() {
+  /** Nothing more of the answer, neither written nor read. */
+  #giveUp() {
     this.#writing?.abort();
+    this.#aloud.stop();
+  }
+
+  #begin() {
+    this.#giveUp();
     this.#messages = [];
     this.#log.clear();
     this.#composer.clear();
@@ -106,14 +116,20 @@ export class Chat {
     const onScreen = this.#log.addAnswer();
     const writing = (this.#writing = new AbortController());
     const message = { role: /** @type {const} */ ('assistant'), text: '', attachments: [] };
+    const quiet = onScreen.offer('Stop reading', 'quiet', () => this.#aloud.stop());
+    this.#aloud.begin(() => (quiet.hidden = true));
+    quiet.hidden = true;
     this.#show();
     try {
       const reason = await this.#write(message, onScreen, writing.signal);
       this.#settle(message, onScreen, '', reason === 'length' ? 'The answer was cut here: it grew too long.' : '');
+      quiet.hidden = !this.#aloud.playing;
+      this.#aloud.finish();
     } catch (error) {
       if (writing.signal.aborted) this.#settle(message, onScreen, 'stopped', 'Stopped.');
       else if (error instanceof ChatProblem) this.#fail(onScreen, error);
       else throw error;
+      this.#aloud.stop();
     } finally {
       if (this.#writing === writing) this.#writing = null;
       this.#show();
@@ -133,6 +149,7 @@ export class Chat {
       if (done) return value;
       if (value.reasoning) reasoning += value.text;
       else message.text += value.text;
+      if (value.sound) this.#aloud.push(value.sound);
       onScreen.write(reasoning, message.text);
     }
   }
@@ -191,6 +208,7 @@ export class Chat {
       enable_thinking: thinking,
       // Said either way: the server's own choice is neither.
       max_slices: this.#choices.value('max_slices'),
+      ...this.#aloud.request(),
       messages: [...system, ...this.#messages.map(asMessage)],
     };
   }

@@ -113,6 +113,7 @@ export class AnswerOnScreen {
     button.textContent = label;
     button.addEventListener('click', () => press(button));
     this.#changed();
+    return button;
   }
 
   remove() {

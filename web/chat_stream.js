@@ -2,7 +2,8 @@
 /** One answer of the turn-based chat, piece by piece, as server-sent events over fetch. No DOM. */
 
 /**
- * @typedef {{text: string, reasoning: boolean}} Piece
+ * @typedef {{text: string, reasoning: boolean, sound: string}} Piece
+ *   `sound` is the next of it as base64 of 16 bit samples at 24 kHz, where it was asked for
  */
 
 const DEFAULT_RETRY_S = 5;
@@ -38,9 +39,9 @@ export async function* streamAnswer(url, body, signal) {
     const chunk = parse(data);
     if (chunk.error) throw new ChatProblem(chunk.error.message ?? 'The engine failed.', 'Send it again, or start a new chat.');
     const choice = chunk.choices?.[0] ?? {};
-    const { content, reasoning_content: thought = choice.delta?.reasoning } = choice.delta ?? {};
-    if (thought) yield { text: thought, reasoning: true };
-    if (content) yield { text: content, reasoning: false };
+    const { content, audio, reasoning_content: thought = choice.delta?.reasoning } = choice.delta ?? {};
+    if (thought) yield { text: thought, reasoning: true, sound: '' };
+    if (content || audio?.data) yield { text: content ?? '', reasoning: false, sound: audio?.data ?? '' };
     reason = choice.finish_reason ?? reason;
   }
   if (!reason) throw new ChatProblem('The answer broke off.', 'The connection to the server was cut: send it again.');

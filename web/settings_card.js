@@ -46,7 +46,7 @@ export class SettingsCard {
    * @param {Choices} choices
    * @param {(event: {type: string, session: object}, onRefused: (refusal: Refusal) => void) => boolean} send
    *   false where no call is on
-   * @param {() => void} voiceRefused perhaps it is gone
+   * @param {(id: string) => void} voiceRefused perhaps it is gone
    */
   constructor(choices, send, voiceRefused) {
     this.#choices = choices;
@@ -175,9 +175,9 @@ export class SettingsCard {
         this.#updateVoice();
         continue;
       }
+      if (name === 'voice') this.#voiceRefused(this.#choices.chosenVoice);
       this.#choices.forget(name);
       acknowledge(name, 'refused', `Not changed: ${refused.message}`);
-      if (name === 'voice') this.#voiceRefused();
     }
     this.#show();
   }

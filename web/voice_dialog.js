@@ -170,7 +170,8 @@ export class VoiceDialog {
       this.#busy('');
       this.#show();
     }
-    if (what === 'check' && this.#report) byId('voice-report').scrollIntoView({ block: 'nearest' });
+    // What there is to do next: mend the recording, or name it.
+    if (what === 'check' && this.#report) byId(this.#report.accepted ? 'voice-next' : 'voice-report').scrollIntoView({ block: 'nearest' });
   }
 
   #isComplete() {

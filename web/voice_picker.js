@@ -72,12 +72,15 @@ export class VoicePicker {
     void this.refresh();
   }
 
-  /** Ask the server what there is. */
-  async refresh() {
+  /**
+   * Ask the server what there is.
+   * @param {string} [refused] the id of a voice that the server would not take, perhaps as it is gone
+   */
+  async refresh(refused = '') {
     if (!hasVoices(this.#choices.abilities)) return;
     clearTimeout(this.#polling);
     try {
-      this.#take(await this.#api.list());
+      this.#take(await this.#api.list(), refused);
     } catch (error) {
       if (!(error instanceof VoiceProblem)) throw error;
       this.#doWithout(error);
@@ -124,12 +127,15 @@ export class VoicePicker {
 
   // ---- what there is ----------------------------------------------------------------------------
 
-  /** @param {Voice[]} voices */
-  #take(voices) {
-    const { chosenVoice } = this.#choices;
+  /**
+   * @param {Voice[]} voices
+   * @param {string} refused
+   */
+  #take(voices, refused) {
+    const wanted = this.#choices.chosenVoice || refused;
     const before = this.#choices.voices;
     this.#choices.voices = voices;
-    if (chosenVoice && !voices.some((voice) => voice.id === chosenVoice)) this.#fallBack(chosenVoice, before);
+    if (wanted && !voices.some((voice) => voice.id === wanted)) this.#fallBack(wanted, before);
     this.#fill();
     this.#card.voicesChanged();
     this.show();
@@ -142,8 +148,8 @@ export class VoicePicker {
   #fallBack(id, before) {
     const name = before.find((voice) => voice.id === id)?.name ?? id;
     this.#choices.forget('voice');
-    const first = this.#choices.voices.find((voice) => voice.id === this.#choices.voice);
-    this.#word = `The voice “${name}” is gone${first ? `: “${first.name}” speaks instead` : ''}.`;
+    const speaker = this.#choices.voices.find((voice) => voice.id === speakerOf(this.#choices));
+    this.#word = `The voice “${name}” is gone${speaker ? `: “${speaker.name}” speaks instead` : ''}.`;
   }
 
   /**
@@ -284,11 +290,19 @@ function option({ id, name, status, language }) {
 }
 
 /**
+ * The voice of the running call, or of the next one.
+ * @param {Choices} choices
+ */
+function speakerOf(choices) {
+  return choices.voiceInForce || choices.voice;
+}
+
+/**
  * @param {Choices} choices
  * @param {Voice | undefined} voice that is shown
  */
 function noteFor(choices, voice) {
-  const speaking = choices.voiceInForce || choices.voice;
+  const speaking = speakerOf(choices);
   const name = choices.voices.find((each) => each.id === speaking)?.name;
   const meanwhile = name ? `“${name}” speaks` : 'no voice speaks';
   if (voice?.status === 'preparing') return `“${voice.name}” is being prepared. Until it is ready, ${meanwhile}.`;

@@ -112,7 +112,7 @@ export class VoiceTake {
     this.#meter.style.setProperty('--level', share.toFixed(3));
     this.#meter.style.setProperty('--done', (seconds / LONGEST_S).toFixed(3));
     this.#meter.setAttribute('aria-valuenow', String(Math.round(100 * share)));
-    showTimer(LONGEST_S - seconds);
+    showTimer(`${Math.ceil(LONGEST_S - seconds)} s left`);
     if (this.#longEnough || seconds < SHORTEST_S) return;
     this.#longEnough = true;
     this.#say('Long enough: stop when you have read it.');
@@ -202,7 +202,7 @@ export class VoiceTake {
     const words = { idle: again, asking: 'Allow the microphone…', recording: 'Stop' };
     this.#button.textContent = words[state];
     if (state === 'recording') return;
-    showTimer(LONGEST_S);
+    showTimer(`Up to ${LONGEST_S} s`);
     for (const name of ['--level', '--done']) this.#meter.style.setProperty(name, '0');
     this.#meter.setAttribute('aria-valuenow', '0');
   }
@@ -217,9 +217,8 @@ export class VoiceTake {
   }
 }
 
-/** @param {number} leftS */
-function showTimer(leftS) {
-  const text = `${Math.ceil(Math.max(0, leftS))} s left`;
+/** @param {string} text */
+function showTimer(text) {
   if (byId('voice-timer').textContent !== text) byId('voice-timer').textContent = text;
 }
 

@@ -65,6 +65,10 @@ class ScriptedServer:
         status, headers, body = self.answer
         return web.json_response(body, status=status, headers=headers)
 
+    async def audio(self, request: web.Request) -> web.Response:
+        """Voices and speech."""
+        return await self.voices.answer(request)
+
     async def list_models(self, _request: web.Request) -> web.Response:
         """`GET /v1/models`."""
         return web.json_response(self.models)
@@ -86,7 +90,7 @@ async def serve_page() -> AsyncIterator[ScriptedServer]:
     app.on_response_prepare.append(_add_policy)
     app.router.add_get("/", _index)
     app.router.add_get("/v1/models", script.list_models)
-    script.voices.add_routes(app.router)
+    app.router.add_route("*", "/v1/audio/{rest:.*}", script.audio)
     app.router.add_post("/v1/realtime/calls", script.call)
     app.router.add_post("/v1/realtime/calls/{call}/hangup", script.call)
     app.router.add_static("/", WEB)

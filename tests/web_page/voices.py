@@ -40,6 +40,12 @@ def tone_wav(seconds: float = 0.5) -> bytes:
     return data.getvalue()
 
 
+def _open() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 @dataclass(slots=True)
 class ScriptedVoices:
     """`listed` is what there is; a test changes it. `refuse` is answered instead.
@@ -60,20 +66,24 @@ class ScriptedVoices:
     deleted: list[str] = field(default_factory=list)
     spoken: list[dict[str, Any]] = field(default_factory=list)
     sample: bytes = field(default_factory=tone_wav)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event = field(default_factory=_open)
 
-    def __post_init__(self) -> None:
-        self.gate.set()
+    async def answer(self, request: web.Request) -> web.Response:
+        """Whatever is under `/v1/audio/`."""
+        match request.method, request.path.removeprefix("/v1/audio/").split("/"):
+            case "GET", ["voices"]:
+                return await self._list()
+            case "POST", ["voices"]:
+                return await self._add(request)
+            case "POST", ["voices", "check"]:
+                return await self._check(request)
+            case "DELETE", ["voices", name]:
+                return await self._delete(name)
+            case "POST", ["speech"]:
+                return await self._speak(request)
+        raise web.HTTPNotFound
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """As the real server has them."""
-        router.add_get("/v1/audio/voices", self._list)
-        router.add_post("/v1/audio/voices", self._add)
-        router.add_post("/v1/audio/voices/check", self._check)
-        router.add_delete("/v1/audio/voices/{voice}", self._delete)
-        router.add_post("/v1/audio/speech", self._speak)
-
-    async def _list(self, _request: web.Request) -> web.Response:
+    async def _list(self) -> web.Response:
         self.asked += 1
         return web.json_response({"object": "list", "data": self.listed})
 
@@ -91,8 +101,7 @@ class ScriptedVoices:
         self.listed = [*self.listed, made]
         return web.json_response(made | {"report": self.report})
 
-    async def _delete(self, request: web.Request) -> web.Response:
-        name = request.match_info["voice"]
+    async def _delete(self, name: str) -> web.Response:
         self.deleted.append(name)
         self.listed = [each for each in self.listed if each["id"] != name]
         return web.json_response({"id": name, "object": "audio.voice.deleted", "deleted": True})
