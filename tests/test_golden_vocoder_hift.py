@@ -54,13 +54,32 @@ def test_golden_vocoder_source_rounded_as_in_the_reference() -> None:
     assert (source.gliding(f0, noise).wave - golden).abs().max() < 1e-3 * golden.abs().max()
 
 
+_DRAWN_BEFORE = 111_835
+"""Numbers that the golden file's second generator gave before these: its other synthetic inputs."""
+_SOURCE_LEVEL = 0.05
+
+
+def _own_sources() -> list[Tensor]:
+    """Each call's excitation. They are no output of the source module but white noise, drawn one
+    after the other by the generator of the file's seed and one: an input that can be drawn again.
+    """
+    generator = torch.Generator().manual_seed(tiny_hift.CLASSIC["seed"] + 1)
+    torch.rand(_DRAWN_BEFORE, generator=generator)
+    return [
+        _SOURCE_LEVEL * torch.randn(frames * FRAME_SAMPLES, generator=generator)
+        for frames in (50, 58, 58)
+    ]
+
+
 class _GivenSources(ReferenceHiftStream):
-    """Takes each call's excitation from the golden file, whose noise nobody can draw again."""
+    """Takes each call's excitation from outside."""
 
     calls = 0
 
     def own_source(self, mel: Tensor, position: int) -> Tensor:
-        source = GOLDEN[f"hift_stream.call{self.calls}.own_source"]
+        source = _own_sources()[self.calls]
+        key = f"hift_stream.call{self.calls}.own_source"
+        assert tiny.compare(key, source, GOLDEN[key]) < WAVE_LIMIT
         self.calls += 1
         return source
 
@@ -73,6 +92,21 @@ def test_golden_vocoder_reference_stream() -> None:
         key = f"hift_stream.call{call}.wave"
         assert tiny.compare(key, said, GOLDEN[key]) < WAVE_LIMIT
     assert stream.calls == 3
+
+
+def test_golden_vocoder_has_no_key_that_is_not_compared() -> None:
+    """What is not compared are inputs, each used by a comparison; nothing is left out silently."""
+    inputs = {
+        *("prompt.tokens", "prompt.mel", "prompt.speaker", "tokens", "noise.first_600_frames"),
+        *("hift.source", "source.f0", "source.noise"),
+    }
+    runs = tiny_hift.CLASSIC["runs"].items()
+    chunks = {
+        f"{name}.chunk{chunk['index']}.mel" for name, run in runs for chunk in run.get("chunks", ())
+    }
+    calls = {f"hift_stream.call{n}.{part}" for n in range(3) for part in ("own_source", "wave")}
+    others = {"whole.mel", "hift.f0", "hift.wave", "source.wave"}
+    assert GOLDEN.keys() == inputs | chunks | calls | others
 
 
 # ---- the causal generation ----------------------------------------------------------------------
