@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agent import resources
+from agent.chat_types import AnswerRequest, ChatRequest, SpeechRequest
 from agent.clock import Clock
 from agent.engines import EngineSettings, choose, create
 from agent.engines.echo import EchoPartner
@@ -304,6 +305,15 @@ def test_says_what_it_cannot_do() -> None:
     with pytest.raises(UnsupportedError, match="AddText") as caught:
         Bench().partner.control(AddText("item_1", "user", "hello"))
     assert caught.value.code == "unsupported_by_engine"
+
+
+@pytest.mark.parametrize(
+    ("request_", "what"), [(ChatRequest(()), "chat"), (SpeechRequest("Hi."), "read aloud")]
+)
+def test_it_neither_chats_nor_reads(request_: AnswerRequest, what: str) -> None:
+    engine = create("echo", EngineSettings(resources.assets_folder(), slots=1))
+    with pytest.raises(UnsupportedError, match=f"cannot {what}"):
+        engine.chat(request_)
 
 
 async def test_the_engine_has_slots_and_gets_them_back() -> None:

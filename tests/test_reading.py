@@ -11,13 +11,14 @@ import torch
 from agent.chat_types import SpeechRequest
 from agent.duplex import reading as subject
 from agent.duplex.answer import AnswerPiece
-from agent.duplex.answer_speech import Utter
+from agent.duplex.answer_speech import SpeechRules, Utter
 from agent.duplex.prompt import READ_ALOUD_ZH, SoundSpan, system_content
 from agent.duplex.reading import MAX_CHARACTERS, READ_ALOUD_EN, ReadAll, Reading, Segments
 from agent.duplex.tokens import Token
 from agent.duplex.work import Read, SpeakOn, Work
 from agent.errors import CapacityError, EngineError, RequestError, VocoderError
 from tests.rig.answer_voice import (
+    RULES,
     TAIL_SAMPLES,
     VECTORS,
     Choir,
@@ -37,11 +38,11 @@ class Read_:
     """A text that was read, and how."""
 
     def __init__(self, text: str, choir: Choir | None = None, **options: Any) -> None:
-        positions = options.pop("positions", 1024)
+        positions, rules = options.pop("positions", 1024), options.pop("rules", RULES)
         self.used, self.choir = runner(context_tokens=positions), choir or Choir()
         self.works: list[Work] = []
         request = SpeechRequest(text, **({"seed": 1} | options))
-        self.reading = Reading(self.used, request, speaker(self.choir))
+        self.reading = Reading(self.used, request, replace(speaker(self.choir), rules=rules))
         self.pieces = pieces_of(self.reading, self.used, self.works.append)
         self.calls = calls_of(self.works)
 
@@ -142,11 +143,12 @@ def test_a_seed_repeats_a_reading_and_another_does_not() -> None:
 
 
 def test_no_work_is_longer_than_a_second_of_speech_or_a_piece_of_the_prompt() -> None:
-    read = Read_("Hello there. " * 18)
+    read = Read_("Hello there. " * 18, rules=SpeechRules(max_call_tokens=8))
     lengths = [len(one.embeddings) for one in read.works if isinstance(one, Read | ReadAll)]
     assert max(lengths) <= 512 and len(lengths) > 2
-    pushes = [push for stream in read.choir.streams for push in stream.pushes]
-    assert max(map(len, pushes)) == 25
+    read = Read_("Hello there.")
+    pushes = [len(push) for stream in read.choir.streams for push in stream.pushes]
+    assert pushes == [25, 5, 25, 5]
     order = [type(one) for one in read.works if isinstance(one, SpeakOn | Utter)]
     assert order[:5] == [Utter, SpeakOn, Utter, SpeakOn, Utter]
 
