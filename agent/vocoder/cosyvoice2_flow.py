@@ -16,7 +16,7 @@ from agent.errors import CheckpointError
 from agent.torch_parts.checkpoint import Fold, TensorHeader
 from agent.vocoder.config import FRAMES_PER_TOKEN, EncoderConfig, encoder_config
 from agent.vocoder.conformer import Encoder, EncoderState
-from agent.vocoder.flow import euler_times
+from agent.vocoder.flow import euler_times, guided
 from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal, unet_sizes
 from agent.vocoder.unet_memory import StepHistory, UnetMemory
 
@@ -246,7 +246,7 @@ class Cosyvoice2Flow:
         for shift, length, history in zip(shifts, self._lengths, histories, strict=True):
             rows = torch.cat([mel.to(self.dtype).expand(2, -1, -1), told], 2)
             velocity = unet(rows, shift, history).float()
-            mel = mel + length * ((1 + guidance) * velocity[0] - guidance * velocity[1])
+            mel = torch.add(mel, guided(velocity, guidance)[0], alpha=length)
         return mel.T
 
     def _noise_at(self, first: int, frames: int) -> Tensor:

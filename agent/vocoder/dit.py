@@ -172,7 +172,7 @@ class Dit(nn.Module):
         dtype = weight.dtype
         states = conditions + F.linear(noisy.to(dtype), weight)
         pasts = [one.unbind() for one in (*memory.turn, *memory.prompt)]
-        first_tails = memory.first_tails.float().unbind()
+        first_tails = memory.first_tails.to(states.dtype).unbind()
         second_tails = memory.second_tails.unbind()
         frames, first_ends, second_ends = [], [], []
         for index, (layer, vectors) in enumerate(zip(self._layers, modulation[0], strict=True)):

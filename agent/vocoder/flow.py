@@ -290,9 +290,13 @@ class Flow(nn.Module):
             modulation = (table.layers[step], table.last[step])
             velocity, extended = self.estimator(mel, conditions, modulation, memory, kept)
             after.append(extended)
-            guided = (1 + guidance) * velocity[:1] - guidance * velocity[1:]
-            mel = mel + span * guided
+            mel = torch.add(mel, guided(velocity, guidance), alpha=span)
         return mel, tuple(after)
+
+
+def guided(velocity: Tensor, guidance: float) -> Tensor:
+    """Rows with and without conditions [2, …] → away from the second, beyond the first [1, …]."""
+    return torch.lerp(velocity[1:], velocity[:1], 1 + guidance)
 
 
 def euler_times(steps: int) -> Tensor:

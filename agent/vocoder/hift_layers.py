@@ -79,10 +79,16 @@ class Snake(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.empty(channels))
+        self._rate = self._divisor = torch.empty(0)
+
+    def derive(self, device: torch.device) -> None:
+        """Called when the weights are in place."""
+        self._rate = self.alpha.detach()[:, None]
+        self._divisor = self._rate + 1e-9
 
     def forward(self, sound: Tensor) -> Tensor:
-        alpha = self.alpha[:, None]
-        return sound + torch.sin(sound * alpha).square() / (alpha + 1e-9)
+        wave = (sound * self._rate).sin_().square_()
+        return torch.addcdiv(sound, wave, self._divisor)
 
 
 class ResBlock(nn.Module):

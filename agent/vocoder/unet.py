@@ -7,7 +7,7 @@ every convolution, the keys and values of every attention) is a `History`, hande
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ KERNEL = 3
 _EXPANSION = 4
 """Feed-forward width over model width."""
 _SLOWEST = 10_000.0
+_EPS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,14 @@ class _TimeMlp(nn.Module):
         return _linear(self.linear_2, F.silu(_linear(self.linear_1, features)))
 
 
+_Pair: TypeAlias = tuple[Tensor, Tensor]
+"""Weight and bias."""
+
+
+def _pair(layer: nn.Module) -> _Pair:
+    return layer.get_parameter("weight"), layer.get_parameter("bias")
+
+
 class _Stage(nn.ModuleList):
     """A convolutional block, its transformers, and what the level may close with."""
 
@@ -234,39 +243,69 @@ class _Block(nn.Module):
     def __init__(self, channels: int, width: int, conv: int) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            [_causal(channels, width), nn.Identity(), nn.LayerNorm(width, eps=1e-5)]
+            [_causal(channels, width), nn.Identity(), nn.LayerNorm(width, eps=_EPS)]
         )
         self._conv = conv
+        self._width = (width,)
+        self._weights: tuple[_Pair, ...] = ()
+
+    def derive(self, device: torch.device) -> None:
+        """As `_Transformer.derive`."""
+        self._weights = tuple(_pair(self.block[at]) for at in (0, 2))
 
     def forward(self, signal: Tensor, history: History) -> Tensor:
-        convolution, _, norm = self.block
-        return F.mish(norm(_convolved(convolution, history.lead(self._conv, signal))))
+        (weight, bias), norm = self._weights
+        columns = history.lead(self._conv, signal).unfold(1, KERNEL, 1).flatten(2)
+        mixed = F.linear(columns, weight.flatten(1), bias)
+        return F.mish(F.layer_norm(mixed, self._width, *norm, _EPS))
 
 
 class _Transformer(nn.Module):
     def __init__(self, config: UnetConfig, layer: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=1e-5)
-        self.attn1 = _Attention(config, layer)
-        self.norm3 = nn.LayerNorm(config.width, eps=1e-5)
+        self.norm1 = nn.LayerNorm(config.width, eps=_EPS)
+        self.attn1 = _Attention(config)
+        self.norm3 = nn.LayerNorm(config.width, eps=_EPS)
         self.ff = _FeedForward(config.width)
+        self._heads = config.heads
+        self._width = (config.width,)
+        self._layer = layer
+        self._weights: tuple[_Pair, ...] = ()
+
+    def derive(self, device: torch.device) -> None:
+        """Called when the weights are in place: to ask modules for them costs as much as a step.
+
+        These are the parameters themselves, so they follow the module to another precision.
+        """
+        widen, _, narrow = self.ff.net
+        inner = (widen.get_submodule("proj"), narrow)
+        layers = (self.norm1, self.attn1.to_out[0], self.norm3, *inner)
+        self._weights = tuple(_pair(layer) for layer in layers)
 
     def forward(self, tokens: Tensor, history: History) -> Tensor:
-        tokens = tokens + self.attn1(self.norm1(tokens), history)
-        out: Tensor = tokens + self.ff(self.norm3(tokens))
-        return out
+        first, out, second, widen, narrow = self._weights
+        normed = F.layer_norm(tokens, self._width, *first, _EPS)
+        everything = history.extend(self._layer, normed)
+        # The past's queries are made in vain: a second product would cost more than that.
+        made = F.linear(everything, self.attn1.to_qkv.weight)
+        made = made.view(*made.shape[:2], 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+        query, keys, values = made.unbind()
+        query = query[:, :, -tokens.shape[1] :]
+        # Without positions: order comes from the convolutions alone.
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=history.mask)
+        tokens = tokens + F.linear(mixed.transpose(1, 2).flatten(2), *out)
+        normed = F.layer_norm(tokens, self._width, *second, _EPS)
+        return tokens + F.linear(F.gelu(F.linear(normed, *widen)), *narrow)
 
 
 class _Attention(nn.Module):
-    """Without positions: order comes from the convolutions alone."""
+    """Weights alone."""
 
-    def __init__(self, config: UnetConfig, layer: int) -> None:
+    def __init__(self, config: UnetConfig) -> None:
         super().__init__()
         inner = config.heads * config.head_width
         self.to_qkv = nn.Linear(config.width, 3 * inner, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(inner, config.width)])
-        self._heads = config.heads
-        self._layer = layer
 
     def folds(self) -> Mapping[str, Fold]:
         """Query, key and value are one product."""
@@ -274,42 +313,24 @@ class _Attention(nn.Module):
         sources = {f"to_{one}.weight": (inner // 3, width) for one in "qkv"}
         return {"to_qkv.weight": Fold(sources, _stacked)}
 
-    def forward(self, tokens: Tensor, history: History) -> Tensor:
-        everything = history.extend(self._layer, tokens)
-        # The past's queries are made in vain: a second product would cost more than that.
-        made = self.to_qkv(everything)
-        made = made.view(*made.shape[:2], 3, self._heads, -1).permute(2, 0, 3, 1, 4)
-        query, keys, values = made.unbind()
-        query = query[:, :, -tokens.shape[1] :]
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=history.mask)
-        out: Tensor = self.to_out[0](mixed.transpose(1, 2).flatten(2))
-        return out
-
 
 def _stacked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.cat([query, key, value])
 
 
 class _FeedForward(nn.Module):
+    """Weights alone."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         wide = _EXPANSION * width
         self.net = nn.ModuleList([_Projection(width, wide), nn.Identity(), nn.Linear(wide, width)])
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        widen, _, narrow = self.net
-        out: Tensor = narrow(F.gelu(widen(tokens)))
-        return out
 
 
 class _Projection(nn.Module):
     def __init__(self, width: int, wide: int) -> None:
         super().__init__()
         self.proj = nn.Linear(width, wide)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        out: Tensor = self.proj(tokens)
-        return out
 
 
 def _linear(layer: nn.Linear, signal: Tensor) -> Tensor:
