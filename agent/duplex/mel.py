@@ -15,7 +15,6 @@ Sound that is not a number, or infinite, counts as silence; no sample may poison
 """
 
 import copy
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agent.torch_parts.mel_filters import slaney_filters
 from agent.types import MIC_RATE_HZ, FloatArray
 
 HOP_SAMPLES = 160
@@ -119,34 +119,9 @@ def _hann() -> Tensor:
     return torch.hann_window(WINDOW_SAMPLES)
 
 
-@lru_cache(maxsize=1)
 def mel_filters() -> Tensor:
     """Triangles on Slaney's mel scale, each of unit area: f32 [80, 201] for 0..8000 Hz."""
-    edges = _hertz(np.linspace(_mel(0.0), _mel(MIC_RATE_HZ / 2), BANDS + 2))
-    bins = np.linspace(0, MIC_RATE_HZ / 2, WINDOW_SAMPLES // 2 + 1)
-    widths = np.diff(edges)
-    rising = (bins - edges[:-2, None]) / widths[:-1, None]
-    falling = (edges[2:, None] - bins) / widths[1:, None]
-    heights = 2 / (edges[2:] - edges[:-2])
-    filters = np.maximum(0, np.minimum(rising, falling)) * heights[:, None]
-    return torch.from_numpy(filters.astype(np.float32))
-
-
-_LINEAR_MELS = 15.0
-"""Slaney's scale: three mels for each 200 Hz up to 1000 Hz, then 27 for each factor of 6.4."""
-
-
-def _mel(hertz: float) -> float:
-    if hertz < 1000:
-        return hertz * 3 / 200
-    return _LINEAR_MELS + math.log(hertz / 1000) * 27 / math.log(6.4)
-
-
-def _hertz(mels: np.ndarray) -> np.ndarray:
-    linear = mels * 200 / 3
-    return np.where(
-        mels < _LINEAR_MELS, linear, 1000 * np.exp((mels - _LINEAR_MELS) * math.log(6.4) / 27)
-    )
+    return slaney_filters(MIC_RATE_HZ, WINDOW_SAMPLES, BANDS, MIC_RATE_HZ / 2)
 
 
 # ---- streaming ----------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ All in float32, on the device of the sound.
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from agent.torch_parts.mel_filters import slaney_filters
 
 TOKENIZER_RATE_HZ = 16_000
 PROMPT_RATE_HZ = 24_000
@@ -51,7 +52,7 @@ def tokenizer_mel(sound: Tensor, bands: int = 128) -> Tensor:
         return_complex=True,
     )
     power = spectrum[:, :-1].abs().square()
-    filters = _slaney_filters(TOKENIZER_RATE_HZ, _TOKENIZER_WINDOW_SAMPLES, bands, 8000.0)
+    filters = slaney_filters(TOKENIZER_RATE_HZ, _TOKENIZER_WINDOW_SAMPLES, bands, 8000.0)
     log = (filters.to(sound.device) @ power).clamp(min=_LEAST_TOKENIZER_POWER).log10()
     return (log.maximum(log.max() - _DYNAMIC_RANGE) + 4.0) / 4.0
 
@@ -69,7 +70,7 @@ def prompt_mel(sound: Tensor, bands: int = 80) -> Tensor:
         return_complex=True,
     )
     magnitude = (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
-    filters = _slaney_filters(PROMPT_RATE_HZ, _PROMPT_WINDOW_SAMPLES, bands, _PROMPT_HIGHEST_HZ)
+    filters = slaney_filters(PROMPT_RATE_HZ, _PROMPT_WINDOW_SAMPLES, bands, _PROMPT_HIGHEST_HZ)
     mel: Tensor = (filters.to(sound.device) @ magnitude).clamp(min=_LEAST_PROMPT_MAGNITUDE).log().T
     return mel
 
@@ -90,38 +91,6 @@ def speaker_bands(sound: Tensor, bands: int = 80) -> Tensor:
 
 
 # ---- filters ------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=8)
-def _slaney_filters(rate_hz: int, window_samples: int, bands: int, highest_hz: float) -> Tensor:
-    """Triangles of equal area from 0 Hz on, f32 [bands, window // 2 + 1]."""
-    lines_hz = np.linspace(0, rate_hz / 2, window_samples // 2 + 1)
-    mels = np.linspace(_slaney_mel(np.array(0.0)), _slaney_mel(np.array(highest_hz)), bands + 2)
-    corners_hz = _slaney_hz(mels)
-    widths = np.diff(corners_hz)
-    ramps = corners_hz[:, None] - lines_hz
-    rising = -ramps[:-2] / widths[:-1, None]
-    falling = ramps[2:] / widths[1:, None]
-    triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
-    heights = 2.0 / (corners_hz[2:] - corners_hz[:-2])
-    return torch.from_numpy((triangles * heights[:, None]).astype(np.float32))
-
-
-_LINEAR_HZ_PER_MEL = 200.0 / 3
-_LOG_FROM_HZ = 1000.0
-_LOG_FROM_MEL = _LOG_FROM_HZ / _LINEAR_HZ_PER_MEL
-_LOG_STEP = np.log(6.4) / 27
-
-
-def _slaney_mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Linear below 1 kHz, logarithmic above."""
-    above = _LOG_FROM_MEL + np.log(np.maximum(hz, _LOG_FROM_HZ) / _LOG_FROM_HZ) / _LOG_STEP
-    return np.where(hz < _LOG_FROM_HZ, hz / _LINEAR_HZ_PER_MEL, above)
-
-
-def _slaney_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    above = _LOG_FROM_HZ * np.exp(_LOG_STEP * (mel - _LOG_FROM_MEL))
-    return np.where(mel < _LOG_FROM_MEL, mel * _LINEAR_HZ_PER_MEL, above)
 
 
 @lru_cache(maxsize=4)
