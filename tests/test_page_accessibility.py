@@ -11,6 +11,7 @@ from tests.test_page_text import noise
 from tests.web_page.browser import Look, OpenPage, open_page
 from tests.web_page.node import require_node_module
 from tests.web_page.server import able_models
+from tests.web_page.voices import ScriptedVoices, built_in, report, tone_wav, voice
 
 pytestmark = pytest.mark.browser
 
@@ -175,6 +176,50 @@ async def test_a_chat(size: str, scheme: Scheme) -> None:
         assert await _findings(opened) == []
 
 
+def _voices() -> ScriptedVoices:
+    failed = voice("Cleo", status="failed", error="it is silent")
+    found = report(("noisy", "refused", "it is noisy"), ("quiet", "warning", "it is very quiet"))
+    return ScriptedVoices(listed=[*built_in("Slt"), failed], report=found | {"accepted": False})
+
+
+SPEAKING = able_models(text_to_speech=True, voices=["slt"])
+
+
+async def _fill_the_voice(opened: OpenPage) -> None:
+    """A voice that failed is chosen, and another is about to be added: its recording was refused."""
+    page = opened.page
+    await opened.until("document.querySelectorAll('#setting-voice option').length === 2")
+    await page.click("#settings summary")
+    await page.select_option("#setting-voice", "cleo")
+    await page.click("#voice-add")
+    sound = FilePayload(name="me.wav", mimeType="audio/wav", buffer=tone_wav())
+    await page.set_input_files("#voice-file-input", [sound])
+    await page.click("#voice-save")
+    await opened.shows('#voice-report[data-verdict="failing"]')
+
+
+@both_sizes
+@both_schemes
+async def test_voices(size: str, scheme: Scheme) -> None:
+    require_node_module("axe-core/axe.min.js")
+    async with open_page(_look(size, scheme), models=SPEAKING, voices=_voices()) as opened:
+        page = opened.page
+        await _fill_the_voice(opened)
+        assert await _findings(opened) == []
+        await page.click('label:has(input[value="record"])')
+        await page.click("#voice-record-button")
+        await opened.shows('#voice-record-button[data-state="recording"]')
+        assert await _findings(opened) == []
+        await page.keyboard.press("Escape")
+        assert await _findings(opened) == []
+        await page.click("#voice-delete")
+        assert await _findings(opened) == []
+        await page.keyboard.press("Escape")
+        await page.click("#tab-chat")
+        await opened.shows("#read-aloud")
+        assert await _findings(opened) == []
+
+
 async def test_a_bad_page_is_found() -> None:
     require_node_module("axe-core/axe.min.js")
     async with open_page() as opened:
@@ -214,6 +259,37 @@ async def test_so_does_what_is_typed_set_and_chatted(size: str) -> None:
         await opened.state("ended")
         await _fill_the_chat(opened)
         await _expect_room_for_fingers(opened)
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+async def test_and_so_do_voices(width: int) -> None:
+    async with open_page(Look(width, 740), models=SPEAKING, voices=_voices()) as opened:
+        await _fill_the_voice(opened)
+        await _expect_room_for_fingers(opened)
+        body = "const body = document.getElementById('voice-body');"
+        wide = f"(() => {{ {body} return body.scrollWidth - body.clientWidth; }})()"
+        assert await opened.page.evaluate(wide) <= 0
+        await opened.page.keyboard.press("Escape")
+        await opened.page.click("#voice-delete")
+        await _expect_room_for_fingers(opened)
+
+
+async def test_nothing_moves_in_the_dialog_while_a_voice_is_recorded() -> None:
+    still = ["#voice-close", "#voice-save", "#voice-cancel", "#voice-record-button"]
+    async with open_page(Look(1280, 800), models=SPEAKING, voices=_voices()) as opened:
+        page = opened.page
+        await page.click("#settings summary")
+        await page.click("#voice-add")
+        still += ["#voice-timer", "#voice-report", "#voice-name"]
+        before = await page.evaluate(PLACES, still)
+        await page.click("#voice-record-button")
+        await opened.shows('#voice-record-button[data-state="recording"]')
+        await opened.until("document.getElementById('voice-timer').textContent === '9 s left'")
+        assert await page.evaluate(PLACES, still) == before
+        await page.click("#voice-record-button")
+        await opened.shows('#voice-preview[data-filled="yes"]')
+        after = await page.evaluate(PLACES, still)
+        assert after == before
 
 
 PLACES = """(names) => Object.fromEntries(names.map((name) => {

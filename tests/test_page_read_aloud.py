@@ -101,6 +101,18 @@ async def test_the_pieces_follow_each_other_to_the_sample() -> None:
         assert not await page.is_visible(QUIET), "all of it was heard"
 
 
+async def test_that_the_voice_failed_on_the_way_is_said() -> None:
+    async with open_page(LOOK, models=SPEAKING, voices=_shelf()) as opened:
+        await _open_chat(opened)
+        await opened.page.check("#read-aloud")
+        await _ask(opened, "Aloud?")
+        await opened.page.evaluate("window.chatEnd.delta({ content: 'Well.' })")
+        await opened.page.evaluate("window.chatEnd.delta({ voice_agent: { voiced: false } })")
+        await opened.page.evaluate("window.chatEnd.finish()")
+        await opened.shows(".message-note")
+        assert "the rest is only written" in await opened.page.inner_text(".message-note")
+
+
 async def test_stopping_the_answer_silences_it() -> None:
     async with open_page(LOOK, models=SPEAKING, voices=_shelf()) as opened:
         page = opened.page

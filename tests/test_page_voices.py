@@ -219,6 +219,7 @@ async def test_listen_plays_what_the_server_reads_in_that_voice() -> None:
                 "model": "minicpm-o",
                 "voice": "anna",
                 "input": "你好，这就是我的声音。你想聊点什么呢？",
+                "language": "zh",
                 "response_format": "mp3",
             }
         ]

@@ -121,8 +121,7 @@ export class Chat {
     quiet.hidden = true;
     this.#show();
     try {
-      const reason = await this.#write(message, onScreen, writing.signal);
-      this.#settle(message, onScreen, '', reason === 'length' ? 'The answer was cut here: it grew too long.' : '');
+      this.#settle(message, onScreen, '', noteOf(await this.#write(message, onScreen, writing.signal)));
       quiet.hidden = !this.#aloud.playing;
       this.#aloud.finish();
     } catch (error) {
@@ -223,6 +222,12 @@ export class Chat {
     this.#new.hidden = this.#messages.length === 0;
     this.#log.busy(answering);
   }
+}
+
+/** @param {import('./chat_stream.js').End} end */
+function noteOf({ reason, voiced }) {
+  const cut = reason === 'length' ? 'The answer was cut here: it grew too long.' : '';
+  return [cut, voiced ? '' : 'The voice failed on the way: the rest is only written.'].filter(Boolean).join(' ');
 }
 
 /** @param {Message} message */

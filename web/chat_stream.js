@@ -4,6 +4,8 @@
 /**
  * @typedef {{text: string, reasoning: boolean, sound: string}} Piece
  *   `sound` is the next of it as base64 of 16 bit samples at 24 kHz, where it was asked for
+ * @typedef {{reason: string, voiced: boolean}} End
+ *   `reason` is stop, length, or '' where nobody said; not `voiced` is one whose voice failed on the way
  */
 
 const DEFAULT_RETRY_S = 5;
@@ -28,14 +30,15 @@ export class ChatProblem extends Error {
  * @param {URL} url
  * @param {object} body of the request
  * @param {AbortSignal} signal
- * @returns {AsyncGenerator<Piece, string>} returns why it ended: stop, length, or '' where nobody said
+ * @returns {AsyncGenerator<Piece, End>}
  * @throws {ChatProblem}
  */
 export async function* streamAnswer(url, body, signal) {
   const response = await ask(url, body, signal);
   let reason = '';
+  let voiced = true;
   for await (const data of events(response)) {
-    if (data === '[DONE]') return reason;
+    if (data === '[DONE]') return { reason, voiced };
     const chunk = parse(data);
     if (chunk.error) throw new ChatProblem(chunk.error.message ?? 'The engine failed.', 'Send it again, or start a new chat.');
     const choice = chunk.choices?.[0] ?? {};
@@ -43,9 +46,10 @@ export async function* streamAnswer(url, body, signal) {
     if (thought) yield { text: thought, reasoning: true, sound: '' };
     if (content || audio?.data) yield { text: content ?? '', reasoning: false, sound: audio?.data ?? '' };
     reason = choice.finish_reason ?? reason;
+    if (choice.delta?.voice_agent?.voiced === false) voiced = false;
   }
   if (!reason) throw new ChatProblem('The answer broke off.', 'The connection to the server was cut: send it again.');
-  return reason;
+  return { reason, voiced };
 }
 
 /**

@@ -207,15 +207,25 @@ export class VoicePicker {
     this.#showHearing();
     const heard = new Sample(() => this.#heard(hearing));
     hearing.signal.addEventListener('abort', () => heard.stop());
-    const input = sample(voice.language || this.#choices.language || 'en');
+    const language = this.#sampleLanguage(voice);
+    const speech = { model: this.#model, voice: voice.id, input: sample(language), language };
     try {
-      const sound = await this.#api.speak({ model: this.#model, voice: voice.id, input }, hearing.signal);
+      const sound = await this.#api.speak(speech, hearing.signal);
       if (!hearing.signal.aborted) await heard.play(sound);
     } catch (error) {
       this.#heard(hearing);
       if (error instanceof VoiceProblem) this.#say(error.message);
       else if (!isAbort(error)) throw error;
     }
+  }
+
+  /**
+   * That of the voice, where the engine speaks it.
+   * @param {Voice} voice
+   */
+  #sampleLanguage({ language }) {
+    const { languages = [] } = this.#choices.abilities;
+    return language && languages.includes(language) ? language : this.#choices.language || languages[0] || 'en';
   }
 
   #hush() {

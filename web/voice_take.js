@@ -89,6 +89,7 @@ export class VoiceTake {
       onDone: (take) => this.#onDone(take),
     }));
     this.#show('asking');
+    this.#say('Allow the microphone if your browser asks.');
     try {
       await recorder.start(rememberedDevice('audioinput'));
       if (this.#recorder !== recorder) return;
@@ -199,7 +200,7 @@ export class VoiceTake {
     const again = this.recording ? 'Record again' : 'Record';
     this.#button.dataset.state = state;
     this.#button.disabled = this.#isLive();
-    const words = { idle: again, asking: 'Allow the microphone…', recording: 'Stop' };
+    const words = { idle: again, asking: 'Cancel', recording: 'Stop' };
     this.#button.textContent = words[state];
     if (state === 'recording') return;
     showTimer(`Up to ${LONGEST_S} s`);

@@ -112,7 +112,7 @@ export class VoicesApi {
 
   /**
    * Have a text read aloud.
-   * @param {{model: string, voice: string, input: string}} speech
+   * @param {{model: string, voice: string, input: string, language: string}} speech
    * @param {AbortSignal} signal
    * @returns {Promise<Blob>}
    * @throws {VoiceProblem} or an AbortError
