@@ -145,9 +145,11 @@ class Workshop:
                     await self._wake.wait()
             except TimeoutError:
                 return None
-        for job in (*self._examining, *self._preparing):
-            if not job.done.done():
-                job.done.set_exception(EngineError("the server is shutting down"))
+        for queue in (self._examining, self._preparing):
+            while queue:
+                job = queue.popleft()
+                if not job.done.done():
+                    job.done.set_exception(EngineError("the server is shutting down"))
         return None
 
     # ---- on the thread ------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class Benches:
                 pass  # It has ended.
 
         def bury() -> str:
+            # The link is closed, but this second handle would keep the other end waiting.
+            kill()
             thread.join(10)
             line.close()
             return "ended"
