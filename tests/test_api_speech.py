@@ -25,6 +25,7 @@ from agent.media.speech_file import CONTENT_TYPES, SPEECH_FORMATS, SpeechFile, S
 from agent.media.vad import SileroModel
 from agent.telemetry import Telemetry
 from tests.rig.reading_engine import ReadingEngine
+from tests.rig.server import running_server
 from tests.rig.speaking_engine import WORD_SAMPLES, WORD_TOKENS, SpeakingEngine, sound_of
 
 PATH = "/v1/audio/speech"
@@ -81,11 +82,11 @@ class SpeechServer:
 
 @asynccontextmanager
 async def speech_server(
-    *overrides: str, engine: ReadingEngine | None = None
+    *overrides: str, engine: ReadingEngine | None = None, voices: Any = None
 ) -> AsyncIterator[SpeechServer]:
     config = load_config(None, {}, overrides)
     speaking: Any = engine or SpeakingEngine()
-    services = Services(config, speaking, Telemetry(), SileroModel())
+    services = Services(config, speaking, Telemetry(), SileroModel(), voices)
     app = web.Application(middlewares=[replies.cors(("*",)), replies.errors_as_json])
     chat.add_to(app, services)
     speech.add_to(app, services)
@@ -183,9 +184,9 @@ async def test_events_show_that_it_lives() -> None:
         server.engine.held_after = 1
         body = {"input": TEXT, "stream_format": "sse", "response_format": "pcm"}
         async with server.http.post(PATH, json=body) as response:
-            seen = b""
-            while seen.count(b": still at it\n\n") < 2:
-                seen += await response.content.readline()
+            assert response.status == 200
+            for _ in range(2):
+                await response.content.readuntil(b": still at it\n\n")
             server.engine.go_on.set()
             assert b"speech.audio.done" in await response.read()
 
@@ -207,6 +208,21 @@ async def test_voices(server: SpeechServer) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await server.read(voice="carla")
     assert caught.value.code == "voice_not_found" and caught.value.param == "voice"
+
+
+class Added:
+    """The voices that there are by now, one of them called as stock clients call theirs."""
+
+    def ready_ids(self) -> tuple[str, ...]:
+        return ("anna", "nova")
+
+
+async def test_a_voice_that_was_added_later_wins_over_a_stock_name() -> None:
+    async with speech_server(voices=Added()) as server:
+        assert "nova" not in server.engine.abilities.voices
+        status, document = await server.post(voice="nova")
+        assert (status, document["error"]["code"]) == (400, "voice_not_found"), "asked for as it is"
+        assert await server.read(voice="alloy", response_format="pcm") == in_one_go("pcm")
 
 
 async def test_language_and_seed(server: SpeechServer) -> None:
@@ -256,6 +272,13 @@ async def test_an_engine_without_a_voice_says_so() -> None:
             await server.read()
     assert caught.value.status_code == 501 and caught.value.code == "unsupported_by_engine"
     assert "the reading engine has no voice" in str(caught.value)
+
+
+async def test_the_real_server_has_it() -> None:
+    async with running_server() as running, aiohttp.ClientSession(running.url) as http:
+        async with http.post(PATH, json={"input": TEXT}) as response:
+            document = await response.json()
+            assert (response.status, document["error"]["type"]) == (501, "server_error")
 
 
 # ---- what goes wrong --------------------------------------------------------------------------

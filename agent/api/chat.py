@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -24,6 +25,7 @@ from agent.chat_types import AnswerRequest, ChatEvent
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import CapacityError, RequestError, UnsupportedError
 from agent.model_settings import ChatSettings
+from agent.types import Abilities
 
 _BODY_TIMEOUT_S = 60.0
 _LOOK_S = 0.2
@@ -49,6 +51,7 @@ class Chats:
         self, services: Services, fetcher: Fetcher | None = None, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         settings = services.config.chat
+        self._services = services
         self.clock = clock
         self.slot_wait_s = _SLOT_WAIT_S
         self.engine = services.engine
@@ -60,6 +63,11 @@ class Chats:
         self.attachments = Attachments(settings, fetcher or Fetcher(limits))
         self._places = asyncio.Semaphore(settings.max_chats)
         self._inside = 0
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the engine can do, with the voices that are there now."""
+        return replace(self._services, engine=self.engine).abilities
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -204,7 +212,7 @@ def _is_gone(request: web.Request) -> bool:
 async def _read(request: web.Request, chats: Chats) -> Asked:
     settings = chats.settings
     document = await read_json(request, settings.max_body_bytes, " (chat.max_body_bytes)")
-    return parse_chat(document, settings, chats.engine.abilities)
+    return parse_chat(document, settings, chats.abilities)
 
 
 async def read_json(request: web.Request, most_bytes: int, limit: str = "") -> object:

@@ -70,7 +70,7 @@ async def speak(request: web.Request) -> web.StreamResponse:
 
 
 async def _speak(request: web.Request, chats: Chats) -> web.StreamResponse:
-    abilities = chats.engine.abilities
+    abilities = chats.abilities
     if not abilities.text_to_speech:
         raise CannotSpeak(f"the {chats.engine.name} engine has no voice that reads texts")
     with chats.admitted():

@@ -3,7 +3,8 @@
 import asyncio
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +23,13 @@ from tests.rig.reading_engine import ReadingEngine
 
 WORD_SAMPLES = SPEECH_RATE_HZ // 5
 WORD_TOKENS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Aloud(ChatRequest):
+    """A text to be read, as the reading engine counts what it is asked."""
+
+    order: SpeechRequest = field(default_factory=lambda: SpeechRequest(""))
 
 
 class SpeakingEngine(ReadingEngine):
@@ -48,17 +56,20 @@ class SpeakingEngine(ReadingEngine):
         """The answer, or the text as sound; "voice_not_found" for a voice that there is not."""
         if request.voice not in ("", *self.abilities.voices):
             raise RequestError("There is no such voice.", param="voice", code="voice_not_found")
-        async for event in super().chat(request):  # type: ignore[arg-type]
-            yield event
+        is_text = isinstance(request, SpeechRequest)
+        asked = _Aloud((), speaks=True, order=request) if is_text else request
+        async with aclosing(super().chat(asked)) as events:
+            async for event in events:
+                yield event
 
-    async def _say(self, request: AnswerRequest) -> AsyncIterator[ChatEvent]:
-        said = super()._say(request) if isinstance(request, ChatRequest) else self._read(request)
-        speaks = isinstance(request, SpeechRequest) or request.speaks
+    async def _say(self, request: ChatRequest) -> AsyncIterator[ChatEvent]:
+        is_text, speaks = isinstance(request, _Aloud), request.speaks
+        said = self._read(request.order) if is_text else super()._say(request)
         words = 0
         async for event in said:
             if isinstance(event, ChatDone) and speaks:
                 yield self._voiced(event, words)
-            elif isinstance(request, ChatRequest) or not isinstance(event, ChatDelta):
+            elif not is_text or not isinstance(event, ChatDelta):
                 yield event
             if isinstance(event, ChatDelta) and not event.reasoning and speaks:
                 words += 1
