@@ -95,6 +95,8 @@ export class VoiceTake {
       if (this.#recorder !== recorder) return;
       this.#show('recording');
       this.#say('Recording: read the text aloud, calmly.');
+      // On a phone the meter and this may be below what is seen.
+      this.#note.scrollIntoView({ block: 'nearest' });
     } catch (error) {
       if (!(error instanceof CallProblem)) throw error;
       const { title, advice } = describe(error, true);
