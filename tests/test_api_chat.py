@@ -233,9 +233,8 @@ async def test_a_stream_shows_that_it_lives_while_the_model_thinks() -> None:
     async with chat_server("chat.keep_alive_s=0.1") as server:
         server.engine.go.clear()
         async with server.http.post(PATH, json={"messages": USER, "stream": True}) as response:
-            seen = b""
-            while seen.count(b": still at it\n\n") < 2:
-                seen += await response.content.readline()
+            for _ in range(2):
+                await response.content.readuntil(b": still at it\n\n")
             server.engine.go.set()
             events = await events_of(response)
     assert events[-1] == "[DONE]"

@@ -17,6 +17,7 @@ from aiohttp import web
 from agent.api import chat, replies, speech
 from agent.api.calls import Services
 from agent.api.chat import CHATS, Chats
+from agent.chat_types import ChatAudio, ChatDone, ChatEvent
 from agent.config import load_config
 from agent.errors import CapacityError, VocoderError
 from agent.media.audio import to_pcm16
@@ -307,6 +308,23 @@ async def test_a_voice_that_fails_on_the_way_is_an_error(server: SpeechServer, w
     else:
         status, document = await server.post()
         assert status == 500 and document["error"]["code"] == "vocoder_failed"
+
+
+async def test_a_reading_without_a_sound_or_without_its_end_is_an_error() -> None:
+    class Ending(SpeakingEngine):
+        words = 0
+
+        async def _say(self, request: Any) -> AsyncIterator[ChatEvent]:
+            for _ in range(self.words):
+                yield ChatAudio(sound_of("one"))
+            yield ChatDone("length" if self.words else "stop", 1, 1)
+
+    async with speech_server(engine=Ending()) as server:
+        status, document = await server.post(response_format="wav")
+        assert status == 500 and document["error"]["code"] == "vocoder_failed"
+        Ending.words = 2
+        events = await server.events()
+        assert "longer than is read in one go" in events[-1]["error"]["message"]
 
 
 async def test_events_end_with_the_error(server: SpeechServer) -> None:

@@ -129,6 +129,7 @@ class _SoundStream:
     def __init__(self, reply: LateReply, file: SpeechFile) -> None:
         self._reply = reply
         self._file = file
+        self._samples = 0
 
     async def send(self, events: AsyncIterator[ChatEvent], quiet_s: float) -> web.StreamResponse:
         """Send the sound; errors before its first byte are raised. ConnectionError."""
@@ -152,16 +153,23 @@ class _SoundStream:
         return self._reply.reply
 
     async def _say(self, samples: FloatArray) -> None:
+        self._samples += len(samples)
         if ready := await asyncio.to_thread(self._file.push, samples):
             await self._write(ready)
 
     async def _end(self, done: ChatDone) -> web.StreamResponse:
-        _check_whole(done)
+        self._check_whole(done)
         if rest := await asyncio.to_thread(self._file.finish):
             await self._write(rest)
         await self._say_done(done)
         await self._reply.reply.write_eof()
         return self._reply.reply
+
+    def _check_whole(self, done: ChatDone) -> None:
+        if not done.is_voiced or not self._samples:
+            raise VocoderError("the voice failed before the text was read to its end")
+        if done.reason == "length":
+            raise EngineError("the text is longer than is read in one go; send less of it")
 
     async def _write(self, data: bytes) -> None:
         await self._reply.write(data)
@@ -170,9 +178,7 @@ class _SoundStream:
         """Nothing: a file has no room for it."""
 
     async def _say_done(self, done: ChatDone) -> None:
-        """The file's end says it."""
-        if not self._reply.has_begun:
-            await self._reply.write(b"")
+        """Nothing: the file's end says it."""
 
     async def _break_off(self, error: AgentError) -> None:
         raise ConnectionAbortedError("the sound ended before the text did") from error
@@ -198,10 +204,3 @@ class _EventStream(_SoundStream):
 
     async def _break_off(self, error: AgentError) -> None:
         await self._reply.write_error(error)
-
-
-def _check_whole(done: ChatDone) -> None:
-    if not done.is_voiced:
-        raise VocoderError("the voice failed before the text was read to its end")
-    if done.reason == "length":
-        raise EngineError("the text is longer than the engine can read in one go; send less of it")
