@@ -224,18 +224,29 @@ def _on_gpu(network: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
         unet: Any = weights.decoder["estimator"]
         shifts = unet.shifts(torch.tensor([0.3], device="cuda"))[0]
         return lambda rows: unet(rows, shifts, Beginning(None)), [frames.mT.repeat(2, 1, 4)]
-    classic = network == "classic"
-    hift: Any = tiny_hift.classic_hift() if classic else tiny_hift.causal_hift()
-    return copy.deepcopy(hift).cuda().decode, [frames, torch.zeros(1, 40 * 480).cuda()]
+    return _hift_on_gpu(network).decode, [frames, torch.zeros(1, 40 * 480).cuda()]
 
 
 def _flow_on_gpu() -> Flow:
     source = tiny_flow.RecipeFlow()
     with unfilled():
         flow = Flow(flow_config(source.headers), FlowSettings(steps=3))
-    target = Target(torch.device("cuda"), torch.float32)
-    load_parts(source, {Flow.PREFIX: flow}, unused={}, target=target)
+    load_parts(source, {Flow.PREFIX: flow}, unused={}, target=_gpu())
     return flow
+
+
+def _hift_on_gpu(generation: str) -> Hift | CausalHift:
+    classic = generation == "classic"
+    source = tiny_hift.classic_recipe() if classic else tiny_hift.causal_recipe()
+    config = read_hift_config(source.shapes)
+    with unfilled():
+        hift = Hift(config) if classic else CausalHift(config)
+    load_parts(source, {"": hift}, unused={}, target=_gpu())
+    return hift
+
+
+def _gpu() -> Target:
+    return Target(torch.device("cuda"), torch.float32)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
