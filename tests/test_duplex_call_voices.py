@@ -34,10 +34,10 @@ class TwoVoices:
     def ids(self) -> tuple[str, ...]:
         return ("a", "b")
 
-    def resolve(self, voice_id: str) -> str:
+    def resolve(self, voice_id: str, language: str = "") -> str:
         if voice_id not in ("", "a", "b"):
             raise RequestError("no such voice", param="voice")
-        return (voice_id or "a").upper()
+        return (voice_id or ("b" if language == "zh" else "a")).upper()
 
     def duplex(self, key: str) -> Tensor:
         width = tiny_mind().config.llm.width
@@ -112,6 +112,25 @@ def test_another_voice_is_heard_and_spoken_with_from_the_next_turn_on() -> None:
     assert choir.opened == ["A", "B"]
 
 
+@pytest.mark.parametrize("mode", ["duplex", "half_duplex"])
+def test_without_a_choice_the_voice_is_one_of_the_language(mode: str) -> None:
+    for language, voice in (("en", "A"), ("zh", "B")):
+        call, choir = call_with(LISTEN, mode=mode, language=language)
+        call.work()
+        assert choir.prepared == [voice]
+    chosen, choir = call_with(LISTEN, voice="a", language="zh")
+    chosen.work()
+    assert choir.prepared == ["A"]
+
+
+def test_another_language_brings_another_voice_where_none_was_picked() -> None:
+    call, choir = call_with(says("c", ends=True))
+    call.listen(3)
+    call.tell(UpdateSettings(replace(SETTINGS, language="zh")))
+    call.listen()
+    assert choir.opened == ["B"]
+
+
 def test_half_duplex_answers_in_the_voice_with_the_instructions_behind_it() -> None:
     lengths = {}
     for voice in ("a", "b"):
@@ -150,7 +169,7 @@ class Recordings:
     def ids(self) -> tuple[str, ...]:
         return ("a", "b")
 
-    def resolve(self, voice_id: str) -> str:
+    def resolve(self, voice_id: str, language: str = "") -> str:
         return voice_id.upper()
 
     def samples(self, key: str) -> FloatArray:

@@ -236,7 +236,7 @@ def test_a_voice_that_there_is_not_is_refused(request_: ChatRequest | SpeechRequ
 
 def test_a_voice_whose_recording_is_gone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(self: TwoVoices, key: str) -> None:
-        raise CheckpointError("the recording is gone")
+        raise RequestError("the recording is gone", param="voice")
 
     monkeypatch.setattr(TwoVoices, "duplex", gone)
     desk = Desk()

@@ -102,6 +102,29 @@ def test_a_call_keeps_the_voice_it_began_with_whatever_becomes_of_its_name(
         vocoder.open("0" * 64)
 
 
+def test_without_a_choice_the_first_voice_of_the_language_speaks(
+    vocoders: Path, own: Path, built_in: Path
+) -> None:
+    store_voice(own, "mei", pitch_hz=250.0, language="zh")
+    _, voices = load_voice(settings_of(vocoders, "causal", own), built_in, CPU)
+    mei = voices.resolve("mei")
+    assert voices.resolve("", "zh") == voices.resolve("", "zh-TW") == mei
+    assert voices.resolve("", "fr") == voices.resolve("") == voices.resolve("anna")
+    assert voices.resolve("bert", "zh") == voices.resolve("bert")
+
+
+def test_a_damaged_recording_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, vocoders: Path, own: Path, built_in: Path
+) -> None:
+    engine = load_core(
+        engine_settings(tmp_path_factory, vocoders, own, built_in), lambda done, total: None
+    )
+    (own / "bert" / "recording.wav").write_bytes(b"RIFF")
+    with pytest.raises(RequestError, match="the voice cannot be used"):
+        engine.open(1, SessionSettings("m", voice="bert"))
+    engine.open(2, SessionSettings("m", voice="anna"))
+
+
 def test_voices_are_prepared_once(vocoders: Path, own: Path, built_in: Path) -> None:
     load_voice(settings_of(vocoders, "causal", own), built_in, CPU)
     kept = sorted((own / PREPARED).iterdir())

@@ -90,7 +90,7 @@ class DuplexCall:
         self._listens = self._is_asked = self._sees = False
         self._snapshot: tuple[int, Snapshot] | None = None
         self._prompted = self._system(settings)
-        self._voice = parts.voices.resolve(settings.voice)
+        self._voice = parts.voices.resolve(*_asked_voice(settings))
         self._heard_voice = parts.voices.duplex(self._voice)
         script = parts.script() if parts.script is not None else None
         self._talk = Conversation(
@@ -150,7 +150,7 @@ class DuplexCall:
         """RequestError when no call could begin under these settings."""
         system = settings.instructions or duplex_system(settings.language, camera=False)
         prompt = duplex_prompt(parts.runner.model.vocabulary, system)
-        voice = parts.voices.duplex(parts.voices.resolve(settings.voice))
+        voice = parts.voices.duplex(parts.voices.resolve(*_asked_voice(settings)))
         lay_out_window(parts.runner.model, parts.runner.slots, parts.window, prompt, voice)
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
@@ -189,8 +189,8 @@ class DuplexCall:
 
     def _update(self, settings: SessionSettings) -> None:
         system, voice, heard = self._system(settings), self._voice, self._heard_voice
-        if settings.voice != self._settings.voice:
-            voice = self._parts.voices.resolve(settings.voice)
+        if _asked_voice(settings) != _asked_voice(self._settings):
+            voice = self._parts.voices.resolve(*_asked_voice(settings))
             heard = self._parts.voices.duplex(voice)
         if (system, voice) != (self._prompted, self._voice):
             prompt = self._prompt(system)
@@ -393,3 +393,8 @@ class DuplexCall:
 
 def _nothing(result: Any, stage_ms: StageTimes) -> None:
     pass
+
+
+def _asked_voice(settings: SessionSettings) -> tuple[str, str]:
+    """The voice, and the language that stands for one where none is picked."""
+    return settings.voice, "" if settings.voice else settings.language

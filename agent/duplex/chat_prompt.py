@@ -67,8 +67,7 @@ def _with_voice(
     that of an assistant, who sees where there are pictures, in the language of what is asked.
     """
     parts = [part for message in request.messages for part in message.content]
-    texts = [part.text for part in parts if isinstance(part, ChatText)]
-    language = "zh" if is_chinese(" ".join(texts)) else "en"
+    language = asked_language(request)
     if messages[0].role == "system":
         own = messages[0].content
         before = system_content("clone", language, voice) if voice is not None else ()
@@ -76,6 +75,13 @@ def _with_voice(
     sees = voice is not None and any(isinstance(part, ChatPicture | ChatVideo) for part in parts)
     content = system_content("omni" if sees else "assistant", language, voice)
     return [Message("system", content), *messages]
+
+
+def asked_language(request: ChatRequest) -> str:
+    """`zh` or `en`, by what is asked."""
+    parts = [part for message in request.messages for part in message.content]
+    texts = [part.text for part in parts if isinstance(part, ChatText)]
+    return "zh" if is_chinese(" ".join(texts)) else "en"
 
 
 def chat_layout(request: ChatRequest) -> ChatLayout:

@@ -27,6 +27,7 @@ from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts
 from agent.duplex.chat import Chat
+from agent.duplex.chat_prompt import asked_language
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.reading import Reading
 from agent.duplex.speakers import find_speaker
@@ -164,9 +165,10 @@ class DuplexEngine:
     def _asked(self, request: AnswerRequest) -> Asked:
         parts = self._parts
         if isinstance(request, SpeechRequest):
-            return Reading(parts.runner, request, find_speaker(parts, request.voice, "model"))
+            speaker = find_speaker(parts, request.voice, request.language, "model")
+            return Reading(parts.runner, request, speaker)
         if request.speaks:
-            speaker = find_speaker(parts, request.voice, "modalities")
+            speaker = find_speaker(parts, request.voice, asked_language(request), "modalities")
             return Chat(parts.runner, request, speaker=speaker)
         return Chat(parts.runner, request)
 

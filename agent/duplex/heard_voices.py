@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agent.duplex.content import hear_whole
 from agent.duplex.model import DuplexModel
+from agent.errors import CheckpointError, RequestError
 from agent.types import FloatArray
 
 KEPT = 32
@@ -23,8 +24,11 @@ class Recordings(Protocol):
     def ids(self) -> tuple[str, ...]:
         """Of all that can be spoken with."""
 
-    def resolve(self, voice_id: str) -> str:
-        """The key of the voice that is called so now, "" the first one's; RequestError."""
+    def resolve(self, voice_id: str, language: str = "") -> str:
+        """The key of the voice that is called so now; RequestError.
+
+        For "" that of the first one that speaks `language`, or of the first.
+        """
 
     def samples(self, key: str) -> FloatArray:
         """Its recording f32 [T] at 16 kHz; CheckpointError when that is gone or damaged."""
@@ -36,8 +40,11 @@ class Voices(Protocol):
     def ids(self) -> tuple[str, ...]:
         """Of all that can be spoken with."""
 
-    def resolve(self, voice_id: str) -> str:
-        """The key of the voice that is called so now, "" the first one's; RequestError."""
+    def resolve(self, voice_id: str, language: str = "") -> str:
+        """The key of the voice that is called so now; RequestError.
+
+        For "" that of the first one that speaks `language`, or of the first.
+        """
 
     def duplex(self, key: str) -> Tensor | None:
         """The voice for the prompt of a duplex call [n, W]; None: there is nothing to hear."""
@@ -53,7 +60,7 @@ class NoVoices:
         """None."""
         return ()
 
-    def resolve(self, voice_id: str) -> str:
+    def resolve(self, voice_id: str, language: str = "") -> str:
         """The name itself."""
         return voice_id
 
@@ -76,12 +83,12 @@ class HeardVoices:
         """See `Voices`."""
         return self._recordings.ids()
 
-    def resolve(self, voice_id: str) -> str:
+    def resolve(self, voice_id: str, language: str = "") -> str:
         """See `Voices`."""
-        return self._recordings.resolve(voice_id)
+        return self._recordings.resolve(voice_id, language)
 
     def duplex(self, key: str) -> Tensor:
-        """See `Voices`; CheckpointError when the recording is gone or damaged."""
+        """See `Voices`; RequestError when the recording is gone or damaged."""
         return self._vectors(key, whole=False)
 
     def turns(self, key: str) -> Tensor:
@@ -91,10 +98,18 @@ class HeardVoices:
     def _vectors(self, key: str, *, whole: bool) -> Tensor:
         place = (key, whole)
         if place not in self._heard:
-            samples = self._recordings.samples(key)
+            samples = self._samples(key)
             hear = partial(hear_whole, self._model) if whole else self._model.hear_voice
             self._heard[place] = hear(samples)
             while len(self._heard) > KEPT:
                 self._heard.popitem(last=False)
         self._heard.move_to_end(place)
         return self._heard[place]
+
+    def _samples(self, key: str) -> FloatArray:
+        try:
+            return self._recordings.samples(key)
+        except CheckpointError as error:
+            raise RequestError(
+                f"the voice cannot be used: {error}", param="voice", code="voice_damaged"
+            ) from error

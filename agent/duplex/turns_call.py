@@ -88,7 +88,7 @@ class TurnsCall:
         self._typed = TypedInput(parts.runner.model.vocabulary)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._opened = self._is_asked = self._listens = self._answers = False
-        self._voice = parts.voices.resolve(settings.voice)
+        self._voice = parts.voices.resolve(settings.voice, settings.language)
         self._talk = self._begun()
 
     # ---- what comes in --------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class TurnsCall:
     @staticmethod
     def check(parts: CallParts, settings: SessionSettings) -> None:
         """RequestError when no call could begin under these settings."""
-        voice = parts.voices.turns(parts.voices.resolve(settings.voice))
+        voice = parts.voices.turns(parts.voices.resolve(settings.voice, settings.language))
         lay_out_opening(parts.runner, _system(settings, voice))
 
     def goes_on_under(self, settings: SessionSettings) -> bool:

@@ -37,16 +37,14 @@ class StoredVoices:
 
     def ids(self) -> tuple[str, ...]:
         """Of all that are prepared."""
-        voices = self._store.voices()
-        return tuple(
-            voice.id for voice in voices if self._store.is_prepared(voice.digest, self._key)
-        )
+        return tuple(voice.id for voice in self._prepared())
 
-    def resolve(self, voice_id: str) -> str:
-        """The key of the voice of that id; RequestError when there is none, or not yet."""
-        if not voice_id:
-            voice_id = next(iter(self.ids()), "")
-        voice = self._store.find(voice_id)
+    def resolve(self, voice_id: str, language: str = "") -> str:
+        """The key of the voice of that id; RequestError when there is none, or not yet.
+
+        For "" that of the first one in `language`, or of the first.
+        """
+        voice = self._store.find(voice_id) if voice_id else self._first(language)
         if voice.digest not in self._known:
             prompt = self._store.prompt(voice.digest, self._key)
             if prompt is None:
@@ -60,6 +58,15 @@ class StoredVoices:
                 self._known.popitem(last=False)
         self._known.move_to_end(voice.digest)
         return voice.digest
+
+    def _first(self, language: str) -> StoredVoice:
+        prepared = self._prepared()
+        speaking = [voice for voice in prepared if _tongue(voice.language) == _tongue(language)]
+        return next(iter(speaking or prepared), None) or self._store.find("")
+
+    def _prepared(self) -> list[StoredVoice]:
+        voices = self._store.voices()
+        return [voice for voice in voices if self._store.is_prepared(voice.digest, self._key)]
 
     def samples(self, key: str) -> FloatArray:
         """A voice's recording f32 [T] at 16 kHz; CheckpointError when it is gone or damaged."""
@@ -94,6 +101,11 @@ def load_voice(
     target = Target(device, _dtype(settings, device))
     chosen = _vocoder_settings(settings)
     return load_vocoder(settings.name, settings.folder, chosen, target, voices.prompt), voices
+
+
+def _tongue(language: str) -> str:
+    """`zh-TW` and `zh` are one."""
+    return language.lower().replace("_", "-").split("-")[0]
 
 
 def _dtype(settings: VoiceSettings, device: torch.device) -> torch.dtype:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
-from agent.chat_types import ChatEvent
+from agent.chat_types import ChatAudio, ChatEvent
 from agent.errors import AgentError, EngineError, WorkerLost
 from agent.fleet.channel import ChannelClosed
 from agent.fleet.life import Life
@@ -16,8 +16,8 @@ from agent.types import SPEECH_RATE_HZ, EngineEvent, SpeechAudio
 
 _MAX_WAITING = 16_384
 """Events that a call or a chat has not taken: more than the tokens of the longest answer."""
-_MAX_WAITING_SAMPLES = 600 * SPEECH_RATE_HZ
-"""Ten minutes of speech that a call has not taken, 58 MB."""
+_MAX_WAITING_SAMPLES = 1200 * SPEECH_RATE_HZ
+"""Twenty minutes of speech that nobody has taken, 115 MB: the longest text that is read aloud."""
 
 Event: TypeAlias = EngineEvent | ChatEvent
 
@@ -68,7 +68,7 @@ class EventLine:
 
 
 def _samples(event: Event) -> int:
-    return len(event.samples) if isinstance(event, SpeechAudio) else 0
+    return len(event.samples) if isinstance(event, SpeechAudio | ChatAudio) else 0
 
 
 class Exchange:

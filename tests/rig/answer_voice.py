@@ -85,7 +85,7 @@ class TwoVoices:
     def ids(self) -> tuple[str, ...]:
         return ("anna", "ben")
 
-    def resolve(self, voice_id: str) -> str:
+    def resolve(self, voice_id: str, language: str = "") -> str:
         if voice_id not in ("", *self.ids()):
             raise RequestError(f"there is no voice {voice_id}", param="voice")
         return f"the key of {voice_id or 'anna'}"

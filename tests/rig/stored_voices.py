@@ -11,13 +11,19 @@ from agent.vocoder.voice_store import FACTS, RECORDING, digest_of
 
 
 def store_voice(
-    folder: Path, voice_id: str, *, seconds: float = 3.0, pitch_hz: float = 140.0
+    folder: Path,
+    voice_id: str,
+    *,
+    seconds: float = 3.0,
+    pitch_hz: float = 140.0,
+    language: str = "en",
 ) -> Path:
     """A voice of that id in `folder`, humming at that pitch."""
     home = folder / voice_id
     home.mkdir(mode=0o700, parents=True)
     write_hum(home / RECORDING, seconds=seconds, pitch_hz=pitch_hz)
-    facts = {"name": voice_id.title(), "digest": digest_of((home / RECORDING).read_bytes())}
+    digest = digest_of((home / RECORDING).read_bytes())
+    facts = {"name": voice_id.title(), "digest": digest, "language": language}
     (home / FACTS).write_text(json.dumps(facts))
     return home
 
