@@ -20,7 +20,6 @@ from agent.duplex.engine import DuplexEngine
 from agent.duplex.work import Work
 from agent.errors import (
     CapacityError,
-    CheckpointError,
     RequestError,
     UnsupportedError,
     VocoderError,
