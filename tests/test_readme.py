@@ -36,7 +36,7 @@ def code(readme: str) -> list[str]:
 def _flags(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     """The flags in the help of one command."""
     with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stopped.value.code == 0, f"there is no command {command}"
     return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
 
@@ -66,7 +66,7 @@ def test_every_command_and_its_flags_exist(
     mentioned = [
         (found["command"], found["rest"])
         for text in code
-        for found in re.finditer(r"\bvoice-agent (?P<command>[a-z]+)(?P<rest>[^&|;]*)", text)
+        for found in re.finditer(r"\bvoice-agent (?P<command>(voices )?[a-z]+)(?P<rest>[^&|;]*)", text)
     ]
     assert {command for command, _ in mentioned} >= {"serve", "doctor", "config"}
     for command, rest in mentioned:
