@@ -25,14 +25,16 @@ from agent.vocoder.voice import SpeakerPrompt
 
 _SEED = 5
 _ENCODER = EncoderConfig(512, 8, 64, 2048, token_layers=6, mel_layers=4)
+_FLOW = FlowConfig(6561, 192, 80, 0.7, _ENCODER, DitConfig(80, 512, 2048, 16, 8, 64))
+_COSYVOICE2 = Cosyvoice2Config(6561, 192, _ENCODER, UnetConfig())
 
 
 @dataclass(frozen=True, slots=True)
 class VocoderSizes:
     """Of all that a folder may hold; the defaults are those of the published checkpoints."""
 
-    flow: FlowConfig = FlowConfig(6561, 192, 80, 0.7, _ENCODER, DitConfig(80, 512, 2048, 16, 8, 64))
-    cosyvoice2: Cosyvoice2Config = Cosyvoice2Config(6561, 192, _ENCODER, UnetConfig())
+    flow: FlowConfig = _FLOW
+    cosyvoice2: Cosyvoice2Config = _COSYVOICE2
     hift_channels: int = 512
 
 

@@ -23,10 +23,11 @@ from agent.torch_parts.checkpoint import Target
 from agent.types import FloatArray
 from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2
 from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
-from agent.vocoder.files import HIFT
+from agent.vocoder.files import HIFT, HIFT_ORIGINAL
 from agent.vocoder.flow import EstimatorMemory
 from agent.vocoder.hift_stream import open_tail
 from agent.vocoder.loading import Token2wavSettings, hift_noise, load_hift, load_token2wav
+from agent.vocoder.speech_tokenizer import TokenizerConfig
 from agent.vocoder.token2wav import StreamSettings, Token2wav
 from agent.vocoder.voice import VoicePreparation
 from bench.random_preparation import write_preparation
@@ -85,14 +86,17 @@ def measure_speech(
 ) -> None:
     """All rows of both vocoders, their weights written to `folder` first."""
     token2wav = write_token2wav(folder / "token2wav", sizes, causal=True)
+    took_ms: dict[int, float] = {}
     for steps in (10, 5):
         vocoder = _loaded(report, f"token2wav_n{steps}", token2wav, steps, target)
         _measure_voice(report, f"token2wav_n{steps}", vocoder, sizes)
-        _measure_time(report, f"token2wav_n{steps}", vocoder, sizes)
+        took_ms[steps] = _measure_time(report, f"token2wav_n{steps}", vocoder, sizes)
         del vocoder
     _measure_memories(report, token2wav, target, sizes)
-    for generation, name in (("causal", HIFT), ("classic", "hift_original.pt")):
-        _measure_hift(report, generation, token2wav / name, target)
+    _measure_hift(report, "classic", token2wav / HIFT_ORIGINAL, target)
+    hift_ms = _measure_hift(report, "causal", token2wav / HIFT, target)
+    for steps, whole_ms in took_ms.items():
+        report.row(f"token2wav_n{steps}_hift_share", hift_ms / whole_ms, "")
     settings = Cosyvoice2Settings(stream=ChunkSettings(first_hop_tokens=FIRST_HOP_TOKENS))
     folder = write_cosyvoice2(folder / "cosyvoice2", sizes)
     cosyvoice2 = load_cosyvoice2(folder, settings, target)
@@ -104,7 +108,7 @@ def measure_speech(
 def _loaded(report: Report, name: str, folder: Path, steps: int, target: Target) -> Token2wav:
     before, began_s = allocated_mb(), SYSTEM_CLOCK.now_s()
     vocoder = load_token2wav(folder, _settings(steps, "prompt_plus_recent"), target)
-    torch.cuda.synchronize()
+    _finish_device()
     report.row(f"{name}_load_s", SYSTEM_CLOCK.now_s() - began_s, "s")
     report.row(f"{name}_weights_mb", allocated_mb() - before, "MB")
     return vocoder
@@ -126,7 +130,8 @@ def _measure_voice(
     report.row(f"{name}_voice_ms", median, "ms", target=VOICE_MS, n=len(took) - 1)
 
 
-def _measure_time(report: Report, name: str, vocoder: Any, sizes: VocoderSizes) -> None:
+def _measure_time(report: Report, name: str, vocoder: Any, sizes: VocoderSizes) -> float:
+    """→ milliseconds a second of sound."""
     voice = vocoder.voice(random_prompt(PROMPT_TOKENS, sizes), "anna")
     stream = vocoder.open(voice)
     seconds = iter(random_tokens(TURN_S * HOP_TOKENS).reshape(TURN_S, -1).tolist())
@@ -138,6 +143,7 @@ def _measure_time(report: Report, name: str, vocoder: Any, sizes: VocoderSizes) 
     first = random_tokens(FIRST_HOP_TOKENS + lookahead).tolist()
     took = timed(lambda: vocoder.open(voice).push(first), _REPEATS)[1:]
     report.row(f"{name}_first_sound_ms", statistics.median(took), "ms", n=len(took))
+    return median
 
 
 def _measure_memories(report: Report, folder: Path, target: Target, sizes: VocoderSizes) -> None:
@@ -170,22 +176,27 @@ def spoken(stream: VocoderStream) -> VocoderStream:
     return stream
 
 
-def _measure_hift(report: Report, generation: str, path: Path, target: Target) -> None:
+def _measure_hift(report: Report, generation: str, path: Path, target: Target) -> float:
+    """→ milliseconds a second of sound."""
     hift = load_hift(path, target.device)
     noise = hift_noise(hift, 0)
     tail = open_tail(hift, noise)
     mel = torch.randn(1, hift.config.mel_bands, 2 * HOP_TOKENS, device=target.device) - 4
     with torch.inference_mode():
         took = timed(lambda: tail.push(mel).cpu(), TURN_S)[_WARM_UP_S:]
-    report.row(f"hift_{generation}_ms_per_s", statistics.median(took), "ms", n=len(took))
+    median = statistics.median(took)
+    report.row(f"hift_{generation}_ms_per_s", median, "ms", n=len(took))
+    return median
 
 
 # ---- voices -------------------------------------------------------------------------------------
 
 
-def measure_preparation(report: Report, folder: Path, device: torch.device) -> None:
+def measure_preparation(
+    report: Report, folder: Path, device: torch.device, size: TokenizerConfig | None = None
+) -> None:
     """Six seconds of sound to a voice, its two models written to `folder` first."""
-    write_preparation(folder)
+    write_preparation(folder, size)
     began_s = SYSTEM_CLOCK.now_s()
     preparation = VoicePreparation.of_folder(folder, device=device)
     report.row(f"prepare_{device.type}_load_s", SYSTEM_CLOCK.now_s() - began_s, "s")
@@ -213,8 +224,7 @@ def timed(call: Callable[[], object], repeats: int) -> list[float]:
     for _ in range(repeats):
         began_s = SYSTEM_CLOCK.now_s()
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        _finish_device()
         took.append((SYSTEM_CLOCK.now_s() - began_s) * 1000)
     return took
 
@@ -222,10 +232,13 @@ def timed(call: Callable[[], object], repeats: int) -> list[float]:
 def allocated_mb() -> float:
     """What lives in the GPU's memory."""
     gc.collect()
-    if not torch.cuda.is_available():
-        return 0.0
-    torch.cuda.synchronize()
-    return torch.cuda.memory_allocated() / _MEGABYTE
+    _finish_device()
+    return torch.cuda.memory_allocated() / _MEGABYTE if torch.cuda.is_available() else 0.0
+
+
+def _finish_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
