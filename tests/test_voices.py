@@ -4,10 +4,8 @@ import asyncio
 import json
 import os
 import stat
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +27,11 @@ from agent.voices import (
     Voices,
     checked_details,
 )
-from agent.voices_bench import BenchSettings, Child, Prepare, serve
-from agent.voices_shelf import VoiceStorageError
+from agent.voices_bench import BenchSettings, Child, Prepare
 from agent.voices_workshop import Workshop
 from tests.rig.attached import tone, wav
 from tests.rig.tiny_vocoder import write_token2wav
-from tests.rig.voice_bench import CONSENT, Benches, spoken
+from tests.rig.voice_bench import CONSENT, Benches, HeldBench, spoken
 
 Start = Callable[[BenchSettings], Child]
 
@@ -166,49 +163,6 @@ async def test_names_that_are_taken_get_a_number_also_at_the_same_time(
         found = {each.voice.id: each.voice.name for each in await voices.listed()}
     assert {each.listed.voice.id for each in added} == set(found)
     assert found == {"anna": "Anna", "anna-2": "Anna (2)", "anna-3": "Anna (3)"}
-
-
-@pytest.mark.parametrize(
-    ("name", "voice_id"),
-    [
-        ("Zoë  Müller", "zoe-muller"),
-        ("Bjørn", "bjorn"),
-        ("Prepared", "prepared-2"),
-        ("A/../b", "a-b"),
-        ("x" * 80, "x" * 40),
-    ],
-)
-async def test_ids_come_of_names(store: VoiceStore, name: str, voice_id: str) -> None:
-    async with running(store) as voices:
-        assert (await add(voices, name)).listed.voice.id == voice_id
-
-
-async def test_names_of_any_script(store: VoiceStore) -> None:
-    async with running(store) as voices:
-        first = (await add(voices, "安娜")).listed.voice
-        assert first.id.startswith("voice-") and len(first.id) == 12 and first.name == "安娜"
-        assert (await add(voices, "Ольга")).listed.voice.id != first.id
-
-
-@pytest.mark.parametrize(
-    ("name", "consent", "language", "param"),
-    [
-        ("", CONSENT, "", "name"),
-        ("a\x1b[2J", CONSENT, "", "name"),
-        ("x" * 81, CONSENT, "", "name"),
-        ("Anna", "yes", "", "consent"),
-        ("Anna", " . ", "", "consent"),
-        ("Anna", CONSENT, "Klingon!", "language"),
-    ],
-)
-def test_details_that_cannot_be_used(name: str, consent: str, language: str, param: str) -> None:
-    with pytest.raises(RequestError) as raised:
-        checked_details(name, consent, language)
-    assert raised.value.param == param
-
-
-def test_consent_may_be_declared_without_spaces() -> None:
-    assert checked_details("安娜", "这是我本人的声音", "ZH").language == "zh"
 
 
 @pytest.mark.parametrize(
@@ -352,33 +306,10 @@ async def test_a_voice_of_the_program_cannot_be_removed_and_keeps_its_id(
         assert [each.voice.id for each in await voices.listed()] == ["anna", "anna-2"]
 
 
-class Held:
-    """A bench that prepares only when it is told to."""
-
-    def __init__(self) -> None:
-        self.reached, self.go = threading.Event(), threading.Event()
-
-    def __call__(self, end: Connection, settings: BenchSettings) -> None:
-        held = self
-
-        class Slow:
-            def __getattr__(self, name: str) -> object:
-                return getattr(end, name)
-
-            def recv(self) -> object:
-                order = end.recv()
-                if isinstance(order, Prepare):
-                    held.reached.set()
-                    held.go.wait(10)
-                return order
-
-        serve(Slow(), settings)  # type: ignore[arg-type]
-
-
 async def test_a_voice_removed_while_it_is_prepared_leaves_no_form(
     store: VoiceStore, vocoder: VocoderFiles
 ) -> None:
-    held = Held()
+    held = HeldBench(Prepare)
     async with running(store, vocoder, start=Benches(held)) as voices:
         await add(voices)
         await asyncio.to_thread(held.reached.wait, 10)
@@ -401,31 +332,6 @@ async def _added_after(voices: Voices) -> None:
 
 
 # ---- what others leave --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "facts",
-    [
-        "{",
-        "[]",
-        '{"created_at": "soon"}',
-        '{"notes": 5}',
-        '{"digest": "../../x"}',
-        '{"duration_s": []}',
-        "\x00",
-    ],
-)
-async def test_a_damaged_folder_is_passed_over_and_its_id_not_given_away(
-    store: VoiceStore, facts: str
-) -> None:
-    folder = store.own / "anna"
-    folder.mkdir(parents=True)
-    (folder / "recording.wav").write_bytes(spoken())
-    (folder / "voice.json").write_text(facts)
-    async with running(store) as voices:
-        assert await voices.listed() == ()
-        assert (await add(voices)).listed.voice.id == "anna-2"
-    assert (folder / "voice.json").read_text() == facts
 
 
 async def test_what_was_left_halfway_is_swept_and_what_is_under_way_is_not(
@@ -474,10 +380,3 @@ class DrivenClock(Clock):
     async def sleep_until(self, due_s: float) -> None:
         await self.go.wait()
         self.go.clear()
-
-
-async def test_a_disk_that_takes_nothing_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    async with running(VoiceStore(tmp_path / "file" / "voices", tmp_path)) as voices:
-        with pytest.raises(VoiceStorageError, match="cannot be kept in"):
-            await add(voices)

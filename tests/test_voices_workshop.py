@@ -5,7 +5,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
@@ -18,11 +17,11 @@ import pytest
 from agent.errors import CapacityError, EngineError, RequestError
 from agent.media.recording import RecordingLimits
 from agent.vocoder.voice_store import StoredVoice
-from agent.voices_bench import BenchSettings, Child, VocoderFiles, serve
+from agent.voices_bench import BenchSettings, Child, Prepare, VocoderFiles, serve
 from agent.voices_recording import examine
 from agent.voices_workshop import Patience, Workshop
 from tests.rig.attached import wav
-from tests.rig.voice_bench import Benches, coded, spoken
+from tests.rig.voice_bench import Benches, HeldBench, coded, spoken
 from tests.rig.voices import talk
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,36 +87,12 @@ def test_the_server_s_process_loads_no_torch() -> None:
 # ---- how it is looked after ---------------------------------------------------------------------
 
 
-class Recorded:
-    """A bench that notes its orders, and begins when it is told to."""
-
-    def __init__(self) -> None:
-        self.orders: list[str] = []
-        self.go = threading.Event()
-
-    def __call__(self, end: Connection, given: BenchSettings) -> None:
-        recorded = self
-
-        class Noting:
-            def __getattr__(self, name: str) -> object:
-                return getattr(end, name)
-
-            def recv(self) -> object:
-                order = end.recv()
-                recorded.orders.append(type(order).__name__)
-                recorded.go.wait(10)
-                return order
-
-        serve(Noting(), given)  # type: ignore[arg-type]
-
-
 async def test_who_waits_for_a_recording_goes_first_and_not_too_many_wait(tmp_path: Path) -> None:
-    bench = Recorded()
+    bench = HeldBench(Prepare)
     patience = Patience(waiting=2)
     async with working(Workshop(settings(tmp_path), Benches(bench), patience)) as workshop:
         first = asyncio.create_task(workshop.prepare(a_voice(tmp_path), "key"))
-        while not bench.orders:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(bench.reached.wait, 10)
         second = asyncio.create_task(workshop.prepare(a_voice(tmp_path), "key"))
         checks = [asyncio.create_task(workshop.examine(b"hello")) for _ in range(2)]
         await asyncio.sleep(0)
@@ -215,14 +190,16 @@ def test_what_is_around_the_speech_is_told_from_it() -> None:
     rate_hz = 24_000
     speech = np.frombuffer(spoken()[44:], np.int16)
     at_s = np.arange(3 * rate_hz) / rate_hz
-    chord = sum(np.sign(np.sin(2 * np.pi * pitch * at_s)) for pitch in (220, 277, 330))
-    music = (1000 * chord).astype(np.int16)
+    pitches_hz = (220, 277, 330, 440, 554, 660)
+    chord = sum(np.sin(2 * np.pi * pitch_hz * at_s) for pitch_hz in pitches_hz)
+    music = (700 * chord).astype(np.int16)
     alone = examine(wav(speech, rate_hz), LIMITS)
     framed = examine(wav(np.concatenate((music, speech, music)), rate_hz), LIMITS)
     assert framed.accepted and framed.report["duration_s"] == pytest.approx(10.2, abs=0.1)
     assert framed.report["speech_s"] == pytest.approx(alone.report["speech_s"], abs=0.6)
     refused = examine(wav(np.tile(music, 2), rate_hz), LIMITS)
-    assert [each["code"] for each in refused.report["findings"]] == ["no_speech"]
+    codes = {each["code"]: each["severity"] for each in refused.report["findings"]}
+    assert codes == {"narrow_band": "warning", "no_speech": "refused"}
     assert refused.recording == b"" and refused.refusal == "No speech could be found in it."
 
 

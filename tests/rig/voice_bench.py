@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from agent.voices_bench import BenchSettings, Child, serve
+from agent.voices_bench import BenchSettings, Child, Order, serve
 from tests.rig.attached import sound, wav
 from tests.rig.voices import AGENT_TEXT, say
 
@@ -28,6 +28,33 @@ def spoken(voice: str = "en-us", rate_hz: int = 24_000) -> bytes:
 def coded(container: str, codec: str, rate_hz: int) -> bytes:
     """The same, encoded."""
     return sound(container, codec, say(TEXT, rate_hz), rate_hz)
+
+
+class HeldBench:
+    """A bench that notes its orders, and begins with those of a kind when `go` is set."""
+
+    def __init__(self, *kinds: type[Order]) -> None:
+        self.orders: list[str] = []
+        self.reached, self.go = threading.Event(), threading.Event()
+        self._kinds = kinds
+
+    def __call__(self, end: Connection, settings: BenchSettings) -> None:
+        """Its whole life, as `serve`."""
+        held = self
+
+        class Holding:
+            def __getattr__(self, name: str) -> object:
+                return getattr(end, name)
+
+            def recv(self) -> object:
+                order = end.recv()
+                held.orders.append(type(order).__name__)
+                if isinstance(order, held._kinds):
+                    held.reached.set()
+                    held.go.wait(10)
+                return order
+
+        serve(Holding(), settings)  # type: ignore[arg-type]
 
 
 class Benches:
