@@ -93,7 +93,8 @@ def parse_speech(document: object, abilities: Abilities) -> AskedSpeech:
     if fields.number("speed", 1.0, least=0.25, most=4.0) != 1.0:
         raise unsupported("speed", "the voice speaks at its own pace; leave it out or use 1")
     text = _text(fields)
-    language = fields.choice("language", abilities.languages or ("en",), "en")
+    languages = abilities.languages or ("en",)
+    language = fields.choice("language", languages, "en" if "en" in languages else languages[0])
     order = SpeechRequest(text, picked_voice(fields, abilities), language, seed_of(fields))
     form = fields.choice("response_format", SPEECH_FORMATS, "mp3")
     as_events = fields.choice("stream_format", ("audio", "sse"), "audio") == "sse"
