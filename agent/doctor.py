@@ -131,7 +131,7 @@ def check_model(config: Config) -> list[Check]:
         if source is None:
             return [_no_model(config.engine.name)]
         if isinstance(source, HubModel):
-            return [_not_downloaded(source, model), check_memory(source, model)]
+            return [_not_downloaded(source, model), check_memory(source, config)]
         identity = inspection.identify(source)
     except ConfigError as error:
         # The hub's errors say themselves what to do.
@@ -143,7 +143,7 @@ def check_model(config: Config) -> list[Check]:
         check_weights(identity, model),
         check_tokenizer(identity.folder),
         check_voice(config, identity.folder),
-        check_memory(source, model),
+        check_memory(source, config),
     ]
 
 
@@ -206,15 +206,15 @@ def check_voice(config: Config, folder: Path) -> Check:
     return Check("voice files", "ok", f"{len(inspection.VOCODER_FILES) + 1} in {where}")
 
 
-def check_memory(source: sources.Source, model: ModelSection) -> Check:
+def check_memory(source: sources.Source, config: Config) -> Check:
     """What the model takes of the GPU, and what that has free now."""
-    size = choice.model_size(source, model)
+    size, model = choice.model_size(source, config), config.model
     needs = size.memory_bytes(model.slots, model.context_tokens)
     detail = f"{needs / _GIB:.1f} GiB for {model.slots} slots of {model.context_tokens} tokens"
     if model.device == "cpu":
         return Check("memory", "warning", f"{detail}, on the CPU", "model.device=auto, for calls")
     gpu = gpus.look_here(gpus.gpu_number(model.device))
-    fault = choice.room_fault(gpu, source, model)
+    fault = choice.room_fault(gpu, source, config)
     if fault:
         advice = _FOR_A_GPU if isinstance(gpu, gpus.NoGpu) else "a GPU with more room"
         return Check("memory", "warning", f"{detail} needed; {fault}", advice)

@@ -95,7 +95,7 @@ class VocoderSection(Section):
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Of all that is random in it.")
     prepared_voices: int = Field(
-        default=8, ge=1, le=64, description="Voices kept ready in the device's memory."
+        default=4, ge=1, le=64, description="Voices kept ready in the device's memory, 0.2 GB each."
     )
 
 

@@ -38,6 +38,11 @@ _WORK_BYTES = 1_650_000_000
 """What is set aside besides weights and caches. `bench.model` measured 0.3 GB of torch's at full
 size; the rest is room for the driver, long prompts and pictures in many tiles."""
 
+_VOCODER_BYTES = 520_000_000
+_VOICE_BYTES = 205_000_000
+_VOICE_STREAM_BYTES = 75_000_000
+"""token2wav in half precision, one voice that is kept ready and one turn, by `bench.vocoder`."""
+
 
 # ---- at no cost ---------------------------------------------------------------------------------
 
@@ -61,6 +66,11 @@ class ModelSize:
         """How many slots fit; 0 or less when not even one does."""
         each = self.slot + context_tokens * self.context_token
         return (memory_bytes - self.weights - _WORK_BYTES) // each
+
+    def with_voice(self, prepared_voices: int) -> "ModelSize":
+        """The same model with a vocoder that keeps so many voices ready."""
+        weights = self.weights + _VOCODER_BYTES + prepared_voices * _VOICE_BYTES
+        return ModelSize(weights, self.context_token, self.slot + _VOICE_STREAM_BYTES)
 
     def in_float32(self) -> "ModelSize":
         """The same model with twice the bytes a number."""

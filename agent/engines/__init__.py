@@ -57,7 +57,7 @@ class VoiceSettings:
     crossfade: Literal["unity", "reference"] = "unity"
     first_hop_tokens: int = 22
     seed: int = 0
-    prepared_voices: int = 8
+    prepared_voices: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,13 @@ from agent.duplex import inspection
 from agent.duplex.inspection import ModelSize
 from agent.engines import Choice, EngineSettings, ModelSettings, Progress
 from agent.errors import CheckpointError, ConfigError
-from agent.model_hub import gpus, soundness, sources, voice
+from agent.model_hub import gpus, soundness, sources
 from agent.model_hub.download import download
 from agent.model_hub.gpus import Gpu, NoGpu
 from agent.model_hub.hub import Hub
 from agent.model_hub.progress import DownloadLine
 from agent.model_hub.sources import Source
+from agent.model_hub.voice import voice_settings, will_speak
 from agent.resources import assets_folder
 
 ENGINE = "minicpm-o"
@@ -45,13 +46,13 @@ def choose(config: Config, look: Callable[[int], Gpu | NoGpu] = gpus.look) -> Ch
         # Nobody asked for what lies in a cache.
         return Choice("echo", str(error))
     if name == ENGINE:
-        return _asked_for(source, model, look)
+        return _asked_for(source, config, look)
     if source is None:
         return Choice("echo", _NO_CHECKPOINT)
     if model.device == "cpu":
         return Choice("echo", "model.device is cpu, too slow for calls; ask for minicpm-o by name")
     gpu = look(gpus.gpu_number(model.device))
-    lack = room_fault(gpu, source, model)
+    lack = room_fault(gpu, source, config)
     if lack:
         return Choice("echo", lack)
     return Choice(ENGINE, f"{_shown(gpu)}, checkpoint {source}")
@@ -80,9 +81,7 @@ def engine_settings(
         window=model.window,
         parity=model.parity,
     )
-    return EngineSettings(
-        assets_folder(), model.slots, settings, voice.voice_settings(config, folder)
-    )
+    return EngineSettings(assets_folder(), model.slots, settings, voice_settings(config, folder))
 
 
 def fetch(model: ModelSection, on_progress: Progress | None = None) -> Path:
@@ -96,11 +95,11 @@ def fetch(model: ModelSection, on_progress: Progress | None = None) -> Path:
     return soundness.expect_sound(source, model).folder
 
 
-def room_fault(gpu: Gpu | NoGpu, source: Source, model: ModelSection) -> str:
+def room_fault(gpu: Gpu | NoGpu, source: Source, config: Config) -> str:
     """Why the model does not fit onto the GPU, in words; empty when it does."""
     if isinstance(gpu, NoGpu):
         return gpu.reason
-    size = model_size(source, model)
+    size, model = model_size(source, config), config.model
     needed = size.memory_bytes(model.slots, model.context_tokens)
     if gpu.free_bytes >= needed:
         return ""
@@ -112,10 +111,13 @@ def room_fault(gpu: Gpu | NoGpu, source: Source, model: ModelSection) -> str:
     return f"{lack}: set model.slots to {fitting}" if fitting > 0 else lack
 
 
-def model_size(source: Source, model: ModelSection) -> ModelSize:
-    """What the model takes in the dtype that it has on a GPU."""
-    size = inspection.identify(source).size if isinstance(source, Path) else inspection.FULL_SIZE
-    return size.in_float32() if model.dtype == "float32" else size
+def model_size(source: Source, config: Config) -> ModelSize:
+    """What the model takes in the dtype that it has on a GPU, its voice included."""
+    folder = source if isinstance(source, Path) else None
+    size = inspection.identify(folder).size if folder is not None else inspection.FULL_SIZE
+    if config.model.dtype == "float32":
+        size = size.in_float32()
+    return size.with_voice(config.vocoder.prepared_voices) if will_speak(config, folder) else size
 
 
 def _shown(gpu: Gpu | NoGpu) -> str:
@@ -125,11 +127,10 @@ def _shown(gpu: Gpu | NoGpu) -> str:
     return f"{gpu.name} has {free:.1f} of {total:.1f} GiB free"
 
 
-def _asked_for(
-    source: Source | None, model: ModelSection, look: Callable[[int], Gpu | NoGpu]
-) -> Choice:
+def _asked_for(source: Source | None, config: Config, look: Callable[[int], Gpu | NoGpu]) -> Choice:
     if source is None:
         raise _no_source()
+    model = config.model
     gpu: Gpu | NoGpu = NoGpu("model.device is cpu")
     if model.device != "cpu":
         gpu = look(gpus.gpu_number(model.device))
@@ -139,7 +140,7 @@ def _asked_for(
         reason = f"it was asked for; it runs on the CPU: {gpu.reason}"
         _LOG.warning("minicpm-o runs on the CPU, far too slowly for a call: %s", gpu.reason)
         return Choice(ENGINE, reason)
-    lack = room_fault(gpu, source, model)
+    lack = room_fault(gpu, source, config)
     # Not refused: what others hold on the GPU may be gone by the time it is loaded.
     return Choice(ENGINE, f"it was asked for, but {lack}" if lack else "it was asked for")
 

@@ -52,6 +52,15 @@ def voice_settings(config: Config, checkpoint: Path) -> VoiceSettings | None:
     )
 
 
+def will_speak(config: Config, checkpoint: Path | None) -> bool:
+    """Whether the model is going to have a voice; None: it is still to be downloaded."""
+    if config.vocoder.name == "off":
+        return False
+    if checkpoint is None:
+        return True
+    return not inspection.missing_vocoder_files(vocoder_folder(config, checkpoint))
+
+
 def vocoder_folder(config: Config, checkpoint: Path) -> Path:
     """Where the vocoder's files are, or should be."""
     if config.vocoder.folder:
