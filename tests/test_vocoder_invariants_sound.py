@@ -124,11 +124,11 @@ def _said(tail: VocoderTail, mel: Tensor, bounds: Sequence[int]) -> list[Tensor]
     ]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_invariant_09_the_causal_hift_in_any_pieces_is_the_whole(seed: int) -> None:
-    hift, noise, mel = _speaking(tiny_hift.causal_hift()), uniform_noise(5, CPU), _mel(130)
-    cuts = random.Random(seed).sample(range(1, 130), 7)
-    pieces = _said(CausalHiftStream(hift, noise), mel, [0, *sorted(cuts), 130])
+    hift, noise, mel = _speaking(tiny_hift.causal_hift()), uniform_noise(5, CPU), _mel(110)
+    cuts = random.Random(seed).sample(range(1, 110), 6)
+    pieces = _said(CausalHiftStream(hift, noise), mel, [0, *sorted(cuts), 110])
     whole = hift.whole(mel, noise)
     assert float((torch.cat(pieces) - whole).abs().max()) < 1e-4
     assert float(whole.abs().max()) > 0.01
@@ -144,7 +144,7 @@ def _worst_seam_db(pieces: Sequence[Tensor], whole: Tensor) -> float:
     return worst
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_invariant_09_the_classic_hift_with_past_and_phase_has_no_seam(seed: int) -> None:
     hift, noise, mel = _speaking(tiny_hift.classic_hift()), gaussian_noise(5, CPU), _mel(230, seed)
     whole, bounds = hift.whole(mel, noise), [0, 40, 90, 110, 160, 230]
