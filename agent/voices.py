@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import AgentError, RequestError
@@ -23,6 +23,9 @@ from agent.voices_bench import BenchSettings, VocoderFiles
 from agent.voices_recording import Examined
 from agent.voices_shelf import VoiceDetails, VoiceNotFound, VoiceShelf, checked_details
 from agent.voices_workshop import Workshop
+
+if TYPE_CHECKING:
+    from agent.model_settings import VoicesSection
 
 __all__ = [
     "Added",
@@ -58,6 +61,11 @@ class VoiceLimits:
     voices: int = 64
     file_bytes: int = 20_971_520
     recording_s: float = 120.0
+
+    @classmethod
+    def of(cls, section: "VoicesSection") -> "VoiceLimits":
+        """As they are set."""
+        return cls(section.max_voices, section.max_file_bytes, section.max_recording_s)
 
     def of_recordings(self) -> RecordingLimits:
         """As the decoder wants them."""

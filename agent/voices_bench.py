@@ -151,7 +151,7 @@ class Child:
                 raise EngineError(f"it took longer than {within_s:g} s")
             said: Said = json.loads(self.link.recv_bytes(_MOST_REPLY_BYTES))
             return said, self.link.recv_bytes(_MOST_REPLY_BYTES)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, ValueError) as error:
             raise EngineError("the process that it ran in ended") from error
 
 

@@ -256,8 +256,7 @@ def _store(config: "Config") -> "VoiceStore":
 def _limits(config: "Config") -> "VoiceLimits":
     from agent.voices import VoiceLimits
 
-    voices = config.voices
-    return VoiceLimits(voices.max_voices, voices.max_file_bytes, voices.max_recording_s)
+    return VoiceLimits.of(config.voices)
 
 
 def _vocoder(config: "Config") -> "VocoderFiles | None":

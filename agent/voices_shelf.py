@@ -98,6 +98,10 @@ class VoiceShelf:
 
     def expect_room(self) -> None:
         """RequestError when no voice can be added any more."""
+        if not self._most:
+            raise RequestError(
+                "no voices may be added here (voices.max_voices)", code="too_many_voices"
+            )
         if sum(not voice.built_in for voice in self._store.voices()) >= self._most:
             raise RequestError(
                 f"{self._most} voices are kept, as many as voices.max_voices allows; remove one "

@@ -80,7 +80,11 @@ class Workshop:
                 retry_after_s=_RETRY_AFTER_S,
             )
         job = _Job(Examine(), data, self._patience.examine_s)
-        return examined(*await self._done(job, self._examining))
+        try:
+            said, recording = await self._done(job, self._examining)
+        except EngineError as error:
+            raise EngineError(f"the recording could not be examined: {error}") from error
+        return examined(said, recording)
 
     async def prepare(self, voice: StoredVoice, key: str) -> str:
         """Prepare a voice for the vocoder of `key`, unless it is; why not, "" once it is."""

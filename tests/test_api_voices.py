@@ -14,9 +14,12 @@ import pytest
 from aiohttp import web
 
 from agent.api import replies
-from agent.api.voices import UPLOADS, VOICES, Uploads, add_to
+from agent.api.voices import UPLOADS, VOICES, Uploads, add_to, open_voices
+from agent.config import load_config
+from agent.engines import VoiceSettings
+from agent.errors import RequestError
 from agent.vocoder.voice_store import VoiceStore
-from agent.voices import VocoderFiles, VoiceLimits, Voices
+from agent.voices import VocoderFiles, VoiceLimits, Voices, checked_details
 from agent.voices_bench import BenchSettings
 from agent.voices_workshop import Workshop
 from tests.rig.attached import RED, film, picture, tone, wav
@@ -186,6 +189,24 @@ async def test_a_check_of_what_cannot_be_used_is_an_answer_and_an_upload_an_erro
     assert (error["code"], error["param"]) == ("recording_refused", "audio_sample")
     assert error["message"] == "The recording cannot be used: No speech could be found in it."
     assert await server.listed() == {}
+
+
+async def test_the_settings_say_where_and_how_many(tmp_path: Path) -> None:
+    overrides = ["max_voices=0", "max_file_bytes=4096", "max_recording_s=5"]
+    config = load_config(
+        None, {}, [f"voices.folder={tmp_path}", *(f"voices.{each}" for each in overrides)]
+    )
+    folder = write_token2wav(tmp_path / "token2wav")
+    voice = VoiceSettings(name="token2wav", folder=folder, voices=tmp_path)
+    for voices, status in (
+        (open_voices(config, None), "stored"),
+        (open_voices(config, voice), "preparing"),
+    ):
+        assert voices.limits == VoiceLimits(0, 4096, 5.0)
+        found = {each.voice.id: each.status for each in await voices.listed()}
+        assert set(found.values()) == {status} and {"clara", "mei"} <= set(found)
+        with pytest.raises(RequestError, match="no voices may be added"):
+            await voices.add(checked_details("Anna", CONSENT), spoken())
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -14,8 +14,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.api.chat import LargeBody
 from agent.api.realtime import SlowBody, WrongContentType
+from agent.config import Config
+from agent.engines import VoiceSettings
 from agent.errors import CapacityError, RequestError
-from agent.voices import Added, Voices, checked_details
+from agent.model_hub.voice import voices_folder
+from agent.resources import assets_folder
+from agent.vocoder.voice_store import VoiceStore
+from agent.voices import Added, VocoderFiles, VoiceLimits, Voices, checked_details
 
 _MAX_UPLOADS = 4
 """Each is kept in memory while it comes in."""
@@ -87,6 +92,13 @@ class Uploads:
 
 VOICES = web.AppKey("voices", Voices)
 UPLOADS = web.AppKey("voice_uploads", Uploads)
+
+
+def open_voices(config: Config, voice: VoiceSettings | None) -> Voices:
+    """The voices that `config` names, for the vocoder of `voice`; None: they are only stored."""
+    store = VoiceStore(voices_folder(config), assets_folder() / "ref_audio")
+    vocoder = VocoderFiles(voice.name, voice.folder) if voice else None
+    return Voices(store, VoiceLimits.of(config.voices), vocoder)
 
 
 def add_to(app: web.Application, voices: Voices, origins: tuple[str, ...] = ()) -> None:
