@@ -123,9 +123,8 @@ def run_process(end: Connection, settings: BenchSettings) -> None:
     # Ctrl-C goes to the whole group of a terminal; it is the server that ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(settings.nice)
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    # torch reads it when it is loaded, which happens when it is needed.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     serve(end, settings)
 
 

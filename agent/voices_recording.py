@@ -77,10 +77,10 @@ def examine(data: bytes, limits: RecordingLimits) -> Examined:
 
     Blocks for as long as that takes: some 0.3 s for a minute of sound.
     """
-    # Both load torch.
+    recording = decode_recording(data, limits)
+    # It loads torch, which what cannot be decoded need not wait for.
     from agent.vocoder.reference_audio import improve_recording, inspect_recording
 
-    recording = decode_recording(data, limits)
     samples, rate_hz = recording.samples, recording.rate_hz
     speech = speech_spans(recording)
     report = inspect_recording(samples, rate_hz, None, speech)
