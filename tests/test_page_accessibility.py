@@ -186,7 +186,7 @@ SPEAKING = able_models(text_to_speech=True, voices=["slt"])
 
 
 async def _fill_the_voice(opened: OpenPage) -> None:
-    """A voice that failed is chosen, and another is about to be added: its recording was refused."""
+    """A voice that failed is chosen; the recording of another was refused."""
     page = opened.page
     await opened.until("document.querySelectorAll('#setting-voice option').length === 2")
     await page.click("#settings summary")

@@ -122,6 +122,8 @@ async def _form(request: web.Request) -> dict[str, Any]:
     """Its fields; a file as (name, bytes)."""
     fields: dict[str, Any] = {}
     for name, value in (await request.post()).items():
-        is_file = isinstance(value, web.FileField)
-        fields[name] = (value.filename, value.file.read()) if is_file else value
+        if isinstance(value, web.FileField):
+            fields[name] = (value.filename, value.file.read())
+        else:
+            fields[name] = value
     return fields
