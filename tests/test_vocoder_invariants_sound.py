@@ -30,7 +30,7 @@ from agent.vocoder.config import DitConfig, EncoderConfig, FlowConfig, flow_conf
 from agent.vocoder.cosyvoice2_flow import Cosyvoice2Config, Cosyvoice2Weights
 from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
 from agent.vocoder.flow import Flow, FlowSettings
-from agent.vocoder.hift import REACH_FRAMES, Hift
+from agent.vocoder.hift import Hift
 from agent.vocoder.hift_body import source_spectrum
 from agent.vocoder.hift_config import HiftConfig, read_hift_config
 from agent.vocoder.hift_layers import Conv, NormedUp
@@ -148,7 +148,7 @@ def _worst_seam_db(pieces: Sequence[Tensor], whole: Tensor) -> float:
 def test_invariant_09_the_classic_hift_with_past_and_phase_has_no_seam(seed: int) -> None:
     hift, noise, mel = _speaking(tiny_hift.classic_hift()), gaussian_noise(5, CPU), _mel(230, seed)
     whole, bounds = hift.whole(mel, noise), [0, 40, 90, 110, 160, 230]
-    settings = HiftStreamSettings(context_frames=24, held_frames=REACH_FRAMES)
+    settings = HiftStreamSettings(context_frames=24)
     carried = _worst_seam_db(_said(HiftStream(hift, noise, settings), mel, bounds), whole)
     anew = _worst_seam_db(_said(ReferenceHiftStream(hift, noise), mel, bounds), whole)
     assert carried < -40 < -20 < anew

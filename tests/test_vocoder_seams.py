@@ -32,7 +32,7 @@ from tests.rig.tiny_vocoder import write_cosyvoice2, write_token2wav
 AROUND_SAMPLES = FRAME_SAMPLES
 """20 ms on either side of a seam."""
 LIMIT_DB = -40.0
-HELD = HiftStreamSettings(held_frames=REACH_FRAMES)
+HELD = HiftStreamSettings()
 """The last frame said then lacks nothing but the pitch of what it sees. In a wider sweep, of 234
 seams, the worst is −37 dB with 13 frames held, −46 with 14, −59 with 15 and −67 with 16."""
 TOKENS = [(37 * number) % 6561 for number in range(88)]

@@ -18,20 +18,18 @@ from agent.api.calls import Calls, Services
 from agent.api.loading import Started, start
 from agent.api.realtime import CALLS
 from agent.api.voices import add_to as add_voices_to
+from agent.api.voices import open_voices
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.config import Config
-from agent.engines import Choice, EngineSettings, VoiceSettings
+from agent.engines import Choice, EngineSettings
 from agent.errors import AgentError
 from agent.fleet.pool import status_of
 from agent.interfaces import Engine
 from agent.media.vad import SileroModel
-from agent.model_hub.voice import voices_folder
 from agent.telemetry import Telemetry
 from agent.tls import ListenPlan, is_loopback, listen_plan
 from agent.transport.aiortc_inside import check_fit, offer_addresses
 from agent.transport.codecs import codec_source
-from agent.vocoder.voice_store import VoiceStore
-from agent.voices import VocoderFiles, VoiceLimits, Voices
 
 SERVICES = web.AppKey("services", Services)
 CHOICE = web.AppKey("choice", Choice)
@@ -71,7 +69,7 @@ def build_app(config: Config) -> web.Application:
 
 def make_app(config: Config, started: Started) -> web.Application:
     """The application, which closes its engine in the end; to be run once, by one event loop."""
-    voices = _voices(config, started.voice)
+    voices = open_voices(config, started.voice)
     services = Services(config, started.engine, Telemetry(), SileroModel(), voices)
     app = web.Application(
         middlewares=[replies.cors(config.server.cors_origins), replies.errors_as_json],
@@ -88,14 +86,6 @@ def make_app(config: Config, started: Started) -> web.Application:
     _add_routes(app.router, resources.web_folder())
     offer_addresses(config.rtc.addresses, loopback=is_loopback(config.server.host))
     return app
-
-
-def _voices(config: Config, voice: VoiceSettings | None) -> Voices:
-    store = VoiceStore(voices_folder(config), resources.assets_folder() / "ref_audio")
-    asked = config.voices
-    limits = VoiceLimits(asked.max_voices, asked.max_file_bytes, asked.max_recording_s)
-    files = VocoderFiles(voice.name, voice.folder) if voice is not None else None
-    return Voices(store, limits, files)
 
 
 async def _serve(config: Config) -> int:

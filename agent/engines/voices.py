@@ -23,7 +23,7 @@ from agent.vocoder.voice_store import StoredVoice, VoiceStore, read_recording
 
 log = logging.getLogger(__name__)
 
-_KNOWN = 256
+_KNOWN = 64
 """Voices that were found and are remembered, so that a call keeps the one that it began with."""
 
 
