@@ -36,7 +36,8 @@ def test_the_wheel_brings_the_page_and_the_recordings_and_no_tests(wheel: Path) 
     page = {path.relative_to(ROOT / "web") for path in (ROOT / "web").glob("*.js")}
     assert {f"agent/_web/{name}" for name in page} <= names
     assert "agent/_web/index.html" in names
-    assert "agent/_assets/ref_audio/echo_greeting.wav" in names
+    for recording in ("echo_greeting", "clara", "james", "mei"):
+        assert f"agent/_assets/ref_audio/{recording}.wav" in names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "agent").rglob("*.py")}
     assert modules <= names
     assert {name.split("/")[0] for name in names} == {
