@@ -30,7 +30,7 @@ from agent.vocoder.cosyvoice2_flow import (
     flow_noise,
 )
 from agent.vocoder.loading import HiftSound
-from agent.vocoder.unet import UnetConfig
+from agent.vocoder.unet import UnetConfig, block_causal_bias
 from agent.vocoder.unet_memory import StepHistory, StepMemory, UnetMemory
 from tests.rig.tiny_cosyvoice2 import (
     CPU,
@@ -207,12 +207,21 @@ def test_a_memory_keeps_the_first_and_the_last_frames() -> None:
     voice = (_numbered(0, 2),)
     step = StepMemory(voice, tuple(_numbered(*one) for one in ((2, 4), (4, 9), (9, 10))), tails)
     memory = UnetMemory((step,)).keep(3, 4)
-    history = StepHistory(memory.steps[0], config, None, 1)
+    history = StepHistory(memory.steps[0], config, None)
     seen = history.extend(0, torch.full((2, 1, 1), 10.0))
     assert seen[0, :, 0].tolist() == seen[1, :, 0].tolist() == [0, 1, 2, 6, 7, 8, 9, 10]
     assert memory.steps[0].voice is voice
     assert memory.nbytes == 4 * 2 * 5 + tails.nbytes
     assert memory.keep(3, 4) is memory
+
+
+@pytest.mark.parametrize(("past", "frames"), [(0, 10), (13, 10), (6, 4)])
+def test_the_bias_hides_the_blocks_to_come_and_nothing_before(past: int, frames: int) -> None:
+    bias = block_causal_bias(past, frames, 4, torch.zeros(0, dtype=torch.bfloat16))
+    assert bias.shape == (frames, past + frames) and bias.stride(0) % 8 == 0
+    ends = [past + min(frames, (at // 4 + 1) * 4) for at in range(frames)]
+    for row, end in zip(bias, ends, strict=True):
+        assert (row[:end] == 0).all() and (row[end:] == -math.inf).all()
 
 
 def test_a_stream_weighs_what_is_its_own_alone() -> None:

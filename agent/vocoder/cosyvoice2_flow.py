@@ -17,7 +17,7 @@ from agent.torch_parts.checkpoint import Fold, TensorHeader
 from agent.vocoder.config import FRAMES_PER_TOKEN, EncoderConfig, encoder_config
 from agent.vocoder.conformer import Encoder, EncoderState
 from agent.vocoder.flow import euler_times, guided
-from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal, unet_sizes
+from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal_bias, unet_sizes
 from agent.vocoder.unet_memory import StepHistory, UnetMemory
 
 BLOCK_TOKENS = 25
@@ -200,7 +200,9 @@ class Cosyvoice2Flow:
         states = self._weights.encoder.whole(self._embedded(tokens), block_tokens=block)
         mu = self._mu(states)
         frames = mu.shape[1]
-        mask = block_causal(0, frames, BLOCK_FRAMES, self.device) if in_blocks else None
+        mask = None
+        if in_blocks:
+            mask = block_causal_bias(0, frames, BLOCK_FRAMES, states)
         conditions = Conditions(mu, _from(prompt_mel, 0, frames), speaker)
         return FlowChunk(mu, self._solve(0, conditions, [Beginning(mask)] * len(self._lengths)))
 
@@ -219,8 +221,8 @@ class Cosyvoice2Flow:
         first, frames = FRAMES_PER_TOKEN * state.tokens, mu.shape[1]
         mask = None
         if frames > BLOCK_FRAMES:
-            mask = block_causal(0, frames, BLOCK_FRAMES, self.device)
-        made = [StepHistory(step, self.config.unet, mask, frames) for step in state.memory.steps]
+            mask = block_causal_bias(state.memory.frames, frames, BLOCK_FRAMES, states)
+        made = [StepHistory(step, self.config.unet, mask) for step in state.memory.steps]
         conditions = Conditions(mu, _from(voice[0], first, frames), voice[1])
         chunk = FlowChunk(mu, self._solve(first, conditions, made))
         memory = UnetMemory(tuple(history.after() for history in made))

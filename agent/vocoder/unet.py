@@ -94,7 +94,7 @@ class History(Protocol):
 
     @property
     def mask(self) -> Tensor | None:
-        """True where a frame may look, [T, S]; None lets it look everywhere."""
+        """True or 0 where a frame may look, [T, S]; None lets it look everywhere."""
 
     def lead(self, conv: int, signal: Tensor) -> Tensor:
         """[R, T, C] → [R, 2 + T, C]: what entered this convolution before, in front."""
@@ -123,6 +123,19 @@ def block_causal(first: int, frames: int, block: int, device: torch.device) -> T
     """
     at = torch.arange(first, first + frames, device=device)
     return at[None, :] < (at[:, None] // block + 1) * block
+
+
+def block_causal_bias(past: int, frames: int, block: int, like: Tensor) -> Tensor:
+    """The same after `past` frames, whom all may look at: [T, past + T], 0 or -∞, of `like`'s dtype.
+
+    Rows begin on a multiple of eight numbers, as fused attention wants it: it would otherwise make
+    this of what it is given in every layer.
+    """
+    keys = past + frames
+    bias = like.new_zeros(frames, -(-keys // 8) * 8)
+    hidden = ~block_causal(0, frames, block, like.device)
+    bias[:, past:keys].masked_fill_(hidden, float("-inf"))
+    return bias[:, :keys]
 
 
 class Unet(nn.Module):

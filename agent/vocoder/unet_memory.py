@@ -96,13 +96,9 @@ class UnetMemory:
 class StepHistory:
     """A `History` that reads one step's memory and collects what the new frames leave."""
 
-    def __init__(
-        self, memory: StepMemory, config: UnetConfig, mask: Tensor | None, frames: int
-    ) -> None:
-        """`mask` bool [T, T] is for the `frames` new ones alone."""
+    def __init__(self, memory: StepMemory, config: UnetConfig, mask: Tensor | None) -> None:
+        """`mask` [T, S] says whom of all the new frames may look at."""
         self._memory = memory
-        if mask is not None:
-            mask = torch.cat([mask.new_ones(frames, memory.frames), mask], 1)
         self.mask = mask
         self._tails: Sequence[Tensor] = memory.tails.split_with_sizes(config.tail_widths, 2)
         self._past = [one.unbind() for one in (*memory.voice, *memory.turn)]
