@@ -126,7 +126,7 @@ def block_causal(first: int, frames: int, block: int, device: torch.device) -> T
 
 
 def block_causal_bias(past: int, frames: int, block: int, like: Tensor) -> Tensor:
-    """The same after `past` frames, whom all may look at: [T, past + T], 0 or -∞, of `like`'s dtype.
+    """The same after `past` frames that all may look at: [T, past + T], 0 or -∞, in `like`'s dtype.
 
     Rows begin on a multiple of eight numbers, as fused attention wants it: it would otherwise make
     this of what it is given in every layer.
