@@ -51,6 +51,7 @@ TURN_S = 30
 _WARM_UP_S = 6
 _REPEATS = 12
 _PREPARATIONS = 5
+_LAUNCHES = 1000
 _MEGABYTE = 1e6
 _PREPARATION_RATE_HZ = 24_000
 
@@ -91,6 +92,7 @@ def measure_speech(
     # What the libraries take for themselves at the first product is not the model's.
     square = torch.ones(64, 64, device=target.device, dtype=target.dtype)
     square @= square
+    _measure_launch(report, square)
     took_ms: dict[int, float] = {}
     for steps in (10, 5):
         vocoder = _loaded(report, f"token2wav_n{steps}", token2wav, steps, target)
@@ -108,6 +110,18 @@ def measure_speech(
     _measure_voice(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_time(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_streams(report, "cosyvoice2", cosyvoice2, sizes)
+
+
+def _measure_launch(report: Report, square: torch.Tensor) -> None:
+    """What the host needs to start a small step: eager time is some thousands of those."""
+
+    def add_many() -> None:
+        for _ in range(_LAUNCHES):
+            torch.add(square, square)
+
+    add_many()
+    took = timed(add_many, _REPEATS)
+    report.row("launch_us", statistics.median(took) * 1000 / _LAUNCHES, "µs", n=len(took))
 
 
 def _loaded(report: Report, name: str, folder: Path, steps: int, target: Target) -> Token2wav:

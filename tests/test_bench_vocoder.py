@@ -47,7 +47,8 @@ def _kept(kind: str) -> dict[str, dict[str, Any]]:
 def test_all_rows_are_measured_and_are_those_of_the_kept_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, few in {"TURN_S": 4, "_WARM_UP_S": 2, "_REPEATS": 2}.items():
+    few_of = {"TURN_S": 3, "_WARM_UP_S": 2, "_REPEATS": 2, "_LAUNCHES": 5, "PROMPT_TOKENS": 30}
+    for name, few in few_of.items():
         monkeypatch.setattr(bench, name, few)
     out = io.StringIO()
     report = Report(as_json=True, out=out)
@@ -57,7 +58,7 @@ def test_all_rows_are_measured_and_are_those_of_the_kept_run(
     assert all(row["against"] is None for row in rows.values())
     assert rows["token2wav_n10_ms_per_s"]["target"] == 40
     assert rows["token2wav_n10_reference_stream_mb"]["target"] == 240
-    assert 0 < rows["token2wav_n5_ms_per_s"]["value"] < rows["token2wav_n10_ms_per_s"]["value"] * 2
+    assert all(row["value"] > 0 for name, row in rows.items() if not name.endswith("_mb"))
 
 
 def test_a_random_folder_is_read_and_speaks(tmp_path: Path) -> None:
@@ -78,7 +79,10 @@ def test_the_random_models_that_prepare_voices_are_taken_for_the_published(tmp_p
     assert (len(prompt.speech_tokens), prompt.embedding.shape) == (50, (192,))
 
 
-def test_preparation_alone_is_measured_without_a_gpu(tmp_path: Path) -> None:
+def test_preparation_alone_is_measured_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_PREPARATIONS", 1)
     out = io.StringIO()
     bench.measure_preparation(Report(as_json=True, out=out), tmp_path, CPU, SMALL_TOKENIZER)
     rows = _rows(out)
