@@ -70,7 +70,7 @@ class VocoderSection(Section):
     folder: str = Field(
         default="",
         max_length=4096,
-        description="The vocoder's files; empty is `assets/token2wav` beside the model.",
+        description="The vocoder's files; empty is `token2wav` among the model's assets.",
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto", description="Of its flow; `auto` is float16 on a GPU, float32 on the CPU."

@@ -14,6 +14,7 @@ from agent.duplex.heard_voices import HeardVoices
 from agent.duplex.model import load_model
 from agent.duplex.prompt import duplex_system
 from agent.duplex.slots import Slots, SlotSizes
+from agent.duplex.speech_lm import UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import load_vocabulary
 from agent.duplex.window import WindowSettings
 from agent.duplex.work import Runner
@@ -99,10 +100,12 @@ def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallPart
     model = parts.runner.model
     vocoder, voices = load_voice(settings, assets / "ref_audio", model.target.device)
     heard = HeardVoices(model, voices)
-    for voice_id in heard.ids()[:1]:
-        # The first call is not to wait for what every call needs.
-        vocoder.prepare(heard.resolve(voice_id))
-        heard.duplex(heard.resolve(voice_id))
+    # The first call is not to wait for what every call needs, nor for what starts at first use.
+    key = heard.resolve("")
+    heard.duplex(key)
+    stream = vocoder.open(key)
+    stream.push(range(2 * UNIT_SPEECH_TOKENS))
+    stream.finish()
     return replace(parts, vocoder=vocoder, voices=heard)
 
 
