@@ -34,6 +34,7 @@ from agent.fleet.messages import (
 )
 from agent.fleet.messages import Progress as Loaded
 from agent.interfaces import EngineCore
+from agent.torch_parts.device import breaks_device
 from agent.types import Load
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class _Desk:
         except AgentError as refusal:
             return refusal
         except Exception as error:
-            if _breaks_device(error):
+            if breaks_device(error):
                 raise
             log.exception("%s of %d failed", type(asked).__name__, asked.number)
             # What was half begun holds no slot; the caller ends a conversation by itself.
@@ -199,21 +200,6 @@ class _Desk:
     @staticmethod
     def _slots(load: Load) -> tuple[int, int]:
         return load.slots_used, load.slots_free
-
-
-def _breaks_device(error: BaseException | None) -> bool:
-    """Whether `error` comes of a fault of the GPU, after which no call on it can succeed.
-
-    By name and words: torch belongs to the core alone.
-    """
-    while error is not None:
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        if "AcceleratorError" in kinds:
-            return True
-        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _read(link: Link, inbox: Inbox, orphaned: Callable[[], object]) -> None:
