@@ -18,6 +18,8 @@ from agent.torch_parts.checkpoint import Fold
 from agent.vocoder.config import MODULATIONS, TIME_FEATURES, DitConfig
 from agent.vocoder.segments import Segment, frames_of, owned, stretches_of
 
+NOTHING = [slice(0, 0)]
+"""What is kept of frames that nothing comes after."""
 ROWS = 2
 """With and without the conditions."""
 _PLAIN_EPS = 1e-6
@@ -51,6 +53,15 @@ class DitMemory:
         """The same, to be shared by turns."""
         return DitMemory((*self.turn, *self.prompt), (), self.first_tails, self.second_tails)
 
+    def with_tails(self, first: list[Tensor], second: list[Tensor]) -> "DitMemory":
+        """With other ends, given by layer, in memory of their own."""
+        return DitMemory(
+            self.prompt,
+            self.turn,
+            torch.stack(first).to(self.first_tails.dtype),
+            torch.stack(second),
+        )
+
     def extended(self, frames: Segment, kept: Sequence[slice]) -> "DitMemory":
         """With a new block in front, and of all that only the stretches `kept`."""
         turn = (frames, *self.turn)
@@ -71,6 +82,19 @@ class TimeTable:
     """By step and layer: shift, 1 + scale, gate of attention, MLP and convolution."""
     last: tuple[tuple[Tensor, ...], ...]
     """By step: shift and 1 + scale."""
+    steps: tuple[Tensor, ...]
+    """By step, all of the above in one [9 · layers + 2, W], which they are views of."""
+
+    @classmethod
+    def of_steps(cls, together: Tensor) -> "TimeTable":
+        """Of all steps, f32 [N, 9 · layers + 2, W]."""
+        # Cut up here, once: a view costs the host as much as a small kernel.
+        layers = together[:, :-2].view(len(together), -1, MODULATIONS, together.shape[2])
+        return cls(
+            tuple(tuple(layer.unbind() for layer in step) for step in layers),
+            tuple(step.unbind() for step in together[:, -2:]),
+            together.unbind(),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,11 +146,7 @@ class Dit(nn.Module):
         last = self.final_layer.adaLN_modulation["1"](embedded).view(count, 2, -1)
         inner[:, :, 1::3] += 1
         last[:, 1] += 1
-        # Cut up here, once: a view costs the host as much as a small kernel.
-        return TimeTable(
-            tuple(tuple(layer.unbind() for layer in step) for step in inner),
-            tuple(step.unbind() for step in last),
-        )
+        return TimeTable.of_steps(torch.cat([inner.flatten(1, 2), last], 1))
 
     def collect(self) -> None:
         """To be called when the weights are in place, and again when they are others."""
@@ -168,57 +188,64 @@ class Dit(nn.Module):
         each other and to all that is remembered; of both together, newest block in front, the
         memory keeps the stretches `kept`.
         """
-        weight = self.in_proj.weight[:, : self.config.mel_bins]
-        dtype = weight.dtype
-        states = conditions + F.linear(noisy.to(dtype), weight)
+        states = self.entered(noisy, conditions)
         pasts = [one.unbind() for one in (*memory.turn, *memory.prompt)]
         first_tails = memory.first_tails.to(states.dtype).unbind()
         second_tails = memory.second_tails.unbind()
         frames, first_ends, second_ends = [], [], []
-        for index, (layer, vectors) in enumerate(zip(self._layers, modulation[0], strict=True)):
-            past = [one[index] for one in pasts]
-            states, fresh = self._attended(states, layer, vectors, past)
-            states, first, second = _convolved(
-                states, layer, vectors, (first_tails[index], second_tails[index])
-            )
-            states = _widened(states, layer, vectors)
+        for index, vectors in enumerate(modulation[0]):
+            query, fresh = self.asked(states, index, vectors)
+            seen = self._attended(query, torch.cat([fresh, *(one[index] for one in pasts)], 1))
+            tails = (first_tails[index], second_tails[index])
+            states, first, second = self.answered(states, seen, index, vectors, tails)
             frames.append(fresh)
             first_ends.append(first)
             second_ends.append(second)
-        # One copy for all layers, so that nothing else of this block stays in memory.
-        after = DitMemory(
-            memory.prompt,
-            memory.turn,
-            torch.stack(first_ends).to(dtype),
-            torch.stack(second_ends),
-        )
-        if kept != _NOTHING:
+        after = memory.with_tails(first_ends, second_ends)
+        if kept != NOTHING:
+            # One copy for all layers, so that nothing else of this block stays in memory.
             after = after.extended(torch.stack(frames), kept)
         return self.final_layer(states, modulation[1]), after
 
-    def _attended(
-        self, states: Tensor, layer: _LayerWeights, vectors: Sequence[Tensor], past: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The states after attention, and the new frames' keys and values [2, T, 2 · H · D]."""
+    # ---- its parts ------------------------------------------------------------------------------
+
+    def entered(self, noisy: Tensor, conditions: Tensor) -> Tensor:
+        """The states f32 [2, T, W] before the first layer."""
+        weight = self.in_proj.weight[:, : self.config.mel_bins]
+        return conditions + F.linear(noisy.to(weight.dtype), weight)
+
+    def asked(self, states: Tensor, index: int, vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What layer `index` asks [2, H, T, D], and the new keys and values [2, T, 2 · H · D]."""
+        layer = self._layers[index]
         heads = (self.config.heads, self.config.head_width)
-        inner = heads[0] * heads[1]
         mixed = F.linear(_modulated(states, vectors[0], vectors[1], layer.out[0].dtype), *layer.qkv)
         split = mixed.view(*mixed.shape[:2], 3, *heads)
         to_norm = split[:, :, :2]
         normed = F.layer_norm(to_norm, heads[1:], None, None, _AFFINE_EPS)
         torch.addcmul(layer.head_shift, normed, layer.head_scale, out=to_norm)
-        fresh = mixed[:, :, inner:]
-        everything = torch.cat([fresh, *past], 1)
+        return split[:, :, 0].transpose(1, 2), mixed[:, :, heads[0] * heads[1] :]
+
+    def _attended(self, query: Tensor, everything: Tensor) -> Tensor:
+        """What is seen [2, T, H · D] of all keys and values [2, n, 2 · H · D]."""
+        heads = (self.config.heads, self.config.head_width)
         keys, values = (
             everything.view(*everything.shape[:2], 2, *heads).permute(2, 0, 3, 1, 4).unbind()
         )
-        query = split[:, :, 0].transpose(1, 2)
-        seen = F.scaled_dot_product_attention(query, keys, values)
-        out = F.linear(seen.transpose(1, 2).flatten(2), *layer.out)
-        return torch.addcmul(states, vectors[2], out), fresh
+        return F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
 
-
-_NOTHING = [slice(0, 0)]
+    def answered(
+        self,
+        states: Tensor,
+        seen: Tensor,
+        index: int,
+        vectors: Sequence[Tensor],
+        tails: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The states after layer `index`, and the ends of what its two convolutions saw."""
+        layer = self._layers[index]
+        states = torch.addcmul(states, vectors[2], F.linear(seen, *layer.out))
+        states, first, second = _convolved(states, layer, vectors, tails)
+        return _widened(states, layer, vectors), first, second
 
 
 def _convolved(

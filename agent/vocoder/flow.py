@@ -8,19 +8,23 @@ with it, and to clone a stream is to keep its state. Every step of the solver ha
 own, since step s of this chunk attends to step s of the past.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agent.errors import VocoderError
 from agent.torch_parts.checkpoint import Fold
+from agent.torch_parts.cuda_graph import GraphRecorder
 from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, FlowConfig
 from agent.vocoder.conformer import Encoder, EncoderState
 from agent.vocoder.dit import Dit, DitMemory, TimeTable
+from agent.vocoder.dit_graphs import DitGraphs, record_graphs
 from agent.vocoder.segments import nbytes_of
 
 EstimatorMemory: TypeAlias = Literal["reference", "prompt_plus_recent"]
@@ -36,6 +40,9 @@ Filler: TypeAlias = Literal["silence", "prompt"]
 """What the end of the prompt looks ahead at: silence (the classic generation) or the prompt's own
 first tokens (the causal one)."""
 
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's, which plans each new length for longer than a second of sound may take: every voice
+and every chunk at the start of a turn has a length of its own."""
 RECENT_FRAMES = 100
 """What of a turn is remembered beside the prompt: two seconds."""
 RECENT_TOKENS = RECENT_FRAMES // FRAMES_PER_TOKEN
@@ -151,6 +158,7 @@ class Flow(nn.Module):
         self.decoder = nn.ModuleDict({"estimator": Dit(config.dit)})
         self._table: TimeTable | None = None
         self._spans: list[float] = []
+        self._graphs: dict[int, DitGraphs] = {}
 
     @property
     def estimator(self) -> Dit:
@@ -187,12 +195,29 @@ class Flow(nn.Module):
 
     def narrow(self, dtype: torch.dtype) -> "Flow":
         """Its weights in `dtype` from now on; time, noise and norms stay float32."""
+        self._graphs = {}
         self.to(dtype)
         self.estimator.collect()
         return self
 
+    def in_float32(self) -> "Flow":
+        """Another one that is exact; it has no graphs, for these read the weights of this one."""
+        other = copy.copy(self)
+        other._graphs = {}
+        return copy.deepcopy(other).narrow(torch.float32)
+
+    def prepare_graphs(self, counts: Iterable[int]) -> None:
+        """Have chunks of so many frames run as CUDA graphs from now on; nothing without a GPU.
+
+        ConfigError when that does not work. Not to be called while a stream speaks.
+        """
+        if self.device.type == "cuda":
+            recorder = GraphRecorder(self.device, "set vocoder.graphs to false to go without")
+            self._graphs = record_graphs(self.estimator, counts, recorder)
+
     # ---- one pass over all ----------------------------------------------------------------------
 
+    @sdpa_kernel(_ATTENTION)
     def whole(
         self,
         tokens: Tensor,
@@ -215,6 +240,7 @@ class Flow(nn.Module):
 
     # ---- as a stream ----------------------------------------------------------------------------
 
+    @sdpa_kernel(_ATTENTION)
     def setup(
         self, prompt_tokens: Tensor, prompt_mel: Tensor, embedding: Tensor, noise: Noise
     ) -> FlowState:
@@ -234,6 +260,7 @@ class Flow(nn.Module):
         steps = tuple(step.as_prompt() for step in steps)
         return FlowState(encoder, steps, speaker, len(prompt_tokens), frames, held)
 
+    @sdpa_kernel(_ATTENTION)
     def chunk(
         self, state: FlowState, tokens: Tensor, noise: Noise, *, final: bool
     ) -> tuple[Tensor, FlowState]:
@@ -286,9 +313,17 @@ class Flow(nn.Module):
         assert table is not None, "the weights are loaded"
         guidance = self.config.guidance
         after: list[DitMemory] = []
+        graphs = self._graphs.get(mel.shape[1])
+        if graphs is not None and not graphs.fits(memories[0]):
+            graphs = None
+        if graphs is not None:
+            graphs.begin(conditions)
         for step, (span, memory) in enumerate(zip(self._spans, memories, strict=True)):
-            modulation = (table.layers[step], table.last[step])
-            velocity, extended = self.estimator(mel, conditions, modulation, memory, kept)
+            if graphs is None:
+                modulation = (table.layers[step], table.last[step])
+                velocity, extended = self.estimator(mel, conditions, modulation, memory, kept)
+            else:
+                velocity, extended = graphs.step(mel, table.steps[step], memory, kept)
             after.append(extended)
             mel = torch.add(mel, guided(velocity, guidance), alpha=span)
         return mel, tuple(after)

@@ -1,6 +1,5 @@
 """A token2wav folder, as a vocoder that speaks: both generations, told apart by shape."""
 
-import copy
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ class Token2wavSettings:
     noise_place: NoisePlace = "held"
     crossfade: Crossfade = "unity"
     seed: int = 0
+    graphs: bool = False  # on a GPU, chunks of a full hop as CUDA graphs, prepared at load
     stream: StreamSettings = field(default_factory=StreamSettings)
 
 
@@ -106,10 +106,13 @@ def load_token2wav(folder: Path, settings: Token2wavSettings, target: Target) ->
         filler="prompt" if isinstance(streaming, CausalHift) else "silence",
     )
     flow = load_flow(files, flow_settings, target)
-    return Token2wav(
+    vocoder = Token2wav(
         flow,
         HiftSound(streaming, whole, settings.seed, settings.crossfade),
         settings.stream,
         Noise.seeded(settings.seed, flow.config.mel_bins, target.device),
-        functools.cache(lambda: copy.deepcopy(flow).narrow(torch.float32)),
+        functools.cache(flow.in_float32),
     )
+    if settings.graphs:
+        vocoder.prepare_graphs()
+    return vocoder

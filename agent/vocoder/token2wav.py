@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agent.errors import VocoderError
 from agent.types import FloatArray
-from agent.vocoder.config import SILENCE_TOKEN, TOKEN_SAMPLES
+from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, TOKEN_SAMPLES
 from agent.vocoder.flow import Flow, FlowState, Noise
 from agent.vocoder.hift_stream import VocoderTail
 from agent.vocoder.voice import SpeakerPrompt
@@ -118,6 +118,14 @@ class Token2wav:
     def lag_ms(self) -> int:
         """How much of a turn's sound comes before that of its first token."""
         return 40 * LEAD_TOKENS if self.settings.lead == "heard" else 0
+
+    def prepare_graphs(self) -> None:
+        """Have full hops, the first and the later ones, run as CUDA graphs; nothing without a GPU.
+
+        ConfigError when that does not work. To be called before anything speaks.
+        """
+        hops = (self.settings.first_hop_tokens, self.settings.hop_tokens)
+        self.flow.prepare_graphs(FRAMES_PER_TOKEN * hop for hop in hops)
 
     @torch.inference_mode()
     def voice(self, prompt: SpeakerPrompt, name: str) -> PreparedVoice:
