@@ -1,5 +1,6 @@
 """Whose voice a call speaks with, what the model hears of it, when its first sound may begin."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,16 @@ import torch
 from torch import Tensor
 
 from agent.clock import Clock
+from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts
 from agent.duplex.heard_voices import HeardVoices
-from agent.duplex.voice_line import Pace, VoiceLine
+from agent.duplex.pace import Pace
+from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Runner
 from agent.errors import RequestError, VocoderError
 from agent.types import (
     FloatArray,
+    Interrupt,
     SpeechAudio,
     TextDelta,
     TurnEnded,
@@ -202,20 +206,47 @@ class Watch(Clock):
     def now_s(self) -> float:
         return self.s
 
+    def spend(self, seconds: float) -> None:
+        self.s += seconds
 
-def first_holds(spent_s: list[float]) -> list[int]:
-    """The holds of the first sounds of turns of one unit each plus a unit that goes on, each unit
-    of which takes as long as given."""
-    call, _ = call_with(*[says("c"), says("", ends=True)] * (len(spent_s) // 2))
-    watch = Watch()
+
+class Slow(Choir):
+    """Takes its time for a piece."""
+
+    work: Callable[[], None] = staticmethod(lambda: None)
+
+    def open(self, voice: str) -> object:
+        stream, choir = super().open(voice), self
+        push, finish = stream.push, stream.finish
+
+        class Taking:
+            def push(self, tokens: Sequence[int]) -> FloatArray:
+                choir.work()
+                return push(tokens)
+
+            def finish(self) -> FloatArray:
+                return finish()
+
+        return Taking()
+
+
+def first_holds(*units: tuple[float, float]) -> list[int]:
+    """The holds of the first sounds of turns of two units each; a unit takes as many seconds in
+    the model and in the vocoder as given."""
+    watch, choir = Watch(), Slow()
+    call, _ = call_with(*[says("c"), says("", ends=True)] * (len(units) // 2), choir=choir)
     parts: CallParts = call.parts
     runner = Runner(parts.runner.model, parts.runner.slots, watch)
-    call.call._parts = call.parts = replace(parts, runner=runner)
+    settings = replace(SETTINGS)
+    call.parts = replace(parts, runner=runner)
+    call.call.close()
+    call.call = DuplexCall(call.parts, settings, call.line)
     call.listen(3)
     holds = []
-    for took_s in spent_s:
+    for model_s, vocoder_s in units:
+        choir.work = lambda took_s=vocoder_s: watch.spend(took_s)
         call.call.push(_unit(call))
-        watch.s += took_s
+        watch.spend(model_s)
         sounds = [event for event in call.work() if isinstance(event, SpeechAudio)]
         holds += [sound.hold_ms for sound in sounds if not sound.start]
     return holds
@@ -227,22 +258,108 @@ def _unit(call: Driven) -> Unit:
 
 
 def test_the_first_sound_waits_for_what_it_lacks_of_a_second_and_for_the_slowest_of_late() -> None:
-    even = first_holds([0.1, 0.1, 0.1, 0.1])
+    quick = (0.1, 0.0)
+    even = first_holds(quick, quick, quick, quick)
     assert len(set(even)) == 1 and 60 <= even[0] <= 160
-    assert first_holds([0.1, 0.3, 0.1, 0.1]) == [even[0], even[0] + 200]
-    assert first_holds([0.1, 5.0, 0.1, 0.1]) == [even[0], even[0] - 60 + 500]
+    assert first_holds(quick, (0.3, 0.0), quick, quick) == [even[0], even[0] + 200]
+    assert first_holds(quick, (5.0, 0.0), quick, quick) == [even[0], even[0] - 60 + 500]
+
+
+def test_what_the_vocoder_takes_is_learnt_too() -> None:
+    quick = (0.1, 0.0)
+    (even, _) = first_holds(quick, quick, quick, quick)
+    assert first_holds(quick, (0.1, 0.3), quick, quick) == [even, even + 300]
+    # A first piece that is itself late is held for less.
+    assert first_holds(quick, (0.1, 0.3), (0.1, 0.1), quick) == [even, even + 200]
 
 
 def test_a_pace_makes_up_for_a_short_first_piece() -> None:
-    assert Pace(1000, 60).hold_ms(720) == 340
-    assert Pace(1000, 60).hold_ms(1200) == 60
+    pace = Pace(Watch(), 1000)
+    assert (pace.hold_ms(720), pace.hold_ms(1200)) == (340, 60)
 
 
 def test_only_the_first_sound_of_a_turn_is_held_and_none_without_a_pace() -> None:
-    for pace, holds in ((Pace(1000, 50), [90, 0]), (None, [0, 0])):
+    for pace, holds in ((Pace(Watch(), 1000), [100, 0]), (None, [0, 0])):
         line = VoiceLine(Beeper())
         line.begin("", speaks=True, pace=pace)
         for unit in range(2):
             line.say(unit, "", tuple(range(24)))
         sounds = [event for event in line.take() if isinstance(event, SpeechAudio)]
         assert [sound.hold_ms for sound in sounds] == holds
+
+
+# ---- turns without a voice -----------------------------------------------------------------------
+
+
+class Failing(Choir):
+    """Its voice fails with `error` at the push of this number."""
+
+    def __init__(self, error: Exception, at: int) -> None:
+        super().__init__()
+        self.error, self.left = error, at
+
+    def open(self, voice: str) -> object:
+        stream, choir = super().open(voice), self
+        push, finish = stream.push, stream.finish
+
+        class Stream:
+            def push(self, tokens: Sequence[int]) -> FloatArray:
+                choir.left -= 1
+                if choir.left < 0:
+                    raise choir.error
+                return push(tokens)
+
+            def finish(self) -> FloatArray:
+                return finish()
+
+        return Stream()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [VocoderError("hoarse"), RuntimeError("cuFFT failed"), torch.OutOfMemoryError("no room")],
+)
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_voice_that_fails_costs_the_turn_its_sound_and_nothing_else(
+    error: Exception, at: int
+) -> None:
+    call, _ = call_with(says("a"), says("b"), says("c", ends=True), choir=Failing(error, at))
+    said = call.listen(6)[3:]
+    assert [event for event in said if not isinstance(event, SpeechAudio)] == [
+        TurnStarted(1),
+        TextDelta(3, 1, "a"),
+        TextDelta(4, 1, "b"),
+        TextDelta(5, 1, "c"),
+        TurnEnded(1, "completed"),
+    ]
+    assert len(said) - 5 == at
+
+
+def test_a_broken_gpu_is_not_taken_for_a_hoarse_voice() -> None:
+    broken = RuntimeError("CUDA error: an illegal memory access was encountered")
+    call, _ = call_with(says("a"), choir=Failing(broken, 0))
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        call.listen(4)
+
+
+def test_what_was_read_instead_of_heard_is_not_forgotten() -> None:
+    kept = {}
+    for name, choir in (("heard", Choir()), ("read", Failing(VocoderError("hoarse"), 0))):
+        call, _ = call_with(says("ab"), says("cd"), choir=choir)
+        call.listen(5)
+        told = call.context_tokens
+        assert call.tell(Interrupt(1, 0)) == [TurnEnded(1, "interrupted")]
+        kept[name] = call.context_tokens - told
+    assert kept["read"] == 1  # the end of the turn
+    assert kept["heard"] < 0
+
+
+def test_a_call_that_turns_to_text_says_no_more_and_one_that_turns_to_sound_is_ready() -> None:
+    call, choir = call_with(says("ab"), says("cd"), says("e", ends=True), says("f"))
+    call.listen(4)
+    call.tell(UpdateSettings(replace(SETTINGS, output_modalities=("text",))))
+    assert [one for one in call.listen(2) if isinstance(one, SpeechAudio)] == []
+    assert choir.prepared == ["A"]
+    call.tell(UpdateSettings(SETTINGS))
+    assert choir.prepared == ["A", "A"]
+    assert any(isinstance(one, SpeechAudio) for one in call.listen())

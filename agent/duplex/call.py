@@ -25,12 +25,13 @@ from agent.duplex.conversation import (
 from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.memory import Snapshot
+from agent.duplex.pace import Pace
 from agent.duplex.pictures import check_picture, piece_sizes
 from agent.duplex.policy import Order
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
 from agent.duplex.typed_input import TypedInput, opened
-from agent.duplex.voice_line import Pace, VoiceLine
+from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import EngineError, RequestError, UnsupportedError
 from agent.types import (
@@ -65,11 +66,6 @@ MAX_URGENT = 64
 """Interruptions and other work between two units; what comes beyond is refused."""
 _ALL_MS = 1 << 40
 """Captions are heard as they are shown."""
-_WATCHED_UNITS = 16
-"""Speaking units, the slowest of which tells how late the next one may be."""
-_LEAST_SLACK_MS = 60
-_MOST_SLACK_MS = 500
-"""More than that a caller would wait longer than he would mind a gap."""
 
 Steps: TypeAlias = Generator[Work, None, Any]
 
@@ -84,7 +80,7 @@ class DuplexCall:
         self._line = line
         self._turns_before = line.turn
         self._units: deque[tuple[Unit, float]] = deque(maxlen=MAX_UNITS_BEHIND)
-        self._took_ms: deque[float] = deque(maxlen=_WATCHED_UNITS)
+        self._pace = Pace(parts.runner.clock, UNIT_MS)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._typed = TypedInput(self._vocabulary)
         self._listens = self._is_asked = self._sees = False
@@ -198,7 +194,12 @@ class DuplexCall:
             self._before_units(lambda: Job(self._reprompting(prompt), _nothing))
         self._voice, self._heard_voice = voice, heard
         self._prompted, self._settings = system, settings
+        spoke = self._talk.settings.speaks
         self._talk.update(conversation_settings(self._parts, settings))
+        if not self._talk.settings.speaks:
+            self._line.mute()
+        elif not spoke:
+            self._urgent.append(lambda: Job(self._preparing(), _nothing))
 
     # ---- what is to be done ---------------------------------------------------------------------
 
@@ -280,9 +281,9 @@ class DuplexCall:
         """A unit that came at `came_s` is over: what came of it."""
         outcome, line, clock = result.outcome, self._line, self._parts.runner.clock
         began_s = clock.now_s()
-        pace = None if outcome.listened else self._pace(came_s)
+        self._pace.begin(came_s)
         if outcome.begins_turn:
-            line.begin(self._voice, speaks=self._talk.settings.speaks, pace=pace)
+            line.begin(self._voice, speaks=self._talk.settings.speaks, pace=self._pace)
         if outcome.listened:
             line.tell(Listened(result.unit))
         else:
@@ -290,21 +291,14 @@ class DuplexCall:
         if outcome.ends_turn is not None:
             line.end(outcome.ends_turn, result.unit)
         if not outcome.listened:
+            self._pace.over()
             stage_ms = (*stage_ms, ("vocoder", (clock.now_s() - began_s) * 1000))
         line.tell(UnitReport(result.unit, stage_ms, result.context_tokens))
-
-    def _pace(self, came_s: float) -> Pace:
-        """How the sound comes of a turn that begins with this unit: one a second, as many
-        milliseconds late as the slowest of late took longer than this one."""
-        took_ms = (self._parts.runner.clock.now_s() - came_s) * 1000
-        self._took_ms.append(took_ms)
-        slack_ms = int(max(self._took_ms) - took_ms) + _LEAST_SLACK_MS
-        return Pace(UNIT_MS, min(slack_ms, _MOST_SLACK_MS))
 
     # ---- work between two units -----------------------------------------------------------------
 
     def _interruption(self, turn: int, heard_ms: int) -> Job:
-        heard_ms = heard_ms if self._talk.settings.speaks else _ALL_MS
+        heard_ms = heard_ms if self._line.is_heard(turn) else _ALL_MS
         mine = turn - self._turns_before
         return Job(self._rewinding(mine, heard_ms), lambda _, __: self._interrupted(turn))
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from agent.chat_types import (
     AnswerRequest,
     ChatAudio,
@@ -35,6 +33,7 @@ from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import AgentError, CapacityError, EngineError, RequestError
+from agent.torch_parts.device import breaks_device
 from agent.types import (
     Abilities,
     Command,
@@ -295,7 +294,10 @@ class DuplexEngine:
             # What was to be read does not fit: it is left out, and the call goes on.
             log.warning("call %d: %s", number, error)
             line.job = None
-        except (AgentError, torch.OutOfMemoryError) as error:
+        except (AgentError, RuntimeError) as error:
+            # Whatever it is, torch's included, it is this one's alone, unless nothing works now.
+            if breaks_device(error):
+                raise
             self._fail(number, error)
 
     def _advance_chat(self) -> None:
@@ -306,7 +308,10 @@ class DuplexEngine:
         try:
             if not asking.job.advance(self._parts.runner):
                 asking.job = None
-        except (AgentError, torch.OutOfMemoryError) as error:
+        except (AgentError, RuntimeError) as error:
+            # Whatever it is, torch's included, it is this one's alone, unless nothing works now.
+            if breaks_device(error):
+                raise
             self._fail(number, error)
         if asking.over:
             self.finish(number)
@@ -329,7 +334,8 @@ class DuplexEngine:
 
     def _fail(self, number: int, error: Exception) -> None:
         """This call or chat cannot go on; the others can."""
-        log.warning("call or chat %d ended: %s", number, error)
+        is_known = isinstance(error, AgentError)
+        log.warning("call or chat %d ended: %s", number, error, exc_info=not is_known)
         self._collect(number)
         failure = error if isinstance(error, EngineError) else EngineError(str(error))
         self._said.append((number, Failed(failure)))

@@ -13,12 +13,12 @@ come, since the vocoder collects what it needs.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from agent.chat_types import ChatPart, ChatPicture, ChatSound, ChatText
+from agent.chat_types import ChatPart, ChatPicture, ChatSound, ChatText, FinishReason
 from agent.duplex.answer import Answer, AnswerPiece, AnswerRules, Taken, TokenSource, read_in_pieces
 from agent.duplex.answer_speech import CHUNK_TOKENS, newest, words_of
 from agent.duplex.answer_text import AnswerText
@@ -26,6 +26,7 @@ from agent.duplex.audio_encoder import AudioStream, vector_count
 from agent.duplex.chat_sampling import random_source
 from agent.duplex.content import Senses, check_samples, defused_answer, fill, perceive
 from agent.duplex.conversation_settings import ConversationSettings
+from agent.duplex.half_duplex_prompt import lay_out_opening, lay_out_turn
 from agent.duplex.half_duplex_rules import (
     ENDS,
     HalfDuplexRules,
@@ -43,12 +44,10 @@ from agent.duplex.prompt import (
     SoundSpan,
     answer_header,
     joined_content,
-    lay_out,
-    opening_segments,
     user_header,
 )
 from agent.duplex.sampling import Drawing, History
-from agent.duplex.speech_lm import SPEECH_TOKEN_MS
+from agent.duplex.speech_lm import SPEECH_TOKEN_MS, SpeechCall
 from agent.duplex.turn_context import TurnContext
 from agent.duplex.turn_memory import (
     TurnMemory,
@@ -58,13 +57,21 @@ from agent.duplex.turn_memory import (
 )
 from agent.duplex.window import Window
 from agent.duplex.work import HearLive, Runner, SpeakOn, Work
-from agent.errors import ContextOverflow, EngineError, RequestError
+from agent.errors import ContextOverflow, EngineError
 from agent.types import ByteArray, FloatArray
 
 SHORTEST_SAMPLES = 16_560
 """A turn's first sound is padded in front to this much, 1035 ms."""
 _HEADER_TOKENS = 32  # more than what opens a user's turn and an answer
 _DEFAULTS = HalfDuplexRules()
+
+
+@dataclass(frozen=True, slots=True)
+class _Saying:
+    """A chunk of the answer on its way to speech; `finish`: nothing follows it."""
+
+    call: SpeechCall
+    finish: FinishReason | None
 
 
 class HalfDuplexConversation:
@@ -87,6 +94,7 @@ class HalfDuplexConversation:
         self._rules = rules
         self._voice = voice
         self._answer: Answer | None = None
+        self._saying: _Saying | None = None
         self._parked: Parked | None = None
         self._closed = False
         self.script: Iterator[int] | None = None
@@ -185,7 +193,7 @@ class HalfDuplexConversation:
     def abandon_turn(self) -> None:
         """Forget the user's turn as far as it was read. Not between the steps of anything."""
         self._check_awake()
-        self._answer = None
+        self._give_up_answer()
         self._memory.abandon_turn()
 
     def hear_live_steps(
@@ -215,7 +223,7 @@ class HalfDuplexConversation:
     def remark_steps(self, text: str) -> Generator[Work, None, None]:
         """What the agent said, or was told, elsewhere follows as it stands; the turn is over."""
         self._check_awake()
-        laid = _lay_out(self._runner, [defused_answer(self._runner.model.vocabulary, text)])
+        laid = lay_out_turn(self._runner, [defused_answer(self._runner.model.vocabulary, text)])
         self._context.make_room(len(laid.ids))
         self._memory.close_turn()
         yield from self._read_turn(self._runner.model.llm.embed(laid.ids))
@@ -234,13 +242,13 @@ class HalfDuplexConversation:
         """Lay out what comes next of the turn, begun if need be, and make room for it."""
         opens = not self._memory.is_open
         header = [user_header(after_answer=self._memory.answers > 0)] if opens else []
-        laid = _lay_out(self._runner, [*header, *content])
+        laid = lay_out_turn(self._runner, [*header, *content])
         self._context.make_room(len(laid.ids), opens=opens)
-        self._answer = None
+        self._give_up_answer()
         return laid
 
     def _read_turn(self, embeddings: Tensor) -> Generator[Work, None, None]:
-        self._answer = None
+        self._give_up_answer()
         if len(embeddings):
             yield from self._context.read(embeddings)
             self._context.forget()
@@ -248,23 +256,54 @@ class HalfDuplexConversation:
     # ---- the answer -----------------------------------------------------------------------------
 
     def answer_steps(self) -> Generator[Work, None, AnswerPiece]:
-        """The next chunk of the answer, of a new one where none is under way.
+        """The next chunk of the answer with all of its speech; else as `piece_steps`."""
+        piece = yield from self.piece_steps()
+        while self._saying is not None:
+            more = yield from self.piece_steps()
+            codes = (*piece.speech_tokens, *more.speech_tokens)
+            piece = replace(piece, finish=more.finish, speech_tokens=codes)
+        return piece
+
+    def piece_steps(self) -> Generator[Work, None, AnswerPiece]:
+        """The next words of the answer, of a new one where none is under way; or a second of how
+        those before sound.
 
         With a `finish` it is over. ContextOverflow when no answer fits into the slot any more.
         """
         self._check_awake()
+        if self._saying is not None:
+            return (yield from self._say_on(self._saying))
         answer = self._answer or (yield from self._begin_answer())
         taken = yield from answer.steps(CHUNK_TOKENS)
         self._memory.settle()
-        is_over = answer.finish is not None
-        codes = yield from self._speak(taken, is_over)
-        self._sound(taken, len(codes))
-        if is_over:
-            self._answer = None
+        self._saying = self._speech_of(taken, answer.finish)
+        self._sound(taken)
+        if answer.finish is not None:
             answer.text.finish()
-            self._context.forget()
         text, reasoning = answer.text.take()
-        return AnswerPiece(text, reasoning, answer.finish, len(taken.ids), tuple(codes))
+        finish = answer.finish if self._saying is None else None
+        self._close_answer(finish)
+        return AnswerPiece(text, reasoning, finish, len(taken.ids))
+
+    def _say_on(self, saying: _Saying) -> Generator[Work, None, AnswerPiece]:
+        call, memory = saying.call, self._memory
+        known = len(call.tokens)
+        yield SpeakOn(call, memory.speech, self._speech, self._generator)
+        codes = tuple(call.tokens[known:])
+        *before, last = memory.chunks
+        longer = replace(last, length_ms=last.length_ms + len(codes) * SPEECH_TOKEN_MS)
+        memory.chunks = (*before, longer)
+        if not call.ended:
+            return AnswerPiece("", "", None, 0, codes)
+        memory.codes = newest(memory.codes, call.tokens, self._speech)
+        self._saying = None
+        self._close_answer(saying.finish)
+        return AnswerPiece("", "", saying.finish, 0, codes)
+
+    def _close_answer(self, finish: FinishReason | None) -> None:
+        if finish is not None:
+            self._give_up_answer()
+            self._context.forget()
 
     def _begin_answer(self) -> Generator[Work, None, Answer]:
         memory, rules, model = self._memory, self._rules, self._runner.model
@@ -290,26 +329,25 @@ class HalfDuplexConversation:
         yield from self._answer.begin(state)
         return self._answer
 
-    def _speak(self, taken: Taken, is_over: bool) -> Generator[Work, None, list[int]]:
-        """The speech tokens of a chunk; reasoning is not spoken."""
+    def _speech_of(self, taken: Taken, finish: FinishReason | None) -> _Saying | None:
+        """How a chunk is to be spoken, if it is; reasoning is not."""
         memory = self._memory
-        chunk = words_of(taken, text_ended=is_over, most=self._rules.max_call_tokens)
+        chunk = words_of(taken, text_ended=finish is not None, most=self._rules.max_call_tokens)
         if not self.settings.speaks or chunk.is_silent(memory.speech):
-            return []
-        call = chunk.call(memory.speech, memory.codes, self._runner.slots.speech.positions)
-        while not call.ended:
-            yield SpeakOn(call, memory.speech, self._speech, self._generator)
-        memory.codes = newest(memory.codes, call.tokens, self._speech)
-        return call.tokens
+            return None
+        positions = self._runner.slots.speech.positions
+        return _Saying(chunk.call(memory.speech, memory.codes, positions), finish)
 
-    def _sound(self, taken: Taken, speech_tokens: int) -> None:
-        """When the chunk sounds within its answer; all of it at once where nothing does."""
+    def _sound(self, taken: Taken) -> None:
+        """Where the chunk begins to sound within its answer; `_say_on` tells how long it does."""
         chunks = self._memory.chunks
         start_ms = self.settings.speech_lag_ms if self.settings.speaks else 0
         if chunks:
             start_ms = chunks[-1].start_ms + chunks[-1].length_ms
-        sounding = Spoken(tuple(taken.ids), start_ms, speech_tokens * SPEECH_TOKEN_MS)
-        self._memory.chunks = (*chunks, sounding)
+        self._memory.chunks = (*chunks, Spoken(tuple(taken.ids), start_ms, 0))
+
+    def _give_up_answer(self) -> None:
+        self._answer = self._saying = None
 
     # ---- going back -----------------------------------------------------------------------------
 
@@ -320,7 +358,7 @@ class HalfDuplexConversation:
         it is too late. What comes next closes the answer. Not between the steps of a chunk.
         """
         self._check_awake()
-        self._answer = None
+        self._give_up_answer()
         if self._memory.is_open or not self._memory.chunks:
             return 0
         return self._memory.give_up_answer(heard_ms)
@@ -337,7 +375,7 @@ class HalfDuplexConversation:
         self._check_awake()
         slots = self._runner.slots
         self._context.memory = go_back_to(self._memory, snapshot, self._generator, slots)
-        self._answer = None
+        self._give_up_answer()
 
     # ---- leaving the slot -----------------------------------------------------------------------
 
@@ -362,28 +400,3 @@ class HalfDuplexConversation:
     def _check_awake(self) -> None:
         if self._closed or self._parked is not None:
             raise EngineError(f"the conversation is {'closed' if self._closed else 'parked'}")
-
-
-def lay_out_opening(runner: Runner, system: Message | None) -> LaidOut:
-    """The system message of a conversation that begins; RequestError when it is too long."""
-    if system is None:
-        return LaidOut((), (), ())
-    vocabulary, positions = runner.model.vocabulary, runner.slots.llm.positions
-    content = tuple(
-        defused_answer(vocabulary, part) if isinstance(part, str) else part
-        for part in system.content
-    )
-    opening = opening_segments(replace(system, content=content), ChatLayout(joined=True))
-    laid = _lay_out(runner, opening)
-    if len(laid.ids) > positions // 2:
-        raise RequestError(
-            f"the system prompt takes {len(laid.ids)} of {positions} tokens; at most half of "
-            "them may be used for it",
-            param="instructions",
-        )
-    return laid
-
-
-def _lay_out(runner: Runner, segments: Sequence[Content]) -> LaidOut:
-    layout = ChatLayout(max_tokens=1 << 40)  # what does not fit is refused, not cut
-    return lay_out(runner.model.vocabulary, segments, layout)

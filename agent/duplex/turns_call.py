@@ -18,7 +18,8 @@ from agent.chat_types import ChatPicture
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import MAX_URGENT
 from agent.duplex.call_parts import CallParts, conversation_settings
-from agent.duplex.half_duplex import HalfDuplexConversation, lay_out_opening
+from agent.duplex.half_duplex import HalfDuplexConversation
+from agent.duplex.half_duplex_prompt import lay_out_opening
 from agent.duplex.half_duplex_rules import HalfDuplexRules
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.pictures import check_picture, piece_sizes
@@ -185,6 +186,8 @@ class TurnsCall:
     def _update(self, settings: SessionSettings) -> None:
         self._settings = settings
         self._talk.update(conversation_settings(self._parts, settings))
+        if not self._talk.settings.speaks:
+            self._line.mute()
 
     # ---- what is to be done ---------------------------------------------------------------------
 
@@ -202,7 +205,7 @@ class TurnsCall:
         if self._urgent:
             return self._urgent.popleft()()
         if self._answers:
-            return Job(self._talk.answer_steps(), self._answered)
+            return Job(self._talk.piece_steps(), self._answered)
         if self._is_settled() and self._awaited is not None:
             utterance, self._awaited = self._awaited, None
             return Job(self._hearing(utterance), _nothing)
@@ -282,18 +285,22 @@ class TurnsCall:
 
     def _answered(self, piece: AnswerPiece, stage_ms: StageTimes) -> None:
         unit = self._units[-1].index if self._units else -1
+        began_s = self._parts.runner.clock.now_s()
         self._line.say(unit, piece.text, piece.speech_tokens)
-        self._line.tell(UnitReport(unit, stage_ms, self._talk.context_tokens))
         if piece.finish is not None:
             self._answers = False
             self._line.end("completed" if piece.finish == "stop" else "max_tokens", unit)
+        if piece.speech_tokens:
+            took_ms = (self._parts.runner.clock.now_s() - began_s) * 1000
+            stage_ms = (*stage_ms, ("vocoder", took_ms))
+        self._line.tell(UnitReport(unit, stage_ms, self._talk.context_tokens))
 
     def _interruption(self, turn: int, heard_ms: int) -> Job:
         return Job(self._stopping(turn, heard_ms), _nothing)
 
     def _stopping(self, turn: int, heard_ms: int) -> Steps:
         if turn == self._line.turn:
-            self._talk.stop(heard_ms if self._talk.settings.speaks else _ALL_MS)
+            self._talk.stop(heard_ms if self._line.is_heard(turn) else _ALL_MS)
             self._answers = False
             self._line.end("interrupted")
         yield from ()

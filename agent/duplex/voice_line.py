@@ -1,16 +1,19 @@
 """What a call says: its turns as engine events, and their speech tokens made sound.
 
 Turns keep counting through everything that starts the model afresh. As long as no vocoder is
-installed, or the client wants text, a turn is captions only.
+installed, or the client wants text, a turn is captions only; so is the rest of one whose voice
+fails.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TypeVar
 
+from agent.duplex.pace import Pace
 from agent.errors import VocoderError
 from agent.interfaces import Vocoder, VocoderStream
+from agent.torch_parts.device import breaks_device
 from agent.types import (
     SPEECH_RATE_HZ,
     EngineEvent,
@@ -26,18 +29,9 @@ log = logging.getLogger(__name__)
 
 MAX_EVENTS = 4096
 """They are taken after every piece of work, which makes a few."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How a turn's sound comes: a second of it every `period_ms`, up to `slack_ms` late."""
-
-    period_ms: int
-    slack_ms: int
-
-    def hold_ms(self, first_ms: int) -> int:
-        """How long a first piece of `first_ms` is held, that no gap follows it."""
-        return max(0, self.period_ms - first_ms) + self.slack_ms
+_MAX_SILENT_TURNS = 64
+"""Turns that may still be interrupted: the newest."""
+_T = TypeVar("_T")
 
 
 class VoiceLine:
@@ -47,6 +41,7 @@ class VoiceLine:
         self._vocoder = vocoder
         self._stream: VocoderStream | None = None
         self._events: deque[EngineEvent] = deque(maxlen=MAX_EVENTS)
+        self._silent_turns: deque[int] = deque(maxlen=_MAX_SILENT_TURNS)
         self._position = 0
         self._pace: Pace | None = None
         self.turn = 0
@@ -69,6 +64,16 @@ class VoiceLine:
         """An event that is not of a turn."""
         self._events.append(event)
 
+    def is_heard(self, turn: int) -> bool:
+        """Whether what was said in `turn` is known by its sound; else it was read as it came."""
+        return turn not in self._silent_turns
+
+    def prepare(self, voice: str) -> None:
+        """Have a voice ready for the next turn."""
+        if self._vocoder is not None:
+            vocoder = self._vocoder
+            self._safely(lambda: vocoder.prepare(voice))
+
     def begin(self, voice: str, *, speaks: bool, pace: Pace | None = None) -> None:
         """The next turn opens; without a pace its sound comes as fast as it can be made."""
         if self.is_open:
@@ -77,16 +82,19 @@ class VoiceLine:
         self.is_open = True
         self._position = 0
         self._pace = pace
-        self._stream = self._opened(voice) if speaks else None
+        self._stream = None
+        if speaks and self._vocoder is not None:
+            vocoder = self._vocoder
+            self._stream = self._safely(lambda: vocoder.open(voice))
+        if self._stream is None:
+            self._silent_turns.append(self.turn)
         self._events.append(TurnStarted(self.turn))
 
-    def prepare(self, voice: str) -> None:
-        """Have a voice ready for the next turn."""
-        try:
-            if self._vocoder is not None:
-                self._vocoder.prepare(voice)
-        except VocoderError as error:
-            log.warning("a voice cannot be spoken with: %s", error)
+    def mute(self) -> None:
+        """The rest of the turn is captions only."""
+        if self.is_open and self._stream is not None:
+            self._stream = None
+            self._silent_turns.append(self.turn)
 
     def say(self, unit: int, text: str, tokens: tuple[int, ...] = ()) -> None:
         """Words of the turn, and the speech tokens that came with them."""
@@ -99,26 +107,18 @@ class VoiceLine:
         """The turn is over; an interrupted one's sound is given up. Idempotent."""
         if not self.is_open:
             return
-        self.is_open = False
         if self._stream is not None and reason != "interrupted":
             self._sound(unit, lambda stream: stream.finish(), last=True)
+        self.is_open = False
         self._stream = None
         self._events.append(TurnEnded(self.turn, reason))
 
-    def _opened(self, voice: str) -> VocoderStream | None:
-        try:
-            return self._vocoder.open(voice) if self._vocoder is not None else None
-        except VocoderError as error:
-            log.warning("turn %d is captions only: %s", self.turn, error)
-            return None
-
     def _sound(self, unit: int, ask: Callable[[VocoderStream], FloatArray], *, last: bool) -> None:
-        assert self._stream is not None
-        try:
-            samples = ask(self._stream)
-        except VocoderError as error:
-            log.warning("turn %d goes on in captions: %s", self.turn, error)
-            self._stream = None
+        stream = self._stream
+        assert stream is not None
+        samples = self._safely(lambda: ask(stream))
+        if samples is None:
+            self.mute()
             return
         if samples.size or last:
             hold_ms = 0
@@ -127,3 +127,14 @@ class VoiceLine:
             event = SpeechAudio(self.turn, unit, self._position, samples, last, hold_ms)
             self._events.append(event)
         self._position += samples.size
+
+    def _safely(self, ask: Callable[[], _T]) -> _T | None:
+        """What the vocoder says; None when it fails: that costs a turn its sound, and no more."""
+        try:
+            return ask()
+        except (VocoderError, RuntimeError) as error:
+            # OutOfMemoryError is one, too; only a device that is broken ends everything.
+            if breaks_device(error):
+                raise
+            log.warning("turn %d goes on in captions: %s", self.turn, error)
+            return None

@@ -1,0 +1,42 @@
+"""How what a half-duplex conversation reads is written: the prompt piece by piece."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agent.duplex.content import defused_answer
+from agent.duplex.prompt import (
+    ChatLayout,
+    Content,
+    LaidOut,
+    Message,
+    lay_out,
+    opening_segments,
+)
+from agent.duplex.work import Runner
+from agent.errors import RequestError
+
+
+def lay_out_opening(runner: Runner, system: Message | None) -> LaidOut:
+    """The system message of a conversation that begins; RequestError when it is too long."""
+    if system is None:
+        return LaidOut((), (), ())
+    vocabulary, positions = runner.model.vocabulary, runner.slots.llm.positions
+    content = tuple(
+        defused_answer(vocabulary, part) if isinstance(part, str) else part
+        for part in system.content
+    )
+    opening = opening_segments(replace(system, content=content), ChatLayout(joined=True))
+    laid = lay_out_turn(runner, opening)
+    if len(laid.ids) > positions // 2:
+        raise RequestError(
+            f"the system prompt takes {len(laid.ids)} of {positions} tokens; at most half of "
+            "them may be used for it",
+            param="instructions",
+        )
+    return laid
+
+
+def lay_out_turn(runner: Runner, segments: Sequence[Content]) -> LaidOut:
+    """What comes next of a conversation."""
+    layout = ChatLayout(max_tokens=1 << 40)  # what does not fit is refused, not cut
+    return lay_out(runner.model.vocabulary, segments, layout)
