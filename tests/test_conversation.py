@@ -531,6 +531,23 @@ def test_an_interruption_drops_speech_and_sampling_history_of_its_turn() -> None
     assert talk._memory.records[-1].spoken.start_ms == 280
 
 
+def test_a_turn_without_a_limit_keeps_its_time_when_its_voice_starts_anew() -> None:
+    """28 positions of the speech LM's 512 a unit: it starts anew in the nineteenth."""
+    used = runner()
+    units = 20
+    talk = scripted(used, *[says("ab")] * units, parity=True)
+    lengths = []
+    for index in range(units):
+        talk.step(second(index))
+        lengths.append(talk._memory.speech.length)
+    assert lengths[17] > lengths[18] > 0, "what is tested here came to pass"
+    starts = [one.spoken.start_ms for one in talk._memory.records]
+    assert starts == [280 + 1000 * index for index in range(units)][-KEPT_UNITS:]
+    talk.rewind(turn=1, heard_ms=280 + 19_000)
+    heard = [len(one.outcome.said) for one in talk._memory.records if one.outcome.turn == 1]
+    assert heard[:-1] == [2] * (KEPT_UNITS - 1) and heard[-1] < 2
+
+
 def test_vectors_are_kept_for_so_many_units_and_no_more() -> None:
     talk = scripted(runner(), *[LISTEN] * (KEPT_UNITS + 3))
     for index in range(KEPT_UNITS + 3):

@@ -252,7 +252,7 @@ class Conversation:
             return []
         most = memory.speech.length + len(outcome.said) + 1 + UNIT_SPEECH_TOKENS
         if most > self._runner.slots.speech.positions:
-            memory.forget_speech()  # only a turn without a limit comes here: its voice starts anew
+            memory.speech.length = 0  # a turn without a limit alone comes here: it speaks anew
         if not memory.speech.length:
             memory.speech_turns += 1
         speech = Speak(
