@@ -111,7 +111,7 @@ async def test_the_chosen_microphone_is_asked_for_as_it_hears() -> None:
         await opened.until(f"{level} > 10")
         await opened.page.keyboard.press("Escape")
         assert not await opened.page.evaluate(OPEN)
-        assert await opened.page.evaluate(LIVE_TRACKS) == 0, "closing ends the recording"
+        await opened.until(f"{LIVE_TRACKS} === 0")
 
 
 async def test_closing_while_the_browser_asks_gives_the_microphone_back() -> None:

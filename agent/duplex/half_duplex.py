@@ -199,10 +199,8 @@ class HalfDuplexConversation:
     def hear_live_steps(
         self, audio: FloatArray, pictures: Sequence[ByteArray] = (), *, is_last: bool = False
     ) -> Generator[Work, None, None]:
-        """The same while the user goes on: f32 [T] of any length; whole seconds are read at once.
-
-        What is less waits for more, or ends the turn's sound when it `is_last`.
-        """
+        """The same while the user goes on: f32 [T] of any length; whole seconds are read at once,
+        less waits for more, or ends the turn's sound when it `is_last`."""
         self._check_awake()
         check_samples(audio)
         memory, senses = self._memory, Senses(self.settings.max_slices)
