@@ -98,7 +98,9 @@ class SessionDefaults(Section):
         default=_CALL.instructions, max_length=20_000, description="The system prompt."
     )
     voice: str = Field(
-        default=_CALL.voice, max_length=256, description="Id of the voice; empty takes the first one of the language."
+        default=_CALL.voice,
+        max_length=256,
+        description="Id of the voice; empty takes the first one of the language.",
     )
     language: str = Field(
         default=_CALL.language, min_length=2, max_length=64, description="Language of the answers."
