@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from agent.vocoder.cosyvoice2_flow import (
 from agent.vocoder.loading import HiftSound
 from agent.vocoder.unet import UnetConfig, block_causal_bias
 from agent.vocoder.unet_memory import StepHistory, StepMemory, UnetMemory
+from tests.rig.failing_tail import FailingSound
 from tests.rig.tiny_cosyvoice2 import (
     CPU,
     HEAD_WIDTH,
@@ -301,6 +302,41 @@ def test_what_fails_in_float32_too_fails_the_turn() -> None:
         stream.push(TOKENS)
     with pytest.raises(VocoderError, match="over"):
         stream.push(TOKENS)
+
+
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("no memory")])
+def test_a_push_that_fails_late_gives_what_it_made_before(error: RuntimeError | None) -> None:
+    vocoder = _sounding()
+    vocoder.sounding = FailingSound(vocoder.sounding, at=2, error=error)
+    voice = vocoder.voice(golden_prompt(50), "anna")
+    once, pieces = vocoder.open(voice), vocoder.open(voice)
+    sound = once.push(TOKENS)
+    assert len(sound)
+    assert np.array_equal(
+        sound, np.concatenate([pieces.push(TOKENS[:30]), pieces.push(TOKENS[30:60])])
+    )
+    asks: list[Callable[[], FloatArray]] = [
+        lambda: once.push([1]),
+        once.finish,
+        once.clone().finish,
+    ]
+    for ask in asks:
+        with pytest.raises(VocoderError, match=str(error) if error else "HiFT gave numbers"):
+            ask()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_turn_whose_sound_failed_stays_failed(last: bool) -> None:
+    vocoder = _sounding()
+    vocoder.sounding = FailingSound(vocoder.sounding, at=0)
+    stream = vocoder.open(vocoder.voice(golden_prompt(50), "anna"))
+    stream.push(TOKENS[:5])
+    with pytest.raises(VocoderError, match="HiFT gave numbers"):
+        stream.finish() if last else stream.push(TOKENS[5:40])
+    with pytest.raises(VocoderError, match="failed"):
+        stream.push(TOKENS[40:])
+    with pytest.raises(VocoderError, match="failed"):
+        stream.finish()
 
 
 def test_half_precision_says_nearly_the_same() -> None:

@@ -16,8 +16,15 @@ from agent.types import FloatArray
 from agent.vocoder.flow import Flow, FlowSettings, Noise
 from agent.vocoder.hift_stream import VocoderTail
 from agent.vocoder.loading import HiftSound, Token2wavSettings, load_token2wav
-from agent.vocoder.token2wav import PreparedVoice, StreamSettings, Token2wav
+from agent.vocoder.token2wav import (
+    LEAD_TOKENS,
+    PreparedVoice,
+    StreamSettings,
+    Token2wav,
+    Token2wavStream,
+)
 from agent.vocoder.voice import SpeakerPrompt
+from tests.rig.failing_tail import FailingSound
 from tests.rig.tiny_flow import RecipeFlow, flow_yaml, golden, golden_prompt, tiny_flow
 from tests.rig.tiny_hift import HiftRecipe, causal_recipe, classic_hift, classic_recipe
 from tests.rig.tiny_model import FLOAT32
@@ -255,6 +262,34 @@ def test_a_chunk_that_stays_so_ends_the_turn() -> None:
         stream.push(TOKENS[25:60])
     with pytest.raises(VocoderError, match="failed"):
         stream.push(TOKENS[60:])
+
+
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("no memory")])
+@pytest.mark.parametrize("asks", [lambda one: one.push([1]), lambda one: one.finish()])
+def test_a_push_that_fails_late_gives_what_it_made_before(
+    error: RuntimeError | None, asks: Callable[[Token2wavStream], FloatArray]
+) -> None:
+    vocoder = _token2wav()
+    vocoder.sounding = FailingSound(_sound(), at=2, error=error)
+    once, pieces = vocoder.open(_voice()), vocoder.open(_voice())
+    sound = once.push(TOKENS[:110])
+    assert len(sound) == 960 * (50 - LEAD_TOKENS) - _held_samples()
+    _same(sound, np.concatenate([pieces.push(TOKENS[:25]), pieces.push(TOKENS[25:50])]))
+    for stream in (once, once.clone()):
+        with pytest.raises(VocoderError, match=str(error) if error else "HiFT gave numbers"):
+            asks(stream)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_a_broken_gpu_or_the_first_chunk_fails_with_is_raised_at_once(at: int) -> None:
+    vocoder = _token2wav()
+    error = torch.AcceleratorError("broken") if at else torch.OutOfMemoryError("no memory")
+    vocoder.sounding = FailingSound(_sound(), at=at, error=error)
+    stream = vocoder.open(_voice())
+    with pytest.raises(type(error), match=str(error)):
+        stream.push(TOKENS[:110])
+    with pytest.raises(VocoderError, match="failed"):
+        stream.push([1])
 
 
 # ---- from a folder ------------------------------------------------------------------------------

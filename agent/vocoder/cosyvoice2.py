@@ -6,7 +6,7 @@ sound = stream.push(tokens)  # … and at the end stream.finish()
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from agent.errors import VocoderError
 from agent.types import FloatArray
 from agent.vocoder.config import FRAMES_PER_TOKEN
 from agent.vocoder.cosyvoice2_flow import BLOCK_TOKENS, Cosyvoice2Flow, FlowChunk, FlowState
+from agent.vocoder.late_failure import made_of
 from agent.vocoder.token2wav import Sounding
 from agent.vocoder.voice import SpeakerPrompt
 
@@ -140,7 +141,8 @@ class Cosyvoice2:
             made = self._exact().whole(everything, voice.mel, voice.speaker, in_blocks=False)
         _require_finite(made)
         sound = self.sounding.whole(made.mel[None, :, voice.mel.shape[1] :], voice.name)
-        return _finite_sound(sound)
+        _require_finite_sound(sound)
+        return sound.cpu().numpy()
 
     def advance(
         self, state: FlowState, tokens: Sequence[int], voice: Cosyvoice2Voice, *, final: bool
@@ -194,6 +196,7 @@ class Cosyvoice2Stream:
         self._tail = shared.sounding.open_tail(voice.name)
         self._received = 0
         self._over = False
+        self._failure = ""
 
     @property
     def nbytes(self) -> int:
@@ -212,46 +215,57 @@ class Cosyvoice2Stream:
     def push(self, tokens: Sequence[int]) -> FloatArray:
         """The next tokens, any number: the sound f32 [T] that they complete.
 
-        `VocoderError` for what is no speech token, and when the turn is over or has failed.
+        `VocoderError` for what is no speech token, and when the turn is over or has failed. Where
+        a later chunk fails, what came before it is returned, and the next call raises.
         """
         self._shared.check_tokens(tokens)
-        if self._over:
-            raise VocoderError("this turn is over, or has failed")
+        self._require_open()
         self._waiting += tokens
         self._received += len(tokens)
-        ahead = self._shared.flow.config.encoder.lookahead_tokens
-        made = []
-        while len(self._waiting) >= (due := self._due_tokens()) + ahead:
-            made.append(self._tail.push(self._next_mel(due, ahead)))
-            self._schedule.advance()
-        return _finite_sound(torch.cat(made)) if made else np.zeros(0, np.float32)
+        sound, self._failure = made_of(self._due_chunks())
+        return sound
 
     @torch.inference_mode()
     def finish(self) -> FloatArray:
         """The end of the turn: what is left of its sound f32 [T], which may be nothing."""
-        if self._over:
-            raise VocoderError("this turn is over, or has failed")
-        if not self._received:
-            self._over = True
-            return np.zeros(0, np.float32)
-        sound = self._tail.push(self._next_mel(len(self._waiting), 0), last=True)
+        self._require_open()
+        sound = np.zeros(0, np.float32)
+        if self._received:
+            sound = self._sound(len(self._waiting), 0).cpu().numpy()
         self._over = True
-        return _finite_sound(sound)
+        return sound
+
+    def _require_open(self) -> None:
+        if self._over or self._failure:
+            raise VocoderError(self._failure or "this turn is over, or has failed")
+
+    def _due_chunks(self) -> Iterator[Tensor]:
+        """The sound of each full hop that waits."""
+        ahead = self._shared.flow.config.encoder.lookahead_tokens
+        while len(self._waiting) >= (due := self._due_tokens()) + ahead:
+            yield self._sound(due, ahead)
+            self._schedule.advance()
 
     def _due_tokens(self) -> int:
         """How many the next chunk has; the first also those of the prompt that are left."""
         left = max(0, len(self._voice.tokens) - self._state.tokens)
         return left + self._schedule.next_tokens
 
+    def _sound(self, count: int, ahead: int) -> Tensor:
+        """The sound [T] of the next `count` waiting tokens; 0 ahead: they are the last."""
+        # A turn that fails stays failed: what came after it would not fit what came before.
+        self._over = True
+        sound = self._tail.push(self._next_mel(count, ahead), last=not ahead)
+        _require_finite_sound(sound)
+        self._over = False
+        return sound
+
     def _next_mel(self, count: int, ahead: int) -> Tensor:
         """The mel f32 [1, mel, T] of the next `count` tokens that say something; final: 0 ahead."""
         before = FRAMES_PER_TOKEN * self._state.tokens
-        # A turn that fails stays failed: what came after it would not fit what came before.
-        self._over = True
         self._state, mel = self._shared.advance(
             self._state, self._waiting[: count + ahead], self._voice, final=not ahead
         )
-        self._over = False
         del self._waiting[:count]
         prompt_tokens = -(-len(self._voice.tokens) // BLOCK_TOKENS) * BLOCK_TOKENS
         self._state = self._state.keep(prompt_tokens, self._shared.settings.context_tokens)
@@ -263,7 +277,6 @@ def _require_finite(chunk: FlowChunk) -> None:
         raise VocoderError("the flow gave numbers that are not finite")
 
 
-def _finite_sound(sound: Tensor) -> FloatArray:
+def _require_finite_sound(sound: Tensor) -> None:
     if not bool(sound.isfinite().all()):
         raise VocoderError("the HiFT gave numbers that are not finite")
-    return sound.cpu().numpy()

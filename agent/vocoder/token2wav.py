@@ -9,7 +9,7 @@ the head of the next window.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -22,6 +22,7 @@ from agent.types import FloatArray
 from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, TOKEN_SAMPLES
 from agent.vocoder.flow import Flow, FlowState, Noise
 from agent.vocoder.hift_stream import VocoderTail
+from agent.vocoder.late_failure import made_of
 from agent.vocoder.voice import SpeakerPrompt
 
 LEAD_TOKENS = 3
@@ -216,6 +217,7 @@ class Token2wavStream:
         self._next_hop = shared.settings.first_hop_tokens
         self._received = 0
         self._over = False
+        self._failure = ""
 
     @property
     def nbytes(self) -> int:
@@ -233,17 +235,15 @@ class Token2wavStream:
     def push(self, tokens: Sequence[int]) -> FloatArray:
         """The next tokens, any number: the sound f32 [T] that they complete.
 
-        `VocoderError` for what is no speech token, and when the turn is over or has failed.
+        `VocoderError` for what is no speech token, and when the turn is over or has failed. Where
+        a later chunk fails, what came before it is returned, and the next call raises.
         """
         self._shared.check_tokens(tokens)
         self._require_open()
         self._waiting += tokens
         self._received += len(tokens)
-        made = []
-        while hop := self._due_tokens():
-            made.append(self._sound(hop, final=False))
-            self._next_hop = self._shared.settings.hop_tokens
-        return torch.cat(made).cpu().numpy() if made else np.zeros(0, np.float32)
+        sound, self._failure = made_of(self._due_chunks())
+        return sound
 
     @torch.inference_mode()
     def finish(self) -> FloatArray:
@@ -256,8 +256,14 @@ class Token2wavStream:
         return sound
 
     def _require_open(self) -> None:
-        if self._over:
-            raise VocoderError("this turn is over, or has failed")
+        if self._over or self._failure:
+            raise VocoderError(self._failure or "this turn is over, or has failed")
+
+    def _due_chunks(self) -> Iterator[Tensor]:
+        """The sound of each full hop that waits."""
+        while hop := self._due_tokens():
+            yield self._sound(hop, final=False)
+            self._next_hop = self._shared.settings.hop_tokens
 
     def _due_tokens(self) -> int:
         """How many tokens the next chunk says; 0 while there are too few."""
