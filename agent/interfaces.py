@@ -117,15 +117,28 @@ class VocoderStream(Protocol):
         """What is left of the turn [T]. `VocoderError`."""
 
 
+class VoiceKey(str):
+    """One voice as who speaks with it holds it: the same voice whatever becomes of its name.
+
+    What was loaded or computed of a voice lives at least as long as somebody holds its key; a copy
+    of the text holds nothing. Equal keys that live at the same time are one object.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
 class Vocoder(Protocol):
-    """Speech tokens to sound, shared by all calls."""
+    """Speech tokens to sound, shared by all calls. Voices are those of a `VoiceKey`."""
 
     @property
     def lag_ms(self) -> int:
         """How much of a turn's sound comes before that of its first token."""
 
     def prepare(self, voice: str) -> None:
-        """Have a voice ready before it is wanted. `VocoderError`."""
+        """Have a voice ready before it is wanted; it stays so while its key is held.
+
+        `VocoderError`.
+        """
 
     def open(self, voice: str) -> VocoderStream:
         """A stream for one turn in that voice; to give it up, drop it. `VocoderError`."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from agent.clock import Clock
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts
-from agent.duplex.heard_voices import HeardVoices
 from agent.duplex.pace import Pace
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Runner
@@ -159,39 +157,6 @@ def test_a_voice_that_cannot_be_spoken_with_leaves_captions() -> None:
         TextDelta(3, 1, "c"),
         TurnEnded(1, "completed"),
     ]
-
-
-# ---- voices as the model hears them --------------------------------------------------------------
-
-
-class Recordings:
-    """Counts how often each is read."""
-
-    def __init__(self) -> None:
-        self.read: list[str] = []
-
-    def ids(self) -> tuple[str, ...]:
-        return ("a", "b")
-
-    def resolve(self, voice_id: str, language: str = "") -> str:
-        return voice_id.upper()
-
-    def samples(self, key: str) -> FloatArray:
-        self.read.append(key)
-        random = np.random.default_rng(ord(key[0]))
-        return random.uniform(-0.3, 0.3, 48_000).astype(np.float32)
-
-
-def test_each_voice_is_heard_once_for_calls_and_once_for_turns() -> None:
-    recordings = Recordings()
-    heard = HeardVoices(tiny_mind(), recordings)
-    first = heard.duplex(heard.resolve("a"))
-    assert heard.duplex("A") is first
-    other = heard.duplex("B")
-    assert first.shape == other.shape and not torch.equal(first, other)
-    assert not torch.equal(heard.turns("A"), first)
-    assert recordings.read == ["A", "B", "A"]
-    assert torch.equal(first, tiny_mind().hear_voice(recordings.samples("A")))
 
 
 # ---- when the first sound may begin --------------------------------------------------------------

@@ -1,9 +1,11 @@
 """The voice of the model engine from files on the disk: vocoder, reference voices, whole turns."""
 
+import gc
 import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -102,6 +104,40 @@ def test_a_call_keeps_the_voice_it_began_with_whatever_becomes_of_its_name(
         vocoder.open("0" * 64)
 
 
+def test_what_is_prepared_of_a_voice_goes_with_its_key_and_not_before(
+    vocoders: Path, own: Path, built_in: Path
+) -> None:
+    settings = replace(settings_of(vocoders, "causal", own), prepared_voices=1)
+    vocoder, voices = load_voice(settings, built_in, CPU)
+    made: list[str] = []
+    prepare = vocoder.speaking.voice
+    vocoder.speaking.voice = lambda prompt, name: (made.append(name), prepare(prompt, name))[1]
+    calls = {each: voices.resolve(each) for each in ("anna", "bert")}
+    for _ in range(3):
+        for key in calls.values():
+            vocoder.open(key)
+    assert made == list(calls.values())
+    prompts = [ref(voices.prompt(key)) for key in calls.values()]
+    calls.clear()
+    del key
+    gc.collect()
+    # Only the last one stays for who may ask for it next.
+    assert [prompt() is None for prompt in prompts] == [True, False]
+    vocoder.open(voices.resolve("bert"))
+    vocoder.open(voices.resolve("anna"))
+    assert len(made) == 3
+
+
+def test_a_damaged_prompt_is_made_anew_at_the_start(
+    vocoders: Path, own: Path, built_in: Path
+) -> None:
+    load_voice(settings_of(vocoders, "causal", own), built_in, CPU)
+    for path in (own / PREPARED).iterdir():
+        path.write_bytes(b"PK\x03\x04junk")
+    _, voices = load_voice(settings_of(vocoders, "causal", own), built_in, CPU)
+    assert voices.resolve("anna") != voices.resolve("bert")
+
+
 def test_without_a_choice_the_first_voice_of_the_language_speaks(
     vocoders: Path, own: Path, built_in: Path
 ) -> None:
@@ -120,7 +156,7 @@ def test_a_damaged_recording_is_refused_by_name(
         engine_settings(tmp_path_factory, vocoders, own, built_in), lambda done, total: None
     )
     (own / "bert" / "recording.wav").write_bytes(b"RIFF")
-    with pytest.raises(RequestError, match="the voice cannot be used"):
+    with pytest.raises(RequestError, match="the voice 'bert' cannot be used"):
         engine.open(1, SessionSettings("m", voice="bert"))
     engine.open(2, SessionSettings("m", voice="anna"))
 

@@ -1,16 +1,19 @@
 """Vocoders by name: whole folders loaded and spoken with, and voices kept prepared."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from agent.errors import CheckpointError, ConfigError, RequestError
-from agent.interfaces import Vocoder
+from agent.interfaces import Vocoder, VoiceKey
 from agent.torch_parts.checkpoint import Target
-from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2
+from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2, Cosyvoice2Voice
 from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
 from agent.vocoder.loading import Token2wavSettings
 from agent.vocoder.registry import VocoderSettings, VoicedVocoder, load_vocoder, names
@@ -91,10 +94,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+PROMPTS = {"anna": golden_prompt(44), "bert": golden_prompt(50), "carl": golden_prompt(30)}
+
+
 def _find(name: str) -> SpeakerPrompt:
-    if name not in ("anna", "bert", "carl"):
+    if name not in PROMPTS:
         raise RequestError(f"there is no voice {name!r}", param="voice")
-    return golden_prompt({"anna": 44, "bert": 50, "carl": 30}[name])
+    return PROMPTS[name]
 
 
 SETTINGS = VocoderSettings(cosyvoice2=Cosyvoice2Settings(steps=2))
@@ -194,24 +200,61 @@ class _Counting(Cosyvoice2):
         flow = tiny_flow(1)
         super().__init__(flow, Ears(), ChunkSettings(), lambda: flow)
         self.made: list[str] = []
+        self.alive: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
 
-    def voice(self, prompt: SpeakerPrompt, name: str):  # type: ignore[no-untyped-def]
+    def voice(self, prompt: SpeakerPrompt, name: str) -> Cosyvoice2Voice:
         self.made.append(name)
-        return super().voice(prompt, name)
+        voice = super().voice(prompt, name)
+        self.alive[name] = voice.mel
+        return voice
 
 
 def _voiced(find: Callable[[str], SpeakerPrompt] = _find) -> tuple[_Counting, Vocoder]:
     counting = _Counting()
-    return counting, VoicedVocoder(counting, find, lag_ms=0, prepared_voices=2)
+    return counting, VoicedVocoder(counting, find, lag_ms=0)
 
 
-def test_a_voice_is_prepared_once_while_there_is_room() -> None:
+class _HeldPrompt(VoiceKey):
+    """A key that holds its prompt, as those of stored voices do."""
+
+    prompt: SpeakerPrompt
+
+
+def _held(name: str, tokens: int = 44) -> _HeldPrompt:
+    key = _HeldPrompt(name)
+    key.prompt = golden_prompt(tokens)
+    return key
+
+
+def test_a_voice_is_prepared_once_however_many_others_speak() -> None:
     counting, vocoder = _voiced()
-    for name in ("anna", "anna", "bert", "anna", "carl", "anna"):
+    for name in ("anna", "anna", "bert", "anna", "carl", "anna", "bert"):
         vocoder.open(name)
     assert counting.made == ["anna", "bert", "carl"]
-    vocoder.open("bert")
-    assert counting.made == ["anna", "bert", "carl", "bert"]
+
+
+def test_five_calls_of_five_voices_prepare_each_once() -> None:
+    counting, vocoder = _voiced(lambda key: key.prompt)  # type: ignore[attr-defined]
+    keys = [_held(name, 30 + at) for at, name in enumerate("abcde")]
+    for _ in range(3):
+        for key in keys:
+            vocoder.open(key)
+    assert counting.made == list("abcde")
+
+
+def test_a_prepared_voice_is_freed_with_its_key_but_streams_go_on() -> None:
+    counting, vocoder = _voiced(lambda key: key.prompt)  # type: ignore[attr-defined]
+    anna, bert = _held("anna"), _held("bert")
+    vocoder.prepare(anna)
+    stream = vocoder.open(bert)
+    assert set(counting.alive) == {"anna", "bert"}
+    del anna, bert
+    gc.collect()
+    assert set(counting.alive) == {"bert"}
+    assert len(stream.push(TOKENS)) > 0
+    del stream
+    gc.collect()
+    assert not counting.alive
 
 
 def test_a_voice_that_changed_is_prepared_anew() -> None:

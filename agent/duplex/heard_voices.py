@@ -3,19 +3,17 @@
 A call holds on to its voice by a key, which stays the same voice whatever becomes of its name.
 """
 
-from collections import OrderedDict
 from functools import partial
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from agent.duplex.content import hear_whole
 from agent.duplex.model import DuplexModel
 from agent.errors import CheckpointError, RequestError
+from agent.interfaces import VoiceKey
 from agent.types import FloatArray
-
-KEPT = 32
-"""Voices whose vectors are kept, 150 at most of each: some MB."""
 
 
 class Recordings(Protocol):
@@ -24,13 +22,13 @@ class Recordings(Protocol):
     def ids(self) -> tuple[str, ...]:
         """Of all that can be spoken with."""
 
-    def resolve(self, voice_id: str, language: str = "") -> str:
+    def resolve(self, voice_id: str, language: str = "") -> VoiceKey:
         """The key of the voice that is called so now; RequestError.
 
         For "" that of the first one that speaks `language`, or of the first.
         """
 
-    def samples(self, key: str) -> FloatArray:
+    def samples(self, key: VoiceKey) -> FloatArray:
         """Its recording f32 [T] at 16 kHz; CheckpointError when that is gone or damaged."""
 
 
@@ -40,16 +38,16 @@ class Voices(Protocol):
     def ids(self) -> tuple[str, ...]:
         """Of all that can be spoken with."""
 
-    def resolve(self, voice_id: str, language: str = "") -> str:
+    def resolve(self, voice_id: str, language: str = "") -> VoiceKey:
         """The key of the voice that is called so now; RequestError.
 
         For "" that of the first one that speaks `language`, or of the first.
         """
 
-    def duplex(self, key: str) -> Tensor | None:
+    def duplex(self, key: VoiceKey) -> Tensor | None:
         """The voice for the prompt of a duplex call [n, W]; None: there is nothing to hear."""
 
-    def turns(self, key: str) -> Tensor | None:
+    def turns(self, key: VoiceKey) -> Tensor | None:
         """The voice for the system message of a turn-based conversation [n, W], or None."""
 
 
@@ -60,53 +58,52 @@ class NoVoices:
         """None."""
         return ()
 
-    def resolve(self, voice_id: str, language: str = "") -> str:
+    def resolve(self, voice_id: str, language: str = "") -> VoiceKey:
         """The name itself."""
-        return voice_id
+        return VoiceKey(voice_id)
 
-    def duplex(self, key: str) -> None:
+    def duplex(self, key: VoiceKey) -> None:
         """Nothing."""
 
-    def turns(self, key: str) -> None:
+    def turns(self, key: VoiceKey) -> None:
         """Nothing."""
 
 
 class HeardVoices:
-    """The recordings of voices, heard once each. For the one thread that works on the model."""
+    """The recordings of voices, heard once each. For the one thread that works on the model.
+
+    The vectors of a voice, 150 at most, are kept as long as somebody holds its key.
+    """
 
     def __init__(self, model: DuplexModel, recordings: Recordings) -> None:
         self._model = model
         self._recordings = recordings
-        self._heard: OrderedDict[tuple[str, bool], Tensor] = OrderedDict()
+        self._heard: WeakKeyDictionary[VoiceKey, dict[bool, Tensor]] = WeakKeyDictionary()
 
     def ids(self) -> tuple[str, ...]:
         """See `Voices`."""
         return self._recordings.ids()
 
-    def resolve(self, voice_id: str, language: str = "") -> str:
+    def resolve(self, voice_id: str, language: str = "") -> VoiceKey:
         """See `Voices`."""
         return self._recordings.resolve(voice_id, language)
 
-    def duplex(self, key: str) -> Tensor:
+    def duplex(self, key: VoiceKey) -> Tensor:
         """See `Voices`; RequestError when the recording is gone or damaged."""
         return self._vectors(key, whole=False)
 
-    def turns(self, key: str) -> Tensor:
+    def turns(self, key: VoiceKey) -> Tensor:
         """See `Voices`; errors as above."""
         return self._vectors(key, whole=True)
 
-    def _vectors(self, key: str, *, whole: bool) -> Tensor:
-        place = (key, whole)
-        if place not in self._heard:
-            samples = self._samples(key)
+    def _vectors(self, key: VoiceKey, *, whole: bool) -> Tensor:
+        heard = self._heard.setdefault(key, {})
+        if whole not in heard:
             hear = partial(hear_whole, self._model) if whole else self._model.hear_voice
-            self._heard[place] = hear(samples)
-            while len(self._heard) > KEPT:
-                self._heard.popitem(last=False)
-        self._heard.move_to_end(place)
-        return self._heard[place]
+            heard[whole] = hear(self._samples(key))
+        return heard[whole]
 
-    def _samples(self, key: str) -> FloatArray:
+    def _samples(self, key: VoiceKey) -> FloatArray:
         try:
             return self._recordings.samples(key)
         except CheckpointError as error:

@@ -10,7 +10,7 @@ import torch
 from agent.duplex.call_parts import CallParts
 from agent.duplex.config import Numerics, read_config
 from agent.duplex.engine import DuplexEngine
-from agent.duplex.heard_voices import HeardVoices
+from agent.duplex.heard_voices import HeardVoices, Voices
 from agent.duplex.model import load_model
 from agent.duplex.prompt import duplex_system
 from agent.duplex.slots import Slots, SlotSizes
@@ -20,7 +20,8 @@ from agent.duplex.window import WindowSettings
 from agent.duplex.work import Runner
 from agent.engines import EngineSettings, ModelSettings, Progress, VoiceSettings
 from agent.engines.voices import load_voice
-from agent.errors import ConfigError
+from agent.errors import CheckpointError, ConfigError, RequestError, VocoderError
+from agent.interfaces import Vocoder
 from agent.torch_parts.checkpoint import Target, open_checkpoint
 from agent.types import Abilities
 
@@ -100,13 +101,26 @@ def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallPart
     model = parts.runner.model
     vocoder, voices = load_voice(settings, assets / "ref_audio", model.target.device)
     heard = HeardVoices(model, voices)
-    # The first call is not to wait for what every call needs, nor for what starts at first use.
-    key = heard.resolve("")
-    heard.duplex(key)
-    stream = vocoder.open(key)
-    stream.push(range(2 * UNIT_SPEECH_TOKENS))
-    stream.finish()
+    _warm(vocoder, heard)
     return replace(parts, vocoder=vocoder, voices=heard)
+
+
+def _warm(vocoder: Vocoder, voices: Voices) -> None:
+    """Have what every call needs, and what starts at first use: the first call is not to wait.
+
+    With the first voice that works; CheckpointError when none does.
+    """
+    for voice_id in voices.ids():
+        try:
+            key = voices.resolve(voice_id)
+            voices.duplex(key)
+            stream = vocoder.open(key)
+            stream.push(range(2 * UNIT_SPEECH_TOKENS))
+            stream.finish()
+            return
+        except (RequestError, VocoderError) as error:
+            log.warning("the voice %s cannot be spoken with: %s", voice_id, error)
+    raise CheckpointError("none of the voices can be spoken with; the log says why")
 
 
 def _target(model: ModelSettings) -> Target:

@@ -4,12 +4,11 @@ vocoder = load_vocoder("cosyvoice2", folder, settings, find_prompt=voices.prompt
 stream = vocoder.open("anna")
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+from weakref import WeakKeyDictionary
 
 from agent.errors import ConfigError
 from agent.interfaces import VocoderStream
@@ -23,25 +22,19 @@ from agent.vocoder.voice import SpeakerPrompt
 
 VocoderName = Literal["token2wav", "cosyvoice2"]
 FindPrompt = Callable[[str], SpeakerPrompt]
-"""The prompt of a voice by its name; raises what the caller of `open` is to hear of it."""
+"""The prompt of a voice by its name; raises what the caller of `open` is to hear of it.
+
+As long as it gives the same object the voice is the same; what is made of it lives as long as that.
+"""
 VoiceT = TypeVar("VoiceT")
 
 
 @dataclass(frozen=True, slots=True)
 class VocoderSettings:
-    """What may be chosen of each vocoder, and how many voices stay prepared.
-
-    A prepared voice takes memory of the device: beyond the limit the one not used for longest goes,
-    and is prepared anew when it is wanted again.
-    """
+    """What may be chosen of each vocoder."""
 
     token2wav: Token2wavSettings = field(default_factory=Token2wavSettings)
     cosyvoice2: Cosyvoice2Settings = field(default_factory=Cosyvoice2Settings)
-    prepared_voices: int = 8
-
-    def __post_init__(self) -> None:
-        if self.prepared_voices < 1:
-            raise ValueError(f"prepared_voices is {self.prepared_voices}, expected at least 1")
 
 
 class Speaking(Protocol[VoiceT]):
@@ -61,21 +54,17 @@ class Speaking(Protocol[VoiceT]):
 
 
 class VoicedVocoder(Generic[VoiceT]):
-    """A `Vocoder`: it knows voices by name, and keeps the last few prepared. For one thread."""
+    """A `Vocoder`: it knows voices by name, and keeps each prepared as long as its prompt lives.
 
-    def __init__(
-        self,
-        speaking: Speaking[VoiceT],
-        find_prompt: FindPrompt,
-        *,
-        lag_ms: int,
-        prepared_voices: int,
-    ) -> None:
+    Who finds the prompts decides how many there are, and so how much of the device's memory they
+    take. For one thread.
+    """
+
+    def __init__(self, speaking: Speaking[VoiceT], find_prompt: FindPrompt, *, lag_ms: int) -> None:
         self.speaking = speaking
         self._find_prompt = find_prompt
         self._lag_ms = lag_ms
-        self._most = prepared_voices
-        self._prepared: OrderedDict[tuple[str, bytes], VoiceT] = OrderedDict()
+        self._prepared: WeakKeyDictionary[SpeakerPrompt, VoiceT] = WeakKeyDictionary()
 
     @property
     def lag_ms(self) -> int:
@@ -92,24 +81,17 @@ class VoicedVocoder(Generic[VoiceT]):
 
     def prepare(self, voice: str) -> None:
         """Have a voice ready before it is wanted. A voice that changed is prepared anew."""
+        # Some 70 ms on an H100, 365 ms for the first prompt of its length: others' calls, which
+        # wait for the same thread, have a second's sound in hand.
         self._ready(voice)
-
-    def forget(self, voice: str) -> None:
-        """Free what was prepared of a voice; streams that speak with it go on."""
-        for key in [key for key in self._prepared if key[0] == voice]:
-            del self._prepared[key]
 
     def _ready(self, voice: str) -> VoiceT:
         prompt = self._find_prompt(voice)
-        key = (voice, _digest(prompt))
-        ready = self._prepared.get(key)
+        ready = self._prepared.get(prompt)
         if ready is None:
-            ready = self.speaking.voice(prompt, voice)
-            self.forget(voice)
-            self._prepared[key] = ready
-            while len(self._prepared) > self._most:
-                self._prepared.popitem(last=False)
-        self._prepared.move_to_end(key)
+            # The text alone: a key may hold the prompt, and would keep what is filed under it.
+            ready = self.speaking.voice(prompt, str(voice))
+            self._prepared[prompt] = ready
         return ready
 
 
@@ -140,29 +122,16 @@ def _load_token2wav(
         load_token2wav(folder, settings.token2wav, target),
         find_prompt,
         lag_ms=1000 * heard * TOKEN_SAMPLES // SPEECH_RATE_HZ,
-        prepared_voices=settings.prepared_voices,
     )
 
 
 def _load_cosyvoice2(
     folder: Path, settings: VocoderSettings, target: Target, find_prompt: FindPrompt
 ) -> VoicedVocoder[Any]:
-    return VoicedVocoder(
-        load_cosyvoice2(folder, settings.cosyvoice2, target),
-        find_prompt,
-        lag_ms=0,
-        prepared_voices=settings.prepared_voices,
-    )
+    loaded = load_cosyvoice2(folder, settings.cosyvoice2, target)
+    return VoicedVocoder(loaded, find_prompt, lag_ms=0)
 
 
 _LOADERS: Mapping[
     str, Callable[[Path, VocoderSettings, Target, FindPrompt], VoicedVocoder[Any]]
 ] = {"token2wav": _load_token2wav, "cosyvoice2": _load_cosyvoice2}
-
-
-def _digest(prompt: SpeakerPrompt) -> bytes:
-    """Of all that a prompt holds."""
-    digest = hashlib.sha256()
-    for part in (prompt.speech_tokens, prompt.mel, prompt.embedding):
-        digest.update(part.tobytes())
-    return digest.digest()

@@ -51,7 +51,7 @@ CosyVoice2 cuts the longer of the two."""
 _FIELDS = ("speech_tokens", "mel", "embedding")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class SpeakerPrompt:
     """One voice: `speech_tokens` i32 [P], `mel` f32 [2P, 80] (24 kHz, natural logarithm), and
     `embedding` f32 [192] as the speaker model gives it, of any length.

@@ -11,6 +11,7 @@ removed by `agent.voices`. All files are their owner's alone.
 """
 
 import hashlib
+import io
 import json
 import wave
 from collections.abc import Iterator
@@ -84,15 +85,18 @@ class VoiceStore:
 
     def find(self, voice_id: str) -> StoredVoice:
         """The voice of that id, the first one for ""; RequestError when there is none."""
-        for voice in self.voices():
-            if not voice_id or voice.id == voice_id:
-                return voice
+        for voice in self._named(voice_id) if voice_id else self.voices():
+            return voice
         known = ", ".join(voice.id for voice in self.voices()) or "none at all"
         raise RequestError(
             f"There is no voice '{voice_id[:MAX_ID_CHARACTERS]}'; there are: {known}.",
             param="voice",
             code="voice_not_found",
         )
+
+    def holds(self, voice_id: str, digest: str) -> bool:
+        """Whether the voice of that id is there, and of that recording."""
+        return any(voice.digest == digest for voice in self._named(voice_id))
 
     def prompt_path(self, digest: str, key: str) -> Path:
         """Where the vocoder's form of a recording is kept."""
@@ -121,6 +125,14 @@ class VoiceStore:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         prompt.save(path)
 
+    def _named(self, voice_id: str) -> Iterator[StoredVoice]:
+        """The voice of that id, without reading what is known of others."""
+        if is_voice_id(voice_id):
+            facts = self._built_in / f"{voice_id}.json"
+            yield from _read(facts, facts.with_suffix(".wav"), voice_id, built_in=True)
+            home = self.own / voice_id
+            yield from _read(home / FACTS, home / RECORDING, voice_id, built_in=False)
+
     def _those_built_in(self) -> Iterator[StoredVoice]:
         for facts in sorted(self._built_in.glob("*.json")):
             yield from _read(facts, facts.with_suffix(".wav"), facts.stem, built_in=True)
@@ -137,13 +149,21 @@ class VoiceStore:
 def read_recording(path: Path) -> FloatArray:
     """The samples f32 [T] of a stored recording; CheckpointError when it is not one of ours."""
     try:
-        with wave.open(str(path), "rb") as file:
+        return decode_recording(path.read_bytes())
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def decode_recording(data: bytes) -> FloatArray:
+    """The samples f32 [T] of a recording's file; CheckpointError when it is not one of ours."""
+    try:
+        with wave.open(io.BytesIO(data), "rb") as file:
             form = (file.getframerate(), file.getnchannels(), file.getsampwidth())
             if form != (SPEECH_RATE_HZ, 1, 2):
-                raise CheckpointError(f"{path}: is not 24 kHz, mono, 16 bit")
+                raise CheckpointError("is not 24 kHz, mono, 16 bit")
             samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-    except (OSError, wave.Error, EOFError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    except (wave.Error, EOFError, ValueError) as error:
+        raise CheckpointError(f"is no recording: {error}") from error
     return samples.astype(np.float32) / np.float32(32768)
 
 
