@@ -96,6 +96,7 @@ def measure_speech(
     took_ms: dict[int, float] = {}
     for steps in (10, 5):
         vocoder = _loaded(report, f"token2wav_n{steps}", token2wav, steps, target)
+        _record_graphs(report, vocoder, told=not took_ms)
         _measure_voice(report, f"token2wav_n{steps}", vocoder, sizes)
         took_ms[steps] = _measure_time(report, f"token2wav_n{steps}", vocoder, sizes)
         del vocoder
@@ -131,6 +132,16 @@ def _loaded(report: Report, name: str, folder: Path, steps: int, target: Target)
     report.row(f"{name}_load_s", SYSTEM_CLOCK.now_s() - began_s, "s")
     report.row(f"{name}_weights_mb", allocated_mb() - before, "MB")
     return vocoder
+
+
+def _record_graphs(report: Report, vocoder: Token2wav, *, told: bool) -> None:
+    """As at load. What it takes does not depend on the number of steps, so it is told once."""
+    before, began_s = taken_mb(), SYSTEM_CLOCK.now_s()
+    vocoder.prepare_graphs()
+    _finish_device()
+    if told:
+        report.row("graphs_capture_s", SYSTEM_CLOCK.now_s() - began_s, "s")
+        report.row("graphs_mb", taken_mb() - before, "MB")
 
 
 def _settings(steps: int, memory: EstimatorMemory) -> Token2wavSettings:
@@ -267,6 +278,17 @@ def allocated_mb() -> float:
     settle()
     _finish_device()
     return torch.cuda.memory_allocated() / _MEGABYTE if torch.cuda.is_available() else 0.0
+
+
+def taken_mb() -> float:
+    """What is taken of the GPU's memory, be it by what torch does not count, such as graphs."""
+    if not torch.cuda.is_available():
+        return 0.0
+    settle()
+    _finish_device()
+    torch.cuda.empty_cache()
+    free, whole = torch.cuda.mem_get_info()
+    return (whole - free) / _MEGABYTE
 
 
 def _finish_device() -> None:
