@@ -45,7 +45,8 @@ class VoiceSettings:
     """What gives a model its voice: a vocoder's files, how it is run, and where voices are kept.
 
     `voices` is the folder of those that users added, where it is also kept what was made of them.
-    `dtype` is the flow's, "auto" float16 on a GPU and float32 on the CPU.
+    `dtype` is the flow's, "auto" float16 on a GPU and float32 on the CPU. `graphs` is token2wav's:
+    on a GPU its full hops run as CUDA graphs, recorded at load.
     """
 
     name: Literal["token2wav", "cosyvoice2"]
@@ -58,6 +59,7 @@ class VoiceSettings:
     first_hop_tokens: int = 22
     seed: int = 0
     prepared_voices: int = 4
+    graphs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
