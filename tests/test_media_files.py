@@ -216,11 +216,18 @@ def test_at_16_khz_not_a_sample_is_changed() -> None:
     assert np.array_equal(sound_of(wav(whole)), whole)
 
 
-@pytest.mark.parametrize("channels", [2, 3, 6])
+@pytest.mark.parametrize("channels", [2, 3, 6, 8, 24])
 def test_channels_are_averaged(channels: int) -> None:
     planes = np.zeros((16_000, channels), np.float32)
     planes[:, 0] = tone(1.0)
     assert np.allclose(sound_of(wav(planes)), tone(1.0) / channels, atol=1e-6)
+
+
+def test_a_film_of_many_channels_and_more_than_can_be_read() -> None:
+    assert "25 channels" in str(refused(wav(np.zeros((800, 25), np.int16))))
+    eight = film([RED] * 2, tone(2.0), layout="7.1")
+    part = read_media(eight)
+    assert isinstance(part, ChatVideo) and np.abs(part.samples).max() > 0.04
 
 
 def test_what_is_too_loud_is_clipped() -> None:

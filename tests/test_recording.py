@@ -42,6 +42,17 @@ def test_channels_are_not_mixed() -> None:
     assert np.array_equal(recording.samples, both.T.astype(np.float32) / 32768)
 
 
+def test_eight_channels_are_read() -> None:
+    """In the planar form that the decoder gives, the library would read beyond the last one."""
+    made = np.zeros((16_000, 8), np.int16)
+    made[:, 7] = (tone(1.0) * 32767).astype(np.int16)
+    recording = decode_recording(wav(made))
+    assert recording.samples.shape == (8, 16_000)
+    assert np.array_equal(recording.samples, made.T.astype(np.float32) / 32768)
+    film_of_eight = decode_recording(film([RED] * 2, tone(2.0), layout="7.1"))
+    assert film_of_eight.samples.shape[0] == 8 and np.abs(film_of_eight.samples).max() > 0.3
+
+
 def test_a_film_s_sound() -> None:
     recording = decode_recording(film([RED] * 3, tone(3.0)))
     assert recording.rate_hz == 16_000 and recording.duration_s == pytest.approx(3.0, abs=0.2)

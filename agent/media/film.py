@@ -29,6 +29,8 @@ FilmPacket: TypeAlias = "Packet[Any]"
 _FRAME_PIXELS = 4096 * 2304
 _KEPT_PIXELS = 1280 * 720
 """A film's picture is looked at in one piece, so it needs no more."""
+_MOST_CHANNELS = 24
+"""Those of 22.2, the most that anybody records."""
 _MOST_FRAMES_S = 250
 """No camera is faster; what claims to be only burns time."""
 _DAMAGED_SHARE = 0.1
@@ -144,6 +146,25 @@ def check_whole(stated_s: float, found_s: float) -> None:
         raise damaged(f"it ends after {found_s:.1f} s of the {stated_s:.1f} s that it states")
 
 
+def check_channels(frame: AudioFrame, most: int) -> None:
+    """`RequestError` when there are more than `most`."""
+    if frame.layout.nb_channels > most:
+        raise RequestError(
+            f"its sound has {frame.layout.nb_channels} channels; at most {most} can be read",
+            code="unsupported_media",
+        )
+
+
+def channels_of(frame: AudioFrame) -> FloatArray:
+    """f32 [channels, T] of a frame in the format `flt`.
+
+    The library reads beyond the end of its list of planes where there are eight or more of them,
+    which ends the process; a packed frame has one, whatever the number of channels.
+    """
+    packed = frame.to_ndarray().astype(np.float32, copy=False)
+    return packed.reshape(-1, frame.layout.nb_channels).T
+
+
 def damaged(why: str) -> RequestError:
     """What is to be raised for such a file."""
     return RequestError(f"the file is damaged or incomplete: {why}", code="invalid_media")
@@ -221,12 +242,13 @@ class _SoundTrack:
         return np.clip(samples, -1.0, 1.0)
 
     def _take(self, frame: AudioFrame) -> None:
+        check_channels(frame, _MOST_CHANNELS)
         # Some codecs change channels or rate on the way; a resampler takes only one kind.
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._format:
             self._flush()
             # Channels are mixed by us: FFmpeg adds those of float sound up until they clip.
-            self._resampler, self._format = AudioResampler("fltp", None, MIC_RATE_HZ), kind
+            self._resampler, self._format = AudioResampler("flt", None, MIC_RATE_HZ), kind
         frame.pts = None
         self._keep(self._resampler.resample(frame) if self._resampler else [])
 
@@ -236,7 +258,7 @@ class _SoundTrack:
 
     def _keep(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
-            planar = frame.to_ndarray().astype(np.float32, copy=False)  # [channels, T]
+            planar = channels_of(frame)
             self._pieces.append(mix_down(planar, planar.shape[0]))
             self._samples += planar.shape[1]
         if self._samples > self.most_samples:

@@ -20,6 +20,8 @@ from agent.errors import RequestError
 from agent.media.files import MediaLimits, sound_reader
 from agent.media.film import (
     FilmPacket,
+    channels_of,
+    check_channels,
     check_known,
     check_whole,
     counting,
@@ -117,6 +119,7 @@ class _Track:
         return Recording(samples, rate_hz, self._samples / rate_hz)
 
     def _take(self, frame: AudioFrame) -> None:
+        check_channels(frame, _MOST_CHANNELS)
         if self._form is None:
             self._form = _checked_form(frame)
         # Some codecs change channels or rate on the way: the first ones hold for all.
@@ -124,7 +127,7 @@ class _Track:
         if kind != self._kind:
             self._flush()
             rate_hz, layout = self._form
-            self._resampler, self._kind = AudioResampler("fltp", layout, rate_hz), kind
+            self._resampler, self._kind = AudioResampler("flt", layout, rate_hz), kind
         frame.pts = None
         self._keep(self._resampler.resample(frame) if self._resampler else [])
 
@@ -135,7 +138,7 @@ class _Track:
     def _keep(self, frames: list[AudioFrame]) -> None:
         rate_hz = self._form[0] if self._form else 1
         for frame in frames:
-            planar = frame.to_ndarray().astype(np.float32, copy=False)  # [channels, T]
+            planar = channels_of(frame)
             room = int(self._limits.kept_s * rate_hz) - self._kept
             if room > 0:
                 self._pieces.append(planar[:, :room])
@@ -153,11 +156,9 @@ class _Track:
 
 def _checked_form(frame: AudioFrame) -> tuple[int, AudioLayout]:
     """Rate and layout of a stream by its first frame."""
-    channels = frame.layout.nb_channels
-    if channels > _MOST_CHANNELS or frame.sample_rate > _MOST_RATE_HZ:
+    if frame.sample_rate > _MOST_RATE_HZ:
         raise RequestError(
-            f"its sound has {channels} channels at {frame.sample_rate:,} Hz; at most "
-            f"{_MOST_CHANNELS} channels and {_MOST_RATE_HZ:,} Hz can be read",
+            f"its sound has {frame.sample_rate:,} Hz; at most {_MOST_RATE_HZ:,} Hz can be read",
             code="unsupported_media",
         )
     return frame.sample_rate, frame.layout

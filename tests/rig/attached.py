@@ -67,6 +67,7 @@ def film(
     frames_s: int = 10,
     size: tuple[int, int] = (64, 48),
     container: str = "mp4",
+    layout: str = "mono",
 ) -> bytes:
     """A second of each colour, with sound at 16 kHz if there is any."""
     frames = [
@@ -74,7 +75,7 @@ def film(
         for colour in colours
         for _ in range(frames_s)
     ]
-    return film_of(frames, samples, frames_s=frames_s, container=container)
+    return film_of(frames, samples, frames_s=frames_s, container=container, layout=layout)
 
 
 def film_of(
@@ -83,6 +84,7 @@ def film_of(
     *,
     frames_s: int = 10,
     container: str = "mp4",
+    layout: str = "mono",
 ) -> bytes:
     """These pictures [H, W, 3], one after the other."""
     file = io.BytesIO()
@@ -91,7 +93,7 @@ def film_of(
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         voice = (
-            output.add_stream("aac", rate=16_000, layout="mono") if samples is not None else None
+            output.add_stream("aac", rate=16_000, layout=layout) if samples is not None else None
         )
         for index, rgb in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
@@ -122,7 +124,9 @@ def _encode_sound(output: object, stream: object, samples: FloatArray, rate_hz: 
     codec = stream.codec_context
     if not codec.is_open:
         codec.open()
-    resampler = av.AudioResampler(codec.format, "mono", codec.sample_rate, codec.frame_size or 0)
+    resampler = av.AudioResampler(
+        codec.format, codec.layout, codec.sample_rate, codec.frame_size or 0
+    )
     for piece in [*resampler.resample(frame), *resampler.resample(None)]:
         output.mux(stream.encode(piece))
     output.mux(stream.encode(None))
