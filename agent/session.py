@@ -198,7 +198,8 @@ class Session:
             if self._wants_picture(frame):
                 picture = await self._transport.latest_picture(frame.start)
             began_s = self._clock.now_s()
-            events = self._front_end.push(frame, self._playout.playing, picture)
+            playing, held = self._playout.playing, self._playout.held
+            events = self._front_end.push(frame, playing, picture, agent_held=held)
             self._telemetry.stage("front_end", self._clock.now_s() - began_s)
             for event in events:
                 self._heard(event)
@@ -299,22 +300,27 @@ class Session:
                 self._send(self._protocol.echo(erle_db, delay_ms))
 
     def _duck(self) -> None:
-        """Hold the agent's breath: perhaps the user begins to speak."""
+        """Hold the agent's breath: perhaps the user begins to speak.
+
+        Nobody is told of a turn that only begins later: there was no sound to fall silent.
+        """
         self._announce_playout()
-        if ducked := self._playout.duck():
+        ducked = self._playout.duck()
+        if ducked and self._playout.playing:
             self._send(self._protocol.ducked(ducked.turn, ducked.at_ms))
 
     def _resume(self) -> None:
         """It was nothing: go on where it was silenced."""
         self._announce_playout()
-        if resumed := self._playout.resume():
+        has_begun, resumed = self._playout.playing, self._playout.resume()
+        if resumed and has_begun:
             self._telemetry.duck_ended("resumed")
             self._send(self._protocol.resumed(resumed.turn, resumed.at_ms))
 
     def _clear_playout(self, reason: ClearReason) -> None:
         """Silence the agent now: what was not sent is given up everywhere."""
         self._announce_playout()
-        if self._playout.ducked:
+        if self._playout.ducked and self._playout.playing:
             self._telemetry.duck_ended("flushed")
         for silenced in self._loudspeaker.silence():
             turn, heard_ms = silenced.turn, silenced.heard_ms

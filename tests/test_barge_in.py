@@ -39,8 +39,8 @@ class Voice:
 class Call:
     """Drives the policy as the front end does, frame by frame; times in milliseconds.
 
-    `agent` is when the agent plays, `speech` when there is voice. The detector that it plays
-    judges every 32 ms, finds an onset 100 ms late and an end 500 ms late.
+    `agent` is when the agent plays, `held` when it is about to, `speech` when there is voice. The
+    detector that it plays judges every 32 ms, finds an onset 100 ms late and an end 500 ms late.
     """
 
     agent: list[tuple[int, int]]
@@ -48,6 +48,7 @@ class Call:
     detection: TurnDetection | None = DETECTION
     policy: BargeIn = field(default_factory=BargeIn)
     now: int = 0
+    held: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.policy.update(self.detection)
@@ -61,7 +62,8 @@ class Call:
         for now in range(self.now + 10, until_ms + 1, 10):
             self._detect(now)
             playing = any(begin < now <= end for begin, end in self.agent)
-            told += [(now, event) for event in self.policy.advance(now * MS, playing)]
+            held = any(begin < now <= end for begin, end in self.held)
+            told += [(now, event) for event in self.policy.advance(now * MS, playing, held=held)]
         self.now = until_ms
         return told
 

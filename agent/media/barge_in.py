@@ -1,5 +1,6 @@
 """When the user's voice silences the agent: policy alone, driven by sample counts."""
 
+from agent.media.barge_in_agent import AgentVoice
 from agent.media.barge_in_events import BargeInDue, BargeInEvent, DuckDue, ResumeDue
 from agent.media.barge_in_rules import BargeInRules
 from agent.media.echo_wait import echo_hides, has_listened, pause_samples
@@ -10,8 +11,6 @@ from agent.types import MIC_RATE_HZ, SpeechEnded, SpeechStarted, TurnDetection
 __all__ = ["BargeIn", "BargeInDue", "BargeInEvent", "BargeInRules", "DuckDue", "ResumeDue"]
 
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
-_ECHO_TAIL_SAMPLES = 500 * _SAMPLES_PER_MS
-"""So long after the agent's last word its echo may still come in."""
 _UNSURE_LIFT_DB = 12.0
 _BOLD_FRAMES = 4
 _BOLD_DB = 2.0
@@ -44,7 +43,8 @@ class BargeIn:
     itself, when settings forbid to interrupt, and at the end.
 
     Whoever goes on speaking when the agent begins has the floor: 600 ms of speech over the agent,
-    pauses not counted, interrupt it at once.
+    pauses not counted, interrupt it at once. For a turn that is held they count as if it played,
+    and it ducks for whoever speaks: that costs nothing. Words said then are no try before it began.
 
     During the guard, the first two seconds that the agent plays in a call, what sounds like
     speech may be echo that is not cancelled yet, so decisions are postponed:
@@ -63,11 +63,9 @@ class BargeIn:
         self._overlap = Overlap(self._rules.memory_ms * _SAMPLES_PER_MS)
         self._insistence = Insistence(self._rules.memory_ms * _SAMPLES_PER_MS)
         self._user = UserLevel()
-        self._played = 0
+        self._agent = AgentVoice(int(self._rules.guard_s * MIC_RATE_HZ))
         self._now = 0
         self._heard_until = 0
-        self._silent_since: int | None = None
-        self._playing = False
         self._segment: SpeechSegment | None = None
         self._ended_at = 0
         self._ducked_at: int | None = None
@@ -94,7 +92,7 @@ class BargeIn:
         """Whether, as far as it can tell, nobody but the agent is to be heard."""
         overlap = self._overlap
         suspected = overlap.suspicion >= _CALM or overlap.exceeds_echo >= _HALF_SURE
-        return self._playing and not self.ducked and not suspected
+        return self._agent.sounding and not self.ducked and not suspected
 
     def update(self, detection: TurnDetection | None) -> None:
         """Follow these settings; None forgets the speech that is going on."""
@@ -106,13 +104,13 @@ class BargeIn:
     def hear(self, frame: VoiceFrame) -> None:
         """The next frame that the detector judged."""
         begin, self._heard_until = self._heard_until, frame.until
-        user_dbfs, silent = self._user.dbfs, not self._playing and not self._echo_lasts()
+        user_dbfs, silent = self._user.dbfs, self._agent.silent
         unsure = self._is_unsure()
         echo_free = silent or (self.ducked and not unsure)
         voiced = self._overlap.push(frame, user_dbfs, echo_free=echo_free)
-        if voiced and silent:
+        if voiced and silent and not self._agent.held:
             self._user.push(frame)
-        loud = self._playing and self._overlap.is_loud(frame, user_dbfs, echo_free=echo_free)
+        loud = self._agent.sounding and self._overlap.is_loud(frame, user_dbfs, echo_free=echo_free)
         if loud:
             self._insistence.hear(begin, frame.until)
         hidden = unsure and (
@@ -132,29 +130,30 @@ class BargeIn:
         onset = min(at + padding_ms * _SAMPLES_PER_MS, self._now)
         started = SpeechStarted(max(at, self._ended_at))
         self._segment = SpeechSegment(
-            started, onset, self._now, over_agent=self._playing, guarded=self._guarded()
+            started, onset, self._now, over_agent=self._agent.talking, guarded=self._agent.guarded
         )
 
     def speech_continues(self, voiced_until: int) -> None:
         """The last sample of speech heard so far in the open segment, pauses not counted."""
         if self._segment is not None:
-            self._segment.hear(voiced_until, agent_playing=self._playing)
+            self._segment.hear(voiced_until, agent_playing=self._agent.talking)
 
     def speech_ended(self, at: int) -> None:
         """The detector found the end of the open segment at sample `at`."""
         if self._segment is not None:
             self._segment.end(at)
 
-    def advance(self, now_samples: int, agent_playing: bool) -> list[BargeInEvent]:
-        """What is to be told and done, now that the microphone stands at `now_samples`."""
-        self._follow_agent(now_samples, agent_playing)
+    def advance(self, now: int, playing: bool, *, held: bool = False) -> list[BargeInEvent]:
+        """What is to be told and done, now that the microphone stands at `now` and the agent plays,
+        or its next turn is `held`: there, and about to begin."""
+        self._follow_agent(now, playing, held)
         self._follow_undetected()
         return [*self._report(), *self._contest(), *self._close()]
 
     def agent_stopped(self) -> None:
         """Its turn was given up, between two frames of the microphone."""
         self._ducked_at = None
-        self._follow_agent(self._now, False)
+        self._follow_agent(self._now, False, False)
 
     def finish(self) -> list[BargeInEvent]:
         """End of the microphone: a reported segment that is still open ends where it was heard."""
@@ -166,19 +165,21 @@ class BargeIn:
 
     # ---- the agent ----------------------------------------------------------------------------
 
-    def _follow_agent(self, now: int, agent_playing: bool) -> None:
-        if self._playing:
-            self._played += now - self._now
-        if agent_playing and not self._playing:
+    def _follow_agent(self, now: int, playing: bool, held: bool) -> None:
+        agent = self._agent
+        talked, sounded = agent.talking, agent.sounding
+        agent.follow(now, playing, held)
+        self._now = now
+        if not talked and agent.talking:
             # What was said before the agent began is no attempt to interrupt it.
             self._forget_speech()
-        if agent_playing:
-            self._silent_since = None
-        elif self._playing:
-            self._silent_since = now
+        elif talked and not playing and (sounded or not held):
             self._forget_overlap()
-        self._playing = agent_playing
-        self._now = now
+        elif playing and not sounded and self._overlap.suspicion < _CALM:
+            # Nor is what was said while its turn was held, unless that goes on.
+            self._forget_speech()
+            if self._segment is not None:
+                self._segment.overlap_samples = 0
 
     def _forget_overlap(self) -> None:
         """The turn that was talked over is gone: what was said over it does not stop the next."""
@@ -190,15 +191,6 @@ class BargeIn:
     def _forget_speech(self) -> None:
         self._overlap.forget()
         self._insistence.forget()
-
-    def _guarded(self) -> bool:
-        if self._played >= self._rules.guard_s * MIC_RATE_HZ:
-            return False
-        return self._playing or self._echo_lasts()
-
-    def _echo_lasts(self) -> bool:
-        since = self._silent_since
-        return since is not None and self._now - since < _ECHO_TAIL_SAMPLES
 
     # ---- what is reported ---------------------------------------------------------------------
 
@@ -214,7 +206,7 @@ class BargeIn:
             return True
         if segment.ended is not None:
             return segment.length >= self._rules.blip_ms * _SAMPLES_PER_MS
-        return not self._guarded() and segment.goes_on(self._now)
+        return not self._agent.guarded and segment.goes_on(self._now)
 
     def _close(self) -> list[BargeInEvent]:
         segment = self._segment
@@ -229,7 +221,7 @@ class BargeIn:
     def _follow_undetected(self) -> None:
         """What interrupts without that the detector was sure of it is reported all the same."""
         segment, attempt, detection = self._segment, self._overlap.attempt, self._detection
-        if detection is None or self._guarded():
+        if detection is None or self._agent.guarded:
             return
         if segment is None:
             if self._insists():
@@ -239,7 +231,7 @@ class BargeIn:
                 begin, until = attempt.spell_from, attempt.voiced_until
                 self._segment = self._undetected(begin, until, detection)
         elif not segment.detected:
-            segment.hear(self._active_at, agent_playing=self._playing)
+            segment.hear(self._active_at, agent_playing=self._agent.talking)
             silence_ms = detection.silence_duration_ms
             if self._now - segment.voiced_until >= silence_ms * _SAMPLES_PER_MS:
                 segment.end(segment.voiced_until)
@@ -259,7 +251,7 @@ class BargeIn:
 
     def _contest(self) -> list[BargeInEvent]:
         allowed = self._detection is not None and self._detection.interrupt_response
-        if not allowed or not self._playing:
+        if not allowed or not self._agent.talking:
             return self._let_go()
         if self._segment is not None and self._has_won(self._segment):
             return self._interrupt(self._segment)
@@ -277,7 +269,7 @@ class BargeIn:
         sure = self._rules.sure_ms * _SAMPLES_PER_MS
         if segment.overlap_samples >= sure and not segment.over_agent:
             return True
-        if self._guarded():
+        if self._agent.guarded:
             attempt = self._overlap.attempt
             lasts = self.ducked and attempt is not None and attempt.known
             return segment.over_agent and segment.length >= sure and lasts
@@ -287,11 +279,10 @@ class BargeIn:
         attempt = self._overlap.attempt
         if attempt is None:
             return False
-        rules, weight = self._rules, self._weight()
+        weight = self._weight()
         again = weight > _UNKNOWN_WEIGHT and attempt.spell_clear_frames > 0
-        tries = attempt.spells if again else 1
-        share = rules.repeat_share ** (tries - 1)
-        needed = rules.yield_ms * _SAMPLES_PER_MS * rules.patience * share
+        tries = attempt.spells if again and not self._agent.held else 1
+        needed = self._rules.yield_samples * self._rules.repeat_share ** (tries - 1)
         clear_needed = max(_LEAST_CLEAR_SAMPLES, _CLEAR_SHARE * needed / weight)
         return attempt.samples * weight >= needed and attempt.clear_samples >= clear_needed
 
@@ -300,7 +291,7 @@ class BargeIn:
         said, attempt = self._insistence, self._overlap.attempt
         if not self.ducked or said.tries < 2 or (attempt is not None and attempt.steady):
             return False
-        yield_samples = self._rules.yield_ms * _SAMPLES_PER_MS * self._rules.patience
+        yield_samples = self._rules.yield_samples
         loud_enough = said.samples >= _INSISTENT_SHARE * yield_samples
         just_now = self._now - said.until <= _JUST_NOW_SAMPLES
         return loud_enough and just_now and said.span_samples >= yield_samples
@@ -319,27 +310,31 @@ class BargeIn:
         return min(max(likeness, _LEAST_WEIGHT if attempt.known else _UNKNOWN_WEIGHT), 1.0)
 
     def _is_suspicious(self) -> bool:
-        if self._has_floor() or self._now - self._resumed_at < _LEAST_SOUND_SAMPLES:
+        if self._agent.held:
+            return not self._ignores() and self._sounds_like_speech()
+        too_soon = self._now - self._resumed_at < _LEAST_SOUND_SAMPLES
+        if self._has_floor() or too_soon or self._ignores():
             return False
-        if self._dismissed:
-            self._reconsider()
-            return False
-        if self._guarded():
+        if self._agent.guarded:
             # What sounded like speech then shall not count when the guard is over.
             self._overlap.calm()
             return self._outlasts_blips()
-        reluctance = 2 ** (0.5 - self._rules.eagerness)
-        heard = self._overlap.suspicion >= self._rules.duck_score * reluctance
+        heard = self._sounds_like_speech()
         self._ducked_unheard = not heard
-        return heard or self._overlap.exceeds_echo >= reluctance
+        return heard or self._overlap.exceeds_echo >= self._rules.reluctance
+
+    def _sounds_like_speech(self) -> bool:
+        return self._overlap.suspicion >= self._rules.duck_score * self._rules.reluctance
 
     def _outlasts_blips(self) -> bool:
         segment = self._segment
-        blip = self._rules.blip_ms * _SAMPLES_PER_MS
-        return segment is not None and segment.length >= blip and segment.goes_on(self._now)
+        blip_samples = self._rules.blip_ms * _SAMPLES_PER_MS
+        return segment is not None and segment.length >= blip_samples and segment.goes_on(self._now)
 
-    def _reconsider(self) -> None:
-        """Somebody was taken for another than the user; does he pause, or raise his voice?"""
+    def _ignores(self) -> bool:
+        """Whether somebody is taken for another than the user, until he pauses or grows loud."""
+        if not self._dismissed:
+            return False
         attempt = self._overlap.attempt
         steady = attempt is not None and attempt.steady
         if self._bold_frames >= _BOLD_FRAMES and not steady:
@@ -347,6 +342,7 @@ class BargeIn:
             self._forget_speech()
         elif self._now - self._active_at >= _DISMISSED_PAUSE_SAMPLES:
             self._dismissed = False
+        return True
 
     def _has_floor(self) -> bool:
         """Whether the user began to speak before the agent, or stopped it, and has not finished."""
@@ -355,14 +351,14 @@ class BargeIn:
 
     def _is_over(self, ducked_at: int) -> bool:
         silence = pause_samples(self._rules.resume_ms, self.echo_delay_ms)
-        unheard = self._ducked_unheard
-        listened = has_listened(self._now - ducked_at, self.echo_delay_ms, unheard=unheard)
+        lasts, unheard = self._now - ducked_at, self._ducked_unheard
+        listened = self._agent.held or has_listened(lasts, self.echo_delay_ms, unheard=unheard)
         if listened and self._now - self._active_at >= silence:
-            if self._guarded():
+            if self._agent.guarded and not self._agent.held:
                 self._dismissed = True
                 self._forget_speech()
             return True
-        too_long = self._now - ducked_at >= self._rules.max_duck_ms * _SAMPLES_PER_MS
+        too_long = lasts >= self._rules.max_duck_ms * _SAMPLES_PER_MS
         self._dismissed = too_long or self._is_stranger()
         self._bold_frames = 0
         return self._dismissed
@@ -372,16 +368,17 @@ class BargeIn:
         attempt = self._overlap.attempt
         if attempt is None or not attempt.known:
             return False
-        long = attempt.samples >= self._rules.yield_ms * self._rules.patience * _SAMPLES_PER_MS
-        return long and self._weight() < _STRANGER_WEIGHT
+        return attempt.samples >= self._rules.yield_samples and self._weight() < _STRANGER_WEIGHT
 
     def _is_unsure(self) -> bool:
         """Whether the agent's echo may still hide what there is."""
-        ducked_at = self._ducked_at
-        return ducked_at is not None and echo_hides(self._now - ducked_at, self.echo_delay_ms)
+        if self._ducked_at is None or self._agent.held:
+            return self.ducked and not self._agent.silent
+        return echo_hides(self._now - self._ducked_at, self.echo_delay_ms)
 
     def _duck(self) -> list[BargeInEvent]:
-        self._insistence.try_again(self._now)
+        if self._agent.sounding:
+            self._insistence.try_again(self._now)
         self._ducked_at = self._active_at = self._now
         return [DuckDue(self._now)]
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from agent.types import MIC_RATE_HZ
+
 
 @dataclass(frozen=True, slots=True)
 class BargeInRules:
@@ -41,3 +43,13 @@ class BargeInRules:
     def patience(self) -> float:
         """By how much times grow with less eagerness: 2 at 0, 1 at 0.5, 0.5 at 1."""
         return float(2 ** (1 - 2 * self.eagerness))
+
+    @property
+    def reluctance(self) -> float:
+        """By how much what is ducked for must be clearer with less eagerness: √2 at 0, 1 at 0.5."""
+        return float(2 ** (0.5 - self.eagerness))
+
+    @property
+    def yield_samples(self) -> float:
+        """So much speech interrupts, at this eagerness (16 kHz)."""
+        return self.yield_ms * MIC_RATE_HZ / 1000 * self.patience

@@ -119,23 +119,29 @@ class FrontEnd:
         self._canceller.push_far(frame)
 
     def push(
-        self, frame: AudioFrame, agent_playing: bool, picture: VideoFrame | None = None
+        self,
+        frame: AudioFrame,
+        agent_playing: bool,
+        picture: VideoFrame | None = None,
+        *,
+        agent_held: bool = False,
     ) -> list[FrontEndEvent]:
         """10 ms at 16 kHz [160]; `ValueError` for anything else. What was found in them.
 
         A picture joins the unit that holds this frame. In half duplex the microphone is silent
-        while the agent plays.
+        while the agent plays. `agent_held`: it does not play, but its next turn is about to.
         """
         if frame.rate_hz != MIC_RATE_HZ or len(frame.samples) != MIC_FRAME_SAMPLES:
             raise ValueError(f"not 10 ms at 16 kHz: {len(frame.samples)} at {frame.rate_hz} Hz")
         events: list[FrontEndEvent] = []
         for _ in range(self._frames_missing(frame)):
-            events += self._hear(np.zeros(MIC_FRAME_SAMPLES, np.float32), agent_playing)
+            silence = np.zeros(MIC_FRAME_SAMPLES, np.float32)
+            events += self._hear(silence, agent_playing, agent_held)
         if picture is not None:
             self._units.add_picture(picture)
         deaf = self._half_duplex and agent_playing
         samples = np.zeros(MIC_FRAME_SAMPLES, np.float32) if deaf else frame.samples
-        return events + self._hear(samples, agent_playing)
+        return events + self._hear(samples, agent_playing, agent_held)
 
     def finish(self) -> list[FrontEndEvent]:
         """End of the microphone: the end of speech still open, and the unit begun."""
@@ -149,7 +155,7 @@ class FrontEnd:
         self._expected = frame.start + MIC_FRAME_SAMPLES
         return min(max(hole, 0), MAX_FILLED_SAMPLES) // MIC_FRAME_SAMPLES
 
-    def _hear(self, near: FloatArray, agent_playing: bool) -> list[FrontEndEvent]:
+    def _hear(self, near: FloatArray, agent_playing: bool, agent_held: bool) -> list[FrontEndEvent]:
         self._position += MIC_FRAME_SAMPLES
         self._level.push(near)
         cleaned = self._canceller.cancel(near)
@@ -157,13 +163,15 @@ class FrontEnd:
         sent_power = self._tracing.sent_power if self._tracing else None
         over_db = self._echo_level.push(near, sent_power, echo_alone=alone)
         self._frames.push(near, cleaned, over_db)
-        events: list[FrontEndEvent] = [*self._judge(cleaned, agent_playing)]
+        events: list[FrontEndEvent] = [*self._judge(cleaned, agent_playing, agent_held)]
         sounding = agent_playing and not self._barge_in.ducked
         heard = self._ears.push(near, cleaned, sounding, self.echo_delay_ms)
         unit = self._units.push(heard)
         return [*events, unit] if unit is not None else events
 
-    def _judge(self, cleaned: FloatArray, agent_playing: bool) -> list[BargeInEvent]:
+    def _judge(
+        self, cleaned: FloatArray, agent_playing: bool, agent_held: bool
+    ) -> list[BargeInEvent]:
         for event in self._detector.push(cleaned):
             if isinstance(event, SpeechStarted):
                 self._barge_in.speech_started(event.at)
@@ -174,7 +182,7 @@ class FrontEnd:
         self._barge_in.echo_delay_ms = self.echo_delay_ms
         for judged in self._detector.take_judged():
             self._barge_in.hear(self._frames.frame(judged))
-        return self._barge_in.advance(self._position, agent_playing)
+        return self._barge_in.advance(self._position, agent_playing, held=agent_held)
 
 
 class _UnitEars:

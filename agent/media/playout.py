@@ -6,7 +6,8 @@ fades the 10 ms that were due, at the held position, by a falling edge; the firs
 exactly once: no click, no word lost, none said twice, however often the agent ducks. A listener
 hears a breath in the middle of a word; a decoder finds the two halves of the word, and of the
 stretch between them every sample with the gains of both adding up to one. Rewinding to the
-beginning of the word would be kinder to the ear, but repeats sound that was heard.
+beginning of the word would be kinder to the ear, but repeats sound that was heard. Of a turn that
+is still held there is nothing to fade: ducked, it does not begin.
 """
 
 from collections import deque
@@ -100,7 +101,7 @@ _Flow: TypeAlias = Literal["flowing", "falling", "held", "rising"]
 class _Turn:
     """Sound of one turn that waits; of its first piece, `offset` samples are already gone.
 
-    It does not begin while `hold` samples of silence are still to be pulled.
+    It does not begin while `hold` samples are still to be pulled; `is_late`: it had to wait.
     """
 
     number: int
@@ -110,9 +111,10 @@ class _Turn:
     played: int = 0
     ended: bool = False
     hold: int = 0
+    is_late: bool = False
 
     @property
-    def held(self) -> bool:
+    def waits(self) -> bool:
         """Whether it waits for more before it begins."""
         return self.hold > 0 and not self.played and not self.ended
 
@@ -187,6 +189,7 @@ class Playout:
             return
         if not (turn.played or turn.queued):
             turn.hold = audio.hold_ms * _SAMPLES_PER_MS
+            turn.is_late = turn.hold > 0
         fitting = audio.samples[: max(0, self._max_queued - self._queued)]
         self._dropped += len(audio.samples) - len(fitting)
         turn.append(fitting)
@@ -219,6 +222,8 @@ class Playout:
         self._fading = self._fading[:0]
         if self._flow != "held":
             self._fill(frame, filled)
+        for waiting in self._turns:
+            waiting.hold = max(0, waiting.hold - len(frame))
         self._tell(frame)
         return frame
 
@@ -235,15 +240,18 @@ class Playout:
     def duck(self) -> Ducked | None:
         """Fade to silence within the next pull and hold the position; None when nothing plays.
 
-        Ducking twice changes nothing and tells the same mark.
+        A turn that is `held` does not begin before `resume`: it ducks at 0. Ducking twice changes
+        nothing and tells the same mark.
         """
-        if not self.playing:
+        if not (self.playing or self.held):
             return None
-        if self._flow == "flowing":
+        head = self._turns[0]
+        if not head.played:
+            self._flow, self._faded = "held", 0
+        elif self._flow == "flowing":
             self._flow = "falling"
         elif self._flow == "rising":
             self._flow = "held"
-        head = self._turns[0]
         return Ducked(head.number, head.played // _SAMPLES_PER_MS)
 
     def resume(self) -> Resumed | None:
@@ -305,6 +313,12 @@ class Playout:
         return bool(self._turns) and self._turns[0].played > 0
 
     @property
+    def held(self) -> bool:
+        """Whether the next sound is that of a turn which was made to wait, and has not begun."""
+        head = self._turns[0] if self._turns else None
+        return head is not None and head.is_late and head.queued > 0 and not head.played
+
+    @property
     def ducked(self) -> bool:
         """Whether a turn is held in silence until `resume` or `flush`."""
         return self._flow in ("falling", "held")
@@ -343,12 +357,10 @@ class Playout:
     def _fill(self, frame: FloatArray, filled: int) -> None:
         """Sound into `frame` from its sample `filled` on, as far as there is any."""
         while filled < len(frame) and self._turns and self._turns[0].queued:
-            if self._turns[0].held:
+            if self._turns[0].waits:
                 break
             filled += self._take_into(frame, filled)
             self._retire()
-        for waiting in self._turns:
-            waiting.hold = max(0, waiting.hold - len(frame))
         if filled < len(frame) and self._turns and self._turns[0].played:
             self._gap_frames += 1
         if self._flow == "rising":

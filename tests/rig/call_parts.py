@@ -262,10 +262,16 @@ class OrderedFrontEnd(FrontEnd):
         self.ordered: list[FrontEndEvent] = []
 
     def push(
-        self, frame: AudioFrame, agent_playing: bool, picture: VideoFrame | None = None
+        self,
+        frame: AudioFrame,
+        agent_playing: bool,
+        picture: VideoFrame | None = None,
+        *,
+        agent_held: bool = False,
     ) -> list[FrontEndEvent]:
         ordered, self.ordered = self.ordered, []
-        return [*ordered, *super().push(frame, agent_playing, picture)]
+        found = super().push(frame, agent_playing, picture, agent_held=agent_held)
+        return [*ordered, *found]
 
 
 class DrivenCall:
