@@ -1,19 +1,15 @@
 """Chat answers that are spoken, on the tiny model: prompt, chunks, voice, failures."""
 
 from collections.abc import Generator
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from agent.chat_types import (
-    ChatMessage,
-    ChatPart,
     ChatPicture,
     ChatRequest,
     ChatSound,
-    ChatText,
 )
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.answer_speech import Chunk, Speaker, Utter, parted
@@ -27,7 +23,6 @@ from tests.rig.answer_voice import (
     TAIL_SAMPLES,
     VECTORS,
     Choir,
-    calls_of,
     close,
     pieces_of,
     run,
@@ -37,45 +32,9 @@ from tests.rig.answer_voice import (
     tokens_of,
 )
 from tests.rig.tiny_mind import LetterCodec, Script, runner
+from tests.rig.told_chat import Told, asked, script
 
 PICTURE = ChatPicture(np.asarray(tiny.recipe().picture(32, 24, 3)))
-
-
-def asked(*parts: ChatPart | str, system: str = "", **options: Any) -> ChatRequest:
-    content = tuple(ChatText(one) if isinstance(one, str) else one for one in parts)
-    messages = [ChatMessage("user", content)]
-    if system:
-        messages.insert(0, ChatMessage("system", (ChatText(system),)))
-    options = {"max_tokens": 40, "seed": 3, "speaks": True} | options
-    return ChatRequest(tuple(messages), **options)
-
-
-def script(*said: str | int, ends: int = Token.TTS_EOS) -> Script:
-    return Script(
-        [one for part in said for one in ([part] if isinstance(part, int) else map(ord, part))],
-        [int(ends)],
-    )
-
-
-class Told:
-    """An answer, all of it, and how it came about."""
-
-    def __init__(
-        self,
-        *said: str | int,
-        request: ChatRequest | None = None,
-        choir: Choir | None = None,
-        used: Runner | None = None,
-    ) -> None:
-        self.used, self.choir = used or runner(), choir or Choir()
-        self.works: list[Work] = []
-        words = script(*said) if said else None
-        self.chat = Chat(
-            self.used, request or asked("Hi"), script=words, speaker=speaker(self.choir)
-        )
-        self.pieces = pieces_of(self.chat, self.used, self.works.append)
-        self.text = "".join(one.text for one in self.pieces)
-        self.calls = calls_of(self.works)
 
 
 # ---- the prompt ---------------------------------------------------------------------------------
@@ -277,14 +236,6 @@ def test_reasoning_is_not_spoken() -> None:
     assert [list(one.said) for one in told.calls] == [[*map(ord, "Yes")]]
 
 
-@pytest.mark.parametrize(("said", "heard"), [("ab END", "ab "), ("0123456789 ab END", " ab ")])
-def test_a_stop_string_is_not_spoken(said: str, heard: str) -> None:
-    told = Told(said, request=asked("Hi", stop=("END",)))
-    assert told.text == said.removesuffix("END")
-    assert LetterCodec().decode(told.calls[-1].said) == heard
-    assert told.calls[-1].text_ended
-
-
 def test_the_end_of_speech_and_what_lies_beyond_never_reach_the_vocoder() -> None:
     choir, used = Choir(), runner()
     end = used.model.speech.config.audio_eos
@@ -348,6 +299,19 @@ def test_an_answer_whose_voice_fails_goes_on_in_text(at: int) -> None:
     assert np.array_equal(sound, rest[: len(sound)]) and len(sound) < len(rest)
     asked_for = [one for one in broken.works if isinstance(one, SpeakOn)]
     assert len(asked_for) <= max(0, at + 1)
+
+
+@pytest.mark.parametrize("at", [-1, 0, 2])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("a bug")])
+def test_memory_that_ran_out_costs_an_answer_its_sound_alone(error: Exception, at: int) -> None:
+    broken = Told("Hello there!", choir=Choir(at, error))
+    assert broken.text == "Hello there!" and broken.pieces[-1].finish == "stop"
+    assert not broken.chat.is_voiced and broken.chat._speech._voice._sound is None
+
+
+def test_a_broken_gpu_is_everybody_s() -> None:
+    with pytest.raises(torch.AcceleratorError):
+        Told("Hello there!", choir=Choir(0, torch.AcceleratorError("broken")))
 
 
 def test_a_request_that_does_not_fit_takes_no_slot() -> None:

@@ -5,6 +5,7 @@ before its text is complete, and others' work goes between. Used wherever an ans
 by turn; half-duplex calls keep the vocoder's stream themselves.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,10 @@ from agent.duplex.speech_lm import SpeechCall
 from agent.duplex.work import Runner, SpeakOn, Work
 from agent.errors import VocoderError
 from agent.interfaces import VocoderStream
+from agent.torch_parts.device import breaks_device
 from agent.types import FloatArray
+
+log = logging.getLogger(__name__)
 
 CHUNK_TOKENS = 10
 """Tokens that go to the speech LM at once: so it was trained."""
@@ -79,6 +83,48 @@ def words_of(taken: Taken, *, text_ended: bool, most: int) -> Chunk:
     words = [at for at in range(len(taken.states)) if taken.are_words[at]]
     said = [taken.ids[at] for at in words]
     return Chunk(said, [taken.states[at] for at in words], text_ended, most)
+
+
+class WaitingWords:
+    """Words of an answer that are not said yet, since they may belong to a stop string.
+
+    While the answer goes on they leave ten at a time, or, where fewer are settled, all of these;
+    so less than ten wait beside those that are not settled.
+    """
+
+    def __init__(self, rules: "SpeechRules") -> None:
+        self._rules = rules
+        self._words: deque[tuple[int, Tensor]] = deque()
+        self._gone = 0
+
+    def add(self, taken: Taken) -> None:
+        """What was taken into the answer."""
+        words = words_of(taken, text_ended=False, most=0)
+        self._words += zip(words.said, words.states, strict=True)
+
+    def chunks(self, settled: int, *, text_ended: bool) -> list[Chunk]:
+        """What is to be said now, as `settled` words of the answer may be; at its end at least one.
+
+        Those that are not settled at the end are never said.
+        """
+        count = min(settled - self._gone, len(self._words))
+        if count > CHUNK_TOKENS and not text_ended:
+            count -= count % CHUNK_TOKENS
+        self._gone += count
+        words = [self._words.popleft() for _ in range(count)]
+        parts = [words[at : at + CHUNK_TOKENS] for at in range(0, count, CHUNK_TOKENS)]
+        if text_ended:
+            self._words.clear()
+            parts = parts or [[]]
+        return [
+            Chunk(
+                [one for one, _ in part],
+                [state for _, state in part],
+                text_ended=text_ended and number == len(parts),
+                most=self._rules.most(len(part)),
+            )
+            for number, part in enumerate(parts, 1)
+        ]
 
 
 def parted(chunk: Chunk, decode: Callable[[Sequence[int]], str]) -> tuple[Chunk, ...]:
@@ -148,11 +194,21 @@ class Utter:
     stage = "vocoder"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
-        """Errors are kept for who asked: whoever runs the work cannot tell whose they are."""
+        """Errors are kept for who asked: whoever runs the work cannot tell whose they are.
+
+        So are memory that ran out and faults of the vocoder's own, which cost an answer its sound;
+        a broken GPU is everybody's, and raised.
+        """
         try:
             self.samples = self.ask()
         except VocoderError as error:
             self.error = error
+        except RuntimeError as error:
+            if breaks_device(error):
+                raise
+            # Without the error as its cause, whose frames would hold on to the device's memory.
+            log.warning("the vocoder failed", exc_info=error)
+            self.error = VocoderError(f"the vocoder failed: {str(error) or type(error).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +271,10 @@ class AnswerVoice:
         if call.ended:
             self._close(call)
         return Voiced(tokens, samples)
+
+    def give_up(self) -> None:
+        """Let go of the vocoder's stream: nothing more is asked of this voice."""
+        self._sound = None
 
     def _close(self, call: SpeechCall) -> None:
         """A call is over; its chunk may have been the last."""

@@ -4,6 +4,7 @@ No letter is cut in two, and what may be the beginning of a stop string waits un
 it is none. What was never complete at the end is not shown.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from agent.duplex.tokens import SPECIAL_IDS, TextStream, Token
@@ -15,6 +16,9 @@ class AnswerText:
     With `thinking`, all from a leading `<think>` to `</think>` is reasoning, shown without the
     blanks around it; an answer that begins otherwise has none. Special tokens are ignored. `stop`
     strings count in the text alone, which ends before the first of them.
+
+    `settled_words` says how many of the text's tokens, from the first on, may be said: with stop
+    strings those all of whose letters were shown; without any, all.
     """
 
     def __init__(
@@ -28,7 +32,9 @@ class AnswerText:
         self._letters = TextStream(decode)
         self._thoughts = _Trimmed()
         self._stops = StopStrings(stop)
+        self._words = _Words() if stop else None
         self._text = self._reasoning = ""
+        self.settled_words = 0
         self._may_think = thinking
         self._is_thinking = self._is_after_thought = self._is_over = False
 
@@ -38,7 +44,7 @@ class AnswerText:
         return self._stops.found
 
     def push(self, token: int) -> bool:
-        """The next token → whether it belongs to the text, and not to the reasoning."""
+        """The next token → whether it is the text's: not reasoning, nor the blanks behind that."""
         if token == Token.THINK and self._may_think:
             self._is_thinking, self._may_think = True, False
             return False
@@ -46,8 +52,7 @@ class AnswerText:
         if self._is_thinking:
             self._think(token)
             return False
-        self._write(self._letters.push([token]))
-        return True
+        return self._write(self._letters.push([token]))
 
     def take(self) -> tuple[str, str]:
         """Text and reasoning that were settled since the last time."""
@@ -59,6 +64,7 @@ class AnswerText:
         """No token follows: what waited for more is settled. Idempotent."""
         if not self._is_over and not self._stops.found:
             self._text += self._stops.finish()
+            self._settle_words()
         self._is_over = True
 
     def _think(self, token: int) -> None:
@@ -68,11 +74,54 @@ class AnswerText:
         else:
             self._reasoning += self._thoughts.push(self._letters.push([token]))
 
-    def _write(self, text: str) -> None:
+    def _write(self, letters: str) -> bool:
+        text = letters
         if self._is_after_thought:
-            text = text.lstrip()
+            text = letters.lstrip()
             self._is_after_thought = not text
-        self._text += self._stops.push(text)
+        is_blank = bool(letters) and not text
+        if not is_blank:
+            self._text += self._stops.push(text)
+            self._add_word(len(text))
+        return not is_blank
+
+    def _add_word(self, letters: int) -> None:
+        if self._words is None:
+            self.settled_words += 1
+        else:
+            self._words.add(letters)
+            self._settle_words()
+
+    def _settle_words(self) -> None:
+        if self._words is not None:
+            self.settled_words += self._words.settle(self._stops.held)
+
+
+class _Words:
+    """Where each word ends that waits to be settled; a letter's tokens end where the letter does.
+
+    No more wait than a stop string has letters, and those of one letter.
+    """
+
+    def __init__(self) -> None:
+        self._ends: deque[int] = deque()
+        self._unfinished = self._letters = 0
+
+    def add(self, letters: int) -> None:
+        """The next word, with which so many letters are complete."""
+        self._letters += letters
+        self._unfinished += 1
+        if letters:
+            self._ends += [self._letters] * self._unfinished
+            self._unfinished = 0
+
+    def settle(self, held: int) -> int:
+        """All letters but the newest `held` are shown → how many words more are settled."""
+        shown = self._letters - held
+        count = sum(end <= shown for end in self._ends)
+        for _ in range(count):
+            self._ends.popleft()
+        return count
 
 
 class _Trimmed:
@@ -101,23 +150,30 @@ class StopStrings:
         self._strings = tuple(strings)
         self._waiting = ""
         self.found = False
+        self.held = 0
+        """Of all that was pushed, the newest letters that were not returned."""
 
     def push(self, text: str) -> str:
         """The next text → what of it stands before any of the strings, for sure."""
         if self.found:
+            self.held += len(text)
             return ""
         whole = self._waiting + text
         met = [(at + len(one), at) for one in self._strings if (at := whole.find(one)) >= 0]
         if met:
             self.found, self._waiting = True, ""
-            return whole[: min(met)[1]]
-        keep = max((_overlap(whole, one) for one in self._strings), default=0)
-        self._waiting = whole[len(whole) - keep :]
-        return whole[: len(whole) - keep]
+            shown = whole[: min(met)[1]]
+            self.held = len(whole) - len(shown)
+            return shown
+        self.held = max((_overlap(whole, one) for one in self._strings), default=0)
+        shown = whole[: len(whole) - self.held]
+        self._waiting = whole[len(shown) :]
+        return shown
 
     def finish(self) -> str:
         """What turned out to begin none."""
         rest, self._waiting = self._waiting, ""
+        self.held = 0 if not self.found else self.held
         return rest
 
 

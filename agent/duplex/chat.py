@@ -30,8 +30,8 @@ from agent.duplex.answer_speech import (
     AnswerVoice,
     Speaker,
     Voiced,
+    WaitingWords,
     parted,
-    words_of,
 )
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.audio_encoder import BLOCK_FRAMES
@@ -148,7 +148,7 @@ class Chat:
             text.finish()
         shown, reasoning = text.take()
         if speech is not None and is_spoken:
-            speech.add(taken, shown, text_ended=finish is not None, stopped=text.stopped)
+            speech.add(taken, text.settled_words, text_ended=finish is not None)
             finish = None if speech.waits else finish
         return AnswerPiece(shown, reasoning, finish, len(taken.ids))
 
@@ -192,16 +192,14 @@ def _source(
 
 
 class _Speech:
-    """The answer's voice as long as it does not fail, and which of its words are said."""
+    """The answer's voice as long as it does not fail, and the words that it is to say."""
 
     def __init__(self, runner: Runner, request: ChatRequest, speaker: Speaker, slot: int) -> None:
         # A generator of its own: the words are the same whether or not they are heard.
         generator = random_source(request.seed, runner.model.target.device)
         self._voice = AnswerVoice(runner, speaker, KvStream(slot), generator)
-        self._rules = speaker.rules
+        self._words = WaitingWords(speaker.rules)
         self._decode = runner.model.vocabulary.text
-        self._said: list[int] = []
-        self._shown = 0
         self.has_failed = False
 
     @property
@@ -216,15 +214,12 @@ class _Speech:
         except VocoderError as error:
             self._fail(error)
 
-    def add(self, taken: Taken, shown: str, *, text_ended: bool, stopped: bool) -> None:
-        """The next tokens and what is shown of them; `stopped` by a stop string."""
-        chunk = words_of(taken, text_ended=text_ended, most=self._rules.most(len(taken.ids)))
-        self._said += chunk.said
-        self._shown += len(shown)
-        if stopped:
-            count = max(0, len(chunk.said) - self._hidden())
-            chunk = replace(chunk, said=chunk.said[:count], states=chunk.states[:count])
-        self._voice.add(*(parted(chunk, self._decode) if self._voice.is_long else (chunk,)))
+    def add(self, taken: Taken, settled_words: int, *, text_ended: bool) -> None:
+        """The next tokens; so many of the answer's words, from its first on, may be said."""
+        self._words.add(taken)
+        for chunk in self._words.chunks(settled_words, text_ended=text_ended):
+            is_long = self._voice.is_long
+            self._voice.add(*(parted(chunk, self._decode) if is_long else (chunk,)))
 
     def steps(self) -> Generator[Work, None, Voiced]:
         """The next second."""
@@ -234,15 +229,9 @@ class _Speech:
             self._fail(error)
             return Voiced((), NO_SOUND)
 
-    def _hidden(self) -> int:
-        """How many of the newest words are not shown: they belong to the stop string."""
-        said = list(self._said)
-        while said and len(self._decode(said)) > self._shown:
-            said.pop()
-        return len(self._said) - len(said)
-
     def _fail(self, error: VocoderError) -> None:
         log.warning("an answer goes on in text: %s", error)
+        self._voice.give_up()
         self.has_failed = True
 
 

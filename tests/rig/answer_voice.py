@@ -27,12 +27,14 @@ class Choir:
     """A vocoder: a token is 960 samples of its thousandth, and the end 480 of the voice's number.
 
     `fails_at`: the stream's push or finish of that number, from 0, fails; −1: it cannot be opened.
+    `error` says with what.
     """
 
     lag_ms = 0
 
-    def __init__(self, fails_at: int | None = None) -> None:
+    def __init__(self, fails_at: int | None = None, error: Exception | None = None) -> None:
         self.fails_at = fails_at
+        self.error = error or VocoderError("not finite")
         self.streams: list[Singer] = []
 
     def prepare(self, voice: str) -> None:
@@ -40,8 +42,8 @@ class Choir:
 
     def open(self, voice: str) -> "Singer":
         if self.fails_at == -1:
-            raise VocoderError("no voice")
-        self.streams.append(Singer(voice, self.fails_at))
+            raise self.error
+        self.streams.append(Singer(voice, self.fails_at, self.error))
         return self.streams[-1]
 
     @property
@@ -53,11 +55,12 @@ class Choir:
 class Singer:
     """One stream."""
 
-    def __init__(self, voice: str, fails_at: int | None) -> None:
+    def __init__(self, voice: str, fails_at: int | None, error: Exception) -> None:
         self.voice = voice
         self.pushes: list[list[int]] = []
         self.finished = False
         self._left = fails_at
+        self._error = error
 
     def push(self, tokens: Sequence[int]) -> FloatArray:
         self._count()
@@ -71,7 +74,7 @@ class Singer:
 
     def _count(self) -> None:
         if self._left == 0:
-            raise VocoderError("not finite")
+            raise self._error
         self._left = None if self._left is None else self._left - 1
 
 
