@@ -21,7 +21,7 @@ from agent.duplex.work import Runner
 from agent.engines import EngineSettings, ModelSettings, Progress, VoiceSettings
 from agent.engines.voices import load_voice
 from agent.errors import CheckpointError, ConfigError, RequestError, VocoderError
-from agent.interfaces import Vocoder
+from agent.interfaces import Vocoder, VocoderStream
 from agent.torch_parts.checkpoint import Target, open_checkpoint
 from agent.types import Abilities
 
@@ -101,26 +101,33 @@ def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallPart
     model = parts.runner.model
     vocoder, voices = load_voice(settings, assets / "ref_audio", model.target.device)
     heard = HeardVoices(model, voices)
-    _warm(vocoder, heard)
+    _warm(vocoder, heard, lengths=model.target.device.type == "cuda")
     return replace(parts, vocoder=vocoder, voices=heard)
 
 
-def _warm(vocoder: Vocoder, voices: Voices) -> None:
+def _warm(vocoder: Vocoder, voices: Voices, *, lengths: bool) -> None:
     """Have what every call needs, and what starts at first use: the first call is not to wait.
 
-    With the first voice that works; CheckpointError when none does.
+    With the first voice that works; CheckpointError when none does. A GPU plans its work anew for
+    each length of a turn's first and last piece, up to a second of it: `lengths` goes through all.
     """
     for voice_id in voices.ids():
         try:
             key = voices.resolve(voice_id)
             voices.duplex(key)
-            stream = vocoder.open(key)
-            stream.push(range(2 * UNIT_SPEECH_TOKENS))
-            stream.finish()
+            for length in range(1 if lengths else UNIT_SPEECH_TOKENS, UNIT_SPEECH_TOKENS + 1):
+                _say_turn(vocoder.open(key), length)
             return
         except (RequestError, VocoderError) as error:
             log.warning("the voice %s cannot be spoken with: %s", voice_id, error)
     raise CheckpointError("none of the voices can be spoken with; the log says why")
+
+
+def _say_turn(stream: VocoderStream, length: int) -> None:
+    """A turn whose first and last unit have `length` speech tokens, to the end."""
+    for count in (length, UNIT_SPEECH_TOKENS, UNIT_SPEECH_TOKENS, length):
+        stream.push(range(count))
+    stream.finish()
 
 
 def _target(model: ModelSettings) -> Target:

@@ -81,7 +81,7 @@ class VoicedVocoder(Generic[VoiceT]):
 
     def prepare(self, voice: str) -> None:
         """Have a voice ready before it is wanted. A voice that changed is prepared anew."""
-        # Some 70 ms on an H100, 365 ms for the first prompt of its length: others' calls, which
+        # Some 70 ms on an H200, 365 ms for the first prompt of its length: others' calls, which
         # wait for the same thread, have a second's sound in hand.
         self._ready(voice)
 
