@@ -129,12 +129,19 @@ def _complain(message: str, code: int) -> int:
 class _CommandParser(argparse.ArgumentParser):
     """Ends its help with the settings, from the table that the README's comes from too."""
 
+    sections: tuple[str, ...] = ()
+    """Those whose settings are shown; none: all."""
+
     def format_help(self) -> str:
         from agent.config import settings_table
 
         lines = [super().format_help(), "settings, with their defaults:"]
         for row in settings_table():
-            lines.append(f"  {row.key} = {row.default}\n      {row.description} [{row.allowed}]")
+            if not self.sections or row.key.partition(".")[0] in self.sections:
+                does = f"{row.description} [{row.allowed}]"
+                lines.append(f"  {row.key} = {row.default}\n      {does}")
+        if self.sections:
+            lines.append("All other settings: `voice-agent config`.")
         return "\n".join(lines) + "\n"
 
 

@@ -12,16 +12,26 @@ files are written in threads. All of it belongs to one event loop.
 import asyncio
 import contextlib
 import logging
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.errors import AgentError, RequestError
+from agent.errors import AgentError, CapacityError, EngineError, RequestError
 from agent.media.recording import RecordingLimits
 from agent.vocoder.voice_store import StoredVoice, VoiceStore
 from agent.voices_bench import BenchSettings, VocoderFiles
 from agent.voices_recording import Examined
-from agent.voices_shelf import VoiceDetails, VoiceNotFound, VoiceShelf, checked_details
+from agent.voices_shelf import (
+    VoiceDetails,
+    VoiceNotFound,
+    VoiceShelf,
+    VoiceStorageError,
+    checked_details,
+)
 from agent.voices_workshop import Workshop
 
 if TYPE_CHECKING:
@@ -36,16 +46,26 @@ __all__ = [
     "VoiceNotFound",
     "VoiceRefused",
     "VoiceStatus",
+    "VoiceStorageError",
+    "VoiceUnwanted",
     "Voices",
     "checked_details",
 ]
 
-VoiceStatus: TypeAlias = Literal["stored", "preparing", "ready", "failed"]
-"""`stored`: kept, but no vocoder is there that could speak with it."""
+VoiceStatus: TypeAlias = Literal["stored", "prepared", "preparing", "ready", "failed"]
+"""`stored`: kept, but no vocoder is there that could speak with it; `prepared`: kept in the form
+of some vocoder, of which the command line cannot say whether it is the server's."""
 
 _LOOK_S = 5.0
 """How soon is seen what somebody else has done to the folder, the command line above all."""
+_TRY_AGAIN_S = (10.0, 60.0, 300.0, 1200.0)
+"""After what may pass: a process that was ended, a full disk. Then it is final."""
+_PATH = re.compile(r"(?:/[^\s/:'\"(),;]+)+/([^\s/:'\"(),;]+)")
 log = logging.getLogger(__name__)
+
+
+class VoiceUnwanted(AgentError):
+    """Whoever wanted the voice has left; nothing was kept."""
 
 
 class VoiceRefused(RequestError):
@@ -56,16 +76,17 @@ class VoiceRefused(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class VoiceLimits:
-    """What may be added: how many, how large a file, how long a recording."""
+    """What may be added: how many, how large a file, how long a recording; `reserved` ids: none."""
 
     voices: int = 64
     file_bytes: int = 20_971_520
     recording_s: float = 120.0
+    reserved: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, section: "VoicesSection") -> "VoiceLimits":
+    def of(cls, section: "VoicesSection", reserved: frozenset[str] = frozenset()) -> "VoiceLimits":
         """As they are set."""
-        return cls(section.max_voices, section.max_file_bytes, section.max_recording_s)
+        return cls(section.max_voices, section.max_file_bytes, section.max_recording_s, reserved)
 
     def of_recordings(self) -> RecordingLimits:
         """As the decoder wants them."""
@@ -74,7 +95,7 @@ class VoiceLimits:
 
 @dataclass(frozen=True, slots=True)
 class ListedVoice:
-    """A voice and how far it is; `error` says why it failed."""
+    """A voice and how far it is; `error` says why it failed, the last time if it is tried again."""
 
     voice: StoredVoice
     status: VoiceStatus
@@ -92,7 +113,8 @@ class ListedVoice:
             "status": self.status,
             "error": self.error or None,
             "language": voice.language,
-            "duration_s": voice.duration_s,
+            # Somebody may have written the file by hand; JSON knows no such numbers.
+            "duration_s": voice.duration_s if math.isfinite(voice.duration_s) else 0.0,
             "notes": list(voice.notes),
         }
 
@@ -103,6 +125,15 @@ class Added:
 
     listed: ListedVoice
     examined: Examined
+
+
+@dataclass(frozen=True, slots=True)
+class _Setback:
+    """A preparation that failed and is tried again."""
+
+    tries: int
+    due_s: float
+    why: str
 
 
 class Voices:
@@ -120,7 +151,7 @@ class Voices:
         self.limits = limits
         self._store = store
         self._vocoder = vocoder
-        self._shelf = VoiceShelf(store, limits.voices)
+        self._shelf = VoiceShelf(store, limits.voices, limits.reserved)
         self._workshop = workshop or Workshop(
             BenchSettings(store.own, store.built_in, limits.of_recordings(), vocoder)
         )
@@ -130,16 +161,14 @@ class Voices:
         self._ready: frozenset[str] = frozenset()
         self._failed: dict[str, str] = {}
         """Why, by the digests of recordings."""
+        self._setbacks: dict[str, _Setback] = {}
         self._reading = asyncio.Lock()
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Find what is there, and begin to prepare what is not prepared."""
-        try:
-            await asyncio.to_thread(self._shelf.sweep)
-        except AgentError as error:
-            log.warning("%s", error)
+        await self._sweep()
         await self._refresh()
         loop = asyncio.get_running_loop()
         self._tasks.append(loop.create_task(self._watch(), name="voices-watch"))
@@ -168,11 +197,13 @@ class Voices:
         """What would be said of a recording; nothing is kept. As `Workshop.examine`."""
         return await self._workshop.examine(data)
 
-    async def add(self, details: VoiceDetails, data: bytes) -> Added:
-        """Keep a recording as a voice, which is prepared next.
+    async def add(
+        self, details: VoiceDetails, data: bytes, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Added:
+        """Keep a recording as a voice, which is prepared next, if it is still wanted by then.
 
         VoiceRefused when it cannot be cloned from, RequestError when it is no recording or no more
-        voices may be added, CapacityError, VoiceStorageError.
+        voices may be added, CapacityError, VoiceStorageError, VoiceUnwanted.
         """
         # Before the work is done; `put` looks again.
         await asyncio.to_thread(self._shelf.expect_room)
@@ -181,10 +212,17 @@ class Voices:
             raise VoiceRefused(
                 f"The recording cannot be used: {examined.refusal}", param="audio_sample"
             )
+        if not is_wanted():
+            raise VoiceUnwanted("the voice was given up before it was kept")
         voice = await asyncio.to_thread(self._shelf.put, details, examined)
+        if not is_wanted():
+            # A recording of somebody is not to stay where nobody knows of it.
+            await asyncio.to_thread(self._shelf.remove, voice.id)
+            raise VoiceUnwanted("the voice was given up while it was kept")
         log.info("the voice %s was added", voice.id)
         # The same recording may have failed before the vocoder's files were mended.
         self._failed.pop(voice.digest, None)
+        self._setbacks.pop(voice.digest, None)
         await self._refresh()
         self._news.set()
         return Added(self._listed(voice), examined)
@@ -205,7 +243,8 @@ class Voices:
             return ListedVoice(voice, "ready")
         if voice.digest in self._failed:
             return ListedVoice(voice, "failed", self._failed[voice.digest])
-        return ListedVoice(voice, "preparing")
+        setback = self._setbacks.get(voice.digest)
+        return ListedVoice(voice, "preparing", setback.why if setback else "")
 
     # ---- what is on the disk ------------------------------------------------------------------
 
@@ -218,6 +257,7 @@ class Voices:
                 log.warning("the voices in %s cannot be read: %s", self._store.own, error.strerror)
         digests = {voice.digest for voice in self._voices}
         self._failed = {each: why for each, why in self._failed.items() if each in digests}
+        self._setbacks = {each: why for each, why in self._setbacks.items() if each in digests}
 
     def _read(self) -> tuple[tuple[StoredVoice, ...], frozenset[str]]:
         if self._vocoder is not None and not self._key:
@@ -237,9 +277,21 @@ class Voices:
             await self._clock.sleep_until(self._clock.now_s() + _LOOK_S)
             now = await asyncio.to_thread(self._changed_at)
             if now != seen:
+                # Who changed it may have been ended halfway.
+                is_swept = await self._sweep()
                 await self._refresh()
                 self._news.set()
-            seen = now
+                seen = now if is_swept else seen
+
+    async def _sweep(self) -> bool:
+        """Whether it is done; not while somebody else is at it."""
+        try:
+            await asyncio.to_thread(self._shelf.sweep)
+        except CapacityError:
+            return False
+        except AgentError as error:
+            log.warning("%s", error)
+        return True
 
     def _changed_at(self) -> int:
         """When a voice was added or removed last, by whomever."""
@@ -254,15 +306,34 @@ class Voices:
         while True:
             self._news.clear()
             lacking = [voice for voice in self._voices if self._listed(voice).status == "preparing"]
-            for voice in lacking[:1]:
-                await self._prepare(voice)
-            if not lacking:
+            due_s, now_s = [self._due_s(voice) for voice in lacking], self._clock.now_s()
+            ready = [voice for voice, at_s in zip(lacking, due_s, strict=True) if at_s <= now_s]
+            if ready:
+                await self._prepare(ready[0])
+            elif lacking:
+                await self._news_until(min(due_s))
+            else:
                 await self._news.wait()
 
+    def _due_s(self, voice: StoredVoice) -> float:
+        setback = self._setbacks.get(voice.digest)
+        return setback.due_s if setback else -math.inf
+
+    async def _news_until(self, due_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        first = [
+            loop.create_task(self._news.wait(), name="voices-news"),
+            loop.create_task(self._clock.sleep_until(due_s), name="voices-again"),
+        ]
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in first:
+                task.cancel()
+            await asyncio.wait(first)
+
     async def _prepare(self, voice: StoredVoice) -> None:
-        why = await self._workshop.prepare(voice, self._key)
-        if why:
-            self._failed[voice.digest] = why
+        why = await self._tried(voice)
         try:
             # It may have been removed meanwhile.
             await asyncio.to_thread(self._shelf.drop_if_gone, voice.digest)
@@ -274,3 +345,27 @@ class Voices:
             self._failed[voice.digest] = "it was prepared, but its form is not there"
         if why and any(each.id == voice.id for each in self._voices):
             log.warning("the voice %s cannot be spoken with: %s", voice.id, why)
+
+    async def _tried(self, voice: StoredVoice) -> str:
+        """Why it was not prepared, with all paths; notes what is to become of it."""
+        try:
+            await asyncio.to_thread(self._shelf.make_folder)
+            why = await self._workshop.prepare(voice, self._key)
+        except (CapacityError, EngineError, VoiceStorageError) as error:
+            why = f"it could not be prepared: {error}"
+            before = self._setbacks.get(voice.digest)
+            tries = before.tries if before else 0
+            if tries < len(_TRY_AGAIN_S):
+                due_s = self._clock.now_s() + _TRY_AGAIN_S[tries]
+                self._setbacks[voice.digest] = _Setback(tries + 1, due_s, self._without_paths(why))
+                return why
+        if why:
+            self._failed[voice.digest] = self._without_paths(why)
+        return why
+
+    def _without_paths(self, text: str) -> str:
+        """For those who are not to know where things lie here; the log has it whole."""
+        vocoder = (self._vocoder.folder,) if self._vocoder else ()
+        for folder in (self._store.own, self._store.built_in, *vocoder, Path.home()):
+            text = text.replace(str(folder), folder.name)
+        return _PATH.sub(r"\1", text)

@@ -6,6 +6,7 @@ what is changed here.
 
 import argparse
 import asyncio
+import errno
 import importlib
 import json
 import logging
@@ -29,19 +30,29 @@ if TYPE_CHECKING:
 _EXIT_FAILED = 1
 _ENDINGS = {"ogg": "opus", "oga": "opus", "raw": "pcm"}
 """Of files, where they are not the format's own name."""
+_SECTIONS = ("voices", "vocoder", "model")
+"""Whose settings the help shows."""
+_LANGUAGES = ("en", "zh")
+"""Of texts; without, the text says it."""
 _NO_VOCODER = (
-    "It is prepared when a server with a vocoder starts: none is known here (vocoder.folder, or "
-    "model.source with assets/token2wav in it)."
+    "A running server prepares it by itself within seconds; here no vocoder is known that could "
+    "(vocoder.folder, or model.source with assets/token2wav in it)."
+)
+_READERS = (
+    "What reads texts is the model with a vocoder: --engine minicpm-o --model PATH_OR_ID "
+    "(`voice-agent doctor` says what it lacks)."
 )
 
 
 def add_to(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the subcommand to argparse's `commands`; `add_settings` adds --config and --set."""
     voices = commands.add_parser("voices", help="the voices that the agent can speak with")
+    voices.sections = _SECTIONS
     verbs = voices.add_subparsers(required=True, metavar="VERB")
 
     def verb(name: str, does: Callable[[argparse.Namespace], int], words: str) -> Any:
         parser = verbs.add_parser(name, help=words, description=words)
+        parser.sections = _SECTIONS
         parser.add_argument("--data", metavar="FOLDER", help="where voices are (voices.folder)")
         parser.add_argument("--model", metavar="PATH_OR_ID", help="the checkpoint (model.source)")
         add_settings(parser)
@@ -55,7 +66,7 @@ def add_to(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None
     check.add_argument("--json", action="store_true", help="print one JSON document")
     _add_add(verb("add", _add, "add a voice from a recording of 3 to 15 s of speech"))
     remove = verb("remove", _remove, "delete a voice and all that was made of it")
-    remove.add_argument("id", metavar="ID")
+    remove.add_argument("id", metavar="ID", help="the voice's id, or its name")
     _add_say(verb("say", _say, "read a text aloud into a file"))
 
 
@@ -66,18 +77,20 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
         "--consent",
         required=True,
         metavar="TEXT",
-        help="what you declare about the speaker's consent; it is kept with the voice",
+        # The number is the shelf's, whose import would make every --help slow.
+        help="what you declare about the speaker's consent, at least 3 words; it is kept with "
+        "the voice",
     )
     parser.add_argument("--language", default="", metavar="CODE", help="of the speech, such as zh")
 
 
 def _add_say(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID")
-    parser.add_argument("text", metavar="TEXT")
+    parser.add_argument("id", metavar="ID", help="the voice's id, or its name")
+    parser.add_argument("text", metavar="TEXT", help="what it says")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="its ending is the format"
     )
-    parser.add_argument("--language", default="", choices=("", "en", "zh"), help="of the text")
+    parser.add_argument("--language", default="", choices=_LANGUAGES, help="of the text")
     parser.add_argument("--seed", type=int, help="for the same sound each time")
     parser.add_argument("--engine", metavar="NAME", help="what speaks (engine.name)")
 
@@ -100,10 +113,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from agent.voices_recording import examine
-
-    limits = _limits(_config(arguments))
-    examined = examine(_read(arguments.file, limits.file_bytes), limits.of_recordings())
+    examined = _examined(arguments.file, _limits(_config(arguments)))
     if arguments.json:
         sys.stdout.write(json.dumps(examined.report, indent=2) + "\n")
     else:
@@ -113,7 +123,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from agent.voices_recording import examine
     from agent.voices_shelf import VoiceShelf, checked_details
 
     config = _config(arguments)
@@ -123,10 +132,10 @@ def _add(arguments: argparse.Namespace) -> int:
     vocoder = _vocoder(config)
     shelf = VoiceShelf(store, limits.voices)
     shelf.expect_room()
-    examined = examine(_read(arguments.file, limits.file_bytes), limits.of_recordings())
+    examined = _examined(arguments.file, limits)
     sys.stdout.write(_findings(examined))
     if not examined.accepted:
-        raise RequestError("the recording cannot be used; nothing was added")
+        raise RequestError(f"{arguments.file}: cannot be used; nothing was added")
     voice = shelf.put(details, examined)
     sys.stdout.write(f"Added the voice {voice.id} ({voice.name}), {voice.duration_s:.1f} s.\n")
     sys.stdout.flush()
@@ -154,7 +163,9 @@ def _remove(arguments: argparse.Namespace) -> int:
     from agent.voices_shelf import VoiceShelf
 
     config = _config(arguments)
-    voice = VoiceShelf(_store(config), _limits(config).voices).remove(arguments.id)
+    store = _store(config)
+    shelf = VoiceShelf(store, _limits(config).voices)
+    voice = shelf.remove(_id_of(store, arguments.id))
     sys.stdout.write(f"Removed the voice {voice.id} ({voice.name}).\n")
     return 0
 
@@ -163,9 +174,13 @@ def _say(arguments: argparse.Namespace) -> int:
     from agent.chat_types import SpeechRequest
 
     config = _config(arguments)
+    # All that can be wrong, before the engine is loaded, which may take minutes.
     form = _format(arguments.output)
-    # Before the engine is loaded, which may take minutes.
-    voice = _store(config).find(arguments.id)
+    _expect_room(arguments.output)
+    store = _store(config)
+    voice = store.find(_id_of(store, arguments.id))
+    if not arguments.text.strip():
+        raise RequestError("there is no text to say")
     language = arguments.language or _language(arguments.text)
     request = SpeechRequest(arguments.text, voice.id, language, arguments.seed)
     sound = asyncio.run(spoken(lambda: _start(config), request, form))
@@ -182,15 +197,12 @@ async def spoken(
 ) -> bytes:
     """The file of a text read aloud by the engine that `start` gives, which is closed in the end.
 
-    UnsupportedError when it does not read texts; as the engine fails, VocoderError for a voice
-    that did not last to the end.
+    As `start` and the engine fail; VocoderError for a voice that did not last to the end.
     """
     from agent.media.speech_file import SpeechFile, settled
 
     engine = await start()
     try:
-        if not engine.abilities.text_to_speech:
-            raise UnsupportedError(f"the {engine.name} engine has no voice that reads texts")
         file, sound = SpeechFile(form), bytearray()
         events = engine.chat(request)
         try:
@@ -200,7 +212,7 @@ async def spoken(
             if isinstance(events, AsyncGenerator):
                 await events.aclose()
         sound += file.finish()
-        return settled(form, sound)
+        return settled(form, sound, file.samples)
     finally:
         await engine.close()
 
@@ -224,6 +236,12 @@ def _piece(event: Any, file: Any) -> bytes:
 async def _start(config: "Config") -> "Engine":
     started = await importlib.import_module("agent.api.loading").start(config)
     engine: Engine = started.engine
+    if not engine.abilities.text_to_speech:
+        await engine.close()
+        raise UnsupportedError(
+            f"the {engine.name} engine has no voice that reads texts; it was taken because: "
+            f"{started.choice.reason}. {_READERS}"
+        )
     return engine
 
 
@@ -281,6 +299,42 @@ def _read(path: Path, most_bytes: int) -> bytes:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def _examined(path: Path, limits: "VoiceLimits") -> "Examined":
+    """RequestError, which names the file, when there is no sound to judge."""
+    from agent.voices_recording import examine
+
+    data = _read(path, limits.file_bytes)
+    try:
+        return examine(data, limits.of_recordings())
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}", code=error.code) from error
+
+
+def _expect_room(path: Path) -> None:
+    """RequestError when no file of that path can be written."""
+    if path.is_dir():
+        raise RequestError(f"{path}: is a folder; name the file in it")
+    if not path.parent.is_dir():
+        raise RequestError(f"{path}: cannot be written: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise RequestError(f"{path}: cannot be written: {os.strerror(errno.EACCES)}")
+
+
+def _id_of(store: "VoiceStore", called: str) -> str:
+    """The id of the voice of that id, or else of that name; what is neither comes back as it is.
+
+    RequestError when several have the name.
+    """
+    voices = store.voices()
+    if any(voice.id == called for voice in voices):
+        return called
+    name = " ".join(called.split()).casefold()
+    named = [voice.id for voice in voices if voice.name.casefold() == name]
+    if len(named) > 1:
+        raise RequestError(f"several voices are named {called!r}; use an id: {', '.join(named)}")
+    return named[0] if named else called
+
+
 def _format(path: Path) -> "SpeechFormat":
     from agent.media.speech_file import SPEECH_FORMATS
 
@@ -303,8 +357,10 @@ def _language(text: str) -> str:
 def _listed(store: "VoiceStore", voice: "StoredVoice", key: str) -> "ListedVoice":
     from agent.voices import ListedVoice
 
-    is_ready = bool(key) and store.is_prepared(voice.digest, key)
-    return ListedVoice(voice, "ready" if is_ready else "stored")
+    if key:
+        return ListedVoice(voice, "ready" if store.is_prepared(voice.digest, key) else "stored")
+    forms = store.prompt_path(voice.digest, "*")
+    return ListedVoice(voice, "prepared" if any(forms.parent.glob(forms.name)) else "stored")
 
 
 def _table(found: "Sequence[ListedVoice]") -> str:

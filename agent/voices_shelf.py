@@ -36,7 +36,8 @@ _FORGOTTEN_S = 3600
 """What is that old and neither a voice nor in use was left behind when a process was ended."""
 _DIGEST_IN_NAME = 32
 _MOST_NAME, _MOST_CONSENT = 80, 2000
-_LEAST_CONSENT_WORDS = 3
+LEAST_CONSENT_WORDS = 3
+"""Of the scripts without spaces each character counts."""
 _SLUG_CHARACTERS = 40
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8}){0,2}", re.IGNORECASE)
 _LETTERS = str.maketrans({"æ": "ae", "ø": "o", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
@@ -73,10 +74,11 @@ def checked_details(name: str, consent: str, language: str = "") -> VoiceDetails
         raise RequestError(
             f"name is to be 1 to {_MOST_NAME} printable characters", param="name", code="bad_name"
         )
-    if _words(consent) < _LEAST_CONSENT_WORDS or len(consent) > _MOST_CONSENT:
+    if _words(consent) < LEAST_CONSENT_WORDS or len(consent) > _MOST_CONSENT:
         raise RequestError(
-            "consent is to say, in a few words, that the speaker agrees to have the voice cloned, "
-            'such as "This is my own voice." It is kept with the voice.',
+            f"consent is to say, in at least {LEAST_CONSENT_WORDS} words, that the speaker agrees "
+            'to have the voice cloned, such as "This is my own voice." It is kept with the voice; '
+            f"{_MOST_CONSENT:,} characters at most.",
             param="consent",
             code="consent_required",
         )
@@ -102,10 +104,11 @@ class VoiceShelf:
             raise RequestError(
                 "no voices may be added here (voices.max_voices)", code="too_many_voices"
             )
-        if sum(not voice.built_in for voice in self._store.voices()) >= self._most:
+        kept = sum(not voice.built_in for voice in self._store.voices())
+        if kept >= self._most:
             raise RequestError(
-                f"{self._most} voices are kept, as many as voices.max_voices allows; remove one "
-                "first",
+                f"no further voice can be kept: {kept} of at most {self._most} are there "
+                "(voices.max_voices); remove one first",
                 code="too_many_voices",
             )
 

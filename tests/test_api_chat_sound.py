@@ -15,7 +15,7 @@ from agent.api import chat_replies
 from agent.errors import VocoderError
 from agent.media.audio import from_pcm16, to_pcm16
 from agent.media.files import read_media
-from agent.media.speech_file import SpeechFile
+from agent.media.speech_file import SpeechFile, settled
 from tests.rig.chat_server import PATH, ChatServer, chat_server
 from tests.rig.reading_engine import ReadingEngine
 from tests.rig.speaking_engine import WORD_SAMPLES, WORD_TOKENS, SpeakingEngine, sound_of
@@ -71,7 +71,7 @@ async def test_a_whole_answer_with_its_sound(server: ChatServer) -> None:
 async def test_in_every_format(server: ChatServer, form: str, file_form: Any) -> None:
     audio = (await server.ask(**asking(form))).choices[0].message.audio
     file, data = SpeechFile(file_form), base64.b64decode(audio.data, validate=True)
-    assert data == file.push(SPOKEN) + file.finish()
+    assert data == settled(file_form, file.push(SPOKEN) + file.finish(), file.samples)
     if form != "pcm16":
         heard = read_media(data).samples  # type: ignore[union-attr]
         assert abs(len(heard) / 16_000 - 0.4) < 0.1

@@ -217,7 +217,7 @@ async def test_the_settings_say_where_and_how_many(tmp_path: Path) -> None:
     [
         ({"name": "Anna"}, "consent", "consent is missing"),
         ({"consent": CONSENT}, "name", "name is missing"),
-        ({"name": "Anna", "consent": "ok"}, "consent", "in a few words"),
+        ({"name": "Anna", "consent": "ok"}, "consent", "in at least 3 words"),
         ({"name": " ", "consent": CONSENT}, "name", "1 to 80"),
         ({"name": "Anna", "consent": "so " * 4000}, "consent", "too long"),
         ({"name": "Anna", "consent": CONSENT, "language": "-"}, "language", "such as en"),

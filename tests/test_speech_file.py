@@ -118,11 +118,33 @@ def test_a_wav_that_is_sent_states_no_size_and_a_settled_one_its_own() -> None:
     sound = speech(1000)
     file = made("wav", [sound])
     assert file[4:8] == file[40:44] == b"\xff" * 4
-    with wave.open(io.BytesIO(settled("wav", bytearray(file)))) as read:
+    with wave.open(io.BytesIO(settled("wav", bytearray(file), 1000))) as read:
         assert (read.getframerate(), read.getnchannels(), read.getsampwidth()) == (24_000, 1, 2)
         assert read.readframes(read.getnframes()) == to_pcm16(sound).tobytes()
-    assert len(settled("wav", made("wav", []))) == 44 == len(wav_header())
-    assert settled("mp3", bytearray(b"abc")) == b"abc"
+    assert len(settled("wav", made("wav", []), 0)) == 44 == len(wav_header())
+    assert settled("mp3", bytearray(b"abc"), 3) == b"abc"
+
+
+def test_a_flac_that_is_sent_states_no_length_and_a_settled_one_its_own() -> None:
+    sound = speech(SAMPLES)
+    sent = made("flac", [sound])
+    whole = settled("flac", bytearray(sent), SAMPLES)
+    lengths = []
+    for file in (sent, whole):
+        with av.open(io.BytesIO(file)) as read:
+            lengths.append(read.streams.audio[0].duration)
+    assert lengths == [None, SAMPLES]
+    # Nothing else of it has changed.
+    assert np.array_equal(decoded("flac", whole), decoded("flac", sent))
+    assert [at for at, (a, b) in enumerate(zip(sent, whole, strict=True)) if a != b] == [24, 25]
+    assert settled("flac", made("flac", []), 0) == made("flac", [])
+
+
+def test_what_was_pushed_is_counted() -> None:
+    file = SpeechFile("opus")
+    for count in (3, 0, 700):
+        file.push(np.zeros(count, np.float32))
+    assert file.samples == 703
 
 
 @pytest.mark.parametrize("form", SPEECH_FORMATS)
@@ -138,7 +160,7 @@ def test_a_wav_on_the_disk(tmp_path: Path) -> None:
         file.push(piece)
     file.finish()
     file.finish()
-    assert path.read_bytes() == settled("wav", made("wav", [sound])) and file.samples == 5000
+    assert path.read_bytes() == settled("wav", made("wav", [sound]), 5000) and file.samples == 5000
     with pytest.raises(FileNotFoundError):
         WavFile(tmp_path / "none" / "a.wav")
 

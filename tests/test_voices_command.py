@@ -13,12 +13,12 @@ import pytest
 from agent import voices_command
 from agent.__main__ import main
 from agent.chat_types import SpeechRequest
-from agent.errors import EngineError, UnsupportedError, VocoderError
+from agent.errors import EngineError, VocoderError
 from agent.vocoder.voice_store import VoiceStore
 from agent.voices import VocoderFiles
 from agent.voices_command import spoken as read_aloud
+from agent.voices_shelf import LEAST_CONSENT_WORDS
 from tests.rig.attached import tone, wav
-from tests.rig.reading_engine import ReadingEngine
 from tests.rig.speaking_engine import WORD_SAMPLES, SpeakingEngine
 from tests.rig.tiny_vocoder import write_token2wav
 from tests.rig.voice_bench import CONSENT, coded, spoken
@@ -65,7 +65,8 @@ def test_a_voice_is_added_listed_and_removed(voices: Command) -> None:
     status, out, err = voices.add("--language", "en")
     assert status == 0 and err == ""
     assert out.startswith("4.2 s at 44,100 Hz, 1 channel(s); 4.2 s of speech at -23 dBFS, ")
-    assert "Added the voice anna (Anna), 4.3 s." in out and "none is known here" in out
+    assert "Added the voice anna (Anna), 4.3 s." in out
+    assert out.splitlines()[-1].startswith("A running server prepares it by itself within seconds;")
     listed = voices.listed()
     assert {"anna", "clara", "james", "mei"} <= set(listed)
     assert listed["anna"]["status"] == "stored" and listed["anna"]["language"] == "en"
@@ -90,6 +91,9 @@ def test_with_a_vocoder_a_voice_is_ready_at_once(voices: Command, tmp_path: Path
     assert (listed["anna"]["status"], listed["clara"]["status"]) == ("ready", "stored")
     voice, key = voices.store.find("anna"), VocoderFiles("token2wav", folder).key()
     assert voices.store.prompt(voice.digest, key) is not None
+    # For whom it is prepared cannot be said without one, only that it is.
+    listed = voices.listed()
+    assert (listed["anna"]["status"], listed["clara"]["status"]) == ("prepared", "stored")
     # Beside a model it is found, too, as the server finds it.
     (tmp_path / "model" / "assets").mkdir(parents=True)
     folder.rename(tmp_path / "model" / "assets" / "token2wav")
@@ -128,14 +132,16 @@ def test_what_cannot_be_added_is_explained_and_leaves_nothing(
     voices.recording.write_bytes(wav(tone(6)))
     status, out, err = voices.add()
     assert status == 1 and "No speech could be found in it." in out
-    assert err == "voice-agent: the recording cannot be used; nothing was added\n"
+    assert err == f"voice-agent: {voices.recording}: cannot be used; nothing was added\n"
     voices.recording.write_text("hello")
-    assert "this is text" in voices.add()[2]
+    refused = voices.add()[2]
+    assert "this is text" in refused and str(voices.recording) in refused
+    assert str(voices.recording) in voices("check", voices.recording)[2]
     assert "larger than 1,024 bytes" in _large(voices)
     status, _, err = voices("check", tmp_path / "none.wav")
     assert status == 1 and "none.wav: cannot be read: No such file" in err
     status, _, err = voices("add", voices.recording, "--name", "Anna", "--consent", "yes")
-    assert status == 1 and "in a few words" in err
+    assert status == 1 and f"in at least {LEAST_CONSENT_WORDS} words" in err
     assert "anna" not in voices.listed()
 
 
@@ -148,6 +154,42 @@ def test_consent_cannot_be_left_out(voices: Command, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as raised:
         voices("add", voices.recording, "--name", "Anna")
     assert raised.value.code == 2 and "--consent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["list", "check", "add", "remove", "say"])
+def test_the_help_shows_the_settings_of_voices_alone(
+    capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["voices", verb, "--help"])
+    text = capsys.readouterr().out
+    settings = text.partition("settings, with their defaults:")[2]
+    keys = [line.split()[0] for line in settings.splitlines() if " = " in line and line[2] != " "]
+    assert "voices.folder" in keys and "vocoder.folder" in keys and "model.source" in keys
+    assert {key.partition(".")[0] for key in keys} == {"voices", "vocoder", "model"}
+    assert text.endswith("All other settings: `voice-agent config`.\n")
+    if verb == "add":
+        assert f"at least {LEAST_CONSENT_WORDS} words" in " ".join(text.split())
+
+
+def test_the_number_of_voices_and_the_limit_are_told(voices: Command) -> None:
+    voices.add()
+    status, _, err = voices.add("--set", "voices.max_voices=1")
+    assert status == 1 and "1 of at most 1 are there (voices.max_voices)" in err
+
+
+def test_a_voice_is_found_by_its_name(voices: Command, tmp_path: Path) -> None:
+    voices.add()
+    facts = voices.data / "anna" / "voice.json"
+    facts.write_text(facts.read_text().replace('"Anna"', '"Anna Lee"'))
+    assert voices("remove", "anna  LEE")[:2] == (0, "Removed the voice anna (Anna Lee).\n")
+    voices.add()
+    voices.add()
+    facts = voices.data / "anna-2" / "voice.json"
+    facts.write_text(facts.read_text().replace("Anna (2)", "ANNA"))
+    status, _, err = voices("remove", "Anna")
+    assert status == 1 and "several voices are named 'Anna'; use an id: anna, anna-2" in err
+    assert voices("remove", "anna")[0] == 0, "an id comes before any name"
 
 
 def test_voices_that_cannot_be_removed(voices: Command) -> None:
@@ -183,9 +225,19 @@ def test_say_writes_the_format_of_the_file_s_ending(
     with av.open(str(out)) as file:
         samples = sum(frame.samples * 24_000 // frame.sample_rate for frame in file.decode(audio=0))
     assert 3 * WORD_SAMPLES <= samples < 3 * WORD_SAMPLES + 1500
+    if ending == "flac":
+        assert _stated_samples(out) == 3 * WORD_SAMPLES
     if ending == "wav":
         with wave.open(io.BytesIO(out.read_bytes())) as written:
             assert written.getnframes() == 3 * WORD_SAMPLES
+
+
+def _stated_samples(path: Path) -> int:
+    """What its header says: before a packet is read, a FLAC's length comes from nowhere else."""
+    with av.open(str(path)) as file:
+        stream = file.streams.audio[0]
+        assert stream.time_base is not None
+        return round((stream.duration or 0) * stream.time_base * 24_000)
 
 
 def test_say_in_chinese(voices: Command, engine: SpeakingEngine, tmp_path: Path) -> None:
@@ -202,12 +254,36 @@ def test_what_cannot_be_said_is_told_before_anything_is_loaded(
     assert status == 1 and "There is no voice 'nobody'" in err
     status, _, err = voices("say", "clara", "hi", "-o", tmp_path / "a.txt")
     assert status == 1 and "the file's ending" in err
+    status, _, err = voices("say", "clara", " \n", "-o", tmp_path / "a.wav")
+    assert status == 1 and "there is no text to say" in err
+    status, _, err = voices("say", "clara", "hi", "-o", tmp_path / "none" / "a.wav")
+    assert status == 1 and f"there is no folder {tmp_path}/none" in err
+    (tmp_path / "b.wav").mkdir()
+    status, _, err = voices("say", "clara", "hi", "-o", tmp_path / "b.wav")
+    assert status == 1 and "b.wav: is a folder" in err
     assert engine.spoken == []
 
 
-def test_an_engine_without_a_voice(voices: Command, tmp_path: Path) -> None:
+def test_a_voice_is_said_by_its_name_and_no_empty_language_is_offered(
+    voices: Command,
+    engine: SpeakingEngine,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    voices.add()
+    assert voices("say", "ANNA", "hi", "-o", tmp_path / "a.wav")[0] == 0
+    assert [order.voice for order in engine.spoken] == ["anna"]
+    with pytest.raises(SystemExit):
+        main(["voices", "say", "--help"])
+    assert "--language {en,zh}" in capsys.readouterr().out
+
+
+def test_an_engine_without_a_voice_says_why_it_was_taken_and_what_helps(
+    voices: Command, tmp_path: Path
+) -> None:
     status, _, err = voices("say", "clara", "hi", "-o", tmp_path / "a.wav", "--engine", "echo")
-    assert status == 1 and err.endswith("the echo engine has no voice that reads texts\n")
+    assert status == 1 and "the echo engine has no voice that reads texts" in err
+    assert "it was taken because: " in err and "--engine minicpm-o --model " in err
     assert not (tmp_path / "a.wav").exists()
 
 
@@ -240,11 +316,3 @@ async def test_a_voice_that_fails_leaves_no_file_and_no_engine(
     with pytest.raises(kind, match=words):
         await read_aloud(start, SpeechRequest("one two three four"), "wav")
     assert engine.closed
-
-
-async def test_an_engine_that_reads_no_texts() -> None:
-    async def start() -> ReadingEngine:
-        return ReadingEngine()
-
-    with pytest.raises(UnsupportedError, match="the reading engine has no voice"):
-        await read_aloud(start, SpeechRequest("one"), "wav")

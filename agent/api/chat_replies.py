@@ -175,7 +175,7 @@ class _Whole:
 
     def _base64(self) -> bytes:
         assert self._file is not None and self._form is not None
-        file = settled(self._form, self._coded + self._file.finish())
+        file = settled(self._form, self._coded + self._file.finish(), self._file.samples)
         pieces = range(0, len(file), _PIECE_BYTES)
         return b"".join(base64.b64encode(file[at : at + _PIECE_BYTES]) for at in pieces)
 

@@ -38,6 +38,9 @@ _UNKNOWN_BYTES = 0xFFFF_FFFF
 _SAMPLE_BYTES = 2
 _RIFF_BYTES = 36
 """Of a WAV's header behind the field that says so."""
+_FLAC_LENGTH_AT = 18
+"""Where 64 bits of a FLAC's header begin: its form (28), then how many samples it has (36)."""
+_FLAC_LENGTH_BITS = 36
 _MP3_HEADER = b"\xff\xf3\x84\xc0"
 """A frame of MPEG-2, layer III, 64 kbit/s, 24 kHz, mono: 192 bytes, 576 samples."""
 _MP3_FRAME_BYTES = 192
@@ -57,15 +60,18 @@ class SpeechFile:
 
     What is louder than −1..1 is clipped. Decoded, the sound is as long as what was pushed; `mp3`
     and `aac` fill their last frame with silence (under 24 and 43 ms), and `aac` begins with
-    `AAC_DELAY_SAMPLES` of it. A WAV states a size that stands for "until it ends".
+    `AAC_DELAY_SAMPLES` of it. A WAV states a size that stands for "until it ends", and a FLAC a
+    length that stands for "unknown"; `settled` mends both. `samples` were pushed.
     """
 
     def __init__(self, form: SpeechFormat) -> None:
         self.content_type = CONTENT_TYPES[form]
+        self.samples = 0
         self._encoder: _Encoder = _Plain(form) if form in ("wav", "pcm") else _Coded(form)
 
     def push(self, samples: FloatArray) -> bytes:
         """The next sound, [T] of any length; what can be sent by now, which may be nothing."""
+        self.samples += len(samples)
         return self._encoder.push(to_pcm16(samples)) if len(samples) else b""
 
     def finish(self) -> bytes:
@@ -83,12 +89,15 @@ def wav_header(samples: int | None = None) -> bytes:
     return head + b"data" + struct.pack("<I", size)
 
 
-def settled(form: SpeechFormat, file: bytes | bytearray) -> bytes:
-    """A whole file of `SpeechFile`, now that its length is known: a WAV states its size."""
-    if form != "wav":
-        return bytes(file)
-    header = len(wav_header())
-    return wav_header((len(file) - header) // _SAMPLE_BYTES) + bytes(file[header:])
+def settled(form: SpeechFormat, file: bytes | bytearray, samples: int) -> bytes:
+    """A whole file of `SpeechFile` of that many samples: a WAV or FLAC states its length."""
+    if form == "wav":
+        return wav_header(samples) + bytes(file[len(wav_header()) :])
+    if form == "flac":
+        at, behind = _FLAC_LENGTH_AT, _FLAC_LENGTH_AT + 8
+        stated = int.from_bytes(file[at:behind], "big") >> _FLAC_LENGTH_BITS << _FLAC_LENGTH_BITS
+        return bytes(file[:at]) + (stated | samples).to_bytes(8, "big") + bytes(file[behind:])
+    return bytes(file)
 
 
 class WavFile:
