@@ -272,8 +272,9 @@ def test_where_a_segment_does_not_fit_it_is_cut_finer() -> None:
 
 
 @pytest.mark.parametrize("at", [-1, 0, 1, 2])
-def test_a_reading_without_its_voice_fails(at: int) -> None:
-    used, choir = runner(), Choir(fails_at=at)
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("no memory")])
+def test_a_reading_without_its_voice_fails(at: int, error: Exception | None) -> None:
+    used, choir = runner(), Choir(at, error)
     reading = Reading(used, SpeechRequest("Hello.", seed=1), speaker(choir))
     with pytest.raises(VocoderError):
         pieces_of(reading, used)
