@@ -176,3 +176,23 @@ def test_another_precision_and_the_cpu_have_no_graphs(pair: Pair) -> None:
     assert not half.narrow(torch.bfloat16)._graphs
     half.prepare_graphs([50])
     assert not half._graphs
+
+
+@torch.inference_mode()
+def test_attention_that_plans_every_new_length_is_not_asked_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def listening(*arguments: Any, **named: Any) -> Tensor:
+        asked.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*arguments, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listening)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    for flow in (pair.eager, pair.recorded):
+        _chunks(flow, 1)
+    pair.eager.whole(_tokens(10), *golden_prompt(15), NOISE)
+    assert asked and not any(asked)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
