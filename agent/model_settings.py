@@ -95,7 +95,15 @@ class VocoderSection(Section):
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Of all that is random in it.")
     prepared_voices: int = Field(
-        default=4, ge=1, le=64, description="Voices kept ready in the device's memory, 0.2 GB each."
+        default=4,
+        ge=1,
+        le=64,
+        description="Voices kept ready in the device's memory, 0.2 GB each, besides those of calls.",
+    )
+    graphs: bool = Field(
+        default=True,
+        description="On a GPU, record token2wav's work at the start as CUDA graphs: 50 ms less for "
+        "a second of sound.",
     )
 
 

@@ -208,6 +208,7 @@ def test_the_vocoder_beside_the_model_is_taken_and_gets_every_setting(folder: Pa
         "first_hop_tokens": "15",
         "seed": "7",
         "prepared_voices": "3",
+        "graphs": "false",
     }
     config = config_of(
         f"model.source={folder}",
@@ -216,7 +217,17 @@ def test_the_vocoder_beside_the_model_is_taken_and_gets_every_setting(folder: Pa
     )
     settings = engine_settings(config, choose(config, lambda _: H200))
     assert settings.voice == VoiceSettings(
-        "token2wav", beside, folder / "mine", "bfloat16", 5, "reference", "reference", 15, 7, 3
+        "token2wav",
+        beside,
+        folder / "mine",
+        "bfloat16",
+        5,
+        "reference",
+        "reference",
+        15,
+        7,
+        3,
+        False,
     )
 
 

@@ -49,6 +49,7 @@ def voice_settings(config: Config, checkpoint: Path) -> VoiceSettings | None:
         first_hop_tokens=chosen.first_hop_tokens,
         seed=chosen.seed,
         prepared_voices=chosen.prepared_voices,
+        graphs=chosen.graphs,
     )
 
 
