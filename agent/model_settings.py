@@ -98,7 +98,7 @@ class VocoderSection(Section):
         default=4,
         ge=1,
         le=64,
-        description="Voices kept ready in the device's memory, 0.2 GB each, besides those of calls.",
+        description="Voices kept ready in the device's memory, 0.2 GB each, beside those of calls.",
     )
     graphs: bool = Field(
         default=True,
