@@ -74,6 +74,20 @@ def test_a_cough_within_the_hold_ends_in_a_resume_before_it_is_over() -> None:
     assert at(told, ResumeDue)[0] < HOLD[1]
 
 
+def test_what_rings_on_after_a_click_is_not_taken_for_a_voice_that_an_echo_hides() -> None:
+    ringing = Voice(4264, 4450, QUIET_DBFS + 20, likelihood=0.05)
+    told = after_question(call_with_hold(Voice(4200, 4264), ringing).run(9000))
+    assert at(told, ResumeDue)[0] - 4264 <= 180
+
+
+def test_a_cough_in_the_last_echo_of_a_first_short_turn_makes_nobody_a_stranger() -> None:
+    cough, words = Voice(5100, 5240), Voice(5480, 9000)
+    told = Call([(4000, 5000)], [QUESTION, cough, words], held=[(5000, 9000)]).run(6500)
+    first, second = at(told, DuckDue)[:2]
+    assert 5100 <= first < at(told, ResumeDue)[0] < 5500, "while its echo may last"
+    assert 5480 <= second <= 5550
+
+
 @pytest.mark.parametrize("delay_ms", [0.0, 60.0, 400.0])
 def test_no_echo_is_waited_for_where_nothing_has_sounded(delay_ms: float) -> None:
     call = call_with_hold(Voice(4200, 4264))
@@ -112,7 +126,11 @@ def test_what_was_said_over_the_hold_does_not_count_once_it_sounds() -> None:
 
 def test_a_stranger_delays_a_held_turn_no_longer_than_he_silences_one_that_plays() -> None:
     voice = Voice(4100, 9000, dbfs=USER_DBFS - 14)
-    told = after_question(call_with_hold(voice, sounds=False).run(7000))
+    call = call_with_hold(voice, sounds=False)
+    call.run(4000)
+    user_dbfs = call.policy.user_dbfs
+    told = after_question(call.run(7000))
+    assert call.policy.user_dbfs == user_dbfs is not None
     assert at(told, BargeInDue) == []
     assert len(at(told, DuckDue)) == 1
     assert 600 <= at(told, ResumeDue)[0] - 4100 <= 800

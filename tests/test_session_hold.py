@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from agent.media.barge_in import DuckDue, ResumeDue
+from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.types import Interrupt, SessionSettings, SpeechAudio, TextDelta, TurnStarted, Unit
 from tests.rig.call_parts import MS, DrivenCall, FloatArray, settle, voice
 
@@ -166,7 +166,9 @@ async def test_a_duck_of_a_held_turn_is_told_to_nobody_and_counted_nowhere(
     assert call.playout.ducked
     await call.hear(ResumeDue(0))
     assert not call.playout.ducked
+    await call.hear(DuckDue(0), BargeInDue(0))
     assert not {DUCKED, RESUMED, STARTED} & set(call.kinds())
+    assert CLEARED in call.kinds()
     assert call.counted("ducks_total", verdict="resumed") == 0
     assert call.counted("ducks_total", verdict="flushed") == 0
 

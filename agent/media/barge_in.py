@@ -377,8 +377,7 @@ class BargeIn:
         return echo_hides(self._now - self._ducked_at, self.echo_delay_ms)
 
     def _duck(self) -> list[BargeInEvent]:
-        if self._agent.sounding:
-            self._insistence.try_again(self._now)
+        self._insistence.try_again(self._now)
         self._ducked_at = self._active_at = self._now
         return [DuckDue(self._now)]
 
