@@ -87,7 +87,7 @@ def test_full_size_takes_what_was_measured() -> None:
 
 def test_a_voice_takes_its_share() -> None:
     silent, voiced = (one.memory_bytes(2, 8192) for one in (FULL_SIZE, FULL_SIZE.with_voice(4)))
-    assert voiced - silent == 520_000_000 + 4 * 205_000_000 + 2 * 75_000_000
+    assert voiced - silent == 730_000_000 + 4 * 205_000_000 + 2 * 75_000_000
 
 
 # ---- something else -----------------------------------------------------------------------------

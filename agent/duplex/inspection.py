@@ -38,10 +38,10 @@ _WORK_BYTES = 1_650_000_000
 """What is set aside besides weights and caches. `bench.model` measured 0.3 GB of torch's at full
 size; the rest is room for the driver, long prompts and pictures in many tiles."""
 
-_VOCODER_BYTES = 520_000_000
+_VOCODER_BYTES = 730_000_000
 _VOICE_BYTES = 205_000_000
 _VOICE_STREAM_BYTES = 75_000_000
-"""token2wav in half precision, one voice that is kept ready and one turn, by `bench.vocoder`."""
+"""token2wav in half precision with its graphs, one voice that is kept ready and one turn, by `bench.vocoder`."""
 
 
 # ---- at no cost ---------------------------------------------------------------------------------
