@@ -137,7 +137,7 @@ async def test_a_recording_ends_by_itself_and_one_that_is_too_short_is_not_kept(
         await _open_dialog(opened)
         await _recorded(opened, left_s=14)
         await opened.shows('#voice-take-note[data-tone="bad"]')
-        assert "at least 5 are needed" in await page.inner_text("#voice-take-note")
+        assert "at least 3 s of speech are needed" in await page.inner_text("#voice-take-note")
         assert await page.is_disabled("#voice-save")
         await page.click("#voice-record-button")
         await opened.until("document.getElementById('voice-timer').textContent === '1 s left'")

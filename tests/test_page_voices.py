@@ -46,6 +46,7 @@ async def test_without_voices_there_is_nothing_to_choose() -> None:
     async with open_page(models=echo_models()) as opened:
         await opened.page.click("#settings summary")
         assert await opened.page.is_visible("#setting-eagerness")
+        assert await opened.page.inner_text("#settings-summary") == "prompt, manners, pictures"
         assert not await opened.page.is_visible("#voice-field")
         assert opened.server.voices.asked == 0
 
@@ -58,6 +59,8 @@ async def test_built_in_voices_come_first_and_the_first_is_shown() -> None:
             ["Added here", "Anna · 中文"],
         ]
         assert await opened.page.input_value("#setting-voice") == "slt"
+        summary = await opened.page.inner_text("#settings-summary")
+        assert summary == "voice, prompt, manners, pictures"
         await opened.call()
         (sent,) = await opened.page.evaluate("window.farEnd.sessions")
         assert "audio" not in sent, "nothing was chosen: the server decides"
@@ -258,7 +261,11 @@ async def test_added_voices_are_deleted_after_a_question_and_built_in_ones_stay(
         page = opened.page
         await _open_settings(opened)
         assert await page.is_disabled("#voice-delete"), "Slt is built in"
+        for why in ("title", "aria-description"):
+            said = await page.get_attribute("#voice-delete", why)
+            assert said is not None and said.startswith("Built-in voices cannot be deleted")
         await page.select_option("#setting-voice", "anna")
+        assert await page.get_attribute("#voice-delete", "title") == ""
         await page.click("#voice-delete")
         assert "“Anna”" in await page.inner_text("#voice-delete-title")
         await page.keyboard.press("Escape")

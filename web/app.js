@@ -75,7 +75,7 @@ const PICKERS = [
 let call = newCall();
 const choices = new Choices();
 const settingsCard = new SettingsCard(choices, (event, onRefused) => call.send(event, onRefused), (id) => voicePicker.refresh(id));
-const voicePicker = new VoicePicker(choices, settingsCard, BASE_URL, () => call.live);
+const voicePicker = new VoicePicker(choices, settingsCard, BASE_URL, () => call.live, () => chat.hush());
 const floorButtons = new FloorButtons(byId('pause'), byId('listen'), () => call, (only) => stage.listensOnly(only));
 const typing = new Typing(
   /** @type {HTMLFormElement} */ (byId('typing')),

@@ -80,6 +80,11 @@ export class Chat {
     this.#show();
   }
 
+  /** Nothing is read aloud any more; the answer is still written. */
+  hush() {
+    this.#aloud.stop();
+  }
+
   /** Nothing more of the answer, neither written nor read. */
   #giveUp() {
     this.#writing?.abort();

@@ -11,7 +11,9 @@
 
 import { openRawMicrophone, requireMicrophone, stop } from './capture.js';
 
-export const SHORTEST_S = 5;
+export const SHORTEST_S = 3;
+/** From here on a voice is cloned well. */
+export const GOOD_S = 5;
 export const LONGEST_S = 15;
 
 /**

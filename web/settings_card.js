@@ -11,7 +11,7 @@
 
 import { recall, remember } from './devices.js';
 import { languageName } from './languages.js';
-import { BUILT_IN, HD_SLICES, MAX_INSTRUCTIONS, NAMES, refusal } from './settings.js';
+import { BUILT_IN, hasVoices, HD_SLICES, MAX_INSTRUCTIONS, NAMES, refusal } from './settings.js';
 import { byId } from './stage.js';
 
 /** @typedef {import('./settings.js').Choices} Choices */
@@ -202,7 +202,7 @@ export class SettingsCard {
     const own = this.#prompts[this.#choices.language || 'en'] ?? '';
     control('instructions').setAttribute('placeholder', own || 'The engine’s own prompt, in the language chosen below.');
     byId('settings-reset').toggleAttribute('disabled', !this.#choices.any);
-    byId('settings-summary').textContent = summary(this.#choices.value('instructions'));
+    byId('settings-summary').textContent = summary(this.#choices.value('instructions'), hasVoices(this.#choices.abilities));
     this.#describeEagerness();
     this.#count();
   }
@@ -287,10 +287,13 @@ function fillLanguages(select, languages) {
   select.replaceChildren(new Option('Like this browser', ''), ...options);
 }
 
-/** @param {string} instructions */
-function summary(instructions) {
+/**
+ * @param {string} instructions
+ * @param {boolean} voiced whether there are voices to choose from
+ */
+function summary(instructions, voiced) {
   const line = instructions.trim().split('\n')[0];
-  if (!line) return 'prompt, manners, pictures';
+  if (!line) return `${voiced ? 'voice, ' : ''}prompt, manners, pictures`;
   return line.length > SUMMARY_CHARACTERS ? `“${line.slice(0, SUMMARY_CHARACTERS)}…”` : `“${line}”`;
 }
 

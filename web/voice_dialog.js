@@ -7,7 +7,8 @@
  *   #voice-save        data-next = check | save: what a press does
  *   #voice-report      data-verdict = '' | ok | warning | failing; li[data-verdict] its findings
  *   #voice-progress    how much of the recording is sent
- *   #voice-problem     role=alert
+ *   #voice-problem     role=alert; #voice-files beside it which files can be used, where one cannot
+ *   #voice-leave       asks, instead of the buttons, before a recording is thrown away unsaved
  */
 
 import { languageName, reading } from './languages.js';
@@ -50,6 +51,7 @@ export class VoiceDialog {
   #choices;
   #api;
   #added;
+  #silence;
   #take;
   #dialog = /** @type {HTMLDialogElement} */ (byId('voice-dialog'));
   #fields = /** @type {HTMLFieldSetElement} */ (byId('voice-fields'));
@@ -68,14 +70,20 @@ export class VoiceDialog {
    * @param {VoicesApi} api
    * @param {(voice: import('./voices.js').Voice) => void} added
    * @param {() => boolean} isLive whether a call is on
+   * @param {() => void} silence whatever the page plays
    */
-  constructor(choices, api, added, isLive) {
+  constructor(choices, api, added, isLive, silence) {
     this.#choices = choices;
     this.#api = api;
     this.#added = added;
-    this.#take = new VoiceTake(() => this.#onTake(), isLive);
+    this.#silence = silence;
+    this.#take = new VoiceTake(() => this.#onTake(), isLive, silence);
     byId('voice-add').addEventListener('click', () => this.open());
-    byId('voice-close').addEventListener('click', () => this.#dialog.close());
+    byId('voice-close').addEventListener('click', () => this.#leave());
+    byId('voice-leave-no').addEventListener('click', () => this.#askToLeave(false));
+    byId('voice-leave-yes').addEventListener('click', () => this.#dialog.close());
+    this.#dialog.addEventListener('keydown', (event) => this.#onKey(event));
+    this.#dialog.addEventListener('cancel', (event) => this.#onBack(event));
     byId('voice-cancel').addEventListener('click', () => this.#onCancel());
     byId('voice-form').addEventListener('submit', (event) => this.#onSubmit(event));
     this.#language.addEventListener('change', () => this.#showReading());
@@ -83,6 +91,8 @@ export class VoiceDialog {
   }
 
   open() {
+    this.#silence();
+    this.#askToLeave(false);
     fillLanguages(this.#language, this.#choices.abilities.languages ?? [], this.#choices.language);
     this.#showReading();
     this.#name.value = '';
@@ -94,6 +104,44 @@ export class VoiceDialog {
 
   callChanged() {
     this.#take.callChanged();
+  }
+
+  // ---- leave ------------------------------------------------------------------------------------
+
+  /** Close, unless that would throw away what nobody has saved: then ask. */
+  #leave() {
+    if (this.#take.recording) this.#askToLeave(true);
+    else this.#dialog.close();
+  }
+
+  /** @param {boolean} asking */
+  #askToLeave(asking) {
+    const left = !asking && !byId('voice-leave').hidden;
+    byId('voice-leave').hidden = !asking;
+    byId('voice-buttons').hidden = asking;
+    if (asking) byId('voice-leave-no').focus();
+    else if (left) byId('voice-cancel').focus();
+  }
+
+  /**
+   * Escape, before the browser closes the dialog: that it can be asked to let be only once.
+   * @param {KeyboardEvent} event
+   */
+  #onKey(event) {
+    if (event.key !== 'Escape' || event.isComposing) return;
+    event.preventDefault();
+    if (byId('voice-leave').hidden) this.#leave();
+    else this.#askToLeave(false);
+  }
+
+  /**
+   * The gesture of phones that goes back.
+   * @param {Event} event
+   */
+  #onBack(event) {
+    if (event.target !== this.#dialog || !this.#take.recording) return;
+    event.preventDefault();
+    this.#askToLeave(true);
   }
 
   #onClose() {
@@ -128,9 +176,10 @@ export class VoiceDialog {
    * @param {Recording} recording
    * @param {import('./voices.js').Sending} sending
    */
-  async #check({ sound, fileName }, sending) {
-    const report = await this.#api.check(sound, fileName, sending);
-    if (!sending.signal.aborted) this.#report = report;
+  async #check(recording, sending) {
+    const report = await this.#api.check(recording.sound, recording.fileName, sending);
+    // Of another recording than the present one it says nothing.
+    if (!sending.signal.aborted && this.#take.recording === recording) this.#report = report;
   }
 
   /**
@@ -163,15 +212,15 @@ export class VoiceDialog {
     try {
       await work({ signal: sending.signal, onProgress: (share) => this.#showProgress(share) });
     } catch (error) {
-      if (error instanceof VoiceProblem) this.#complain(error.message);
+      if (error instanceof VoiceProblem) this.#complain(error.message, error.files);
       else if (!isAbort(error)) throw error;
     } finally {
       this.#sending = null;
       this.#busy('');
       this.#show();
     }
-    // What there is to do next: mend the recording, or name it.
-    if (what === 'check' && this.#report) byId(this.#report.accepted ? 'voice-next' : 'voice-report').scrollIntoView({ block: 'nearest' });
+    // With what there is to do next below it.
+    if (what === 'check' && this.#report) byId('voice-report').scrollIntoView({ block: 'start' });
   }
 
   #isComplete() {
@@ -220,9 +269,15 @@ export class VoiceDialog {
     if (words.textContent !== text) words.textContent = text;
   }
 
-  /** @param {string} text */
-  #complain(text) {
+  /**
+   * @param {string} text
+   * @param {string} [files] which can be used
+   */
+  #complain(text, files = '') {
     byId('voice-problem').textContent = text;
+    byId('voice-files-words').textContent = files;
+    byId('voice-files').hidden = !files;
+    byId('voice-files').toggleAttribute('open', false);
   }
 
   #showReading() {

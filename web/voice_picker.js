@@ -48,13 +48,17 @@ export class VoicePicker {
    * @param {SettingsCard} card
    * @param {URL | string} baseUrl where the server's `v1/` lives
    * @param {() => boolean} isLive whether a call is on
+   * @param {() => void} silence what else the page plays
    */
-  constructor(choices, card, baseUrl, isLive) {
+  constructor(choices, card, baseUrl, isLive, silence) {
     this.#choices = choices;
     this.#card = card;
     this.#api = new VoicesApi(baseUrl);
     this.#isLive = isLive;
-    this.#adding = new VoiceDialog(choices, this.#api, (voice) => this.#added(voice), isLive);
+    this.#adding = new VoiceDialog(choices, this.#api, (voice) => this.#added(voice), isLive, () => {
+      this.#hush();
+      silence();
+    });
     this.#select.addEventListener('change', () => this.#onChange());
     this.#listen.addEventListener('click', () => this.#onListen());
     this.#delete.addEventListener('click', () => this.#askToDelete());
@@ -122,7 +126,9 @@ export class VoicePicker {
     this.#listen.disabled = this.#isLive() || voice?.status !== 'ready';
     this.#listen.title = this.#isLive() ? 'Your call has the model: hang up to listen.' : '';
     this.#delete.disabled = !voice || voice.built_in;
-    this.#delete.title = voice?.built_in ? 'Built-in voices stay.' : '';
+    const stays = voice?.built_in ? 'Built-in voices cannot be deleted, only those that were added.' : '';
+    this.#delete.title = stays;
+    this.#delete.setAttribute('aria-description', stays);
   }
 
   // ---- what there is ----------------------------------------------------------------------------

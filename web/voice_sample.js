@@ -19,6 +19,8 @@ export class Sample {
     this.#url = URL.createObjectURL(sound);
     this.#audio.src = this.#url;
     await useLoudspeaker(this.#audio);
+    // It may have been stopped meanwhile.
+    if (!this.#url) return;
     try {
       await this.#audio.play();
     } catch (error) {

@@ -14,7 +14,7 @@
 import { rememberedDevice } from './devices.js';
 import { meterShare, SILENT_DB } from './meter.js';
 import { CallProblem, describe } from './problems.js';
-import { LONGEST_S, Recorder, SHORTEST_S } from './recorder.js';
+import { GOOD_S, LONGEST_S, Recorder, SHORTEST_S } from './recorder.js';
 import { byId } from './stage.js';
 import { asWav } from './wav.js';
 
@@ -30,6 +30,7 @@ const IN_CALL = 'Hang up to record: in a call the agent would hear it, and answe
 export class VoiceTake {
   #changed;
   #isLive;
+  #silence;
   #button = /** @type {HTMLButtonElement} */ (byId('voice-record-button'));
   #meter = byId('voice-meter');
   #note = byId('voice-take-note');
@@ -45,10 +46,12 @@ export class VoiceTake {
   /**
    * @param {() => void} changed another recording than before, or none
    * @param {() => boolean} isLive whether a call is on
+   * @param {() => void} silence whatever the page plays: the recording would have it in it
    */
-  constructor(changed, isLive) {
+  constructor(changed, isLive, silence) {
     this.#changed = changed;
     this.#isLive = isLive;
+    this.#silence = silence;
     this.#button.addEventListener('click', () => this.#onButton());
     for (const radio of sources()) radio.addEventListener('change', () => this.#onSource());
     byId('voice-drop').addEventListener('click', () => this.#picker.click());
@@ -82,6 +85,7 @@ export class VoiceTake {
 
   async #record() {
     this.clear();
+    this.#silence();
     this.#loudestDb = -Infinity;
     this.#longEnough = false;
     const recorder = (this.#recorder = new Recorder({
@@ -116,7 +120,7 @@ export class VoiceTake {
     this.#meter.style.setProperty('--done', (seconds / LONGEST_S).toFixed(3));
     this.#meter.setAttribute('aria-valuenow', String(Math.round(100 * share)));
     showTimer(`${Math.ceil(LONGEST_S - seconds)} s left`);
-    if (this.#longEnough || seconds < SHORTEST_S) return;
+    if (this.#longEnough || seconds < GOOD_S) return;
     this.#longEnough = true;
     this.#say('Long enough: stop when you have read it.');
   }
@@ -129,7 +133,7 @@ export class VoiceTake {
     if (this.#loudestDb < SILENT_DB) {
       this.#say('Nothing was heard. Is the right microphone chosen under “Devices”, and is it on?', 'bad');
     } else if (seconds < SHORTEST_S) {
-      this.#say(`That was only ${length}: at least ${SHORTEST_S} are needed. Record again, and read the whole text.`, 'bad');
+      this.#say(`That was only ${length}: at least ${SHORTEST_S} s of speech are needed. Record again, and read the whole text.`, 'bad');
     } else {
       this.#keep({ sound: asWav(pieces, rateHz), fileName: 'recording.wav' });
       this.#say(`Recorded ${length}. Listen to it: is it clear, and without noise?`);

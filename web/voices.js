@@ -41,11 +41,13 @@ const SPEECH_TIMEOUT_MS = 60_000;
 export class VoiceProblem extends Error {
   /**
    * @param {string} message
-   * @param {{status?: number, cause?: unknown}} [more] status 0: there was no answer
+   * @param {{status?: number, files?: string, cause?: unknown}} [more] status 0: there was no answer;
+   *   files: which can be used, where this one cannot
    */
-  constructor(message, { status = 0, cause } = {}) {
+  constructor(message, { status = 0, files = '', cause } = {}) {
     super(message, { cause });
     this.status = status;
+    this.files = files;
   }
 }
 
@@ -189,7 +191,11 @@ function lost(cause) {
  * @param {string} body OpenAI's error object, if it is one
  */
 function refused(status, body) {
-  const message = sentence(String(parse(body)?.error?.message ?? '') || `The server answers with HTTP status ${status}.`);
+  const error = parse(body)?.error ?? {};
+  const message = sentence(String(error.message ?? '') || `The server answers with HTTP status ${status}.`);
+  const [what, files] = message.split('; supported are ');
+  // All that can be used is too much to be read where one file is refused.
+  if (error.code === 'unsupported_media' && files) return new VoiceProblem(sentence(`${what}, no recording`), { status, files });
   if (status === 503) return new VoiceProblem(`${message} Try again in a few seconds.`, { status });
   return new VoiceProblem(message, { status });
 }

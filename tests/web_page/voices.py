@@ -57,6 +57,7 @@ class ScriptedVoices:
     report: dict[str, Any] = field(default_factory=report)
     refuse: tuple[int, str] | None = None
     """Status and message."""
+    refusal_code: str | None = None
     status: str = "ready"
     """Of a voice that is added."""
     asked: int = 0
@@ -90,13 +91,17 @@ class ScriptedVoices:
     async def _check(self, request: web.Request) -> web.Response:
         self.checked.append(await _form(request))
         await self.gate.wait()
-        return _refusal(*self.refuse) if self.refuse else web.json_response(self.report)
+        return (
+            _refusal(*self.refuse, self.refusal_code)
+            if self.refuse
+            else web.json_response(self.report)
+        )
 
     async def _add(self, request: web.Request) -> web.Response:
         self.added.append(await _form(request))
         await self.gate.wait()
         if self.refuse:
-            return _refusal(*self.refuse)
+            return _refusal(*self.refuse, self.refusal_code)
         made = voice(self.added[-1]["name"], status=self.status)
         self.listed = [*self.listed, made]
         return web.json_response(made | {"report": self.report})
@@ -109,13 +114,13 @@ class ScriptedVoices:
     async def _speak(self, request: web.Request) -> web.Response:
         self.spoken.append(await request.json())
         if self.refuse:
-            return _refusal(*self.refuse)
+            return _refusal(*self.refuse, self.refusal_code)
         return web.Response(body=self.sample, content_type="audio/wav")
 
 
-def _refusal(status: int, message: str) -> web.Response:
+def _refusal(status: int, message: str, code: str | None = None) -> web.Response:
     """OpenAI's error object."""
-    return web.json_response({"error": {"message": message, "code": None}}, status=status)
+    return web.json_response({"error": {"message": message, "code": code}}, status=status)
 
 
 async def _form(request: web.Request) -> dict[str, Any]:
