@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from agent.clock import SYSTEM_CLOCK, Clock
@@ -366,6 +365,6 @@ class Voices:
     def _without_paths(self, text: str) -> str:
         """For those who are not to know where things lie here; the log has it whole."""
         vocoder = (self._vocoder.folder,) if self._vocoder else ()
-        for folder in (self._store.own, self._store.built_in, *vocoder, Path.home()):
+        for folder in (self._store.own, self._store.built_in, *vocoder):
             text = text.replace(str(folder), folder.name)
         return _PATH.sub(r"\1", text)

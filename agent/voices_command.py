@@ -130,7 +130,7 @@ def _add(arguments: argparse.Namespace) -> int:
     limits, store = _limits(config), _store(config)
     # Before anything is kept: wrong settings are to be said now.
     vocoder = _vocoder(config)
-    shelf = VoiceShelf(store, limits.voices)
+    shelf = VoiceShelf(store, limits.voices, limits.reserved)
     shelf.expect_room()
     examined = _examined(arguments.file, limits)
     sys.stdout.write(_findings(examined))
@@ -272,9 +272,10 @@ def _store(config: "Config") -> "VoiceStore":
 
 
 def _limits(config: "Config") -> "VoiceLimits":
+    from agent.realtime.settings import OPENAI_VOICES
     from agent.voices import VoiceLimits
 
-    return VoiceLimits.of(config.voices)
+    return VoiceLimits.of(config.voices, OPENAI_VOICES)
 
 
 def _vocoder(config: "Config") -> "VocoderFiles | None":

@@ -8,9 +8,11 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import unicodedata
@@ -18,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import AgentError, RequestError
+from agent.errors import AgentError, CapacityError, RequestError
 from agent.vocoder.voice_store import (
     FACTS,
     PREPARED,
@@ -33,7 +35,9 @@ from agent.voices_recording import Examined
 _LOCK = ".lock"
 _NEW, _GONE = ".new-", ".gone-"
 _FORGOTTEN_S = 3600
-"""What is that old and neither a voice nor in use was left behind when a process was ended."""
+"""A form half written that is so old was left behind when a process was ended."""
+_LOCK_S, _LOCK_LOOK_S = 5.0, 0.02
+_RETRY_AFTER_S = 5.0
 _DIGEST_IN_NAME = 32
 _MOST_NAME, _MOST_CONSENT = 80, 2000
 LEAST_CONSENT_WORDS = 3
@@ -41,8 +45,13 @@ LEAST_CONSENT_WORDS = 3
 _SLUG_CHARACTERS = 40
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8}){0,2}", re.IGNORECASE)
 _LETTERS = str.maketrans({"æ": "ae", "ø": "o", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
+_JOINERS = "\u200c\u200d"
+"""Between letters, the spelling of some languages asks for them; elsewhere nobody sees them."""
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""They count as printable, and print nothing."""
 _WIDE = 0x2E80
 """From here on the scripts begin that put no spaces between words."""
+log = logging.getLogger(__name__)
 
 
 class VoiceNotFound(RequestError):
@@ -69,8 +78,9 @@ class VoiceDetails:
 
 def checked_details(name: str, consent: str, language: str = "") -> VoiceDetails:
     """What somebody typed, without what is around it; RequestError names what cannot be used."""
-    name, consent, language = " ".join(name.split()), consent.strip(), language.strip()
-    if not name or len(name) > _MOST_NAME or not name.isprintable():
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
+    consent, language = consent.strip(), language.strip()
+    if len(name) > _MOST_NAME or not _is_readable(name):
         raise RequestError(
             f"name is to be 1 to {_MOST_NAME} printable characters", param="name", code="bad_name"
         )
@@ -82,6 +92,10 @@ def checked_details(name: str, consent: str, language: str = "") -> VoiceDetails
             param="consent",
             code="consent_required",
         )
+    if any(unicodedata.category(each) in ("Cc", "Cs") and each not in "\t\n\r" for each in consent):
+        raise RequestError(
+            "consent holds characters that are no text", param="consent", code="bad_consent"
+        )
     if language and not _LANGUAGE.fullmatch(language):
         raise RequestError(
             f"language is a code such as en or zh, not {language[:20]!r}",
@@ -92,11 +106,23 @@ def checked_details(name: str, consent: str, language: str = "") -> VoiceDetails
 
 
 class VoiceShelf:
-    """Writes what a `VoiceStore` reads. Everything here waits for the disk."""
+    """Writes what a `VoiceStore` reads. Everything here waits for the disk.
 
-    def __init__(self, store: VoiceStore, most_voices: int) -> None:
+    No voice gets one of the ids `reserved`. Whatever changes the folder raises CapacityError when
+    others hold its lock for longer than `lock_s`.
+    """
+
+    def __init__(
+        self,
+        store: VoiceStore,
+        most_voices: int,
+        reserved: frozenset[str] = frozenset(),
+        lock_s: float = _LOCK_S,
+    ) -> None:
         self._store = store
         self._most = most_voices
+        self._reserved = reserved
+        self._lock_s = lock_s
 
     def expect_room(self) -> None:
         """RequestError when no voice can be added any more."""
@@ -172,6 +198,11 @@ class VoiceShelf:
                 else:
                     path.unlink(missing_ok=True)
 
+    def make_folder(self) -> None:
+        """Make the folder, its owner's alone, so that nobody makes another one. As `sweep`."""
+        with self._alone():
+            pass
+
     def drop_if_gone(self, digest: str) -> None:
         """Delete what was made of a recording while its voice was removed. VoiceStorageError."""
         with self._alone():
@@ -184,16 +215,32 @@ class VoiceShelf:
         """Held while the folder changes, by one process and thread at a time."""
         own = self._store.own
         try:
-            own.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(own)
             descriptor = os.open(own / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._lock(descriptor)
                 yield
             finally:
                 os.close(descriptor)
         except OSError as error:
             why = error.strerror or str(error)
             raise VoiceStorageError(f"voices cannot be kept in {own}: {why}") from error
+
+    def _lock(self, descriptor: int) -> None:
+        """Wait for it, but not for ever: threads that wait are wanted elsewhere."""
+        until_s = time.monotonic() + self._lock_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() >= until_s:
+                    raise CapacityError(
+                        "somebody else is changing the voices; try again later",
+                        retry_after_s=_RETRY_AFTER_S,
+                    ) from error
+                time.sleep(_LOCK_LOOK_S)
+            else:
+                return
 
     def _expect(self, voice_id: str) -> StoredVoice:
         found = [voice for voice in self._store.voices() if voice.id == voice_id]
@@ -204,7 +251,7 @@ class VoiceShelf:
     def _taken(self, voices: tuple[StoredVoice, ...]) -> set[str]:
         """Also the folders of damaged voices."""
         folders = {path.name for path in self._store.own.iterdir()}
-        return folders | {voice.id for voice in voices} | {PREPARED}
+        return folders | {voice.id for voice in voices} | {PREPARED} | self._reserved
 
     def _write(self, voice_id: str, facts: dict[str, object], recording: bytes) -> None:
         # mkdtemp makes the folder 0700.
@@ -214,9 +261,9 @@ class VoiceShelf:
             text = json.dumps(facts, ensure_ascii=False, indent=1)
             _write_private(fresh / FACTS, text.encode())
             os.rename(fresh, self._store.own / voice_id)
-        except OSError:
+        finally:
+            # Nothing is there any more once it has become a voice.
             shutil.rmtree(fresh, ignore_errors=True)
-            raise
 
     def _drop(self, digest: str) -> None:
         if not any(voice.digest == digest for voice in self._store.voices()):
@@ -226,10 +273,29 @@ class VoiceShelf:
 
     def _left_behind(self) -> Iterator[Path]:
         own, now_s = self._store.own, time.time()
-        half = (path for start in (_NEW, _GONE) for path in own.glob(f"{start}*"))
-        for path in (*half, *(own / PREPARED).glob(".*.npz.*")):
+        # Whoever makes these holds the lock until they are gone.
+        for start in (_NEW, _GONE):
+            yield from own.glob(f"{start}*")
+        for path in (own / PREPARED).glob(".*.npz.*"):
             if now_s - path.stat().st_mtime > _FORGOTTEN_S:
                 yield path
+
+
+def _make_private(folder: Path) -> None:
+    """The folder and whatever it lacks above it, its owner's alone; one that is not becomes so."""
+    # Of the folders that `parents` makes only the last one would get the mode.
+    for each in (*reversed(folder.parents), folder):
+        if not each.exists():
+            each.mkdir(mode=0o700, exist_ok=True)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if not mode & 0o077:
+        return
+    try:
+        folder.chmod(mode & ~0o077)
+    except PermissionError:
+        log.warning("others may read the voices in %s (mode %o)", folder, mode)
+    else:
+        log.warning("others might read the voices in %s (mode %o): not any more", folder, mode)
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -281,5 +347,21 @@ def _ascii(text: str) -> str:
 
 
 def _words(text: str) -> int:
-    """Words, and characters of the scripts that write them without spaces."""
-    return sum(max(1, sum(ord(each) >= _WIDE for each in word)) for word in text.split())
+    """Words that hold a letter, and letters of the scripts that write them without spaces."""
+    letters = ([each for each in word if each.isalpha()] for word in text.split())
+    return sum(max(1, sum(ord(each) >= _WIDE for each in word)) for word in letters if word)
+
+
+def _is_readable(name: str) -> bool:
+    """Whether it prints, and something of it can be seen."""
+    bare = "".join(
+        each for at, each in enumerate(name) if each not in _JOINERS or not _joins(name, at)
+    )
+    seen = (each not in _BLANK and unicodedata.category(each)[0] in "LNPS" for each in bare)
+    return bare.isprintable() and any(seen)
+
+
+def _joins(name: str, at: int) -> bool:
+    """Whether what stands there is between letters, which may have marks."""
+    around = name[at - 1 : at] + name[at + 1 : at + 2]
+    return len(around) == 2 and all(unicodedata.category(each)[0] in "LM" for each in around)

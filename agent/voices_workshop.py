@@ -87,12 +87,12 @@ class Workshop:
         return examined(said, recording)
 
     async def prepare(self, voice: StoredVoice, key: str) -> str:
-        """Prepare a voice for the vocoder of `key`, unless it is; why not, "" once it is."""
+        """Prepare a voice for the vocoder of `key`, unless it is; "" once it is.
+
+        Else why it never will be; EngineError for what another try may mend.
+        """
         job = _Job(Prepare(voice, key), b"", self._patience.prepare_s)
-        try:
-            said, _ = await self._done(job, self._preparing)
-        except EngineError as error:
-            return f"it could not be prepared: {error}"
+        said, _ = await self._done(job, self._preparing)
         return why_not(said)
 
     async def close(self) -> None:
@@ -169,7 +169,7 @@ class Workshop:
                 raise EngineError("the server is shutting down")
             return self._child.ask(job.order, job.data, job.within_s)
         except OSError as error:
-            raise EngineError(f"no process could be started for it: {error}") from error
+            raise EngineError(f"no process could be started for it: {error.strerror}") from error
         except EngineError:
             # Nobody knows what it is at: the next job gets a new one.
             if self._child is not None:

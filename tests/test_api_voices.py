@@ -18,6 +18,7 @@ from agent.api.voices import UPLOADS, VOICES, Uploads, add_to, open_voices
 from agent.config import load_config
 from agent.engines import VoiceSettings
 from agent.errors import RequestError
+from agent.realtime.settings import OPENAI_VOICES
 from agent.vocoder.voice_store import VoiceStore
 from agent.voices import VocoderFiles, VoiceLimits, Voices, checked_details
 from agent.voices_bench import BenchSettings
@@ -80,11 +81,14 @@ class VoiceServer:
 
 @asynccontextmanager
 async def voice_server(
-    folder: Path, vocoder: VocoderFiles | None = None, limits: VoiceLimits | None = None
+    folder: Path,
+    vocoder: VocoderFiles | None = None,
+    limits: VoiceLimits | None = None,
+    benches: Benches | None = None,
 ) -> AsyncIterator[VoiceServer]:
     store, limits = VoiceStore(folder / "voices", folder / "built_in"), limits or VoiceLimits()
     settings = BenchSettings(store.own, store.built_in, limits.of_recordings(), vocoder)
-    voices = Voices(store, limits, vocoder, workshop=Workshop(settings, Benches()))
+    voices = Voices(store, limits, vocoder, workshop=Workshop(settings, benches or Benches()))
     allowed = ("https://friend.example",)
     app = web.Application(middlewares=[replies.cors(allowed), replies.errors_as_json])
     add_to(app, voices, allowed)
@@ -202,7 +206,7 @@ async def test_the_settings_say_where_and_how_many(tmp_path: Path) -> None:
         (open_voices(config, None), "stored"),
         (open_voices(config, voice), "preparing"),
     ):
-        assert voices.limits == VoiceLimits(0, 4096, 5.0)
+        assert voices.limits == VoiceLimits(0, 4096, 5.0, OPENAI_VOICES)
         found = {each.voice.id: each.status for each in await voices.listed()}
         assert set(found.values()) == {status} and {"clara", "mei"} <= set(found)
         with pytest.raises(RequestError, match="no voices may be added"):

@@ -334,9 +334,7 @@ async def _added_after(voices: Voices) -> None:
 # ---- what others leave --------------------------------------------------------------------------
 
 
-async def test_what_was_left_halfway_is_swept_and_what_is_under_way_is_not(
-    store: VoiceStore, vocoder: VocoderFiles
-) -> None:
+async def test_what_was_left_halfway_is_swept(store: VoiceStore, vocoder: VocoderFiles) -> None:
     async with running(store, vocoder) as voices:
         await add(voices)
         await settled(voices)
@@ -345,12 +343,10 @@ async def test_what_was_left_halfway_is_swept_and_what_is_under_way_is_not(
     orphan.write_bytes(b"")
     for name in (".new-old", ".gone-old", ".new-fresh"):
         (store.own / name).mkdir()
-    for name in (".new-old", ".gone-old"):
-        os.utime(store.own / name, (0, 0))
     async with running(store, vocoder) as voices:
         assert voices.ready_ids() == ("anna",)
     assert prompts(store) == {kept}
-    assert sorted(path.name for path in store.own.glob(".*")) == [".lock", ".new-fresh"]
+    assert sorted(path.name for path in store.own.glob(".*")) == [".lock"]
 
 
 async def test_a_voice_that_another_program_adds_is_seen(

@@ -316,3 +316,15 @@ async def test_a_voice_that_fails_leaves_no_file_and_no_engine(
     with pytest.raises(kind, match=words):
         await read_aloud(start, SpeechRequest("one two three four"), "wav")
     assert engine.closed
+
+
+def test_ids_that_stock_clients_ask_for_are_not_given_away(voices: Command) -> None:
+    status, _, _ = voices("add", voices.recording, "--name", "Alloy", "--consent", CONSENT)
+    assert status == 0 and voices.listed()["alloy-2"]["name"] == "Alloy"
+
+
+def test_arguments_that_are_no_text_are_said(voices: Command) -> None:
+    consent = ("--consent", "This is \udcff mine, really.")
+    status, _, err = voices("add", voices.recording, "--name", "Anna", *consent)
+    assert status != 0 and "no text" in err and "Traceback" not in err
+    assert not list(voices.data.glob(".new-*"))

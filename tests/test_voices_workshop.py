@@ -160,7 +160,8 @@ async def test_no_process_to_be_had_is_said(tmp_path: Path) -> None:
     async with working(Workshop(settings(tmp_path), none_left)) as workshop:
         with pytest.raises(EngineError, match="temporarily unavailable"):
             await workshop.examine(spoken())
-        assert "temporarily" in await workshop.prepare(a_voice(tmp_path), "key")
+        with pytest.raises(EngineError, match="temporarily"):
+            await workshop.prepare(a_voice(tmp_path), "key")
 
 
 # ---- what it finds ------------------------------------------------------------------------------

@@ -3,24 +3,32 @@
 Shaped like OpenAI's endpoint, but that `consent` is a statement and not an id.
 """
 
-import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
-from aiohttp import BodyPartReader, MultipartReader, hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
-from agent.api.chat import LargeBody
-from agent.api.realtime import SlowBody, WrongContentType
+from agent.api.chat import while_connected
+from agent.api.voice_form import FormLimits, VoiceForm, read_form
 from agent.config import Config
 from agent.engines import VoiceSettings
 from agent.errors import CapacityError, RequestError
 from agent.model_hub.voice import voices_folder
+from agent.realtime.settings import OPENAI_VOICES
 from agent.resources import assets_folder
 from agent.vocoder.voice_store import VoiceStore
-from agent.voices import Added, VocoderFiles, VoiceLimits, Voices, checked_details
+from agent.voices import (
+    Added,
+    VocoderFiles,
+    VoiceLimits,
+    Voices,
+    VoiceStorageError,
+    VoiceUnwanted,
+    checked_details,
+)
 
 _MAX_UPLOADS = 4
 """Each is kept in memory while it comes in."""
@@ -28,12 +36,9 @@ _UPLOAD_S = 300.0
 """The largest recording over a line of half a megabit a second."""
 _STALLED_S = 20.0
 _RETRY_AFTER_S = 5.0
-_MAX_PARTS = 16
-_MAX_TEXT_BYTES = 8192
-_OVERHEAD_BYTES = 65_536
-"""Of a body beyond its recording: the other fields, and what parts them."""
-_SAMPLE = "audio_sample"
-_TEXTS = ("name", "consent", "language")
+_LEAST_BYTES_S = 8192.0
+_GONE = 499
+log = logging.getLogger(__name__)
 
 
 class ForeignPage(RequestError):
@@ -43,30 +48,6 @@ class ForeignPage(RequestError):
     code = "foreign_page"
 
 
-@dataclass(slots=True)
-class _Form:
-    """The parts of a body that mean something."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-    sample: bytes | None = None
-
-    def recording(self) -> bytes:
-        """The file; RequestError when there is none."""
-        if self.sample is None:
-            raise RequestError(
-                f"{_SAMPLE} is missing: the recording, as a file",
-                param=_SAMPLE,
-                code="missing_required_parameter",
-            )
-        return self.sample
-
-    def text(self, name: str) -> str:
-        """A field that must be there."""
-        if name not in self.texts:
-            raise RequestError(f"{name} is missing", param=name, code="missing_required_parameter")
-        return self.texts[name]
-
-
 class Uploads:
     """What is coming in."""
 
@@ -74,20 +55,21 @@ class Uploads:
         self.origins = origins
         self.upload_s = _UPLOAD_S
         self.stalled_s = _STALLED_S
-        self._inside = 0
+        self.least_bytes_s = _LEAST_BYTES_S
+        self.inside = 0
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Held while a recording comes in and is looked at. `CapacityError`."""
-        if self._inside >= _MAX_UPLOADS:
+        if self.inside >= _MAX_UPLOADS:
             raise CapacityError(
                 "too many recordings are coming in; try again later", retry_after_s=_RETRY_AFTER_S
             )
-        self._inside += 1
+        self.inside += 1
         try:
             yield
         finally:
-            self._inside -= 1
+            self.inside -= 1
 
 
 VOICES = web.AppKey("voices", Voices)
@@ -98,7 +80,7 @@ def open_voices(config: Config, voice: VoiceSettings | None) -> Voices:
     """The voices that `config` names, for the vocoder of `voice`; None: they are only stored."""
     store = VoiceStore(voices_folder(config), assets_folder() / "ref_audio")
     vocoder = VocoderFiles(voice.name, voice.folder) if voice else None
-    return Voices(store, VoiceLimits.of(config.voices), vocoder)
+    return Voices(store, VoiceLimits.of(config.voices, OPENAI_VOICES), vocoder)
 
 
 def add_to(app: web.Application, voices: Voices, origins: tuple[str, ...] = ()) -> None:
@@ -109,9 +91,9 @@ def add_to(app: web.Application, voices: Voices, origins: tuple[str, ...] = ()) 
     app[VOICES], app[UPLOADS] = voices, Uploads(origins)
     app.cleanup_ctx.append(_run)
     app.router.add_get("/v1/audio/voices", list_voices)
-    app.router.add_post("/v1/audio/voices", add_voice)
-    app.router.add_post("/v1/audio/voices/check", check_recording)
-    app.router.add_delete("/v1/audio/voices/{id}", remove_voice)
+    app.router.add_post("/v1/audio/voices", _discreet(add_voice))
+    app.router.add_post("/v1/audio/voices/check", _discreet(check_recording))
+    app.router.add_delete("/v1/audio/voices/{id}", _discreet(remove_voice))
 
 
 async def _run(app: web.Application) -> AsyncIterator[None]:
@@ -127,20 +109,28 @@ async def list_voices(request: web.Request) -> web.Response:
 
 
 async def add_voice(request: web.Request) -> web.Response:
-    """The new voice, and beside it what was found out about its recording."""
-    voices = request.app[VOICES]
-    with request.app[UPLOADS].admitted():
-        form = await _read(request)
+    """The new voice, and beside it what was found out about its recording.
+
+    It is not kept when whoever sent it has left by then.
+    """
+    with ExitStack() as place:
+        form = await _read(request, place)
         name, consent = form.text("name"), form.text("consent")
         details = checked_details(name, consent, form.texts.get("language", ""))
-        added: Added = await voices.add(details, form.recording())
+        added: Added = await request.app[VOICES].add(
+            details, form.recording(), lambda: _is_there(request)
+        )
     return web.json_response({**added.listed.as_json(), "report": added.examined.report})
 
 
-async def check_recording(request: web.Request) -> web.Response:
+async def check_recording(request: web.Request) -> web.StreamResponse:
     """What would be said of a recording."""
-    with request.app[UPLOADS].admitted():
-        form = await _read(request)
+    return await while_connected(request, _check(request))
+
+
+async def _check(request: web.Request) -> web.Response:
+    with ExitStack() as place:
+        form = await _read(request, place)
         examined = await request.app[VOICES].check(form.recording())
     return web.json_response(examined.report)
 
@@ -153,80 +143,41 @@ async def remove_voice(request: web.Request) -> web.Response:
     return web.json_response(body)
 
 
-# ---- the body ---------------------------------------------------------------------------------
+def _discreet(handler: Handler) -> Handler:
+    """Whoever left is no error; where voices lie is for the log alone."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (ConnectionError, VoiceUnwanted):
+            return web.Response(status=_GONE)
+        except VoiceStorageError as error:
+            log.error("%s", error)
+            raise VoiceStorageError(
+                "the server cannot change its voices now; its log says why"
+            ) from error
+
+    return answer
 
 
-async def _read(request: web.Request) -> _Form:
+# ---- who sends --------------------------------------------------------------------------------
+
+
+def _is_there(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
+
+
+async def _read(request: web.Request, place: ExitStack) -> VoiceForm:
+    """The form; while it is worked on, `place` is held."""
     uploads = request.app[UPLOADS]
     _expect_own_page(request, uploads.origins)
-    if request.content_type != "multipart/form-data":
-        raise WrongContentType(
-            f"Content-Type is {request.content_type!r}; send multipart/form-data",
-            param="Content-Type",
-        )
-    most_bytes = request.app[VOICES].limits.file_bytes
-    if (request.content_length or 0) > most_bytes + _OVERHEAD_BYTES:
-        raise _too_large(most_bytes)
-    try:
-        async with asyncio.timeout(uploads.upload_s):
-            return await _form(await request.multipart(), most_bytes, uploads.stalled_s)
-    except TimeoutError as error:
-        raise SlowBody("the recording did not come in time") from error
-    except (web.RequestPayloadError, HttpProcessingError, ValueError, RuntimeError) as error:
-        raise RequestError(f"the body cannot be read: {error}", code="invalid_body") from error
-
-
-async def _form(reader: MultipartReader, most_bytes: int, stalled_s: float) -> _Form:
-    """All parts, those that nobody knows read and forgotten."""
-    form, room = _Form(), most_bytes + _OVERHEAD_BYTES
-    for _ in range(_MAX_PARTS):
-        async with asyncio.timeout(stalled_s):
-            part = await reader.next()
-        if part is None:
-            return form
-        if not isinstance(part, BodyPartReader):
-            raise RequestError("the body holds a form within the form", code="invalid_body")
-        data = await _part(part, _limit(part.name, most_bytes, room), stalled_s)
-        room -= len(data)
-        if part.name == _SAMPLE:
-            form.sample = data
-        elif part.name in _TEXTS:
-            form.texts[part.name] = _text(part.name, data)
-    raise RequestError(f"the form has more than {_MAX_PARTS} parts", code="invalid_body")
-
-
-def _limit(name: str | None, most_bytes: int, room: int) -> int:
-    if name == _SAMPLE:
-        return min(most_bytes, room)
-    return min(_MAX_TEXT_BYTES, room) if name in _TEXTS else room
-
-
-async def _part(part: BodyPartReader, most_bytes: int, stalled_s: float) -> bytes:
-    data = bytearray()
-    while True:
-        async with asyncio.timeout(stalled_s):
-            piece = await part.read_chunk(65_536)
-        if not piece:
-            return bytes(data)
-        data += piece
-        if len(data) > most_bytes:
-            if part.name in _TEXTS:
-                raise RequestError(f"{part.name} is too long", param=part.name, code="too_long")
-            raise _too_large(most_bytes)
-
-
-def _text(name: str, data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{name} is not UTF-8", param=name, code="invalid_body") from error
-
-
-def _too_large(most_bytes: int) -> LargeBody:
-    return LargeBody(
-        f"the recording is larger than {most_bytes:,} bytes (voices.max_file_bytes)",
-        param=_SAMPLE,
+    limits = FormLimits(
+        request.app[VOICES].limits.file_bytes,
+        uploads.upload_s,
+        uploads.stalled_s,
+        uploads.least_bytes_s,
     )
+    return await read_form(request, limits, place, uploads.admitted)
 
 
 def _expect_own_page(request: web.Request, origins: tuple[str, ...]) -> None:
