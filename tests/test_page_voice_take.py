@@ -80,6 +80,25 @@ async def test_escape_and_close_ask_before_a_take_is_thrown_away() -> None:
         assert not await page.evaluate(OPEN), "there is nothing to be lost"
 
 
+@pytest.mark.parametrize("width", [320, 390, 1280])
+async def test_the_question_fits_the_screen(width: int) -> None:
+    async with open_page(Look(width, 700), models=SPEAKING, voices=_shelf()) as opened:
+        page = opened.page
+        await _open_dialog(opened)
+        await page.set_input_files("#voice-file-input", [_file()])
+        await page.keyboard.press("Escape")
+        fits = """(() => {
+          const dialog = document.getElementById('voice-dialog').getBoundingClientRect();
+          return ['words', 'no', 'yes'].every((part) => {
+            const box = document.getElementById(`voice-leave-${part}`);
+            const { left, right, bottom } = box.getBoundingClientRect();
+            const whole = box.scrollWidth <= Math.ceil(right - left);
+            return whole && left >= dialog.left && right <= dialog.right && bottom <= dialog.bottom;
+          });
+        })()"""
+        assert await page.evaluate(fits)
+
+
 async def test_the_answer_about_another_recording_is_ignored() -> None:
     shelf = _shelf()
     shelf.gate = asyncio.Event()
