@@ -52,6 +52,7 @@ export class VoiceDialog {
   #api;
   #added;
   #silence;
+  #abandoned;
   #take;
   #dialog = /** @type {HTMLDialogElement} */ (byId('voice-dialog'));
   #fields = /** @type {HTMLFieldSetElement} */ (byId('voice-fields'));
@@ -71,12 +72,15 @@ export class VoiceDialog {
    * @param {(voice: import('./voices.js').Voice) => void} added
    * @param {() => boolean} isLive whether a call is on
    * @param {() => void} silence whatever the page plays
+   * @param {(name: string) => Promise<string>} abandoned looks whether a voice whose saving was given
+   *   up is there all the same, and says so
    */
-  constructor(choices, api, added, isLive, silence) {
+  constructor(choices, api, added, isLive, silence, abandoned) {
     this.#choices = choices;
     this.#api = api;
     this.#added = added;
     this.#silence = silence;
+    this.#abandoned = abandoned;
     this.#take = new VoiceTake(() => this.#onTake(), isLive, silence);
     byId('voice-add').addEventListener('click', () => this.open());
     byId('voice-close').addEventListener('click', () => this.#leave());
@@ -218,6 +222,11 @@ export class VoiceDialog {
       this.#sending = null;
       this.#busy('');
       this.#show();
+    }
+    // The server may have been quicker.
+    if (what === 'save' && sending.signal.aborted) {
+      const stored = await this.#abandoned(this.#name.value.trim());
+      if (this.#dialog.open) this.#complain(stored);
     }
     // With what there is to do next below it.
     if (what === 'check' && this.#report) byId('voice-report').scrollIntoView({ block: 'start' });

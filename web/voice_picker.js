@@ -55,10 +55,12 @@ export class VoicePicker {
     this.#card = card;
     this.#api = new VoicesApi(baseUrl);
     this.#isLive = isLive;
-    this.#adding = new VoiceDialog(choices, this.#api, (voice) => this.#added(voice), isLive, () => {
+    const hush = () => {
       this.#hush();
       silence();
-    });
+    };
+    const added = (/** @type {Voice} */ voice) => this.#added(voice);
+    this.#adding = new VoiceDialog(choices, this.#api, added, isLive, hush, (name) => this.#abandoned(name));
     this.#select.addEventListener('change', () => this.#onChange());
     this.#listen.addEventListener('click', () => this.#onListen());
     this.#delete.addEventListener('click', () => this.#askToDelete());
@@ -101,6 +103,22 @@ export class VoicePicker {
     this.#fill();
     this.#card.choose('voice', voice.id);
     this.show();
+  }
+
+  /**
+   * Saving a voice was given up: say so where it was stored all the same.
+   * @param {string} name
+   */
+  async #abandoned(name) {
+    const before = new Set(this.#choices.voices.map((voice) => voice.id));
+    await this.refresh();
+    const stored = this.#choices.voices.find(
+      (voice) => !before.has(voice.id) && (voice.name === name || voice.name.startsWith(`${name} (`)),
+    );
+    if (!stored) return '';
+    const said = `“${stored.name}” was stored before you gave it up. You can delete it in the list of voices.`;
+    this.#say(said);
+    return said;
   }
 
   /**
@@ -220,9 +238,20 @@ export class VoicePicker {
       if (!hearing.signal.aborted) await heard.play(sound);
     } catch (error) {
       this.#heard(hearing);
-      if (error instanceof VoiceProblem) this.#say(error.message);
+      if (error instanceof VoiceProblem) await this.#unheard(voice, error);
       else if (!isAbort(error)) throw error;
     }
+  }
+
+  /**
+   * The voice may have been deleted elsewhere: then that is what there is to say.
+   * @param {Voice} voice
+   * @param {VoiceProblem} problem
+   */
+  async #unheard(voice, problem) {
+    const isRefused = problem.status >= 400 && problem.status < 500;
+    if (isRefused) await this.refresh(voice.id);
+    if (!isRefused || this.#choices.voices.some((each) => each.id === voice.id)) this.#say(problem.message);
   }
 
   /**

@@ -65,7 +65,7 @@ export class VoicesApi {
    */
   async list() {
     const response = await reach(this.url, {});
-    const { data } = await response.json();
+    const data = parse(await textOf(response))?.data;
     if (!Array.isArray(data)) throw new VoiceProblem('The server’s list of voices makes no sense.');
     return [...data.filter((each) => each.built_in), ...data.filter((each) => !each.built_in)];
   }
@@ -151,8 +151,17 @@ async function reach(url, request) {
   } catch (error) {
     throw isAbort(error) ? error : lost(error);
   }
-  if (!response.ok) throw refused(response.status, await response.text());
+  if (!response.ok) throw refused(response.status, await textOf(response));
   return response;
+}
+
+/** @param {Response} response */
+async function textOf(response) {
+  try {
+    return await response.text();
+  } catch (error) {
+    throw isAbort(error) ? error : lost(error);
+  }
 }
 
 /**
@@ -183,6 +192,9 @@ function post(url, form, { signal, onProgress }) {
 
 /** @param {unknown} cause */
 function lost(cause) {
+  if (cause instanceof DOMException && cause.name === 'TimeoutError') {
+    return new VoiceProblem('The server takes too long to answer. It may be busy: try again in a while.', { cause });
+  }
   return new VoiceProblem('The server cannot be reached. Check that it is running and that you are online, then try again.', { cause });
 }
 
