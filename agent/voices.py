@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import AgentError, CapacityError, EngineError, RequestError
@@ -57,9 +57,12 @@ of some vocoder, of which the command line cannot say whether it is the server's
 
 _LOOK_S = 5.0
 """How soon is seen what somebody else has done to the folder, the command line above all."""
+_TURN_S = 5.0
 _TRY_AGAIN_S = (10.0, 60.0, 300.0, 1200.0)
 """After what may pass: a process that was ended, a full disk. Then it is final."""
 _PATH = re.compile(r"(?:/[^\s/:'\"(),;]+)+/([^\s/:'\"(),;]+)")
+P = ParamSpec("P")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -161,7 +164,7 @@ class Voices:
         self._failed: dict[str, str] = {}
         """Why, by the digests of recordings."""
         self._setbacks: dict[str, _Setback] = {}
-        self._reading = asyncio.Lock()
+        self._reading, self._turn = asyncio.Lock(), asyncio.Lock()
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -213,10 +216,10 @@ class Voices:
             )
         if not is_wanted():
             raise VoiceUnwanted("the voice was given up before it was kept")
-        voice = await asyncio.to_thread(self._shelf.put, details, examined)
+        voice = await self._in_turn(self._shelf.put, details, examined)
         if not is_wanted():
             # A recording of somebody is not to stay where nobody knows of it.
-            await asyncio.to_thread(self._shelf.remove, voice.id)
+            await self._in_turn(self._shelf.remove, voice.id)
             raise VoiceUnwanted("the voice was given up while it was kept")
         log.info("the voice %s was added", voice.id)
         # The same recording may have failed before the vocoder's files were mended.
@@ -231,7 +234,7 @@ class Voices:
 
         VoiceNotFound; RequestError for one that comes with the program; VoiceStorageError.
         """
-        await asyncio.to_thread(self._shelf.remove, voice_id)
+        await self._in_turn(self._shelf.remove, voice_id)
         log.info("the voice %s was removed", voice_id)
         await self._refresh()
 
@@ -244,6 +247,21 @@ class Voices:
             return ListedVoice(voice, "failed", self._failed[voice.digest])
         setback = self._setbacks.get(voice.digest)
         return ListedVoice(voice, "preparing", setback.why if setback else "")
+
+    async def _in_turn(self, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+        """Have the folder changed. CapacityError when others are at it for too long."""
+        # One thread at a time may wait for the folder's lock: all else here needs threads, too.
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise CapacityError(
+                "too many changes of voices wait; try again later", retry_after_s=_TURN_S
+            ) from error
+        try:
+            return await asyncio.to_thread(work, *given, **more)
+        finally:
+            self._turn.release()
 
     # ---- what is on the disk ------------------------------------------------------------------
 
@@ -285,7 +303,7 @@ class Voices:
     async def _sweep(self) -> bool:
         """Whether it is done; not while somebody else is at it."""
         try:
-            await asyncio.to_thread(self._shelf.sweep)
+            await self._in_turn(self._shelf.sweep)
         except CapacityError:
             return False
         except AgentError as error:
@@ -335,7 +353,7 @@ class Voices:
         why = await self._tried(voice)
         try:
             # It may have been removed meanwhile.
-            await asyncio.to_thread(self._shelf.drop_if_gone, voice.digest)
+            await self._in_turn(self._shelf.drop_if_gone, voice.digest)
         except AgentError as error:
             log.warning("%s", error)
         await self._refresh()
@@ -348,7 +366,7 @@ class Voices:
     async def _tried(self, voice: StoredVoice) -> str:
         """Why it was not prepared, with all paths; notes what is to become of it."""
         try:
-            await asyncio.to_thread(self._shelf.make_folder)
+            await self._in_turn(self._shelf.make_folder)
             why = await self._workshop.prepare(voice, self._key)
         except (CapacityError, EngineError, VoiceStorageError) as error:
             why = f"it could not be prepared: {error}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -188,6 +189,29 @@ async def test_a_voice_that_nobody_waits_for_is_not_kept(
         assert next(left, None) is None
         assert await voices.listed() == ()
     assert [path.name for path in store.own.glob("*")] in ([], [".lock"])
+
+
+async def test_a_folder_that_is_locked_keeps_one_thread_at_a_time(store: VoiceStore) -> None:
+    async with moody(store, None) as (voices, _, _):
+        await add(voices)
+        inside, most, go = 0, 0, threading.Event()
+
+        def waits(voice_id: str) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            go.wait(10)
+            inside -= 1
+
+        voices._shelf.remove = waits  # type: ignore[method-assign,assignment]
+        removals = [asyncio.create_task(voices.remove("anna")) for _ in range(40)]
+        async with asyncio.timeout(10):
+            while not inside:
+                await asyncio.sleep(0.005)
+            assert [each.voice.id for each in await voices.listed()] == ["anna"]
+            go.set()
+            await asyncio.gather(*removals)
+        assert most == 1
 
 
 async def test_what_a_program_left_when_it_was_ended_goes_while_the_server_runs(
