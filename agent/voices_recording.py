@@ -79,15 +79,15 @@ def examine(data: bytes, limits: RecordingLimits) -> Examined:
     """
     recording = decode_recording(data, limits)
     # It loads torch, which what cannot be decoded need not wait for.
-    from agent.vocoder.reference_audio import improve_recording, inspect_recording
+    from agent.vocoder.reference_audio import prepare_recording
 
     samples, rate_hz = recording.samples, recording.rate_hz
     speech = speech_spans(recording)
-    report = inspect_recording(samples, rate_hz, None, speech)
-    told = _as_json(report, recording.duration_s)
-    if not report.accepted:
+    prepared = prepare_recording(samples, rate_hz, None, speech, recording.duration_s)
+    told = _as_json(prepared.report)
+    if not prepared.report.accepted:
         return Examined(told)
-    clean = _resampled(improve_recording(samples, rate_hz, None, speech), rate_hz, SPEECH_RATE_HZ)
+    clean = _resampled(prepared.samples, rate_hz, SPEECH_RATE_HZ)
     return Examined(told, _wav(clean[: _LONGEST_S * SPEECH_RATE_HZ]))
 
 
@@ -134,10 +134,10 @@ def _resampled(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
     return changed
 
 
-def _as_json(report: "ReferenceReport", duration_s: float) -> dict[str, Any]:
+def _as_json(report: "ReferenceReport") -> dict[str, Any]:
     return {
         "accepted": report.accepted,
-        "duration_s": round(duration_s, 2),
+        "duration_s": round(report.duration_s, 2),
         "rate_hz": int(report.rate_hz),
         "channels": int(report.channels),
         "level_dbfs": round(float(report.level_dbfs), 1),

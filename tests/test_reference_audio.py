@@ -158,12 +158,10 @@ def test_a_long_recording_is_cut_in_a_pause() -> None:
     assert level_dbfs(end) < level_dbfs(improved) - 30
 
 
-def test_speech_without_a_pause_is_cut_at_the_limit() -> None:
-    spans = [(0.0, 40.0)]
+def test_speech_without_a_pause_is_cut_in_time() -> None:
     long = np.tile(_speech(), 5)
-    assert len(improve_recording(long, RATE_HZ, speech=spans)) / RATE_HZ == pytest.approx(
-        15, abs=1e-3
-    )
+    length_s = len(improve_recording(long, RATE_HZ, speech=[(0.0, 40.0)])) / RATE_HZ
+    assert 0.6 * 15 < length_s <= 15
 
 
 @pytest.mark.parametrize("gain", [0.1, 1.0, 2.0])

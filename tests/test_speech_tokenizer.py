@@ -215,7 +215,8 @@ def test_a_long_recording_made_fit_is_short_enough(folder: Path) -> None:
     spoken = np.tile(np.pad(_sound(4.7, 44_100), (0, 20_000)), 5)
     clean = improve_recording(spoken, 44_100, speech=[(0.0, 25.0)])
     prompt = VoicePreparation.of_folder(folder).prepare(clean, 44_100)
-    assert len(prompt.speech_tokens) == 375 and len(prompt.mel) == 750
+    assert 300 < len(prompt.speech_tokens) <= 375
+    assert len(prompt.mel) == 2 * len(prompt.speech_tokens)
 
 
 def test_of_two_channels_the_first_is_tokenized_and_the_mean_continued(folder: Path) -> None:

@@ -1,8 +1,10 @@
 """Recordings to clone a voice from: measured, judged in words, and made fit.
 
-    report = inspect_recording(samples, rate_hz)
-    if report.accepted:
-        clean = improve_recording(samples, rate_hz)  # mono, trimmed, levelled; same rate
+    prepared = prepare_recording(samples, rate_hz)
+    if prepared.report.accepted:
+        prepared.samples  # mono, trimmed, levelled, 15 s at most; same rate
+
+Of a long recording the best part is chosen first (see `excerpt`), and only that is judged.
 
 The mel of a reference is what the flow continues, so its noise, its room and its loudness are
 cloned with the voice. Nothing here knows the models; all thresholds are `ReferenceLimits`.
@@ -17,9 +19,12 @@ import numpy as np
 from agent.errors import RequestError
 from agent.media.audio import SILENCE_DBFS, level_dbfs
 from agent.types import FloatArray
+from agent.vocoder.excerpt import Excerpt, cut, excerpts
 from agent.vocoder.sound_levels import (
+    STEP_S,
     SoundLevels,
     clipped_share,
+    heaping,
     is_narrow,
     measure,
     one_channel,
@@ -30,14 +35,9 @@ Severity: TypeAlias = Literal["refused", "warning", "note"]
 Spans: TypeAlias = Sequence[tuple[float, float]]
 """Where somebody speaks: (from, to) in seconds, in order."""
 
-_MARGIN_S = 0.1
-"""Of what is around the speech, kept at either end."""
-_TAIL_S = 0.12
-"""Silence at the end, or the look-ahead past the end of a prompt can be heard."""
 _FADE_S = 0.005
-_CUT_FROM = 0.6
-"""A long recording is cut in a pause, but not before this share of what may stay."""
 _HIGHEST_PEAK = 10 ** (-1.0 / 20)
+_NOTHING: FloatArray = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class ReferenceLimits:
     lowest_rate_hz: int = 8_000
     full_rate_hz: int = 16_000
     clipped_share: float = 0.001
+    clipped_heaping: float = 6.0
+    likely_clipped_heaping: float = 4.0
     silent_dbfs: float = -60.0
     quiet_dbfs: float = -40.0
     noisy_db: float = 10.0
@@ -73,9 +75,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceReport:
-    """What was measured, and what follows from it.
+    """What was measured, and what follows from it: of the part that would be cloned.
 
-    `speech_s` is what is left when the ends are trimmed, `speech_share` how much of it is speech.
+    Only `duration_s`, `rate_hz` and `channels` are those of the whole. `speech_s` is what is left
+    when the ends are trimmed, `speech_share` how much of it is speech.
     """
 
     duration_s: float
@@ -99,45 +102,56 @@ class ReferenceReport:
         return "; ".join(reasons)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedRecording:
+    """What was found out, and f32 [T] to clone from, mono, at the same rate; empty if refused."""
+
+    report: ReferenceReport
+    samples: FloatArray
+
+
+def prepare_recording(
+    samples: FloatArray,
+    rate_hz: int,
+    limits: ReferenceLimits | None = None,
+    speech: Spans | None = None,
+    duration_s: float | None = None,
+) -> PreparedRecording:
+    """Choose what to clone of f32 [T] or [channels, T], −1..1; judge that, and make it fit.
+
+    `speech` is where a voice detector found speech; without, speech is told by its level and its
+    pitch. `duration_s` is how long the whole is of which `samples` are the beginning. Never raises
+    for what is wrong with the sound: that is in the report.
+    """
+    limits = limits or ReferenceLimits()
+    planar = np.atleast_2d(samples)
+    given_s = planar.shape[-1] / rate_hz if rate_hz > 0 else 0.0
+    whole = _Whole(max(given_s, duration_s or 0.0), rate_hz, len(planar), limits)
+    unusable = _unusable(planar, whole)
+    if unusable:
+        report = ReferenceReport(
+            whole.duration_s, rate_hz, len(planar), SILENCE_DBFS, 0.0, 0.0, 0.0, 0.0, (unusable,)
+        )
+        return PreparedRecording(report, _NOTHING)
+    planar = planar[:, : int(limits.heard_s * rate_hz)]
+    levels = measure(one_channel(planar)[0], rate_hz, speech)
+    chosen = excerpts(levels, limits.longest_s)
+    if not chosen:
+        return PreparedRecording(_judge(planar, levels, None, whole), _NOTHING)
+    # What is best by its length and its noise may still be clipped.
+    each = (_prepared(planar, one, whole, speech is not None) for one in chosen)
+    first = next(each)
+    return next((one for one in (first, *each) if one.report.accepted), first)
+
+
 def inspect_recording(
     samples: FloatArray,
     rate_hz: int,
     limits: ReferenceLimits | None = None,
     speech: Spans | None = None,
 ) -> ReferenceReport:
-    """Measure and judge f32 [T] or [channels, T], −1..1.
-
-    `speech` is where a voice detector found speech; without, speech is told by its level and its
-    pitch. Never raises for what is wrong with the sound: that is in the report.
-    """
-    limits = limits or ReferenceLimits()
-    planar = np.atleast_2d(samples)
-    unusable = _unusable(planar, rate_hz, limits)
-    duration_s = planar.shape[-1] / rate_hz if rate_hz > 0 else 0.0
-    if unusable:
-        silent = SILENCE_DBFS
-        return ReferenceReport(
-            duration_s, rate_hz, len(planar), silent, 0.0, 0.0, 0.0, 0.0, (unusable,)
-        )
-    planar = planar[:, : int(limits.heard_s * rate_hz)]
-    mono, chosen = one_channel(planar)
-    levels = measure(mono, rate_hz, speech)
-    return ReferenceReport(
-        duration_s=duration_s,
-        rate_hz=rate_hz,
-        channels=len(planar),
-        level_dbfs=levels.speech_dbfs,
-        snr_db=levels.speech_dbfs - levels.noise_dbfs,
-        clipped_share=clipped_share(planar),
-        speech_s=levels.end_s - levels.start_s,
-        speech_share=levels.share(levels.start_s, levels.end_s),
-        findings=(
-            *_of_file(planar, rate_hz, chosen, limits),
-            *_of_length(levels, limits),
-            *_of_level(levels, limits),
-            *_of_speech(levels, limits),
-        ),
-    )
+    """Measure and judge what `prepare_recording` would make of it."""
+    return prepare_recording(samples, rate_hz, limits, speech).report
 
 
 def improve_recording(
@@ -148,36 +162,73 @@ def improve_recording(
 ) -> FloatArray:
     """The recording as a prompt should be: f32 [T], mono, at the same rate.
 
-    Without an offset, silence trimmed to 0.1 s, cut in a pause when it is too long, its speech at
-    −23 dBFS with no peak above −1, and 0.12 s of quiet at its end. RequestError as
+    Without an offset, silence trimmed to 0.1 s, the best part of it when it is too long, its speech
+    at −23 dBFS with no peak above −1, and 0.12 s of quiet at its end. RequestError as
     `inspect_recording` refuses it.
     """
-    limits = limits or ReferenceLimits()
-    report = inspect_recording(samples, rate_hz, limits, speech)
+    prepared = prepare_recording(samples, rate_hz, limits, speech)
+    if not prepared.report.accepted:
+        raise RequestError(f"the reference recording cannot be used: {prepared.report.refusal}")
+    return prepared.samples
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The recording as it came, and what it must be like."""
+
+    duration_s: float
+    rate_hz: int
+    channels: int
+    limits: ReferenceLimits
+
+    @property
+    def heard(self) -> str:
+        """Where was looked, in words; empty when that is everywhere."""
+        heard_s = self.limits.heard_s
+        is_longer = self.duration_s > heard_s + STEP_S
+        return f" in its first {heard_s:g} s, and no more is looked at" if is_longer else ""
+
+
+def _prepared(
+    planar: FloatArray, excerpt: Excerpt, whole: _Whole, is_detected: bool
+) -> PreparedRecording:
+    kept = cut(planar, whole.rate_hz, excerpt)
+    mono, _ = one_channel(kept)
+    levels = measure(mono, whole.rate_hz, excerpt.spoken_s() if is_detected else None)
+    report = _judge(kept, levels, excerpt, whole)
     if not report.accepted:
-        raise RequestError(f"the reference recording cannot be used: {report.refusal}")
-    mono, _ = one_channel(np.atleast_2d(samples)[:, : int(limits.heard_s * rate_hz)])
+        return PreparedRecording(report, _NOTHING)
     mono = mono - np.float32(mono.mean(dtype=np.float64))
-    levels = measure(mono, rate_hz, speech)
-    start_s = max(0.0, levels.start_s - _MARGIN_S)
-    end_s = _end_s(levels, start_s, limits)
-    first, last = int(start_s * rate_hz), int((end_s + _MARGIN_S) * rate_hz)
-    kept = _faded(mono[first:last], int(_FADE_S * rate_hz))
-    wanted = int((end_s + _TAIL_S - start_s) * rate_hz)
-    padded = np.pad(kept, (0, max(0, wanted - len(kept))))
-    return _levelled(padded, levels.speech_dbfs, limits.level_dbfs)
+    faded = _faded(mono, int(_FADE_S * whole.rate_hz))
+    padded = np.pad(faded, (0, int(excerpt.missing_tail_s * whole.rate_hz)))
+    samples = _levelled(padded, levels.speech_dbfs, whole.limits.level_dbfs)
+    return PreparedRecording(report, samples)
 
 
-def _end_s(levels: SoundLevels, start_s: float, limits: ReferenceLimits) -> float:
-    """Where what is kept of the speech ends: at its end, or in the longest pause in time."""
-    latest_s = start_s + limits.longest_s - _TAIL_S
-    if levels.end_s <= latest_s:
-        return levels.end_s
-    earliest_s = start_s + _CUT_FROM * (latest_s - start_s)
-    pauses = [pause for pause in levels.pauses() if earliest_s <= pause[0] <= latest_s]
-    if not pauses:
-        return latest_s
-    return max(pauses, key=lambda pause: pause[1] - pause[0])[0]
+def _judge(
+    planar: FloatArray, levels: SoundLevels, excerpt: Excerpt | None, whole: _Whole
+) -> ReferenceReport:
+    """What is said of f32 [channels, T], the excerpt."""
+    mono, number = one_channel(planar)
+    used = planar if number is None else planar[number : number + 1]
+    share = clipped_share(used)
+    return ReferenceReport(
+        duration_s=whole.duration_s,
+        rate_hz=whole.rate_hz,
+        channels=whole.channels,
+        level_dbfs=levels.speech_dbfs,
+        snr_db=levels.speech_dbfs - levels.noise_dbfs,
+        clipped_share=share,
+        speech_s=levels.end_s - levels.start_s,
+        speech_share=levels.share(levels.start_s, levels.end_s),
+        findings=(
+            *_of_clipping(share, heaping(used), whole.limits),
+            *_of_file(mono, number, whole),
+            *_of_length(levels, excerpt, whole),
+            *_of_level(levels, whole.limits),
+            *_of_speech(levels, whole),
+        ),
+    )
 
 
 def _faded(samples: FloatArray, count: int) -> FloatArray:
@@ -202,8 +253,9 @@ def _levelled(samples: FloatArray, speech_dbfs: float, wanted_dbfs: float) -> Fl
 # ---- what is said of it -------------------------------------------------------------------------
 
 
-def _unusable(planar: FloatArray, rate_hz: int, limits: ReferenceLimits) -> Finding | None:
+def _unusable(planar: FloatArray, whole: _Whole) -> Finding | None:
     """What makes it impossible even to measure."""
+    rate_hz, limits = whole.rate_hz, whole.limits
     if planar.ndim != 2 or not np.issubdtype(planar.dtype, np.floating):
         raise ValueError(f"a recording is f32 [channels, T], not {list(planar.shape)}")
     if rate_hz < limits.lowest_rate_hz or not is_usable_rate(rate_hz):
@@ -216,53 +268,68 @@ def _unusable(planar: FloatArray, rate_hz: int, limits: ReferenceLimits) -> Find
         return Finding("too_short", "refused", f"it is shorter than {limits.shortest_s:g} s")
     if not np.isfinite(planar).all():
         return Finding("not_finite", "refused", "it holds samples that are no numbers")
-    loudest_dbfs = max(level_dbfs(channel) for channel in planar.astype(np.float32))
+    heard = planar[:, : int(limits.heard_s * rate_hz)].astype(np.float32)
+    loudest_dbfs = max(level_dbfs(channel) for channel in heard)
     if loudest_dbfs < limits.silent_dbfs:
-        return Finding("silent", "refused", "it is silent")
+        return Finding("silent", "refused", f"it is silent{whole.heard}")
     return None
 
 
-def _of_file(
-    planar: FloatArray, rate_hz: int, chosen: int | None, limits: ReferenceLimits
-) -> Iterator[Finding]:
-    share = clipped_share(planar)
+def _of_clipping(share: float, heaped: float, limits: ReferenceLimits) -> Iterator[Finding]:
     if share > limits.clipped_share:
         yield Finding(
             "clipped",
             "refused",
             f"{share:.1%} of its samples are clipped; record it again at a lower level",
         )
-    if rate_hz < limits.full_rate_hz:
+    elif heaped > limits.clipped_heaping:
+        yield Finding(
+            "clipped",
+            "refused",
+            "it was clipped before it was stored; record it again at a lower level",
+        )
+    elif heaped > limits.likely_clipped_heaping:
+        yield Finding(
+            "clipped",
+            "warning",
+            "its loudest sounds seem to be clipped; recorded at a lower level it may sound cleaner",
+        )
+
+
+def _of_file(mono: FloatArray, number: int | None, whole: _Whole) -> Iterator[Finding]:
+    if whole.rate_hz < whole.limits.full_rate_hz:
         yield Finding(
             "low_rate",
             "warning",
-            f"at {rate_hz} Hz it lacks the upper half of the voice, which will sound muffled",
+            f"at {whole.rate_hz} Hz it lacks the upper half of the voice, which will sound muffled",
         )
-    elif is_narrow(planar.mean(0) if chosen is None else planar[chosen], rate_hz):
+    elif is_narrow(mono, whole.rate_hz):
         yield Finding(
             "narrow_band",
             "warning",
             "there is nothing above 4 kHz, as on a telephone: the voice will sound muffled",
         )
-    if len(planar) > 1:
-        what = "mixed into one" if chosen is None else f"only number {chosen + 1} is used"
-        yield Finding("channels", "note", f"it has {len(planar)} channels; {what}")
+    if whole.channels > 1:
+        what = "mixed into one" if number is None else f"only number {number + 1} is used"
+        yield Finding("channels", "note", f"it has {whole.channels} channels; {what}")
 
 
-def _of_length(levels: SoundLevels, limits: ReferenceLimits) -> Iterator[Finding]:
-    speech_s = levels.end_s - levels.start_s
+def _of_length(levels: SoundLevels, excerpt: Excerpt | None, whole: _Whole) -> Iterator[Finding]:
+    limits, speech_s = whole.limits, levels.end_s - levels.start_s
     if speech_s < limits.shortest_s:
         yield Finding(
             "too_short",
             "refused",
-            f"it has {speech_s:.1f} s of speech; {limits.shortest_s:g} to {limits.longest_s:g} s "
-            "are needed",
+            f"it has {speech_s:.1f} s of speech{whole.heard}; {limits.shortest_s:g} to "
+            f"{limits.longest_s:g} s are needed",
         )
-    elif speech_s > limits.longest_s:
+    elif excerpt and not excerpt.is_all:
+        shorter = ", with its long pauses shortened" if excerpt.has_shorter_pauses else ""
+        minutes, seconds = divmod(int(excerpt.start_s), 60)
         yield Finding(
             "too_long",
             "warning",
-            f"only its first {limits.longest_s:g} s of speech are used, cut in a pause",
+            f"only the {excerpt.kept_s:.1f} s from {minutes}:{seconds:02d} on are used{shorter}",
         )
 
 
@@ -284,9 +351,10 @@ def _of_level(levels: SoundLevels, limits: ReferenceLimits) -> Iterator[Finding]
         )
 
 
-def _of_speech(levels: SoundLevels, limits: ReferenceLimits) -> Iterator[Finding]:
+def _of_speech(levels: SoundLevels, whole: _Whole) -> Iterator[Finding]:
+    limits = whole.limits
     if levels.voiced_share < limits.voiced_share:
-        yield Finding("no_speech", "refused", "no speech could be found in it")
+        yield Finding("no_speech", "refused", f"no speech could be found{whole.heard or ' in it'}")
         return
     share = levels.share(levels.start_s, levels.end_s)
     if share < limits.speech_share:

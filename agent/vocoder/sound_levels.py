@@ -11,6 +11,7 @@ from agent.media.audio import SILENCE_DBFS, power_dbfs
 from agent.types import FloatArray
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+PowerArray: TypeAlias = npt.NDArray[np.float64]
 
 STEP_S = 0.01
 _FRAME_S = 0.04
@@ -24,6 +25,8 @@ _MOST_FRAMES = 500
 
 _LOUD_PERCENTILE = 95
 _NOISE_PERCENTILE = 5
+NOISE_FRAMES = round(5.0 / STEP_S)
+"""Long enough to hold a pause, short enough to tell where it is noisy."""
 _BELOW_LOUD_DB = 35.0
 _ABOVE_NOISE_DB = 8.0
 _LEAST_BELOW_LOUD_DB = 10.0
@@ -35,6 +38,19 @@ _SHORTEST_SPEECH_S = 0.05
 _FULL_SCALE = 0.999
 _FLAT = 1e-4
 _FLAT_RUN = 3
+_OFTEN_REACHED = 0.9995
+"""Share of the samples of one sign; above are clicks and what a coder adds to flat tops."""
+_LOWEST_CEILING = 0.7
+_CEILINGS = 25
+_AT_CEILING = (0.96, 1.04)
+_BELOW_CEILING = (0.7, 0.88)
+_ABOVE_CEILING = (1.1, 1.25)
+_STEEPEST = 5.0
+"""Where nothing is above, as at the top of any sound, that counts no more than this."""
+_LEAST_HEAP = 0.0015
+_LEAST_HEAPED = 60
+"""Samples; fewer come together by chance."""
+
 _NARROW_ABOVE_HZ = 4_300.0
 _NARROW_DB = -60.0
 _CHANNELS_APART_DB = 20.0
@@ -44,10 +60,12 @@ _CHANNELS_APART_DB = 20.0
 class SoundLevels:
     """`active` [frames of 10 ms]: where somebody speaks; between `start_s` and `end_s`.
 
-    `voiced_share` is how much of the active sound has a pitch.
+    `powers` [frames]: mean square, f64. `noise_dbfs`: the mean of what every five seconds never
+    fall below. `voiced_share` is how much of the active sound has a pitch.
     """
 
     active: BoolArray
+    powers: PowerArray
     start_s: float
     end_s: float
     speech_dbfs: float
@@ -59,9 +77,9 @@ class SoundLevels:
         part = self.active[round(from_s / STEP_S) : round(to_s / STEP_S)]
         return float(part.mean()) if len(part) else 0.0
 
-    def pauses(self) -> list[tuple[float, float]]:
-        """(from, to) in seconds of every stretch without speech."""
-        return [(a * STEP_S, b * STEP_S) for a, b in _runs(~self.active)]
+    def spans(self) -> list[tuple[int, int]]:
+        """(first, behind the last) frame of every stretch of speech, in order."""
+        return _runs(self.active)
 
 
 def measure(
@@ -70,22 +88,24 @@ def measure(
     """f32 [T] of at least 0.1 s. `speech`, where given, says where somebody speaks, in seconds."""
     frames = _frames(mono - np.float32(mono.mean(dtype=np.float64)), rate_hz)
     energies = np.einsum("ij,ij->i", frames, frames)
-    powers: npt.NDArray[np.float64] = energies.astype(np.float64) / frames.shape[1]
+    powers: PowerArray = energies.astype(np.float64) / frames.shape[1]
     levels = 10 * np.log10(np.maximum(powers, 10 ** (SILENCE_DBFS / 10)))
-    noise_dbfs = float(np.percentile(levels, _NOISE_PERCENTILE))
+    quietest_dbfs = float(np.percentile(levels, _NOISE_PERCENTILE))
     loud_dbfs = float(np.percentile(levels, _LOUD_PERCENTILE))
     if speech is None:
-        threshold = max(loud_dbfs - _BELOW_LOUD_DB, noise_dbfs + _ABOVE_NOISE_DB)
+        threshold = max(loud_dbfs - _BELOW_LOUD_DB, quietest_dbfs + _ABOVE_NOISE_DB)
         active = _bridged(levels > min(threshold, loud_dbfs - _LEAST_BELOW_LOUD_DB))
     else:
         active = _inside(len(levels), speech)
+    noise_dbfs = power_dbfs(float(noise_floors(powers)[1].mean()))
     if not active.any():
-        return SoundLevels(active, 0.0, 0.0, SILENCE_DBFS, noise_dbfs, 0.0)
+        return SoundLevels(active, powers, 0.0, 0.0, SILENCE_DBFS, noise_dbfs, 0.0)
     where = np.flatnonzero(active)
     looked_at = where[:: -(-len(where) // _MOST_FRAMES)]
     voiced = 1.0 if speech is not None else _voiced_share(frames[looked_at], rate_hz)
     return SoundLevels(
         active,
+        powers,
         float(where[0] * STEP_S),
         float((where[-1] + 1) * STEP_S),
         power_dbfs(float(powers[active].mean())),
@@ -94,12 +114,23 @@ def measure(
     )
 
 
+def noise_floors(powers: PowerArray) -> tuple[npt.NDArray[np.int64], PowerArray]:
+    """Of every five seconds, half of them shared: the first frame, and what it never falls below.
+
+    The quietest of the whole would hide that a part of it is noisy.
+    """
+    step = NOISE_FRAMES // 2
+    first = np.arange(0, max(1, len(powers) - step), step)
+    parts = (powers[begin : begin + NOISE_FRAMES] for begin in first)
+    return first, np.array([np.percentile(part, _NOISE_PERCENTILE) for part in parts])
+
+
 def one_channel(planar: FloatArray) -> tuple[FloatArray, int | None]:
     """[channels, T] → mono [T], and which channel that is, or None for the mean of them all.
 
     A channel that is much quieter than another, or its mirror image, would only weaken it.
     """
-    powers: npt.NDArray[np.float64] = np.mean(np.square(planar), axis=1, dtype=np.float64)
+    powers: PowerArray = np.mean(np.square(planar), axis=1, dtype=np.float64)
     mixed: FloatArray = planar.mean(0, dtype=np.float32)
     best = int(powers.argmax())
     apart = powers.min() < powers[best] * 10 ** (-_CHANNELS_APART_DB / 10)
@@ -121,6 +152,36 @@ def clipped_share(planar: FloatArray) -> float:
         # The first sample of a flat top has come up a slope.
         flat += sum(b - a + 1 for a, b in _runs(top & level) if b - a + 1 >= _FLAT_RUN)
     return min(1.0, flat / planar.size)
+
+
+def heaping(planar: FloatArray) -> float:
+    """How much the samples of [channels, T] heap up at some height near their peak.
+
+    A coder or a change of rate blurs flat tops, but their samples stay near the old ceiling, more
+    than just below it and far more than above. Those of speech grow fewer towards the peak: it has
+    1 to 2, with a hard limiter up to 4, clipped by 6 dB 3 to 20, by 12 dB 6 to 100.
+    """
+    centred = planar - planar.mean(axis=1, keepdims=True)
+    return max(_heaping(channel * sign) for channel in centred for sign in (1, -1))
+
+
+def _heaping(samples: FloatArray) -> float:
+    """Of the positive samples: density at the ceiling by that below, times that by that above."""
+    heights = np.sort(samples[samples > 0])
+    if not len(heights):
+        return 0.0
+    often = heights[int(len(heights) * _OFTEN_REACHED)]
+    ceilings = np.linspace(_LOWEST_CEILING, 1.0, _CEILINGS) * often
+
+    def density(band: tuple[float, float]) -> PowerArray:
+        low, high = (np.searchsorted(heights, ceilings * edge) for edge in band)
+        return np.asarray(high - low, np.float64) / (band[1] - band[0])
+
+    at, below, above = (density(b) for b in (_AT_CEILING, _BELOW_CEILING, _ABOVE_CEILING))
+    least = max(_LEAST_HEAPED, _LEAST_HEAP * len(heights))
+    enough = at * (_AT_CEILING[1] - _AT_CEILING[0]) >= least
+    steepness = np.minimum(_STEEPEST, at / np.maximum(above, 1e-9))
+    return float((at / np.maximum(below, 1.0) * steepness)[enough].max(initial=0.0))
 
 
 def is_narrow(mono: FloatArray, rate_hz: int) -> bool:
