@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
-from agent.media.front_end import FrontEnd
+from agent.media.front_end import FrontEnd, FrontEndEvent
 from agent.media.playout import Playout
 from agent.types import (
     MIC_RATE_HZ,
@@ -237,8 +237,12 @@ class Call:
         for samples in np.split(packet, 2):
             frame = AudioFrame(samples, MIC_RATE_HZ, self._mic_samples)
             self._mic_samples += len(samples)
-            for event in self._front_end.push(frame, self._playout.playing):
+            for event in self._hear(frame):
                 self._obey(event)
+
+    def _hear(self, frame: AudioFrame) -> list[FrontEndEvent]:
+        playing, held = self._playout.playing, self._playout.held
+        return self._front_end.push(frame, playing, agent_held=held)
 
     def _obey(self, event: object) -> None:
         if self._scene.one_step:
