@@ -136,6 +136,14 @@ def test_noise_in_what_is_cloned_is_not_made_good_by_silence_elsewhere() -> None
     assert findings["noisy"] == "refused"
 
 
+def test_noise_in_half_of_what_is_cloned_is_heard() -> None:
+    sound = talk(14.0, RATE_HZ)
+    assert inspect_recording(sound, RATE_HZ).snr_db > 30
+    sound[: 7 * RATE_HZ] += _noise(7.0, -29.0)
+    report = inspect_recording(sound, RATE_HZ)
+    assert report.snr_db < 15 and "noisy" in {f.code for f in report.findings}
+
+
 def test_a_clipped_part_is_passed_over() -> None:
     shouted = np.clip(talk(20.0, RATE_HZ) * 8, -1, 1)
     spoken = np.concatenate([shouted, np.zeros(RATE_HZ), talk(12.0, RATE_HZ)]).astype(np.float32)
