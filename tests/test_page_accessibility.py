@@ -270,6 +270,8 @@ async def test_and_so_do_voices(width: int) -> None:
         wide = f"(() => {{ {body} return body.scrollWidth - body.clientWidth; }})()"
         assert await opened.page.evaluate(wide) <= 0
         await opened.page.keyboard.press("Escape")
+        await _expect_room_for_fingers(opened)
+        await opened.page.click("#voice-leave-yes")
         await opened.page.click("#voice-delete")
         await _expect_room_for_fingers(opened)
 
