@@ -66,7 +66,9 @@ def test_every_command_and_its_flags_exist(
     mentioned = [
         (found["command"], found["rest"])
         for text in code
-        for found in re.finditer(r"\bvoice-agent (?P<command>(voices )?[a-z]+)(?P<rest>[^&|;]*)", text)
+        for found in re.finditer(
+            r"\bvoice-agent (?P<command>(voices )?[a-z]+)(?P<rest>[^&|;]*)", text
+        )
     ]
     assert {command for command, _ in mentioned} >= {"serve", "doctor", "config"}
     for command, rest in mentioned:

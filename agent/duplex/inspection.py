@@ -41,7 +41,8 @@ size; the rest is room for the driver, long prompts and pictures in many tiles."
 _VOCODER_BYTES = 730_000_000
 _VOICE_BYTES = 205_000_000
 _VOICE_STREAM_BYTES = 75_000_000
-"""token2wav in half precision with its graphs, one voice that is kept ready and one turn, by `bench.vocoder`."""
+"""token2wav in half precision with its graphs, one voice that is kept ready and one turn, by
+`bench.vocoder`."""
 
 
 # ---- at no cost ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ The mel of a reference is what the flow continues, so its noise, its room and it
 cloned with the voice. Nothing here knows the models; all thresholds are `ReferenceLimits`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -212,6 +212,13 @@ def _judge(
     mono, number = one_channel(planar)
     used = planar if number is None else planar[number : number + 1]
     share = clipped_share(used)
+    findings = [
+        *_of_clipping(share, heaping(used), whole.limits),
+        *_of_file(mono, number, whole),
+        *_of_length(levels, excerpt, whole),
+        *_of_level(levels, whole.limits),
+        *_of_speech(levels, whole),
+    ]
     return ReferenceReport(
         duration_s=whole.duration_s,
         rate_hz=whole.rate_hz,
@@ -221,14 +228,15 @@ def _judge(
         clipped_share=share,
         speech_s=levels.end_s - levels.start_s,
         speech_share=levels.share(levels.start_s, levels.end_s),
-        findings=(
-            *_of_clipping(share, heaping(used), whole.limits),
-            *_of_file(mono, number, whole),
-            *_of_length(levels, excerpt, whole),
-            *_of_level(levels, whole.limits),
-            *_of_speech(levels, whole),
-        ),
+        findings=tuple(_about_speech(findings)),
     )
+
+
+def _about_speech(findings: Sequence[Finding]) -> Iterable[Finding]:
+    """Where there is no speech, that alone: what is measured of a hum says nothing of a voice."""
+    missing = [one for one in findings if one.code == "no_speech"]
+    notes = [one for one in findings if one.severity == "note"]
+    return (*missing, *notes) if missing else findings
 
 
 def _faded(samples: FloatArray, count: int) -> FloatArray:
