@@ -102,6 +102,11 @@ class SessionDefaults(Section):
         max_length=256,
         description="Id of the voice; empty takes the first one of the language.",
     )
+    prompt_voice: str = Field(
+        default=_CALL.prompt_voice,
+        max_length=256,
+        description="Id of the voice whose manner the model takes on; empty is the voice itself.",
+    )
     language: str = Field(
         default=_CALL.language, min_length=2, max_length=64, description="Language of the answers."
     )

@@ -226,12 +226,14 @@ class SessionSettings:
     """Everything that a client may set for its call.
 
     `turn_detection` None means that the client itself commits the user's audio and asks for
-    answers. `eagerness` is the agent's readiness to speak, 0 (waits) to 1 (jumps in).
+    answers. `eagerness` is the agent's readiness to speak, 0 (waits) to 1 (jumps in). The model
+    takes its manner from `prompt_voice`, which is `voice` where it is empty.
     """
 
     model: str
     instructions: str = ""
     voice: str = ""
+    prompt_voice: str = ""
     output_modalities: tuple[Modality, ...] = ("audio",)
     turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
     language: str = "en"

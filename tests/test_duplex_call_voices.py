@@ -133,6 +133,29 @@ def test_another_language_brings_another_voice_where_none_was_picked() -> None:
     assert choir.opened == ["B"]
 
 
+@pytest.mark.parametrize("mode", ["duplex", "half_duplex"])
+def test_the_model_may_hear_another_voice_than_the_vocoder_speaks_with(mode: str) -> None:
+    lengths = {}
+    for prompt_voice in ("", "a", "b"):
+        call, choir = call_with(LISTEN, voice="a", mode=mode, prompt_voice=prompt_voice)
+        call.work()
+        assert choir.prepared == ["A"]
+        lengths[prompt_voice] = call.context_tokens
+    assert lengths[""] == lengths["a"] == lengths["b"] + VECTORS["a"] - VECTORS["b"]
+    with pytest.raises(RequestError, match="no such voice"):
+        call_with(LISTEN, voice="a", mode=mode, prompt_voice="c")
+
+
+def test_another_prompt_voice_changes_the_prompt_alone() -> None:
+    call, choir = call_with(says("c", ends=True), says("d"), voice="a")
+    call.listen(4)
+    before = call.context_tokens
+    call.tell(UpdateSettings(replace(SETTINGS, voice="a", prompt_voice="b")))
+    assert call.context_tokens == before + VECTORS["b"] - VECTORS["a"]
+    call.listen()
+    assert choir.opened == ["A", "A"]
+
+
 def test_half_duplex_answers_in_the_voice_with_the_instructions_behind_it() -> None:
     lengths = {}
     for voice in ("a", "b"):

@@ -78,6 +78,7 @@ def test_what_is_told_back_can_be_sent_again() -> None:
         },
         "voice_agent": {
             "language": "de",
+            "prompt_voice": "anna",
             "eagerness": 1,
             "mode": "half_duplex",
             "max_slices": 9,
@@ -89,7 +90,18 @@ def test_what_is_told_back_can_be_sent_again() -> None:
     assert (settings.instructions, settings.output_modalities) == ("", ("text",))
     assert (settings.voice, settings.language, settings.mode) == ("bert", "de", "half_duplex")
     assert (settings.eagerness, settings.max_slices, settings.pictures_per_unit) == (1.0, 9, 8)
+    assert settings.prompt_voice == "anna"
     assert parse_session(told(settings), BASE, VOICES) == settings
+
+
+def test_the_model_takes_its_manner_only_from_a_voice_that_there_is() -> None:
+    wanted = {"voice_agent": {"prompt_voice": "carl"}}
+    with pytest.raises(RequestError, match="anna, bert") as told_so:
+        parsed(wanted)
+    assert told_so.value.param == "session.voice_agent.prompt_voice"
+    with pytest.raises(UnsupportedError, match="no voices"):
+        parse_session(wanted, BASE, Abilities())
+    assert parsed({"voice_agent": {"prompt_voice": ""}}).prompt_voice == ""
 
 
 def test_an_engine_without_a_voice_answers_in_text_whatever_is_asked() -> None:

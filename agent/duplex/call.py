@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from agent.duplex.call_parts import CallParts, conversation_settings
+from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.context import lay_out_window
 from agent.duplex.conversation import (
     MAX_PICTURES,
@@ -86,8 +86,8 @@ class DuplexCall:
         self._listens = self._is_asked = self._sees = False
         self._snapshot: tuple[int, Snapshot] | None = None
         self._prompted = self._system(settings)
-        self._voice = parts.voices.resolve(*_asked_voice(settings))
-        self._heard_voice = parts.voices.duplex(self._voice)
+        self._voices = CallVoices.of(parts, settings)
+        self._heard_voice = parts.voices.duplex(self._voices.heard)
         script = parts.script() if parts.script is not None else None
         self._talk = Conversation(
             parts.runner,
@@ -146,7 +146,7 @@ class DuplexCall:
         """RequestError when no call could begin under these settings."""
         system = settings.instructions or duplex_system(settings.language, camera=False)
         prompt = duplex_prompt(parts.runner.model.vocabulary, system)
-        voice = parts.voices.duplex(parts.voices.resolve(*_asked_voice(settings)))
+        voice = parts.voices.duplex(CallVoices.of(parts, settings).heard)
         lay_out_window(parts.runner.model, parts.runner.slots, parts.window, prompt, voice)
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
@@ -184,15 +184,15 @@ class DuplexCall:
         return self._talk.unit_room_tokens * 3 // 4 // piece_tokens
 
     def _update(self, settings: SessionSettings) -> None:
-        system, voice, heard = self._system(settings), self._voice, self._heard_voice
-        if _asked_voice(settings) != _asked_voice(self._settings):
-            voice = self._parts.voices.resolve(*_asked_voice(settings))
-            heard = self._parts.voices.duplex(voice)
-        if (system, voice) != (self._prompted, self._voice):
+        system, heard = self._system(settings), self._heard_voice
+        voices = self._voices.updated(self._parts, settings)
+        if voices.heard != self._voices.heard:
+            heard = self._parts.voices.duplex(voices.heard)
+        if (system, voices) != (self._prompted, self._voices):
             prompt = self._prompt(system)
             self._talk.check_prompt(prompt, heard)
             self._before_units(lambda: Job(self._reprompting(prompt), _nothing))
-        self._voice, self._heard_voice = voice, heard
+        self._voices, self._heard_voice = voices, heard
         self._prompted, self._settings = system, settings
         spoke = self._talk.settings.speaks
         self._talk.update(conversation_settings(self._parts, settings))
@@ -283,7 +283,7 @@ class DuplexCall:
         began_s = clock.now_s()
         self._pace.begin(came_s)
         if outcome.begins_turn:
-            line.begin(self._voice, speaks=self._talk.settings.speaks, pace=self._pace)
+            line.begin(self._voices.spoken, speaks=self._talk.settings.speaks, pace=self._pace)
         if outcome.listened:
             line.tell(Listened(result.unit))
         else:
@@ -328,7 +328,7 @@ class DuplexCall:
     def _preparing(self) -> Steps:
         """The first turn is not to wait for its voice."""
         if self._talk.settings.speaks:
-            self._line.prepare(self._voice)
+            self._line.prepare(self._voices.spoken)
         yield from ()
 
     def _reprompting(self, prompt: DuplexPrompt) -> Steps:
@@ -387,8 +387,3 @@ class DuplexCall:
 
 def _nothing(result: Any, stage_ms: StageTimes) -> None:
     pass
-
-
-def _asked_voice(settings: SessionSettings) -> tuple[str, str]:
-    """The voice, and the language that stands for one where none is picked."""
-    return settings.voice, "" if settings.voice else settings.language

@@ -8,7 +8,7 @@ from agent.duplex.heard_voices import NoVoices, Voices
 from agent.duplex.policy import listen_bias
 from agent.duplex.window import WindowSettings
 from agent.duplex.work import Runner
-from agent.interfaces import Vocoder
+from agent.interfaces import Vocoder, VoiceKey
 from agent.types import SessionSettings
 
 _SEMANTIC_EAGERNESS = {"low": 0.25, "medium": 0.5, "high": 0.75}
@@ -29,6 +29,33 @@ class CallParts:
     parity: bool = False
     seed: int | None = None
     script: Callable[[], Iterator[int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallVoices:
+    """Whose voice a call has: `spoken` is the vocoder's, the model hears `heard` in its prompt."""
+
+    spoken: VoiceKey
+    heard: VoiceKey
+    asked: tuple[str, str, str]
+    """What they were found by: other settings may ask for the same."""
+
+    @classmethod
+    def of(cls, parts: CallParts, settings: SessionSettings) -> "CallVoices":
+        """RequestError for a voice that there is not. Without a choice it is the language's."""
+        find, prompt = parts.voices.resolve, settings.prompt_voice
+        spoken = find(settings.voice, settings.language)
+        heard = find(prompt, settings.language) if prompt else spoken
+        return cls(spoken, heard, cls.asked_by(settings))
+
+    def updated(self, parts: CallParts, settings: SessionSettings) -> "CallVoices":
+        """The same while nothing else is asked for, whatever became of a name meanwhile."""
+        return self if self.asked_by(settings) == self.asked else CallVoices.of(parts, settings)
+
+    @staticmethod
+    def asked_by(settings: SessionSettings) -> tuple[str, str, str]:
+        """What the voices are found by."""
+        return settings.voice, settings.prompt_voice, "" if settings.voice else settings.language
 
 
 def conversation_settings(parts: CallParts, settings: SessionSettings) -> ConversationSettings:

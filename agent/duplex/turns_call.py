@@ -17,7 +17,7 @@ from torch import Tensor
 from agent.chat_types import ChatPicture
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import MAX_URGENT
-from agent.duplex.call_parts import CallParts, conversation_settings
+from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.half_duplex import HalfDuplexConversation
 from agent.duplex.half_duplex_prompt import lay_out_opening
 from agent.duplex.half_duplex_rules import HalfDuplexRules
@@ -89,7 +89,7 @@ class TurnsCall:
         self._typed = TypedInput(parts.runner.model.vocabulary)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._opened = self._is_asked = self._listens = self._answers = False
-        self._voice = parts.voices.resolve(settings.voice, settings.language)
+        self._voices = CallVoices.of(parts, settings)
         self._talk = self._begun()
 
     # ---- what comes in --------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class TurnsCall:
     @staticmethod
     def check(parts: CallParts, settings: SessionSettings) -> None:
         """RequestError when no call could begin under these settings."""
-        voice = parts.voices.turns(parts.voices.resolve(settings.voice, settings.language))
+        voice = parts.voices.turns(CallVoices.of(parts, settings).heard)
         lay_out_opening(parts.runner, _system(settings, voice))
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
@@ -216,7 +216,7 @@ class TurnsCall:
     def _opening(self) -> Steps:
         yield from self._talk.open_steps()
         if self._talk.settings.speaks:
-            self._line.prepare(self._voice)
+            self._line.prepare(self._voices.spoken)
 
     def _is_settled(self) -> bool:
         """Whether the units hold all of what the user said."""
@@ -275,7 +275,7 @@ class TurnsCall:
         if self._typed.pictures:
             yield from self._read(np.zeros(0, np.float32), self._typed.take_pictures())
         self._answers = True
-        self._line.begin(self._voice, speaks=self._talk.settings.speaks)
+        self._line.begin(self._voices.spoken, speaks=self._talk.settings.speaks)
 
     def _read_typed(self) -> Steps:
         if self._typed.text_tokens > self._talk.turn_room_tokens:
@@ -330,7 +330,7 @@ class TurnsCall:
 
     def _begun(self) -> HalfDuplexConversation:
         parts, settings = self._parts, self._settings
-        voice = parts.voices.turns(self._voice)
+        voice = parts.voices.turns(self._voices.heard)
         rounds: WindowMode = "off" if parts.window.mode == "off" else "basic"
         talk = HalfDuplexConversation(
             parts.runner,
@@ -382,9 +382,9 @@ def _system(settings: SessionSettings, voice: Tensor | None) -> Message:
     )
 
 
-def _prompted(settings: SessionSettings) -> tuple[str, str, str]:
+def _prompted(settings: SessionSettings) -> tuple[str, ...]:
     """What of the settings stands in the system prompt."""
-    return settings.instructions, settings.language, settings.voice
+    return settings.instructions, settings.language, settings.voice, settings.prompt_voice
 
 
 def _nothing(result: Any, stage_ms: StageTimes) -> None:

@@ -93,6 +93,7 @@ def session_object(
         "tools": list(tools) if abilities.tools else [],
         "voice_agent": {
             "language": settings.language,
+            "prompt_voice": settings.prompt_voice,
             "eagerness": settings.eagerness,
             "mode": settings.mode,
             "max_slices": settings.max_slices,
@@ -216,6 +217,7 @@ def _extension(asked: Fields, settings: SessionSettings, abilities: Abilities) -
     return replace(
         settings,
         language=language,
+        prompt_voice=_prompt_voice(asked, settings.prompt_voice, abilities),
         eagerness=asked.number("eagerness", settings.eagerness, least=0, most=1),
         mode=asked.choice("mode", MODES, settings.mode),
         max_slices=asked.integer("max_slices", settings.max_slices, least=1, most=9),
@@ -223,6 +225,22 @@ def _extension(asked: Fields, settings: SessionSettings, abilities: Abilities) -
             "pictures_per_unit", settings.pictures_per_unit, least=0, most=8
         ),
     )
+
+
+def _prompt_voice(asked: Fields, current: str, abilities: Abilities) -> str:
+    """Whose manner the model takes on; "" is that of the voice."""
+    voice = asked.text("prompt_voice", current, most=256)
+    if not voice or voice == current:
+        return voice
+    if not abilities.voices:
+        raise UnsupportedError("The engine has no voices.", param=asked.name("prompt_voice"))
+    if voice not in abilities.voices:
+        raise RequestError(
+            f"There is no voice '{voice[:64]}'; use one of: {', '.join(abilities.voices)}.",
+            param=asked.name("prompt_voice"),
+            code="invalid_value",
+        )
+    return voice
 
 
 # ---- telling ----------------------------------------------------------------------------------
