@@ -24,7 +24,7 @@ SPEAKS = "\nspeaks=True"
 
 def file_of(sound: FloatArray) -> bytes:
     file = SpeechFile("wav")
-    return settled("wav", file.push(sound) + file.finish())
+    return settled("wav", file.push(sound) + file.finish(), len(sound))
 
 
 @pytest.fixture(autouse=True)

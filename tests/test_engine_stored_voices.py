@@ -259,7 +259,10 @@ class Heard:
 
 def test_the_start_warms_up_with_the_first_voice_that_works() -> None:
     throat = Throat("b")
-    _warm(throat, Heard())
+    _warm(throat, Heard(), lengths=False)
     assert throat.spoken == ["c"] and throat.tokens >= 50
+    thorough = Throat("b")
+    _warm(thorough, Heard(), lengths=True)
+    assert thorough.spoken == ["c"] * 25 and thorough.tokens == 2 * sum(range(1, 26)) + 25 * 50
     with pytest.raises(CheckpointError, match="none of the voices"):
-        _warm(Throat("b", "c"), Heard())
+        _warm(Throat("b", "c"), Heard(), lengths=False)
