@@ -9,12 +9,14 @@ from torch import Tensor
 
 from agent.clock import Clock
 from agent.duplex.call import DuplexCall
-from agent.duplex.call_parts import CallParts
+from agent.duplex.call_parts import CallParts, CallVoices
+from agent.duplex.engine import DuplexEngine
 from agent.duplex.pace import Pace
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Runner
 from agent.errors import RequestError, VocoderError
 from agent.types import (
+    Abilities,
     FloatArray,
     Interrupt,
     SpeechAudio,
@@ -25,6 +27,7 @@ from agent.types import (
     UpdateSettings,
 )
 from tests.rig.scripted_call import SETTINGS, Beeper, Driven
+from tests.rig.scripted_call import parts as scripted_parts
 from tests.rig.tiny_mind import LISTEN, says, second, tiny_mind
 
 VECTORS = {"a": 3, "b": 5}
@@ -228,7 +231,7 @@ def first_holds(*units: tuple[float, float]) -> list[int]:
     settings = replace(SETTINGS)
     call.parts = replace(parts, runner=runner)
     call.call.close()
-    call.call = DuplexCall(call.parts, settings, call.line)
+    call.call = DuplexCall(call.parts, settings, call.line, CallVoices.of(call.parts, settings))
     call.listen(3)
     holds = []
     for model_s, vocoder_s in units:
@@ -351,3 +354,35 @@ def test_a_call_that_turns_to_text_says_no_more_and_one_that_turns_to_sound_is_r
     call.tell(UpdateSettings(SETTINGS))
     assert choir.prepared == ["A", "A"]
     assert any(isinstance(one, SpeechAudio) for one in call.listen())
+
+
+class Forgetful(TwoVoices):
+    """Its voices can be deleted."""
+
+    gone = False
+
+    def resolve(self, voice_id: str, language: str = "") -> str:
+        if self.gone:
+            raise RequestError("no such voice", param="voice")
+        return super().resolve(voice_id, language)
+
+
+@pytest.mark.parametrize("mode", ["duplex", "half_duplex"])
+def test_a_call_that_begins_anew_keeps_its_voice_whatever_became_of_its_name(mode: str) -> None:
+    voices, choir = Forgetful(), Choir()
+    settings = replace(SETTINGS, voice="b", mode=mode)
+    made = scripted_parts(vocoder=choir, voices=voices)
+    engine = DuplexEngine(made, Abilities())
+    engine.open(1, settings)
+    voices.gone = True
+    other = "half_duplex" if mode == "duplex" else "duplex"
+    for changed in (
+        replace(settings, instructions="cd"),
+        replace(settings, mode=other),
+    ):
+        engine.control(1, UpdateSettings(changed))
+        while engine.idle_s() == 0.0:
+            engine.work()
+    assert set(choir.prepared) == {"B"}
+    with pytest.raises(RequestError, match="no such voice"):
+        engine.control(1, UpdateSettings(replace(settings, mode=other, voice="a")))

@@ -1,6 +1,7 @@
 """The rules of a unit and a turn, each by itself."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from agent.duplex.policy import (
     SpeakingRules,
     Spoken,
     UnitDecision,
+    expected_length,
     first_unheard,
     heard_tokens,
     listen_bias,
@@ -229,3 +231,16 @@ def test_the_first_unheard_unit_is_the_first_with_text_that_did_not_sound() -> N
     assert first_unheard(units, 2680) is None
     assert first_unheard([Spoken((A,), 280, 0)], 280) is None
     assert first_unheard([Spoken((A,), 280, 0)], 279) == 0
+
+
+def test_what_was_given_up_in_the_making_counts_as_long_as_it_would_have_become() -> None:
+    said = Spoken((1, 2, 3, 4), 0, 800)
+    begun = Spoken((5, 6, 7), 800, 0)
+    *before, last = expected_length((said, begun))
+    assert before == [said] and last == Spoken((5, 6, 7), 800, 600)
+    assert [heard_tokens(last, ms) for ms in (800, 1000, 1399, 1400)] == [0, 1, 2, 3]
+    # Without anything before it a word is taken to last 200 ms.
+    assert expected_length((replace(begun, start_ms=0),))[0].length_ms == 600
+    # What is longer already is not over either.
+    (long,) = expected_length((Spoken((1,), 0, 1000),))
+    assert long.length_ms == 1001

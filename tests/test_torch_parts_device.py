@@ -30,6 +30,8 @@ def test_faults_of_the_gpu_break_it_also_as_causes(error: Exception, named: bool
     [
         None,
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
         RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
         VocoderError(ILLEGAL),
     ],

@@ -107,7 +107,10 @@ def _start_of(request: web.Request) -> bytes:
         )
     head = Message()
     head[hdrs.CONTENT_TYPE] = request.headers[hdrs.CONTENT_TYPE]
-    boundary = head.get_boundary("")
+    try:
+        boundary = head.get_boundary("")
+    except (TypeError, ValueError) as error:
+        raise _no_form("Content-Type cannot be read") from error
     if not boundary.isascii() or not 0 < len(boundary) <= _MOST_BOUNDARY_BYTES:
         raise _no_form("Content-Type names no boundary")
     return b"--" + boundary.encode()
@@ -155,7 +158,10 @@ def parse_form(body: bytes | bytearray, start: bytes, most_bytes: int) -> VoiceF
         head, begin = _head(body, first, end)
         if head.get_content_maintype() == "multipart":
             raise _no_form("it holds a form within the form")
-        name = head.get_param("name", "", "content-disposition")
+        try:
+            name = head.get_param("name", "", "content-disposition")
+        except (TypeError, ValueError) as error:
+            raise _no_form("a part's Content-Disposition cannot be read") from error
         if name == SAMPLE:
             if end - begin > most_bytes:
                 raise _too_large(most_bytes)

@@ -73,7 +73,9 @@ Steps: TypeAlias = Generator[Work, None, Any]
 class DuplexCall:
     """A call whose turns the model takes by itself. `next_job` between two pieces of work only."""
 
-    def __init__(self, parts: CallParts, settings: SessionSettings, line: VoiceLine) -> None:
+    def __init__(
+        self, parts: CallParts, settings: SessionSettings, line: VoiceLine, voices: CallVoices
+    ) -> None:
         """Take a slot and read the prompt. CapacityError, RequestError."""
         self._parts = parts
         self._settings = settings
@@ -84,10 +86,11 @@ class DuplexCall:
         self._urgent: deque[Callable[[], Job]] = deque()
         self._typed = TypedInput(self._vocabulary)
         self._listens = self._is_asked = self._sees = False
+        self._to_prepare = True
         self._snapshot: tuple[int, Snapshot] | None = None
         self._prompted = self._system(settings)
-        self._voices = CallVoices.of(parts, settings)
-        self._heard_voice = parts.voices.duplex(self._voices.heard)
+        self._voices = voices
+        self._heard_voice = parts.voices.duplex(voices.heard)
         script = parts.script() if parts.script is not None else None
         self._talk = Conversation(
             parts.runner,
@@ -96,7 +99,6 @@ class DuplexCall:
             conversation_settings(parts, settings),
             script,
         )
-        self._urgent.append(lambda: Job(self._preparing(), _nothing))
 
     # ---- what comes in --------------------------------------------------------------------------
 
@@ -142,12 +144,17 @@ class DuplexCall:
         self._urgent.append(work)
 
     @staticmethod
-    def check(parts: CallParts, settings: SessionSettings) -> None:
+    def check(parts: CallParts, settings: SessionSettings, voices: CallVoices) -> None:
         """RequestError when no call could begin under these settings."""
         system = settings.instructions or duplex_system(settings.language, camera=False)
         prompt = duplex_prompt(parts.runner.model.vocabulary, system)
-        voice = parts.voices.duplex(CallVoices.of(parts, settings).heard)
+        voice = parts.voices.duplex(voices.heard)
         lay_out_window(parts.runner.model, parts.runner.slots, parts.window, prompt, voice)
+
+    @property
+    def voices(self) -> CallVoices:
+        """Whose voice it has."""
+        return self._voices
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
         """Whether it can: its prompt is replaced in front of what was said."""
@@ -188,30 +195,33 @@ class DuplexCall:
         voices = self._voices.updated(self._parts, settings)
         if voices.heard != self._voices.heard:
             heard = self._parts.voices.duplex(voices.heard)
-        if (system, voices) != (self._prompted, self._voices):
+        if (system, voices.heard) != (self._prompted, self._voices.heard):
             prompt = self._prompt(system)
             self._talk.check_prompt(prompt, heard)
             self._before_units(lambda: Job(self._reprompting(prompt), _nothing))
+        self._to_prepare |= voices.spoken != self._voices.spoken
         self._voices, self._heard_voice = voices, heard
         self._prompted, self._settings = system, settings
         spoke = self._talk.settings.speaks
         self._talk.update(conversation_settings(self._parts, settings))
         if not self._talk.settings.speaks:
             self._line.mute()
-        elif not spoke:
-            self._urgent.append(lambda: Job(self._preparing(), _nothing))
+        self._to_prepare |= self._talk.settings.speaks and not spoke
 
     # ---- what is to be done ---------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         """Whether `next_job` has something."""
-        return bool(self._urgent or self._units)
+        return bool(self._urgent or self._units or self._to_prepare)
 
     def next_job(self) -> Job | None:
         """The next work, if there is any."""
         if self._urgent:
             return self._urgent.popleft()()
+        if self._to_prepare:
+            self._to_prepare = False
+            return Job(self._preparing(), _nothing)
         if not self._units:
             return None
         unit, came_s = self._units.popleft()
@@ -333,7 +343,6 @@ class DuplexCall:
 
     def _reprompting(self, prompt: DuplexPrompt) -> Steps:
         yield from self._talk.replace_prompt_steps(prompt, self._heard_voice)
-        yield from self._preparing()
 
     def _open_eyes(self) -> Steps:
         """The first picture: a call with a camera has a prompt of its own, unless it was given."""

@@ -23,7 +23,7 @@ from agent.chat_types import (
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import DuplexCall
-from agent.duplex.call_parts import CallParts
+from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.chat import Chat
 from agent.duplex.chat_prompt import asked_language
 from agent.duplex.job import Job, StageTimes
@@ -72,6 +72,9 @@ class Call(Protocol):
     @property
     def has_work(self) -> bool: ...
 
+    @property
+    def voices(self) -> CallVoices: ...
+
     def next_job(self) -> Job | None: ...
 
     def give_up(self, then: Callable[[], None]) -> None: ...
@@ -106,6 +109,8 @@ class _Line:
     call: Call
     voice: VoiceLine
     settings: SessionSettings
+    voices: CallVoices
+    """Of the call that is to begin anew; `call` knows what it has itself."""
     job: Job | None = None
     paused_s: float | None = None
     parked: bool = False
@@ -146,7 +151,8 @@ class DuplexEngine:
     def open(self, number: int, settings: SessionSettings) -> None:
         """Start a call; CapacityError without a slot, RequestError for what cannot be."""
         voice = VoiceLine(self._parts.vocoder)
-        self._calls[number] = _Line(self._call(settings, voice), voice, settings)
+        voices = CallVoices.of(self._parts, settings)
+        self._calls[number] = _Line(self._call(settings, voice, voices), voice, settings, voices)
 
     def chat(self, number: int, request: AnswerRequest) -> None:
         """Start a chat, or a text read aloud.
@@ -217,8 +223,8 @@ class DuplexEngine:
     def _resume(self, line: _Line) -> None:
         try:
             if line.parked and line.stale:
-                line.call.close()
-                line.call = self._call(line.settings, line.voice)
+                before, line.call = line.call, self._call(line.settings, line.voice, line.voices)
+                before.close()
             elif line.parked:
                 line.call.unpark()
         except CapacityError as error:
@@ -232,20 +238,21 @@ class DuplexEngine:
     def _begin_anew(self, line: _Line, settings: SessionSettings) -> None:
         """The model is prompted another way for each mode: what was said before is forgotten."""
         kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall
-        kind.check(self._parts, settings)
-        line.settings = settings
+        known = line.voices if line.stale else line.call.voices
+        voices = known.updated(self._parts, settings)
+        kind.check(self._parts, settings, voices)
+        line.settings, line.voices = settings, voices
         if line.parked:
             line.stale = True
             return
         line.job = None
         line.voice.end("interrupted")
         line.call.close()
-        line.call = self._call(settings, line.voice)
+        line.call = self._call(settings, line.voice, voices)
 
-    def _call(self, settings: SessionSettings, voice: VoiceLine) -> Call:
-        if settings.mode == "half_duplex":
-            return TurnsCall(self._parts, settings, voice)
-        return DuplexCall(self._parts, settings, voice)
+    def _call(self, settings: SessionSettings, line: VoiceLine, voices: CallVoices) -> Call:
+        kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall
+        return kind(self._parts, settings, line, voices)
 
     # ---- the work -------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from agent.duplex.half_duplex_rules import (
 )
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.memory import Parked
-from agent.duplex.policy import Spoken
+from agent.duplex.policy import Spoken, expected_length
 from agent.duplex.prompt import (
     ChatLayout,
     Content,
@@ -193,7 +193,7 @@ class HalfDuplexConversation:
     def abandon_turn(self) -> None:
         """Forget the user's turn as far as it was read. Not between the steps of anything."""
         self._check_awake()
-        self._give_up_answer()
+        self._answer = self._saying = None
         self._memory.abandon_turn()
 
     def hear_live_steps(
@@ -242,11 +242,11 @@ class HalfDuplexConversation:
         header = [user_header(after_answer=self._memory.answers > 0)] if opens else []
         laid = lay_out_turn(self._runner, [*header, *content])
         self._context.make_room(len(laid.ids), opens=opens)
-        self._give_up_answer()
+        self._answer = self._saying = None
         return laid
 
     def _read_turn(self, embeddings: Tensor) -> Generator[Work, None, None]:
-        self._give_up_answer()
+        self._answer = self._saying = None
         if len(embeddings):
             yield from self._context.read(embeddings)
             self._context.forget()
@@ -300,7 +300,7 @@ class HalfDuplexConversation:
 
     def _close_answer(self, finish: FinishReason | None) -> None:
         if finish is not None:
-            self._give_up_answer()
+            self._answer = self._saying = None
             self._context.forget()
 
     def _begin_answer(self) -> Generator[Work, None, Answer]:
@@ -344,19 +344,18 @@ class HalfDuplexConversation:
             start_ms = chunks[-1].start_ms + chunks[-1].length_ms
         self._memory.chunks = (*chunks, Spoken(tuple(taken.ids), start_ms, 0))
 
-    def _give_up_answer(self) -> None:
-        self._answer = self._saying = None
-
     # ---- going back -----------------------------------------------------------------------------
 
     def stop(self, heard_ms: int) -> int:
         """The answer is given up after `heard_ms` of its sound: forget what was not heard of it.
 
         → how many tokens that were; 0 also when the user's next turn was read already, since then
-        it is too late. What comes next closes the answer. Not between the steps of a chunk.
+        it is too late. What comes next closes the answer. Not between the steps of a piece.
         """
         self._check_awake()
-        self._give_up_answer()
+        if self._saying is not None:
+            self._memory.chunks = expected_length(self._memory.chunks)
+        self._answer = self._saying = None
         if self._memory.is_open or not self._memory.chunks:
             return 0
         return self._memory.give_up_answer(heard_ms)
@@ -373,7 +372,7 @@ class HalfDuplexConversation:
         self._check_awake()
         slots = self._runner.slots
         self._context.memory = go_back_to(self._memory, snapshot, self._generator, slots)
-        self._give_up_answer()
+        self._answer = self._saying = None
 
     # ---- leaving the slot -----------------------------------------------------------------------
 

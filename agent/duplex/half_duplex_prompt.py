@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from agent.duplex.content import defused_answer
 from agent.duplex.prompt import (
     ChatLayout,
     Content,
     LaidOut,
     Message,
+    SoundSpan,
     lay_out,
     opening_segments,
+    system_content,
 )
 from agent.duplex.work import Runner
 from agent.errors import RequestError
+from agent.types import SessionSettings
 
 
 def lay_out_opening(runner: Runner, system: Message | None) -> LaidOut:
@@ -40,3 +45,24 @@ def lay_out_turn(runner: Runner, segments: Sequence[Content]) -> LaidOut:
     """What comes next of a conversation."""
     layout = ChatLayout(max_tokens=1 << 40)  # what does not fit is refused, not cut
     return lay_out(runner.model.vocabulary, segments, layout)
+
+
+def call_system(settings: SessionSettings, voice: Tensor | None) -> Message:
+    """The system message: the client's own, or that of an assistant in the session's language.
+
+    Where there is a voice, the client's own words follow it as the model was trained to hear of
+    somebody whom it is to be.
+    """
+    span = None if voice is None else SoundSpan(len(voice))
+    if not settings.instructions:
+        return Message("system", system_content("assistant", settings.language, span))
+    if span is None:
+        return Message("system", (settings.instructions,))
+    return Message(
+        "system", system_content("clone", settings.language, span, settings.instructions)
+    )
+
+
+def prompted_by(settings: SessionSettings) -> tuple[str, ...]:
+    """What of the settings stands in the system prompt."""
+    return settings.instructions, settings.language, settings.voice, settings.prompt_voice

@@ -25,6 +25,8 @@ EndReason: TypeAlias = Literal["completed", "interrupted", "max_tokens"]
 SPEECH_LAG_MS = 280
 """A turn's sound begins with so much that is not speech: three tokens of silence before it and the
 delay of the model's own vocoder. What was said is heard that much later."""
+_WORD_MS = 200.0
+"""What a text token usually takes to be said; where an answer has said some, they tell."""
 _MOST_LISTEN_BIAS = 4.0
 
 
@@ -266,6 +268,16 @@ def heard_tokens(unit: Spoken, heard_ms: int) -> int:
     if since_ms >= unit.length_ms:
         return len(unit.said)
     return words * max(0, since_ms) // max(1, unit.length_ms)
+
+
+def expected_length(chunks: Sequence[Spoken]) -> tuple[Spoken, ...]:
+    """The chunks of an answer, the last as long as it would have become: only its beginning was
+    made when it was given up. Words are taken to last as long as those before them."""
+    *before, last = chunks
+    words = sum(len(without_specials(one.said)) for one in before)
+    word_ms = sum(one.length_ms for one in before) / words if words else _WORD_MS
+    whole_ms = int(word_ms * len(without_specials(last.said)))
+    return (*before, replace(last, length_ms=max(last.length_ms + 1, whole_ms)))
 
 
 def first_unheard(units: Iterable[Spoken], heard_ms: int) -> int | None:

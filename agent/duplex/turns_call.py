@@ -12,18 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from agent.chat_types import ChatPicture
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import MAX_URGENT
 from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.half_duplex import HalfDuplexConversation
-from agent.duplex.half_duplex_prompt import lay_out_opening
+from agent.duplex.half_duplex_prompt import call_system, lay_out_opening, prompted_by
 from agent.duplex.half_duplex_rules import HalfDuplexRules
 from agent.duplex.job import Job, StageTimes
 from agent.duplex.pictures import check_picture, piece_sizes
-from agent.duplex.prompt import Message, SoundSpan, system_content
 from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowMode
@@ -76,7 +74,9 @@ class _Utterance:
 class TurnsCall:
     """A call whose turns are taken one after the other."""
 
-    def __init__(self, parts: CallParts, settings: SessionSettings, line: VoiceLine) -> None:
+    def __init__(
+        self, parts: CallParts, settings: SessionSettings, line: VoiceLine, voices: CallVoices
+    ) -> None:
         """Take a slot and read the prompt. CapacityError, RequestError."""
         self._parts = parts
         self._settings = settings
@@ -89,7 +89,8 @@ class TurnsCall:
         self._typed = TypedInput(parts.runner.model.vocabulary)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._opened = self._is_asked = self._listens = self._answers = False
-        self._voices = CallVoices.of(parts, settings)
+        self._voices = voices
+        self._to_prepare = True
         self._talk = self._begun()
 
     # ---- what comes in --------------------------------------------------------------------------
@@ -174,36 +175,47 @@ class TurnsCall:
         self._committed = until
 
     @staticmethod
-    def check(parts: CallParts, settings: SessionSettings) -> None:
+    def check(parts: CallParts, settings: SessionSettings, voices: CallVoices) -> None:
         """RequestError when no call could begin under these settings."""
-        voice = parts.voices.turns(CallVoices.of(parts, settings).heard)
-        lay_out_opening(parts.runner, _system(settings, voice))
+        voice = parts.voices.turns(voices.heard)
+        lay_out_opening(parts.runner, call_system(settings, voice))
+
+    @property
+    def voices(self) -> CallVoices:
+        """Whose voice it has."""
+        return self._voices
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
         """Whether its system prompt stays: it stands before all that was said."""
-        return settings.mode == "half_duplex" and _prompted(self._settings) == _prompted(settings)
+        is_same = prompted_by(self._settings) == prompted_by(settings)
+        return settings.mode == "half_duplex" and is_same
 
     def _update(self, settings: SessionSettings) -> None:
         self._settings = settings
+        spoke = self._talk.settings.speaks
         self._talk.update(conversation_settings(self._parts, settings))
         if not self._talk.settings.speaks:
             self._line.mute()
+        self._to_prepare |= self._talk.settings.speaks and not spoke
 
     # ---- what is to be done ---------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         """Whether `next_job` has something."""
-        waits = bool(self._urgent or self._answers) or not self._opened
+        waits = bool(self._urgent or self._answers or self._to_prepare) or not self._opened
         return waits or self._is_settled() or self._may_answer()
 
     def next_job(self) -> Job | None:
         """The next work, if there is any."""
         if not self._opened:
             self._opened = True
-            return Job(self._opening(), _nothing)
+            return Job(self._talk.open_steps(), _nothing)
         if self._urgent:
             return self._urgent.popleft()()
+        if self._to_prepare:
+            self._to_prepare = False
+            return Job(self._preparing(), _nothing)
         if self._answers:
             return Job(self._talk.piece_steps(), self._answered)
         if self._is_settled() and self._awaited is not None:
@@ -213,10 +225,11 @@ class TurnsCall:
             return Job(self._beginning(), _nothing)
         return None
 
-    def _opening(self) -> Steps:
-        yield from self._talk.open_steps()
+    def _preparing(self) -> Steps:
+        """The first answer is not to wait for its voice."""
         if self._talk.settings.speaks:
             self._line.prepare(self._voices.spoken)
+        yield from ()
 
     def _is_settled(self) -> bool:
         """Whether the units hold all of what the user said."""
@@ -334,7 +347,7 @@ class TurnsCall:
         rounds: WindowMode = "off" if parts.window.mode == "off" else "basic"
         talk = HalfDuplexConversation(
             parts.runner,
-            _system(settings, voice),
+            call_system(settings, voice),
             voice,
             conversation_settings(parts, settings),
             HalfDuplexRules(window=replace(parts.window, mode=rounds)),
@@ -364,27 +377,6 @@ class TurnsCall:
     def close(self) -> None:
         """Give the slot back for good. Idempotent."""
         self._talk.close()
-
-
-def _system(settings: SessionSettings, voice: Tensor | None) -> Message:
-    """The system message: the client's own, or that of an assistant in the session's language.
-
-    Where there is a voice, the client's own words follow it as the model was trained to hear of
-    somebody whom it is to be.
-    """
-    span = None if voice is None else SoundSpan(len(voice))
-    if not settings.instructions:
-        return Message("system", system_content("assistant", settings.language, span))
-    if span is None:
-        return Message("system", (settings.instructions,))
-    return Message(
-        "system", system_content("clone", settings.language, span, settings.instructions)
-    )
-
-
-def _prompted(settings: SessionSettings) -> tuple[str, ...]:
-    """What of the settings stands in the system prompt."""
-    return settings.instructions, settings.language, settings.voice, settings.prompt_voice
 
 
 def _nothing(result: Any, stage_ms: StageTimes) -> None:

@@ -1,7 +1,10 @@
 """Which failures leave the device unusable, told without torch: the process's own thread asks, too.
 
-Memory that ran out (`torch.OutOfMemoryError`) is not among them: only what asked for it fails.
+Memory that ran out is not among them, whoever asked for it, torch or a library of the GPU's: only
+what asked for it fails.
 """
+
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED")
 
 
 def breaks_device(error: BaseException | None) -> bool:
@@ -11,9 +14,9 @@ def breaks_device(error: BaseException | None) -> bool:
     """
     while error is not None:
         kinds = {kind.__name__ for kind in type(error).__mro__}
-        if "AcceleratorError" in kinds:
-            return True
-        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        is_of_gpu = isinstance(error, RuntimeError) and "CUDA error" in str(error)
+        has_memory = not any(words in str(error) for words in _NO_MEMORY)
+        if has_memory and ("AcceleratorError" in kinds or is_of_gpu):
             return True
         error = error.__cause__ or error.__context__
     return False

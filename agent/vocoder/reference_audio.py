@@ -12,6 +12,7 @@ cloned with the voice. Nothing here knows the models; all thresholds are `Refere
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -141,7 +142,7 @@ def prepare_recording(
     # What is best by its length and its noise may still be clipped.
     each = (_prepared(planar, one, whole, speech is not None) for one in chosen)
     first = next(each)
-    return next((one for one in (first, *each) if one.report.accepted), first)
+    return next((one for one in chain((first,), each) if one.report.accepted), first)
 
 
 def inspect_recording(

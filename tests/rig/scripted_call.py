@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from agent.duplex.call import DuplexCall
-from agent.duplex.call_parts import CallParts
+from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
@@ -82,7 +82,8 @@ class Driven:
         self.parts = parts(self.script, **parts_)
         self.line = VoiceLine(self.parts.vocoder)
         kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall
-        self.call = kind(self.parts, settings, self.line)
+        voices = CallVoices.of(self.parts, settings)
+        self.call = kind(self.parts, settings, self.line, voices)
         self.heard = 0
 
     def listen(self, count: int = 1, **changes: object) -> list[EngineEvent]:
