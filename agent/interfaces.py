@@ -1,9 +1,11 @@
 """The seams: what one part may expect of another, and nothing more."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.chat_types import AnswerRequest, ChatEvent
+from agent.errors import VocoderError
 from agent.types import (
     Abilities,
     AudioFrame,
@@ -142,6 +144,40 @@ class Vocoder(Protocol):
 
     def open(self, voice: str) -> VocoderStream:
         """A stream for one turn in that voice; to give it up, drop it. `VocoderError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class VocoderPush:
+    """A turn's next speech tokens, and with the `last` of them its end."""
+
+    stream: VocoderStream
+    tokens: Sequence[int]
+    last: bool = False
+
+
+class VocoderBatch(Protocol):
+    """Pushes that were begun together."""
+
+    @property
+    def done(self) -> bool:
+        """Whether `take` would not wait."""
+
+    def take(self) -> Sequence[FloatArray | VocoderError]:
+        """The sound [T] of each push, or what went wrong with it alone; waits, once."""
+
+
+class BatchVocoder(Vocoder, Protocol):
+    """A vocoder that makes the sound of many turns at once."""
+
+    @property
+    def most_pushes(self) -> int:
+        """How many go together."""
+
+    def begin(self, pushes: Sequence[VocoderPush]) -> VocoderBatch:
+        """Begin to make their sound, on a stream of its own; one batch at a time.
+
+        It does not wait for the device where that can be avoided.
+        """
 
 
 class SpeechSource(Protocol):

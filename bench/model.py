@@ -19,11 +19,12 @@ import torch
 from agent.clock import SYSTEM_CLOCK
 from agent.duplex.conversation import UNIT_MS, Conversation
 from agent.duplex.conversation_settings import ConversationSettings, UnitResult
+from agent.duplex.lanes import Runner
 from agent.duplex.policy import SpeakingRules
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import Token
-from agent.duplex.work import Choose, Runner, Work
+from agent.duplex.work import Choose, Work
 from agent.torch_parts.checkpoint import Target
 from agent.types import UNIT_SAMPLES, Unit, VideoFrame
 from bench.random_model import listen_speak_end, random_model

@@ -94,9 +94,7 @@ def _looked_back_on(text: str, chunk: int, looks_back: int) -> list[str]:
     drawing = _drawing()
     rules = AnswerRules(frozenset({int(Token.IM_END)}), 100, looks_back=looks_back)
     shown = AnswerText(letter_vocabulary().text)
-    answer_ = Answer(
-        used.model.llm.embed, KvStream(0), TokenSource(_sampler(), drawing), rules, shown
-    )
+    answer_ = Answer(KvStream(0), TokenSource(_sampler(), drawing), rules, shown)
 
     def steps() -> Generator[Work, None, None]:
         yield from answer_.begin(torch.zeros(256))

@@ -19,8 +19,9 @@ from agent.duplex.answer import (
     AnswerPiece,
 )
 from agent.duplex.chat import Chat
+from agent.duplex.lanes import Runner
 from agent.duplex.tokens import Token
-from agent.duplex.work import HearRecording, Look, Read, Runner, Work
+from agent.duplex.work import HearRecording, Look, Read, Work
 from agent.errors import CapacityError, EngineError, RequestError
 from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import (

@@ -14,9 +14,10 @@ from agent.chat_types import (
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.answer_speech import Chunk, Speaker, Utter, parted
 from agent.duplex.chat import Chat
+from agent.duplex.lanes import Runner
 from agent.duplex.prompt import SoundSpan, system_content
 from agent.duplex.tokens import Token
-from agent.duplex.work import Choose, Read, Runner, SpeakOn, Work
+from agent.duplex.work import Choose, Read, SpeakOn, Work
 from tests.rig import tiny_model as tiny
 from tests.rig.answer_voice import (
     RULES,

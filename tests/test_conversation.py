@@ -9,13 +9,14 @@ from torch import Tensor
 
 from agent.duplex.conversation import MAX_PICTURES, MAX_PUT_IN_TOKENS, Conversation
 from agent.duplex.conversation_settings import UnitResult
+from agent.duplex.lanes import Runner
 from agent.duplex.memory import KEPT_UNITS
 from agent.duplex.policy import SpeakingRules
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt
 from agent.duplex.sampling import TextSampler, TextSampling
 from agent.duplex.tokens import Token
 from agent.duplex.window import WindowSettings
-from agent.duplex.work import Choose, Hear, Look, Read, Runner, Speak
+from agent.duplex.work import Choose, Hear, Look, Read, Speak
 from agent.errors import CapacityError, ContextOverflow, EngineError, RequestError
 from agent.types import UNIT_SAMPLES, Unit, VideoFrame
 from tests.rig import tiny_model as tiny

@@ -11,9 +11,9 @@ from agent.clock import Clock
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.engine import DuplexEngine
+from agent.duplex.lanes import Runner
 from agent.duplex.pace import Pace
 from agent.duplex.voice_line import VoiceLine
-from agent.duplex.work import Runner
 from agent.errors import RequestError, VocoderError
 from agent.types import (
     Abilities,

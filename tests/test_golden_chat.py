@@ -27,10 +27,11 @@ from agent.duplex.audio_encoder import BLOCK_FRAMES
 from agent.duplex.chat import Chat
 from agent.duplex.chat_prompt import chat_layout, lay_out_chat
 from agent.duplex.content import Senses, perceive
+from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel
 from agent.duplex.pictures import piece_grids
 from agent.duplex.prompt import ChatLayout
-from agent.duplex.work import Choose, HearRecording, Runner, Work
+from agent.duplex.work import Choose, HearRecording, Work
 from agent.errors import RequestError
 from tests.rig import tiny_mind
 from tests.rig import tiny_model as tiny

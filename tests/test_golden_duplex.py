@@ -10,6 +10,7 @@ from agent.duplex.config import Numerics
 from agent.duplex.conversation import Conversation
 from agent.duplex.conversation_settings import UnitResult, reference_settings
 from agent.duplex.kv_cache import KvStream
+from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel
 from agent.duplex.policy import SpeakingRules
 from agent.duplex.prompt import DuplexPrompt
@@ -23,7 +24,7 @@ from agent.duplex.sampling import (
     speech_distribution,
 )
 from agent.duplex.tokens import Vocabulary
-from agent.duplex.work import Read, Runner, Speak
+from agent.duplex.work import Read, Speak
 from agent.types import UNIT_SAMPLES, Unit, VideoFrame
 from tests.rig import tiny_mind
 from tests.rig import tiny_model as tiny

@@ -4,7 +4,7 @@ The token to come is always drawn already when a piece is handed on, so it is kn
 answer ends there; it is fed, and shown, only with the next piece.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from agent.chat_types import FinishReason
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.sampling import Drawing
-from agent.duplex.work import Choose, Read, TokenSampler, Work
+from agent.duplex.work import Choice, Choose, Read, TokenSampler, Work
 from agent.types import FloatArray
 
 PIECE_POSITIONS = 512
@@ -63,13 +63,22 @@ class TokenSource:
     drawing: Drawing
     script: Iterator[int] | None = None
 
+    @property
+    def choice(self) -> Choice | None:
+        """What a token is to be read with, so that the one after it is drawn at once."""
+        return None if self.script is not None else Choice(self.sampler, self.drawing)
+
+    def token(self, reading: Read) -> int:
+        """The token after one that was read with that."""
+        return reading.token if self.script is None else next(self.script)
+
     def draw(self, state: Tensor) -> Generator[Work, None, int]:
         """The token after `state` [W]."""
         if self.script is not None:
             return next(self.script)
-        choice = Choose(state, self.sampler, self.drawing)
-        yield choice
-        return choice.token
+        choosing = Choose(state, Choice(self.sampler, self.drawing))
+        yield choosing
+        return choosing.token
 
 
 @dataclass(slots=True)
@@ -87,13 +96,11 @@ class Answer:
 
     def __init__(
         self,
-        embed: Callable[[Sequence[int]], Tensor],
         stream: KvStream,
         source: TokenSource,
         rules: AnswerRules,
         text: AnswerText,
     ) -> None:
-        self._embed = embed
         self._stream = stream
         self._source = source
         self._rules = rules
@@ -112,10 +119,10 @@ class Answer:
         while self.finish is None and len(taken.ids) < count:
             self._take(taken)
             if self.finish is None:
-                reading = Read(self._embed([taken.ids[-1]]), self._stream)
+                reading = Read(self._stream, taken.ids[-1:], choice=self._source.choice)
                 yield reading
                 taken.states.append(reading.state)
-                yield from self._look(reading.state)
+                self._see(self._source.token(reading))
         return taken
 
     def _take(self, taken: Taken) -> None:
@@ -133,7 +140,10 @@ class Answer:
             self.finish = "length"
 
     def _look(self, state: Tensor) -> Generator[Work, None, None]:
-        self._next = yield from self._source.draw(state)
+        self._see((yield from self._source.draw(state)))
+
+    def _see(self, token: int) -> None:
+        self._next = token
         if self._next in self._rules.ends:
             self.finish = "stop"
         elif self._tokens >= self._rules.max_tokens:
@@ -146,7 +156,7 @@ def read_in_pieces(
     """Read [T, W] piece by piece → the state [W] at the last position."""
     state = embeddings[-1]
     for piece in torch.split(embeddings, most):
-        reading = Read(piece, stream)
+        reading = Read(stream, vectors=piece)
         yield reading
         state = reading.state
     return state

@@ -5,29 +5,25 @@ before its text is complete, and others' work goes between. Used wherever an ans
 by turn; half-duplex calls keep the vocoder's stream themselves.
 """
 
-import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-import numpy as np
-from torch import Generator as RandomSource
 from torch import Tensor
 
 from agent.duplex.answer import Taken
 from agent.duplex.kv_cache import KvStream
+from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import SpeechSampling
 from agent.duplex.slots import Slots
 from agent.duplex.speech_lm import SpeechCall
-from agent.duplex.work import Runner, SpeakOn, Work
+from agent.duplex.work import NO_SOUND, LaneName, SpeakOn, Voice, Work, voice_failure
 from agent.errors import VocoderError
 from agent.interfaces import VocoderStream
-from agent.torch_parts.device import breaks_device
 from agent.types import FloatArray
-
-log = logging.getLogger(__name__)
 
 CHUNK_TOKENS = 10
 """Tokens that go to the speech LM at once: so it was trained."""
@@ -36,7 +32,6 @@ _LONG_SHARE = 0.6  # of the cache; speech that takes more starts anew behind the
 _ENDS = (".", "!", "?")
 _HAN_ENDS = ("。", "！", "？")
 _CLOSING = "\"'”’」』"
-NO_SOUND: FloatArray = np.zeros(0, np.float32)
 
 
 # ---- chunks, for the speech LM ------------------------------------------------------------------
@@ -185,30 +180,21 @@ class Speaker:
 
 
 @dataclass(slots=True)
-class Utter:
-    """A piece of the vocoder's work → its sound [T], or what went wrong."""
+class OpenVoice:
+    """Begin an utterance of the vocoder → its stream, or what went wrong, as `Voice` keeps it."""
 
-    ask: Callable[[], FloatArray]
-    samples: FloatArray = field(default_factory=lambda: NO_SOUND)
+    open: Callable[[], VocoderStream]
+    stream: VocoderStream | None = None
     error: VocoderError | None = None
     stage = "vocoder"
+    lane: LaneName = "voice"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
-        """Errors are kept for who asked: whoever runs the work cannot tell whose they are.
-
-        So are memory that ran out and faults of the vocoder's own, which cost an answer its sound;
-        a broken GPU is everybody's, and raised.
-        """
+        """Do it."""
         try:
-            self.samples = self.ask()
-        except VocoderError as error:
-            self.error = error
-        except RuntimeError as error:
-            if breaks_device(error):
-                raise
-            # Without the error as its cause, whose frames would hold on to the device's memory.
-            log.warning("the vocoder failed", exc_info=error)
-            self.error = VocoderError(f"the vocoder failed: {str(error) or type(error).__name__}")
+            self.stream = self.open()
+        except (VocoderError, RuntimeError) as error:
+            self.error = voice_failure(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +209,14 @@ class AnswerVoice:
     """The voice of one answer: `add` a chunk, then `steps` while it `waits`; so to the end."""
 
     def __init__(
-        self, runner: Runner, speaker: Speaker, stream: KvStream, generator: RandomSource
+        self, runner: Runner, speaker: Speaker, stream: KvStream, random: RandomSource
     ) -> None:
         """`stream` is the answer's place in the speech LM's cache, empty."""
         self._positions = runner.slots.speech.positions
         self._end = runner.model.speech.config.audio_eos
         self._speaker = speaker
         self._stream = stream
-        self._generator = generator
+        self._random = random
         self._codes: tuple[int, ...] = ()
         self._call: SpeechCall | None = None
         self._sound: VocoderStream | None = None
@@ -249,7 +235,7 @@ class AnswerVoice:
 
     def open_steps(self) -> Generator[Work, None, None]:
         """Have the voice ready before its first word; not needed. `VocoderError`."""
-        yield from self._utter(self._opened)
+        yield from self._opened()
 
     def add(self, *chunks: Chunk) -> None:
         """The next words, once nothing waits."""
@@ -261,13 +247,14 @@ class AnswerVoice:
         call = self._call
         if call is None:
             self._finishes = False
-            return Voiced((), (yield from self._utter(self._finished)))
+            return Voiced((), (yield from self._finished()))
         known = len(call.tokens)
-        yield SpeakOn(call, self._stream, self._speaker.rules.sampling, self._generator)
+        yield SpeakOn(call, self._stream, self._speaker.rules.sampling, self._random)
         tokens = tuple(one for one in call.tokens[known:] if 0 <= one < self._end)
         samples = NO_SOUND
         if tokens:
-            samples = yield from self._utter(lambda: self._pushed(tokens))
+            self._is_heard = True
+            samples = yield from self._voiced(Voice((yield from self._opened()), tokens))
         if call.ended:
             self._close(call)
         return Voiced(tokens, samples)
@@ -295,23 +282,25 @@ class AnswerVoice:
             elif chunk.text_ended and not chunk.goes_on:
                 self._finishes = self._is_heard
 
-    def _utter(self, ask: Callable[[], FloatArray]) -> Generator[Work, None, FloatArray]:
-        uttering = Utter(ask)
-        yield uttering
-        if uttering.error is not None:
-            raise uttering.error
-        return uttering.samples
-
-    def _opened(self) -> FloatArray:
-        self._sound = self._speaker.open()
-        return NO_SOUND
-
-    def _pushed(self, tokens: tuple[int, ...]) -> FloatArray:
-        self._is_heard = True
+    def _opened(self) -> Generator[Work, None, VocoderStream]:
+        """The utterance's stream, which is begun where there is none."""
         if self._sound is None:
-            self._sound = self._speaker.open()
-        return self._sound.push(tokens)
+            opening = OpenVoice(self._speaker.open)
+            yield opening
+            if opening.error is not None:
+                raise opening.error
+            self._sound = opening.stream
+        assert self._sound is not None, "it was opened"
+        return self._sound
 
-    def _finished(self) -> FloatArray:
+    def _voiced(self, asked: Voice) -> Generator[Work, None, FloatArray]:
+        yield asked
+        if asked.error is not None:
+            raise asked.error
+        return asked.samples
+
+    def _finished(self) -> Generator[Work, None, FloatArray]:
         sound, self._sound = self._sound, None
-        return NO_SOUND if sound is None else sound.finish()
+        if sound is None:
+            return NO_SOUND
+        return (yield from self._voiced(Voice(sound, last=True)))

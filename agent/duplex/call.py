@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +22,8 @@ from agent.duplex.conversation import (
     Conversation,
 )
 from agent.duplex.conversation_settings import UnitResult
-from agent.duplex.job import Job, StageTimes
+from agent.duplex.job import Job
+from agent.duplex.lanes import StageTimes
 from agent.duplex.memory import Snapshot
 from agent.duplex.pace import Pace
 from agent.duplex.pictures import check_picture, piece_sizes
@@ -225,9 +225,9 @@ class DuplexCall:
         if not self._units:
             return None
         unit, came_s = self._units.popleft()
-        return Job(self._unit_steps(unit), partial(self._said, came_s))
+        return Job(self._unit_steps(unit, came_s), self._reported)
 
-    def _unit_steps(self, unit: Unit) -> Steps:
+    def _unit_steps(self, unit: Unit, came_s: float) -> Generator[Work, None, UnitResult]:
         if unit.pictures and not self._sees:
             yield from self._open_eyes()
         if unit.speculative:
@@ -240,7 +240,9 @@ class DuplexCall:
         order = self._order()
         if order == "speak":
             self._is_asked = False
-        return (yield from self._talk.steps(taken, order))
+        result = yield from self._talk.steps(taken, order)
+        yield from self._say(came_s, result)
+        return result
 
     def _order(self) -> Order:
         """What the next unit is told to do."""
@@ -287,23 +289,23 @@ class DuplexCall:
             return False
         return True
 
-    def _said(self, came_s: float, result: UnitResult, stage_ms: StageTimes) -> None:
-        """A unit that came at `came_s` is over: what came of it."""
-        outcome, line, clock = result.outcome, self._line, self._parts.runner.clock
-        began_s = clock.now_s()
+    def _say(self, came_s: float, result: UnitResult) -> Steps:
+        """Tell what came of a unit that came at `came_s`."""
+        outcome, line = result.outcome, self._line
         self._pace.begin(came_s)
         if outcome.begins_turn:
             line.begin(self._voices.spoken, speaks=self._talk.settings.speaks, pace=self._pace)
         if outcome.listened:
             line.tell(Listened(result.unit))
         else:
-            line.say(result.unit, result.text, result.speech_tokens)
+            yield from line.say(result.unit, result.text, result.speech_tokens)
         if outcome.ends_turn is not None:
-            line.end(outcome.ends_turn, result.unit)
+            yield from line.finish(outcome.ends_turn, result.unit)
         if not outcome.listened:
             self._pace.over()
-            stage_ms = (*stage_ms, ("vocoder", (clock.now_s() - began_s) * 1000))
-        line.tell(UnitReport(result.unit, stage_ms, result.context_tokens))
+
+    def _reported(self, result: UnitResult, stage_ms: StageTimes) -> None:
+        self._line.tell(UnitReport(result.unit, stage_ms, result.context_tokens))
 
     # ---- work between two units -----------------------------------------------------------------
 

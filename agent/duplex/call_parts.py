@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from agent.duplex.conversation_settings import ConversationSettings, reference_settings
 from agent.duplex.heard_voices import NoVoices, Voices
+from agent.duplex.lanes import Runner
 from agent.duplex.policy import listen_bias
 from agent.duplex.window import WindowSettings
-from agent.duplex.work import Runner
 from agent.interfaces import Vocoder, VoiceKey
 from agent.types import SessionSettings
 

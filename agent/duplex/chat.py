@@ -26,7 +26,6 @@ from agent.duplex.answer import (
 )
 from agent.duplex.answer_speech import (
     CHUNK_TOKENS,
-    NO_SOUND,
     AnswerVoice,
     Speaker,
     Voiced,
@@ -38,16 +37,17 @@ from agent.duplex.audio_encoder import BLOCK_FRAMES
 from agent.duplex.chat_prompt import answer_tokens, check_characters, lay_out_chat
 from agent.duplex.chat_sampling import (
     AnswerSampler,
-    random_source,
     requested_sampling,
     unreadable_ids,
 )
 from agent.duplex.content import Senses, fill, perceive
 from agent.duplex.kv_cache import KvStream
+from agent.duplex.lanes import Runner
 from agent.duplex.prompt import ChatLayout, SoundSpan
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History
 from agent.duplex.tokens import Token
-from agent.duplex.work import Runner, Work
+from agent.duplex.work import NO_SOUND, Work
 from agent.errors import EngineError, RequestError, VocoderError
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Chat:
         )
         source = _source(runner, request, ends, most, script)
         self._stream = KvStream(runner.slots.take())
-        self._answer = Answer(model.llm.embed, self._stream, source, rules, text)
+        self._answer = Answer(self._stream, source, rules, text)
         self._speech = _Speech(runner, request, speaker, self._stream.slot) if speaker else None
         self._begun = self._closed = False
 
@@ -184,7 +184,7 @@ def _source(
     device = runner.model.target.device
     banned = unreadable_ids(runner.model.vocabulary, device) if request.speaks else None
     sampler = AnswerSampler(requested_sampling(request), ends, device, banned)
-    drawing = Drawing(History(most), random_source(request.seed, device))
+    drawing = Drawing(History(most), RandomSource.of(request.seed))
     return TokenSource(sampler, drawing, script)
 
 
@@ -195,9 +195,9 @@ class _Speech:
     """The answer's voice as long as it does not fail, and the words that it is to say."""
 
     def __init__(self, runner: Runner, request: ChatRequest, speaker: Speaker, slot: int) -> None:
-        # A generator of its own: the words are the same whether or not they are heard.
-        generator = random_source(request.seed, runner.model.target.device)
-        self._voice = AnswerVoice(runner, speaker, KvStream(slot), generator)
+        # Chance of its own: the words are the same whether or not they are heard.
+        random = RandomSource.of(request.seed).aside()
+        self._voice = AnswerVoice(runner, speaker, KvStream(slot), random)
         self._words = WaitingWords(speaker.rules)
         self._decode = runner.model.vocabulary.text
         self.has_failed = False

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from agent.chat_types import ChatRequest
-from agent.duplex.sampling import Drawing, draw, likeliest
+from agent.duplex.random_source import draw
+from agent.duplex.sampling import Drawing, likeliest
 from agent.duplex.tokens import Token, Vocabulary
 from agent.errors import RequestError
 
@@ -60,10 +61,11 @@ class AnswerSampler:
         """
         chosen = []
         for row, drawing in zip(logits, drawings, strict=True):
+            key = drawing.random.key()
             ids, likely = self.distribution(row, drawing)
             choice = likely.argmax(-1, keepdim=True)
             if not self.settings.greedy:
-                choice = draw(likely, drawing.generator)
+                choice = draw(likely, key, ids)
             chosen.append(ids[choice])
         tokens: list[int] = torch.cat(chosen).tolist()
         return tokens
@@ -94,16 +96,6 @@ class AnswerSampler:
 
 def _weakened(logits: Tensor, penalty: float) -> Tensor:
     return torch.where(logits > 0, logits / penalty, logits * penalty)
-
-
-def random_source(seed: int | None, device: torch.device) -> Generator:
-    """A conversation's own; None: another one every time. Any whole number is a seed."""
-    generator = torch.Generator(device)
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed % (1 << 63))
-    return generator
 
 
 def unreadable_ids(vocabulary: Vocabulary, device: torch.device) -> Tensor:

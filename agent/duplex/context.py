@@ -39,7 +39,7 @@ class Context:
         """Feed what would go with the next unit."""
         memory = self.memory
         if memory.tail:
-            yield Read(self.embed(memory.tail), memory.llm)
+            yield Read(memory.llm, memory.tail)
             memory.tail = ()
 
     # ---- the prompt -----------------------------------------------------------------------------
@@ -51,7 +51,7 @@ class Context:
         voices = [] if voice is None else [voice]
         behind = self.embed([*self.memory.window.previous, *prompt.suffix])
         read = torch.cat([self.embed(prompt.prefix), *voices, behind])
-        yield Read(read, KvStream(self.memory.llm.slot))
+        yield Read(KvStream(self.memory.llm.slot), vectors=read)
 
     def replace_prompt(
         self, prompt: DuplexPrompt, voice: Tensor | None, window: Window
@@ -88,7 +88,7 @@ class Context:
         memory = self.memory
         self._move(cut.start, cut.to)
         if cut.rewrite is not None:
-            yield Read(self.embed(cut.rewrite), KvStream(memory.llm.slot, cut.at))
+            yield Read(KvStream(memory.llm.slot, cut.at), cut.rewrite)
         memory.records = memory.records[-len(memory.window.units) :]
 
     def _move(self, start: int, to: int) -> None:
@@ -113,7 +113,7 @@ class Context:
         memory.window.replace_newest([one.span for one in told])
         memory.rewrites += 1
         parts = [part for one in told for part in (one.senses, self.embed(one.ids))]
-        yield Read(torch.cat(parts)[:-2], memory.llm)
+        yield Read(memory.llm, vectors=torch.cat(parts)[:-2])
         return len(told)
 
 

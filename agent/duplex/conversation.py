@@ -17,6 +17,7 @@ from torch import Tensor
 
 from agent.duplex.context import Context, lay_out_window
 from agent.duplex.conversation_settings import ConversationSettings, UnitResult
+from agent.duplex.lanes import Runner
 from agent.duplex.memory import (
     Memory,
     Parked,
@@ -29,11 +30,12 @@ from agent.duplex.memory import (
 from agent.duplex.pictures import Patches, patch_picture
 from agent.duplex.policy import Order, Outcome, Spoken, UnitDecision
 from agent.duplex.prompt import DuplexPrompt
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History, TextSampler
 from agent.duplex.speech_lm import SPEECH_TOKEN_MS, UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import TextStream, Token, Vocabulary
 from agent.duplex.window import Window
-from agent.duplex.work import Choose, Hear, Look, Read, Runner, Speak, Work
+from agent.duplex.work import Choice, Hear, Look, Read, Speak, Work
 from agent.errors import EngineError, RequestError
 from agent.types import UNIT_SAMPLES, ByteArray, Unit
 
@@ -69,7 +71,7 @@ class Conversation:
         self._closed = False
         self._pictures: list[list[Patches]] = []
         self.settings = settings or ConversationSettings()
-        self._generator = _random_source(self.settings.seed, runner.model.target.device)
+        self._random = RandomSource.of(self.settings.seed)
         self._sampler = TextSampler(self.settings.text, runner.model.banned)
         window = self._laid_out(prompt, voice)
         memory = new_memory(
@@ -215,33 +217,32 @@ class Conversation:
         """Read the unit and let the model speak → the state at each token that was fed."""
         memory = self._memory
         states: list[Tensor] = []
-        reading = Read(torch.cat([self._context.embed(memory.tail), senses]), memory.llm)
+        reading = Read(memory.llm, memory.tail, senses, self._choice(decision))
         yield reading
         memory.tail = ()
         while not decision.over:
-            if (yield from self._take_next(reading.state, decision)):
-                reading = Read(self._context.embed([decision.last]), memory.llm)
+            if self._take_next(reading, decision):
+                reading = Read(memory.llm, (decision.last,), choice=self._choice(decision))
                 yield reading
                 states.append(reading.state)
         return states
 
-    def _take_next(self, state: Tensor, decision: UnitDecision) -> Generator[Work, None, bool]:
-        """Dictate or draw the next token → whether it is to be fed."""
+    def _choice(self, decision: UnitDecision) -> Choice | None:
+        """How the next token is drawn, unless nobody asks the model for one."""
+        if decision.over or decision.dictated is not None or self._script is not None:
+            return None
+        drawing = Drawing(self._memory.history, self._random, decision.may_listen)
+        return Choice(self._sampler, drawing)
+
+    def _take_next(self, reading: Read, decision: UnitDecision) -> bool:
+        """Dictate the next token, or take the one that was drawn → whether it is to be fed."""
         if decision.dictated is not None:
             return decision.take(decision.dictated)
-        token = yield from self._draw(state, decision.may_listen)
+        token = reading.token if self._script is None else next(self._script)
         is_fed = decision.take(token)
         if token != Token.CHUNK_EOS:  # the stop check's, which leaves no trace
             self._memory.history.append(token, decision.turn)
         return is_fed
-
-    def _draw(self, state: Tensor, may_listen: bool) -> Generator[Work, None, int]:
-        if self._script is not None:
-            return next(self._script)
-        drawing = Drawing(self._memory.history, self._generator, may_listen)
-        choice = Choose(state, self._sampler, drawing)
-        yield choice
-        return choice.token
 
     def _speak(self, outcome: Outcome, states: list[Tensor]) -> Generator[Work, None, list[int]]:
         """The unit's speech tokens; the first token it decided is never spoken."""
@@ -260,7 +261,7 @@ class Conversation:
             states[1:],
             memory.speech,
             self.settings.speech,
-            self._generator,
+            self._random,
             may_end=outcome.ends_turn is not None or not memory.speech.length,
         )
         yield speech
@@ -354,12 +355,12 @@ class Conversation:
     def save(self) -> Snapshot:
         """A point to go back to, for a unit that is only tried."""
         self._check_awake()
-        return take_snapshot(self._memory, self._generator, self._runner.slots)
+        return take_snapshot(self._memory, self._random, self._runner.slots)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back, once; EngineError when the conversation has moved on too far."""
         self._check_awake()
-        self._context.memory = go_back(self._memory, snapshot, self._generator, self._runner.slots)
+        self._context.memory = go_back(self._memory, snapshot, self._random, self._runner.slots)
 
     # ---- leaving the slot -----------------------------------------------------------------------
 
@@ -389,12 +390,3 @@ class _Sounds:
 
     fed: int
     spoken: Spoken
-
-
-def _random_source(seed: int | None, device: torch.device) -> torch.Generator:
-    generator = torch.Generator(device)
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator

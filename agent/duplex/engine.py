@@ -26,7 +26,8 @@ from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.chat import Chat
 from agent.duplex.chat_prompt import asked_language
-from agent.duplex.job import Job, StageTimes
+from agent.duplex.job import Job
+from agent.duplex.lanes import Runner, StageTimes
 from agent.duplex.reading import Reading
 from agent.duplex.speakers import find_speaker
 from agent.duplex.turns_call import TurnsCall
@@ -295,7 +296,7 @@ class DuplexEngine:
             # Whoever is served goes to the end of the line.
             self._calls[number] = self._calls.pop(number)
         try:
-            if line.job is not None and not line.job.advance(self._parts.runner):
+            if line.job is not None and not _advanced(line.job, self._parts.runner):
                 line.job = None
         except RequestError as error:
             # What was to be read does not fit: it is left out, and the call goes on.
@@ -313,7 +314,7 @@ class DuplexEngine:
         if asking.job is None:
             asking.job = Job(asking.chat.advance(), self._answered(number, asking))
         try:
-            if not asking.job.advance(self._parts.runner):
+            if not _advanced(asking.job, self._parts.runner):
                 asking.job = None
         except (AgentError, RuntimeError) as error:
             # Whatever it is, torch's included, it is this one's alone, unless nothing works now.
@@ -366,6 +367,17 @@ class DuplexEngine:
         line = self._calls.get(number)
         if line is not None:
             self._said += [(number, event) for event in line.voice.take()]
+
+
+def _advanced(job: Job, runner: Runner) -> bool:
+    """Whether there was a piece to do."""
+    work = job.next()
+    if work is None:
+        return False
+    began_s = runner.clock.now_s()
+    runner.do(work)
+    job.did(work, (runner.clock.now_s() - began_s) * 1000)
+    return True
 
 
 def _done(reason: FinishReason, asking: _Asking) -> ChatDone:

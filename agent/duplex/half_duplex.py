@@ -23,7 +23,6 @@ from agent.duplex.answer import Answer, AnswerPiece, AnswerRules, Taken, TokenSo
 from agent.duplex.answer_speech import CHUNK_TOKENS, newest, words_of
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.audio_encoder import AudioStream, vector_count
-from agent.duplex.chat_sampling import random_source
 from agent.duplex.content import Senses, check_samples, defused_answer, fill, perceive
 from agent.duplex.conversation_settings import ConversationSettings
 from agent.duplex.half_duplex_prompt import lay_out_opening, lay_out_turn
@@ -34,6 +33,7 @@ from agent.duplex.half_duplex_rules import (
     answer_speech,
 )
 from agent.duplex.kv_cache import KvStream
+from agent.duplex.lanes import Runner
 from agent.duplex.memory import Parked
 from agent.duplex.policy import Spoken, expected_length
 from agent.duplex.prompt import (
@@ -46,6 +46,7 @@ from agent.duplex.prompt import (
     joined_content,
     user_header,
 )
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History
 from agent.duplex.speech_lm import SPEECH_TOKEN_MS, SpeechCall
 from agent.duplex.turn_context import TurnContext
@@ -56,7 +57,7 @@ from agent.duplex.turn_memory import (
     take_turn_snapshot,
 )
 from agent.duplex.window import Window
-from agent.duplex.work import HearLive, Runner, SpeakOn, Work
+from agent.duplex.work import HearLive, SpeakOn, Work
 from agent.errors import ContextOverflow, EngineError
 from agent.types import ByteArray, FloatArray
 
@@ -101,7 +102,7 @@ class HalfDuplexConversation:
         """Gives every token that would be drawn: for tests, which decide for the model."""
         settings = settings or ConversationSettings()
         self._opening = lay_out_opening(runner, system)
-        self._generator = random_source(settings.seed, runner.model.target.device)
+        self._random = RandomSource.of(settings.seed)
         slot = runner.slots.take()
         memory = TurnMemory(
             llm=KvStream(slot),
@@ -286,7 +287,7 @@ class HalfDuplexConversation:
     def _say_on(self, saying: _Saying) -> Generator[Work, None, AnswerPiece]:
         call, memory = saying.call, self._memory
         known = len(call.tokens)
-        yield SpeakOn(call, memory.speech, self._speech, self._generator)
+        yield SpeakOn(call, memory.speech, self._speech, self._random)
         codes = tuple(call.tokens[known:])
         *before, last = memory.chunks
         longer = replace(last, length_ms=last.length_ms + len(codes) * SPEECH_TOKEN_MS)
@@ -316,9 +317,8 @@ class HalfDuplexConversation:
         self._context.make_room(len(ids) + most)
         state = yield from self._context.read(model.llm.embed(ids))
         memory.begin_answer()
-        drawing = Drawing(History(rules.looks_back + CHUNK_TOKENS + 1), self._generator)
+        drawing = Drawing(History(rules.looks_back + CHUNK_TOKENS + 1), self._random)
         self._answer = Answer(
-            model.llm.embed,
             memory.llm,
             TokenSource(self._sampler, drawing, self.script),
             AnswerRules(ENDS, most, looks_ahead=True, looks_back=rules.looks_back),
@@ -365,13 +365,13 @@ class HalfDuplexConversation:
         self._check_awake()
         if self.answering:
             raise EngineError("an answer is under way; save before it")
-        return take_turn_snapshot(self._memory, self._generator, self._runner.slots)
+        return take_turn_snapshot(self._memory, self._random, self._runner.slots)
 
     def restore(self, snapshot: TurnSnapshot) -> None:
         """Go back, once; EngineError when the conversation has moved on too far."""
         self._check_awake()
         slots = self._runner.slots
-        self._context.memory = go_back_to(self._memory, snapshot, self._generator, slots)
+        self._context.memory = go_back_to(self._memory, snapshot, self._random, slots)
         self._answer = self._saying = None
 
     # ---- leaving the slot -----------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from agent.duplex.content import defused_answer
+from agent.duplex.lanes import Runner
 from agent.duplex.prompt import (
     ChatLayout,
     Content,
@@ -16,7 +17,6 @@ from agent.duplex.prompt import (
     opening_segments,
     system_content,
 )
-from agent.duplex.work import Runner
 from agent.errors import RequestError
 from agent.types import SessionSettings
 

@@ -1,16 +1,19 @@
-"""Somebody's work under way: run piece by piece, so that others' pieces can go between."""
+"""Somebody's work under way: piece by piece, so that others' pieces go between or along with it."""
 
 from collections.abc import Callable, Generator
-from typing import Any, TypeAlias
+from typing import Any
 
-from agent.duplex.work import Runner, Work
-
-StageTimes: TypeAlias = tuple[tuple[str, float], ...]
-"""Milliseconds by stage name."""
+from agent.duplex.lanes import StageTimes
+from agent.duplex.work import Work
 
 
 class Job:
-    """Steps of a conversation and what to do with their result."""
+    """Steps of a conversation and what to do with their result.
+
+    while (work := job.next()) is not None:
+        ...  # have it done
+        job.did(work, took_ms)
+    """
 
     def __init__(
         self, steps: Generator[Work, None, Any], done: Callable[[Any, StageTimes], None]
@@ -20,15 +23,18 @@ class Job:
         self._done = done
         self._spent_ms: dict[str, float] = {}
 
-    def advance(self, runner: Runner) -> bool:
-        """Do the next piece; False once all is done. Raises what the steps raise."""
+    def next(self) -> Work | None:
+        """The next piece, once the last one is done; None when all is. Raises what the steps do."""
         try:
-            work = next(self._steps)
+            return next(self._steps)
         except StopIteration as stop:
             self._done(stop.value, tuple(self._spent_ms.items()))
-            return False
-        begun_s = runner.clock.now_s()
-        work.run(runner.model, runner.slots)
-        took_ms = (runner.clock.now_s() - begun_s) * 1000
+            return None
+
+    def did(self, work: Work, took_ms: float) -> None:
+        """A piece was done, in so long."""
         self._spent_ms[work.stage] = self._spent_ms.get(work.stage, 0.0) + took_ms
-        return True
+
+    def fail(self, error: Exception) -> None:
+        """A piece could not be done: the steps are told, and raise what they do not mend."""
+        self._steps.throw(error)

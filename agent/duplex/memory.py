@@ -16,6 +16,7 @@ from agent.duplex.audio_encoder import (
 from agent.duplex.kv_cache import KvCopy, KvStream
 from agent.duplex.mel import StreamingMel
 from agent.duplex.policy import Floor, Outcome, Spoken, first_unheard, heard_tokens
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import History
 from agent.duplex.slots import Slots
 from agent.duplex.tokens import TextStream, Token, without_specials
@@ -154,20 +155,20 @@ class Snapshot:
     """
 
     memory: Memory
-    random: Tensor
+    random: RandomSource
     heard: AudioSnapshot | None
     """What the audio encoder is about to forget."""
 
 
-def take_snapshot(memory: Memory, generator: torch.Generator, slots: Slots) -> Snapshot:
+def take_snapshot(memory: Memory, random: RandomSource, slots: Slots) -> Snapshot:
     """Where `memory` is now."""
     soon = memory.audio.cached_frames + BLOCK_FRAMES + OVERLAP_FRAMES
     forgets = soon >= slots.audio.positions
     heard = slots.audio.snapshot(memory.audio) if forgets else None
-    return Snapshot(memory.copy(), generator.get_state(), heard)
+    return Snapshot(memory.copy(), random.copy(), heard)
 
 
-def go_back(memory: Memory, snapshot: Snapshot, generator: torch.Generator, slots: Slots) -> Memory:
+def go_back(memory: Memory, snapshot: Snapshot, random: RandomSource, slots: Slots) -> Memory:
     """The memory that goes on from `snapshot`; EngineError when that is too old."""
     then = snapshot.memory
     frames = memory.audio.cached_frames - then.audio.cached_frames
@@ -181,7 +182,7 @@ def go_back(memory: Memory, snapshot: Snapshot, generator: torch.Generator, slot
     back.audio.slot = memory.audio.slot
     if snapshot.heard is not None:
         slots.audio.restore(back.audio, snapshot.heard)
-    generator.set_state(snapshot.random)
+    random.drawn = snapshot.random.drawn
     return back
 
 

@@ -22,15 +22,15 @@ from agent.chat_types import FinishReason, SpeechRequest
 from agent.duplex.answer import PIECE_POSITIONS, AnswerPiece, read_in_pieces
 from agent.duplex.answer_speech import (
     CHUNK_TOKENS,
-    NO_SOUND,
     AnswerVoice,
     Chunk,
     Speaker,
     Voiced,
 )
-from agent.duplex.chat_sampling import random_source, unreadable_ids
+from agent.duplex.chat_sampling import unreadable_ids
 from agent.duplex.content import fill
 from agent.duplex.kv_cache import KvStream
+from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel
 from agent.duplex.prompt import (
     READ_ALOUD_ZH,
@@ -42,10 +42,11 @@ from agent.duplex.prompt import (
     lay_out,
     system_content,
 )
+from agent.duplex.random_source import RandomSource
 from agent.duplex.reading_text import cut, estimated_s, is_chinese, readable
 from agent.duplex.slots import Slots
 from agent.duplex.tokens import Vocabulary
-from agent.duplex.work import Runner, Work
+from agent.duplex.work import NO_SOUND, LaneName, Work
 from agent.errors import EngineError, RequestError
 
 MAX_CHARACTERS = 4096
@@ -67,6 +68,7 @@ class ReadAll:
     stream: KvStream
     states: Tensor = field(default_factory=lambda: torch.empty(0))
     stage = "prefill"
+    lane: LaneName = "llm"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         """Do it."""
@@ -105,7 +107,7 @@ class Reading:
         self._segments = deque(Segments(vocabulary, wording, room).of(text))
         self._chunks: deque[Chunk] = deque()
         self._prompt_tokens = len(self._opening.ids)
-        self._generator = random_source(request.seed, runner.model.target.device)
+        self._random = RandomSource.of(request.seed)
         self._stream = KvStream(runner.slots.take())
         self._voice = self._next_voice()
         self._begun = self._closed = False
@@ -170,7 +172,7 @@ class Reading:
 
     def _next_voice(self) -> AnswerVoice:
         speech = KvStream(self._stream.slot)
-        return AnswerVoice(self._runner, self._speaker, speech, self._generator)
+        return AnswerVoice(self._runner, self._speaker, speech, self._random)
 
     def _read(self, segment: Segment) -> Generator[Work, None, None]:
         """A segment behind the system message, in place of the one before it; its chunks wait."""

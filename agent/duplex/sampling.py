@@ -5,15 +5,16 @@ temperature, top-k with all ties, top-p; a draw. The odd steps are the reference
 since the model's settings were tuned with them: each is named where it stands. Speech
 (`speech_distribution`): repetition penalty and temperature, nothing else.
 
-Randomness comes from each conversation's own generator, so nobody's company changes what it says.
+Randomness comes from each conversation's own source, so nobody's company changes what it says.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from agent.duplex.random_source import RandomSource, draw, uniform
 from agent.duplex.tokens import Token
 
 _MOST_TIED = 256
@@ -55,12 +56,6 @@ class SpeechSampling:
     repetition_window: int = 16
     top_p: float = 1.0
     top_k: int = 0
-
-
-def draw(weights: Tensor, generator: Generator) -> Tensor:
-    """One index i64 [1], each as likely as its weight in [n] says."""
-    noise = torch.empty(weights.shape, dtype=torch.float32, device=weights.device)
-    return (weights / noise.exponential_(generator=generator)).argmax(-1, keepdim=True)
 
 
 def likeliest(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
@@ -120,7 +115,7 @@ class Drawing:
     """What one conversation brings to the choice of its next token."""
 
     history: History
-    generator: Generator
+    random: RandomSource
     may_listen: bool = False
     """Whether `<|listen|>` would be obeyed; only there is it biased."""
 
@@ -150,11 +145,12 @@ class TextSampler:
         """
         stops, weights, ids = [], [], []
         for row, drawing in zip(logits, drawings, strict=True):
-            stops.append(self._stops(row, drawing.generator))
+            stop_key, key = drawing.random.keys(2)
+            stops.append(self._stops(row, stop_key))
             candidates, likely = self.distribution(row, drawing)
             choice = likely.argmax(-1, keepdim=True)
             if not self.settings.greedy:
-                choice = draw(likely, drawing.generator)
+                choice = draw(likely, key, candidates)
             weights.append(choice)
             ids.append(self._knobbed(row, candidates[choice]))
         stop = torch.full_like(ids[0], Token.CHUNK_EOS)
@@ -163,13 +159,13 @@ class TextSampler:
         ).tolist()
         return chosen
 
-    def _stops(self, logits: Tensor, generator: Generator) -> Tensor:
+    def _stops(self, logits: Tensor, key: int) -> Tensor:
         """Step 1, on untouched logits at temperature 1: does the unit end here?"""
         if self.settings.greedy:
             return logits.argmax(-1, keepdim=True) == Token.CHUNK_EOS
         likely = logits.softmax(-1)
         share = likely[Token.CHUNK_EOS].float() / likely.float().sum()
-        return torch.rand(1, generator=generator, device=logits.device) < share
+        return uniform(key, torch.zeros(1, dtype=torch.long, device=logits.device)) < share
 
     def distribution(self, logits: Tensor, drawing: Drawing) -> tuple[Tensor, Tensor]:
         """What is drawn from when the stop check did not stop: ids, likeliest first, and how

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from agent.duplex.config import Numerics, SpeechConfig
 from agent.duplex.decoder import Decoder
 from agent.duplex.kv_cache import KvCache, KvStream
-from agent.duplex.sampling import SpeechSampling, draw, speech_distribution
+from agent.duplex.random_source import RandomSource, draw
+from agent.duplex.sampling import SpeechSampling, speech_distribution
 from agent.torch_parts.checkpoint import Fold, fold_weight_norm
 
 UNIT_SPEECH_TOKENS = 25
@@ -107,7 +108,7 @@ def speak(
     condition: Tensor,
     turn: tuple[KvStream, KvCache],
     sampling: SpeechSampling,
-    generator: Generator,
+    random: RandomSource,
     *,
     may_end: bool,
 ) -> list[int]:
@@ -115,15 +116,17 @@ def speak(
 
     Afterwards the turn's cache holds the condition and every token returned. The reference samples
     a 26th token and throws it away; here it is not sampled. Without `may_end` nothing is read from
-    the device before the last token is there.
+    the device before the last token is there. As many draws are made as there are tokens in a
+    second, whether or not the speech ends before.
     """
     stream, cache = turn
+    keys = random.keys(UNIT_SPEECH_TOKENS)
     state = lm.read(condition, stream, cache)[-1]
     codes = torch.empty(0, dtype=torch.long, device=condition.device)
     while len(codes) < UNIT_SPEECH_TOKENS:
         banned = None if may_end else lm.config.audio_eos
         weights = speech_distribution(lm.logits(state), codes, sampling, banned)
-        code = draw(weights, generator)
+        code = draw(weights, keys[len(codes)])
         if may_end and int(code) == lm.config.audio_eos:
             break
         codes = torch.cat([codes, code])
@@ -158,7 +161,7 @@ def speak_on(
     call: SpeechCall,
     turn: tuple[KvStream, KvCache],
     sampling: SpeechSampling,
-    generator: Generator,
+    random: RandomSource,
 ) -> None:
     """The next second of a call's speech tokens; unlike in a duplex unit it says when it ends.
 
@@ -171,7 +174,8 @@ def speak_on(
     known = [*call.before, *call.tokens][-max(1, sampling.repetition_window) :]
     codes = torch.tensor(known, dtype=torch.long).to(call.state.device)
     for _ in range(UNIT_SPEECH_TOKENS):
-        code = draw(speech_distribution(lm.logits(call.state), codes, sampling, None), generator)
+        weights = speech_distribution(lm.logits(call.state), codes, sampling, None)
+        code = draw(weights, random.key())
         if int(code) == lm.config.audio_eos:
             call.ended = True
             return

@@ -8,13 +8,11 @@ so it would cut in the middle of a message.
 
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor
-
 from agent.duplex.audio_encoder import AudioSnapshot, AudioStream
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.mel import TURN_BASED, StreamingMel
 from agent.duplex.policy import Spoken, heard_tokens
+from agent.duplex.random_source import RandomSource
 from agent.duplex.slots import Slots
 from agent.duplex.window import UnitSpan, Window
 from agent.errors import EngineError
@@ -119,21 +117,19 @@ class TurnSnapshot:
     """
 
     memory: TurnMemory
-    random: Tensor
+    random: RandomSource
     heard: AudioSnapshot | None
     """What the encoder has heard live of the user's turn."""
 
 
-def take_turn_snapshot(
-    memory: TurnMemory, generator: torch.Generator, slots: Slots
-) -> TurnSnapshot:
+def take_turn_snapshot(memory: TurnMemory, random: RandomSource, slots: Slots) -> TurnSnapshot:
     """Where `memory` is now."""
     heard = slots.audio.snapshot(memory.audio) if memory.audio.cached_frames else None
-    return TurnSnapshot(memory.copy(), generator.get_state(), heard)
+    return TurnSnapshot(memory.copy(), random.copy(), heard)
 
 
 def go_back_to(
-    memory: TurnMemory, snapshot: TurnSnapshot, generator: torch.Generator, slots: Slots
+    memory: TurnMemory, snapshot: TurnSnapshot, random: RandomSource, slots: Slots
 ) -> TurnMemory:
     """The memory that goes on from `snapshot`; EngineError when that is too old."""
     if memory.rewrites != snapshot.memory.rewrites:
@@ -143,5 +139,5 @@ def go_back_to(
     back.llm.slot = back.speech.slot = back.audio.slot = memory.llm.slot
     if snapshot.heard is not None:
         slots.audio.restore(back.audio, snapshot.heard)
-    generator.set_state(snapshot.random)
+    random.drawn = snapshot.random.drawn
     return back

@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from agent.chat_types import ChatPicture
-from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import MAX_URGENT
 from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.half_duplex import HalfDuplexConversation
 from agent.duplex.half_duplex_prompt import call_system, lay_out_opening, prompted_by
 from agent.duplex.half_duplex_rules import HalfDuplexRules
-from agent.duplex.job import Job, StageTimes
+from agent.duplex.job import Job
+from agent.duplex.lanes import StageTimes
 from agent.duplex.pictures import check_picture, piece_sizes
 from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.voice_line import VoiceLine
@@ -45,6 +45,7 @@ from agent.types import (
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
+    TurnEndReason,
     Unit,
     UnitReport,
     UpdateSettings,
@@ -217,7 +218,7 @@ class TurnsCall:
             self._to_prepare = False
             return Job(self._preparing(), _nothing)
         if self._answers:
-            return Job(self._talk.piece_steps(), self._answered)
+            return Job(self._answering(), self._reported)
         if self._is_settled() and self._awaited is not None:
             utterance, self._awaited = self._awaited, None
             return Job(self._hearing(utterance), _nothing)
@@ -296,16 +297,19 @@ class TurnsCall:
         for text in self._typed.take_texts():
             yield from self._talk.read_text(text)
 
-    def _answered(self, piece: AnswerPiece, stage_ms: StageTimes) -> None:
+    def _answering(self) -> Generator[Work, None, int]:
+        """The answer's next piece → the unit that it came in."""
+        piece = yield from self._talk.piece_steps()
         unit = self._units[-1].index if self._units else -1
-        began_s = self._parts.runner.clock.now_s()
-        self._line.say(unit, piece.text, piece.speech_tokens)
         if piece.finish is not None:
             self._answers = False
-            self._line.end("completed" if piece.finish == "stop" else "max_tokens", unit)
-        if piece.speech_tokens:
-            took_ms = (self._parts.runner.clock.now_s() - began_s) * 1000
-            stage_ms = (*stage_ms, ("vocoder", took_ms))
+        yield from self._line.say(unit, piece.text, piece.speech_tokens)
+        if piece.finish is not None:
+            reason: TurnEndReason = "completed" if piece.finish == "stop" else "max_tokens"
+            yield from self._line.finish(reason, unit)
+        return unit
+
+    def _reported(self, unit: int, stage_ms: StageTimes) -> None:
         self._line.tell(UnitReport(unit, stage_ms, self._talk.context_tokens))
 
     def _interruption(self, turn: int, heard_ms: int) -> Job:

@@ -7,17 +7,16 @@ fails.
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from agent.duplex.pace import Pace
+from agent.duplex.work import Voice, Work, voice_failure
 from agent.errors import VocoderError
 from agent.interfaces import Vocoder, VocoderStream
-from agent.torch_parts.device import breaks_device
 from agent.types import (
     SPEECH_RATE_HZ,
     EngineEvent,
-    FloatArray,
     SpeechAudio,
     TextDelta,
     TurnEnded,
@@ -76,8 +75,7 @@ class VoiceLine:
 
     def begin(self, voice: str, *, speaks: bool, pace: Pace | None = None) -> None:
         """The next turn opens; without a pace its sound comes as fast as it can be made."""
-        if self.is_open:
-            self.end("interrupted")
+        self.end("interrupted")
         self.turn += 1
         self.is_open = True
         self._position = 0
@@ -96,35 +94,42 @@ class VoiceLine:
             self._stream = None
             self._silent_turns.append(self.turn)
 
-    def say(self, unit: int, text: str, tokens: tuple[int, ...] = ()) -> None:
+    def say(
+        self, unit: int, text: str, tokens: tuple[int, ...] = ()
+    ) -> Generator[Work, None, None]:
         """Words of the turn, and the speech tokens that came with them."""
         if text:
             self._events.append(TextDelta(unit, self.turn, text))
         if tokens and self._stream is not None:
-            self._sound(unit, lambda stream: stream.push(tokens), last=False)
+            yield from self._sound(unit, Voice(self._stream, tokens))
 
-    def end(self, reason: TurnEndReason, unit: int = -1) -> None:
-        """The turn is over; an interrupted one's sound is given up. Idempotent."""
+    def finish(self, reason: TurnEndReason, unit: int = -1) -> Generator[Work, None, None]:
+        """The turn is over, and the rest of its sound is heard. Idempotent."""
+        if self.is_open and self._stream is not None and reason != "interrupted":
+            yield from self._sound(unit, Voice(self._stream, last=True))
+        self.end(reason)
+
+    def end(self, reason: TurnEndReason) -> None:
+        """The turn is over, and what is left of its sound is given up. Idempotent."""
         if not self.is_open:
             return
-        if self._stream is not None and reason != "interrupted":
-            self._sound(unit, lambda stream: stream.finish(), last=True)
         self.is_open = False
         self._stream = None
         self._events.append(TurnEnded(self.turn, reason))
 
-    def _sound(self, unit: int, ask: Callable[[VocoderStream], FloatArray], *, last: bool) -> None:
-        stream = self._stream
-        assert stream is not None
-        samples = self._safely(lambda: ask(stream))
-        if samples is None:
-            self.mute()
+    def _sound(self, unit: int, voice: Voice) -> Generator[Work, None, None]:
+        yield voice
+        if self._stream is not voice.stream:
+            return  # the turn was ended meanwhile
+        if voice.error is not None:
+            self._lose_voice(voice.error)
             return
-        if samples.size or last:
+        samples = voice.samples
+        if samples.size or voice.last:
             hold_ms = 0
             if self._pace is not None and not self._position:
                 hold_ms = self._pace.hold_ms(samples.size * 1000 // SPEECH_RATE_HZ)
-            event = SpeechAudio(self.turn, unit, self._position, samples, last, hold_ms)
+            event = SpeechAudio(self.turn, unit, self._position, samples, voice.last, hold_ms)
             self._events.append(event)
         self._position += samples.size
 
@@ -133,8 +138,9 @@ class VoiceLine:
         try:
             return ask()
         except (VocoderError, RuntimeError) as error:
-            # OutOfMemoryError is one, too; only a device that is broken ends everything.
-            if breaks_device(error):
-                raise
-            log.warning("turn %d goes on in captions: %s", self.turn, error)
+            self._lose_voice(voice_failure(error))
             return None
+
+    def _lose_voice(self, error: VocoderError) -> None:
+        log.warning("turn %d goes on in captions: %s", self.turn, error)
+        self.mute()

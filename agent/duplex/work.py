@@ -1,27 +1,36 @@
 """What a conversation asks of the model: one kind of work each, of a size of its own.
 
-A conversation says what it needs next and waits; whoever runs it does the work, for one
-conversation at a time (`Runner`) or for many together. Nothing here decides anything.
+A conversation says what it needs next and waits; whoever runs it does the work, alone or together
+with that of others (`agent.duplex.lanes`). Nothing here decides anything.
 """
 
-from collections.abc import Generator, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch
-from torch import Generator as RandomSource
 from torch import Tensor
 
-from agent.clock import SYSTEM_CLOCK, Clock
 from agent.duplex.audio_encoder import AudioStream
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.model import DuplexModel
 from agent.duplex.pictures import Patches
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, SpeechSampling
 from agent.duplex.slots import Slots
 from agent.duplex.speech_lm import SpeechCall, speak, speak_on
+from agent.errors import VocoderError
+from agent.interfaces import VocoderStream
+from agent.torch_parts.device import breaks_device
+from agent.types import FloatArray
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+LaneName: TypeAlias = Literal["vision", "audio", "llm", "speech", "voice"]
+"""What works on it: the part of the model, or the vocoder."""
+NO_SOUND: FloatArray = np.zeros(0, np.float32)
 
 
 class Work(Protocol):
@@ -30,6 +39,10 @@ class Work(Protocol):
     @property
     def stage(self) -> str:
         """The name that its time is counted under."""
+
+    @property
+    def lane(self) -> LaneName:
+        """Where it is done."""
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         """Do it, for this conversation alone."""
@@ -49,6 +62,7 @@ class Look:
     pieces: Sequence[Patches]
     vectors: Tensor = field(default_factory=lambda: torch.empty(0))  # [N, queries, W]
     stage = "vision"
+    lane: LaneName = "vision"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         self.vectors = model.eyes.see(self.pieces)
@@ -62,6 +76,7 @@ class Hear:
     stream: AudioStream
     vectors: Tensor = field(default_factory=lambda: torch.empty(0))  # [10, W]
     stage = "audio"
+    lane: LaneName = "audio"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         self.vectors = model.ears.hear([self.mel], [self.stream], slots.audio)[0]
@@ -78,6 +93,7 @@ class HearRecording:
     block_frames: int | None
     vectors: Tensor = field(default_factory=lambda: torch.empty(0))  # [n, W]
     stage = "audio"
+    lane: LaneName = "audio"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         (self.vectors,) = model.ears.hear_recordings([self.mel], self.block_frames)
@@ -91,41 +107,72 @@ class HearLive:
     stream: AudioStream
     vectors: Tensor = field(default_factory=lambda: torch.empty(0))  # [n, W]
     stage = "audio"
+    lane: LaneName = "audio"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         self.vectors = model.ears.hear_untrimmed(self.mel, self.stream, slots.audio)
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a token is drawn, and for whom."""
+
+    sampler: TokenSampler
+    drawing: Drawing
+
+
 @dataclass(slots=True)
 class Read:
-    """The LLM's next positions [T, W] → the state at the last of them."""
+    """The LLM's next positions, `ids` and behind them `vectors` [n, W] → the state at the last,
+    and the token that is chosen to follow, where there is a choice."""
 
-    embeddings: Tensor
     stream: KvStream
+    ids: Sequence[int] = ()
+    vectors: Tensor | None = None
+    choice: Choice | None = None
     state: Tensor = field(default_factory=lambda: torch.empty(0))  # [W]
+    token: int = -1
+    lane: LaneName = "llm"
+
+    @property
+    def count(self) -> int:
+        """How many positions."""
+        return len(self.ids) + (0 if self.vectors is None else len(self.vectors))
 
     @property
     def stage(self) -> str:
-        return "prefill" if len(self.embeddings) > 1 else "decode"
+        return "prefill" if self.count > 1 else "decode"
+
+    def embeddings(self, model: DuplexModel) -> Tensor:
+        """All of it, [T, W]."""
+        if self.vectors is None:
+            return model.llm.embed(self.ids)
+        return torch.cat([model.llm.embed(self.ids), self.vectors]) if self.ids else self.vectors
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
-        states = model.llm.read(self.embeddings[None], [self.stream], slots.llm)
+        states = model.llm.read(self.embeddings(model)[None], [self.stream], slots.llm)
         self.state = states[0, -1]
+        if self.choice is not None:
+            self.token = _chosen(model, self.state, self.choice)
 
 
 @dataclass(slots=True)
 class Choose:
-    """A state → the next token: one row of the head."""
+    """A state [W] → the next token: one row of the head."""
 
     state: Tensor
-    sampler: TokenSampler
-    drawing: Drawing
+    choice: Choice
     token: int = -1
     stage = "decode"
+    lane: LaneName = "llm"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
-        logits = model.llm.logits(self.state[None])
-        (self.token,) = self.sampler.choose(logits, [self.drawing])
+        self.token = _chosen(model, self.state, self.choice)
+
+
+def _chosen(model: DuplexModel, state: Tensor, choice: Choice) -> int:
+    (token,) = choice.sampler.choose(model.llm.logits(state[None]), [choice.drawing])
+    return token
 
 
 @dataclass(slots=True)
@@ -136,16 +183,17 @@ class Speak:
     states: Sequence[Tensor]
     stream: KvStream
     sampling: SpeechSampling
-    generator: RandomSource
+    random: RandomSource
     may_end: bool
     tokens: list[int] = field(default_factory=list)
     stage = "speech"
+    lane: LaneName = "speech"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         condition = model.speech.condition(self.said, self.states)
         turn = (self.stream, slots.speech)
         self.tokens = speak(
-            model.speech, condition, turn, self.sampling, self.generator, may_end=self.may_end
+            model.speech, condition, turn, self.sampling, self.random, may_end=self.may_end
         )
 
 
@@ -156,35 +204,46 @@ class SpeakOn:
     call: SpeechCall
     stream: KvStream
     sampling: SpeechSampling
-    generator: RandomSource
+    random: RandomSource
     stage = "speech"
+    lane: LaneName = "speech"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:
         turn = (self.stream, slots.speech)
-        speak_on(model.speech, self.call, turn, self.sampling, self.generator)
+        speak_on(model.speech, self.call, turn, self.sampling, self.random)
 
 
-@dataclass(frozen=True, slots=True)
-class Runner:
-    """Does the work of one conversation at a time: weights, caches, and a clock."""
+@dataclass(slots=True)
+class Voice:
+    """A turn's next speech tokens, and with the `last` of them its end → sound [T] at 24 kHz.
 
-    model: DuplexModel
-    slots: Slots
-    clock: Clock = SYSTEM_CLOCK
+    What goes wrong is kept for who asked, so are memory that ran out and faults of the vocoder's
+    own: they cost a turn its sound, and no more. A broken GPU is everybody's, and raised.
+    """
 
-    def run(self, steps: Generator[Work, None, T]) -> tuple[T, tuple[tuple[str, float], ...]]:
-        """Do one conversation's steps to their end → the result, and milliseconds by stage.
+    stream: VocoderStream
+    tokens: Sequence[int] = ()
+    last: bool = False
+    samples: FloatArray = field(default_factory=lambda: NO_SOUND)
+    error: VocoderError | None = None
+    stage = "vocoder"
+    lane: LaneName = "voice"
 
-        On a GPU a stage's time ends where its answer is read; what is not read counts later.
-        """
-        spent_ms: dict[str, float] = {}
-        while True:
-            try:
-                work = next(steps)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result, tuple(spent_ms.items())
-            begun_s = self.clock.now_s()
-            work.run(self.model, self.slots)
-            took_ms = (self.clock.now_s() - begun_s) * 1000
-            spent_ms[work.stage] = spent_ms.get(work.stage, 0.0) + took_ms
+    def run(self, model: DuplexModel, slots: Slots) -> None:
+        try:
+            parts = [self.stream.push(self.tokens)] if self.tokens else []
+            parts += [self.stream.finish()] if self.last else []
+            self.samples = np.concatenate(parts) if parts else NO_SOUND
+        except (VocoderError, RuntimeError) as error:
+            self.error = voice_failure(error)
+
+
+def voice_failure(error: VocoderError | RuntimeError) -> VocoderError:
+    """What whoever wanted sound is told of `error`; raised again where nothing works now."""
+    if isinstance(error, VocoderError):
+        return error
+    if breaks_device(error):
+        raise error
+    # Without the error as its cause, whose frames would hold on to the device's memory.
+    log.warning("the vocoder failed", exc_info=error)
+    return VocoderError(f"the vocoder failed: {str(error) or type(error).__name__}")

@@ -17,7 +17,7 @@ from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.speech_lm import UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import load_vocabulary
 from agent.duplex.window import WindowSettings
-from agent.duplex.work import Runner
+from agent.duplex.lanes import Runner
 from agent.engines import EngineSettings, ModelSettings, Progress, VoiceSettings
 from agent.engines.voices import load_voice
 from agent.errors import CheckpointError, ConfigError, RequestError, VocoderError

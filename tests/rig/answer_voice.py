@@ -10,9 +10,10 @@ from torch import Tensor
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.answer_speech import Speaker, SpeechRules
 from agent.duplex.chat import Chat
+from agent.duplex.lanes import Runner
 from agent.duplex.reading import Reading
 from agent.duplex.speech_lm import SpeechCall
-from agent.duplex.work import Runner, SpeakOn, Work
+from agent.duplex.work import SpeakOn, Work
 from agent.errors import RequestError, VocoderError
 from agent.types import FloatArray
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
+from agent.duplex.lanes import Runner
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowSettings
-from agent.duplex.work import Runner
 from agent.types import Command, EngineEvent, FloatArray, SessionSettings, UnitReport
 from tests.rig.tiny_mind import Script, second, tiny_mind
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from agent.duplex.config import Numerics
 from agent.duplex.conversation import Conversation
 from agent.duplex.conversation_settings import ConversationSettings
+from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel, load_model
 from agent.duplex.pictures import Patches
 from agent.duplex.policy import SpeakingRules
@@ -21,7 +22,6 @@ from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import WRITTEN, Token, Vocabulary, load_vocabulary
 from agent.duplex.vision import Eyes
-from agent.duplex.work import Runner
 from agent.types import UNIT_SAMPLES, Unit
 from tests.rig import tiny_model as tiny
 from tests.rig.programs import require_all

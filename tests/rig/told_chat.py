@@ -4,8 +4,9 @@ from typing import Any
 
 from agent.chat_types import ChatMessage, ChatPart, ChatRequest, ChatText
 from agent.duplex.chat import Chat
+from agent.duplex.lanes import Runner
 from agent.duplex.tokens import Token
-from agent.duplex.work import Runner, Work
+from agent.duplex.work import Work
 from tests.rig.answer_voice import Choir, calls_of, pieces_of, speaker
 from tests.rig.tiny_mind import LetterCodec, Script, runner
 

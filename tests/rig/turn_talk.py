@@ -11,9 +11,10 @@ from agent.duplex.answer import AnswerPiece
 from agent.duplex.conversation_settings import ConversationSettings
 from agent.duplex.half_duplex import HalfDuplexConversation
 from agent.duplex.half_duplex_rules import HalfDuplexRules
+from agent.duplex.lanes import Runner
 from agent.duplex.prompt import Message, SoundSpan
 from agent.duplex.tokens import Token
-from agent.duplex.work import Runner, Work
+from agent.duplex.work import Work
 from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import Script, runner
 
