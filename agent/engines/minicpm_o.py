@@ -11,13 +11,13 @@ from agent.duplex.call_parts import CallParts
 from agent.duplex.config import Numerics, read_config
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.heard_voices import HeardVoices, Voices
+from agent.duplex.lanes import Runner
 from agent.duplex.model import load_model
 from agent.duplex.prompt import duplex_system
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.speech_lm import UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import load_vocabulary
 from agent.duplex.window import WindowSettings
-from agent.duplex.lanes import Runner
 from agent.engines import EngineSettings, ModelSettings, Progress, VoiceSettings
 from agent.engines.voices import load_voice
 from agent.errors import CheckpointError, ConfigError, RequestError, VocoderError

@@ -23,7 +23,8 @@ class EventBatch:
     @property
     def done(self) -> bool:
         """See `Batch`."""
-        return self.event.query()
+        done: bool = self.event.query()  # type: ignore[no-untyped-call]
+        return done
 
     def finish(self) -> Failures:
         """See `Batch`."""
