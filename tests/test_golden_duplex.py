@@ -14,6 +14,7 @@ from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel
 from agent.duplex.policy import SpeakingRules
 from agent.duplex.prompt import DuplexPrompt
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import (
     Drawing,
     History,
@@ -224,7 +225,7 @@ def test_golden_decode(number: int) -> None:
     banned = banned_ids(tiny_mind.real_vocabulary().unspeakable, torch.device("cpu"))
     window = TextSampling().repetition_window
     history = History(window, [(one, 1) for one in case["history"]])
-    drawing = Drawing(history, torch.Generator())
+    drawing = Drawing(history, RandomSource(0))
     ids, likely = TextSampler(TextSampling(), banned).distribution(logits, drawing)
     kept = likely > 0
     name = f"decode.case{number}"

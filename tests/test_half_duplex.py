@@ -13,6 +13,7 @@ from agent.duplex.content import hear_whole
 from agent.duplex.conversation_settings import ConversationSettings
 from agent.duplex.half_duplex import HalfDuplexConversation
 from agent.duplex.prompt import Message
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import (
     Drawing,
     History,
@@ -197,7 +198,7 @@ def test_what_cannot_be_read_aloud_is_banned_only_from_speech() -> None:
     logits[star] = 9
     for settings, likeliest in ((SPOKEN, float("-inf")), (SILENT, 9.0)):
         talk = Talk(settings=settings).talk
-        drawing = Drawing(History(1), torch.Generator())
+        drawing = Drawing(History(1), RandomSource(0))
         assert talk._sampler.penalised(logits, drawing)[star] == likeliest
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from agent.duplex.random_source import RandomSource, draw
 from agent.duplex.sampling import (
     Drawing,
     History,
@@ -13,7 +14,6 @@ from agent.duplex.sampling import (
     TextSampler,
     TextSampling,
     banned_ids,
-    draw,
     speech_distribution,
 )
 from agent.duplex.tokens import VOCABULARY_SIZE, Token
@@ -37,9 +37,9 @@ def sampler(settings: TextSampling = PLAIN) -> TextSampler:
     return TextSampler(settings, banned_ids([BANNED], CPU))
 
 
-def drawing(*history: int, seed: int = 0, may_listen: bool = False) -> Drawing:
-    generator = torch.Generator().manual_seed(seed)
-    return Drawing(History(512, [(one, 1) for one in history]), generator, may_listen)
+def drawing(*said: int, seed: int = 0, may_listen: bool = False) -> Drawing:
+    history = History(512, [(one, 1) for one in said])
+    return Drawing(history, RandomSource(seed), may_listen)
 
 
 def likely(
@@ -223,5 +223,5 @@ def test_the_end_of_speech_can_be_banned() -> None:
 
 def test_a_draw_repeats_with_its_seed() -> None:
     weights = torch.rand(50)
-    drawn = [int(draw(weights, torch.Generator().manual_seed(seed))) for seed in (1, 1, 2, 3, 4)]
+    drawn = [int(draw(weights, RandomSource(seed).key())) for seed in (1, 1, 2, 3, 4)]
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1

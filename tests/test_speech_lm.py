@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
 from agent.duplex.kv_cache import KvCache, KvStream
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import SpeechSampling
 from agent.duplex.speech_lm import SpeechLm, speak
 from agent.errors import ContextOverflow
@@ -31,8 +32,8 @@ def said(lm: SpeechLm, count: int = 3) -> Tensor:
     return lm.condition(list(range(60, 60 + count)), states)
 
 
-def random(seed: int = 4) -> Generator:
-    return Generator().manual_seed(seed)
+def random(seed: int = 4) -> RandomSource:
+    return RandomSource(seed)
 
 
 class _Ending(SpeechLm):
