@@ -102,6 +102,7 @@ ENGINE_LIBRARIES = {
     "torch",
     "torchaudio",
     "transformers",
+    "triton",
 }
 ONLY_IMPORTERS = {
     "aiortc": (
