@@ -12,7 +12,7 @@ from agent.duplex.config import Numerics, read_config
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.heard_voices import HeardVoices, Voices
 from agent.duplex.lanes import Runner
-from agent.duplex.model import load_model
+from agent.duplex.model import DuplexModel, load_model
 from agent.duplex.prompt import duplex_system
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.speech_lm import UNIT_SPEECH_TOKENS
@@ -68,9 +68,7 @@ def load_parts(
         # One core is the server's: a call that waits for it is heard to stutter.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     try:
-        runner = _runner(settings, model, target, on_progress)
-        parts = CallParts(runner, window=_window(model), parity=model.parity)
-        return _voiced(parts, settings.voice, settings.assets) if settings.voice else parts
+        return parts_of(_weights(model, target, on_progress), model, settings)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"{target.device} has too little memory for the model and {settings.slots} slots of "
@@ -78,10 +76,19 @@ def load_parts(
         ) from error
 
 
-def _runner(
-    settings: EngineSettings, model: ModelSettings, target: Target, on_progress: Progress
-) -> Runner:
-    weights = load_model(
+def parts_of(weights: DuplexModel, model: ModelSettings, settings: EngineSettings) -> CallParts:
+    """What all calls on these weights share; `model` says how they run. Errors: `load_parts`."""
+    most = weights.config.llm.max_positions
+    if model.context_tokens > most:
+        raise ConfigError(f"model.context_tokens: {model.context_tokens} is more than {most}")
+    sizes = SlotSizes(slots=settings.slots, context_tokens=model.context_tokens)
+    runner = Runner(weights, Slots(weights.config, sizes, weights.target))
+    parts = CallParts(runner, window=_window(model), parity=model.parity)
+    return _voiced(parts, settings.voice, settings.assets) if settings.voice else parts
+
+
+def _weights(model: ModelSettings, target: Target, on_progress: Progress) -> DuplexModel:
+    return load_model(
         open_checkpoint(model.folder, model.extra_weights),
         read_config(model.folder),
         load_vocabulary(model.folder),
@@ -89,11 +96,6 @@ def _runner(
         numerics=Numerics(model.attention, model.rope_precision),
         on_progress=on_progress,
     )
-    most = weights.config.llm.max_positions
-    if model.context_tokens > most:
-        raise ConfigError(f"model.context_tokens: {model.context_tokens} is more than {most}")
-    sizes = SlotSizes(slots=settings.slots, context_tokens=model.context_tokens)
-    return Runner(weights, Slots(weights.config, sizes, target))
 
 
 def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallParts:
