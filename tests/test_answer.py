@@ -7,11 +7,12 @@ import torch
 
 from agent.duplex.answer import Answer, AnswerRules, TokenSource, read_in_pieces
 from agent.duplex.answer_text import AnswerText, StopStrings
-from agent.duplex.chat_sampling import AnswerSampler, AnswerSampling, random_source
+from agent.duplex.chat_sampling import AnswerSampler, AnswerSampling
 from agent.duplex.kv_cache import KvStream
+from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History
 from agent.duplex.tokens import Token
-from agent.duplex.work import Choose, Work
+from agent.duplex.work import Choose, Read, Work
 from tests.rig.tiny_mind import letter_vocabulary, runner, tiny_mind
 
 
@@ -24,7 +25,7 @@ def test_a_long_prompt_is_read_in_pieces_that_make_no_difference() -> None:
         for slot, most in ((0, 512), (1, 7))
     ]
     assert torch.allclose(*states, atol=1e-4)
-    lengths = [len(work.embeddings) for work in _works(read_in_pieces(embeddings, KvStream(0), 7))]
+    lengths = [work.count for work in _works(read_in_pieces(embeddings, KvStream(0), 7))]
     assert lengths == [7, 7, 7, 7, 2]
 
 
@@ -61,9 +62,7 @@ def test_no_letter_is_cut_in_two() -> None:
 
 
 def _drawing(*history: int) -> Drawing:
-    return Drawing(
-        History(100, [(one, 1) for one in history]), random_source(1, torch.device("cpu"))
-    )
+    return Drawing(History(100, [(one, 1) for one in history]), RandomSource(1))
 
 
 def _sampler(**settings: Any) -> AnswerSampler:
@@ -103,8 +102,8 @@ def _looked_back_on(text: str, chunk: int, looks_back: int) -> list[str]:
 
     for work in steps():
         work.run(used.model, used.slots)
-        if isinstance(work, Choose):
-            seen.append("".join(map(chr, work.drawing.history.ids)))
+        if isinstance(work, Choose | Read) and work.choice is not None:
+            seen.append("".join(map(chr, work.choice.drawing.history.ids)))
             work.token = said.pop(0)
     return seen
 

@@ -217,7 +217,7 @@ def test_pictures_and_sounds_are_perceived_in_small_works() -> None:
         works.append(work)
     assert [len(one.pieces) for one in works if isinstance(one, Look)] == [8, 3]
     assert sum(isinstance(one, HearRecording) for one in works) == 1
-    read = [len(one.embeddings) for one in works if isinstance(one, Read)]
+    read = [one.count for one in works if isinstance(one, Read)]
     assert max(read) == 512 and sum(read) == chat.prompt_tokens
 
 

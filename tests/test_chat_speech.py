@@ -12,12 +12,12 @@ from agent.chat_types import (
     ChatSound,
 )
 from agent.duplex.answer import AnswerPiece
-from agent.duplex.answer_speech import Chunk, Speaker, Utter, parted
+from agent.duplex.answer_speech import Chunk, Speaker, parted
 from agent.duplex.chat import Chat
 from agent.duplex.lanes import Runner
 from agent.duplex.prompt import SoundSpan, system_content
 from agent.duplex.tokens import Token
-from agent.duplex.work import Choose, Read, SpeakOn, Work
+from agent.duplex.work import Choose, Read, SpeakOn, Voice, Work
 from tests.rig import tiny_model as tiny
 from tests.rig.answer_voice import (
     RULES,
@@ -32,7 +32,7 @@ from tests.rig.answer_voice import (
     sung,
     tokens_of,
 )
-from tests.rig.tiny_mind import LetterCodec, Script, runner
+from tests.rig.tiny_mind import LetterCodec, Script, runner, tiny_mind
 from tests.rig.told_chat import Told, asked, script
 
 PICTURE = ChatPicture(np.asarray(tiny.recipe().picture(32, 24, 3)))
@@ -93,13 +93,13 @@ def test_the_voice_s_vectors_are_read_where_its_place_is_and_the_user_s_sound_in
     chat = Chat(used, asked(sound), script=script("a"), speaker=speaker())
     works: list[Work] = []
     run(used, chat.begin(), works.append)
-    read = torch.cat([one.embeddings for one in works if isinstance(one, Read)])
+    read = torch.cat([one.embeddings(tiny_mind()) for one in works if isinstance(one, Read)])
     voice, user = chat._laid.sound_bounds
     assert torch.equal(read[slice(*voice)], VECTORS)
     plain = Chat(runner(), asked(sound, speaks=False), script=script("a"))
     works.clear()
     run(runner(), plain.begin(), works.append)
-    alone = torch.cat([one.embeddings for one in works if isinstance(one, Read)])
+    alone = torch.cat([one.embeddings(tiny_mind()) for one in works if isinstance(one, Read)])
     assert torch.equal(read[slice(*user)], alone[slice(*plain._laid.sound_bounds[0])])
 
 
@@ -186,7 +186,7 @@ def test_a_seed_repeats_words_and_sound_and_another_does_not() -> None:
 def test_no_work_takes_longer_than_a_second_of_speech() -> None:
     told = Told("Hello")
     kinds = [type(one) for one in told.works]
-    assert kinds[-5:] == [SpeakOn, Utter, SpeakOn, Utter, Utter]
+    assert kinds[-5:] == [SpeakOn, Voice, SpeakOn, Voice, Voice]
     assert [len(push) for push in told.choir.streams[0].pushes] == [25, 5]
 
 
@@ -199,7 +199,8 @@ def test_what_nobody_can_read_aloud_is_banned() -> None:
         pieces_of(chat, used, lambda one: isinstance(one, Choose) and choices.append(one))
     logits = torch.zeros(151_748)
     spoken, silent = (
-        one.sampler.penalised(logits, one.drawing) for one in (choices[0], choices[-1])
+        one.choice.sampler.penalised(logits, one.choice.drawing)
+        for one in (choices[0], choices[-1])
     )
     for mark in "*#:":
         assert spoken[ord(mark)] == -torch.inf and silent[ord(mark)] == 0

@@ -16,7 +16,7 @@ from agent.duplex.prompt import DuplexPrompt, duplex_prompt
 from agent.duplex.sampling import TextSampler, TextSampling
 from agent.duplex.tokens import Token
 from agent.duplex.window import WindowSettings
-from agent.duplex.work import Choose, Hear, Look, Read, Speak
+from agent.duplex.work import Hear, Look, Read, Speak
 from agent.errors import CapacityError, ContextOverflow, EngineError, RequestError
 from agent.types import UNIT_SAMPLES, Unit, VideoFrame
 from tests.rig import tiny_model as tiny
@@ -82,11 +82,11 @@ def test_a_unit_is_one_prefill_with_what_ended_the_one_before(
         steps = talk.steps(unit)
         for work in steps:
             work.run(used.model, used.slots)
-            reads.append((type(work), len(work.embeddings) if isinstance(work, Read) else 0))
+            is_read = isinstance(work, Read)
+            reads.append((type(work), work.count if is_read else 0))
         kinds.append(reads)
-    assert kinds[0] == [(Hear, 0), (Read, 11), (Choose, 0)]
-    token = [(Choose, 0), (Read, 1)]
-    speaking = [(Look, 0), (Hear, 0), (Read, 2 + 1 + 66 + 10), *token * 3, (Choose, 0), (Speak, 0)]
+    assert kinds[0] == [(Hear, 0), (Read, 11)]
+    speaking = [(Look, 0), (Hear, 0), (Read, 2 + 1 + 66 + 10), *[(Read, 1)] * 3, (Speak, 0)]
     assert kinds[1] == speaking
 
 
@@ -288,7 +288,7 @@ def test_text_is_read_behind_the_sound_and_pictures_before_it() -> None:
     for work in steps:
         work.run(used.model, used.slots)
         if isinstance(work, Read):
-            read.append(work.embeddings)
+            read.append(work.embeddings(used.model))
     assert len(read[0]) == 1 + 66 * 2 + 10 + 2
     assert torch.equal(read[0][-2:], used.model.llm.embed([ord("h"), ord("i")]))
     assert torch.equal(read[0][1:67], read[0][67:133])  # the same picture twice
@@ -314,7 +314,7 @@ def test_slices_lie_between_marks_of_their_own() -> None:
     for work in steps:
         work.run(used.model, used.slots)
         if isinstance(work, Read):
-            read = work.embeddings
+            read = work.embeddings(used.model)
     llm = used.model.llm
     marks = [
         Token.IMAGE,

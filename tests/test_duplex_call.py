@@ -32,6 +32,7 @@ from agent.types import (
     UpdateSettings,
     VideoFrame,
 )
+from tests.rig.jobs import advanced
 from tests.rig.scripted_call import SETTINGS, Beeper, Driven, parts, picture_file
 from tests.rig.tiny_mind import LISTEN, says, second
 
@@ -73,7 +74,7 @@ def test_every_unit_is_reported_with_its_stages_and_the_context() -> None:
     call.call.push(second(3))
     job = call.call.next_job()
     assert job is not None
-    while job.advance(call.parts.runner):
+    while advanced(job, call.parts.runner):
         pass
     report = call.line.take()[-1]
     assert report.unit == 3 and report.context_tokens == call.context_tokens

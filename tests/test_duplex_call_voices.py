@@ -26,6 +26,7 @@ from agent.types import (
     Unit,
     UpdateSettings,
 )
+from tests.rig.jobs import sounded
 from tests.rig.scripted_call import SETTINGS, Beeper, Driven
 from tests.rig.scripted_call import parts as scripted_parts
 from tests.rig.tiny_mind import LISTEN, says, second, tiny_mind
@@ -274,7 +275,7 @@ def test_only_the_first_sound_of_a_turn_is_held_and_none_without_a_pace() -> Non
         line = VoiceLine(Beeper())
         line.begin("", speaks=True, pace=pace)
         for unit in range(2):
-            line.say(unit, "", tuple(range(24)))
+            sounded(line.say(unit, "", tuple(range(24))))
         sounds = [event for event in line.take() if isinstance(event, SpeechAudio)]
         assert [sound.hold_ms for sound in sounds] == holds
 

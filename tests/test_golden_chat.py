@@ -31,7 +31,7 @@ from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel
 from agent.duplex.pictures import piece_grids
 from agent.duplex.prompt import ChatLayout
-from agent.duplex.work import Choose, HearRecording, Work
+from agent.duplex.work import Choose, HearRecording, Read, Work
 from agent.errors import RequestError
 from tests.rig import tiny_mind
 from tests.rig import tiny_model as tiny
@@ -195,11 +195,11 @@ def _drive(used: Runner, steps: Generator[Work, None, Any], golden: list[int], s
         except StopIteration as stop:
             return stop.value
         work.run(used.model, used.slots)
-        if isinstance(work, Choose):
+        if isinstance(work, Choose | Read) and (choice := work.choice) is not None:
             states.append(
                 (
                     work.state,
-                    work.sampler.penalised(used.model.llm.logits(work.state), work.drawing),
+                    choice.sampler.penalised(used.model.llm.logits(work.state), choice.drawing),
                     work.token,
                 )
             )

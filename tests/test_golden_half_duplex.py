@@ -133,7 +133,7 @@ class _Session:
                 self._compare_forward(before, work)
             elif isinstance(work, HearLive | HearRecording):
                 self._compare(f"{self._key}.audio_vectors.0", work.vectors)
-            elif isinstance(work, Choose) and script is not None:
+            if isinstance(work, Choose | Read) and work.choice and script is not None:
                 self._choose(work, script.pop(0))
 
     def _compare(self, key: str, ours: Tensor) -> None:
@@ -141,7 +141,7 @@ class _Session:
 
     def _compare_forward(self, start: int, work: Read) -> None:
         golden = self._forwards.pop(0)
-        assert [start, len(work.embeddings)] == [golden["start"], golden["length"]]
+        assert [start, work.count] == [golden["start"], golden["length"]]
         logits = model().llm.logits(work.state)
         size, name = float(logits.abs().max()), f"{self._key}.forward{start}"
         off = logits[golden["top_ids"]] - torch.tensor(golden["top_logits"])
@@ -174,11 +174,12 @@ class _Session:
             pieces.append(self._drive(self.talk.answer_steps(), script))
         self._check_answer(step, pieces, script)
 
-    def _choose(self, work: Choose, token: int) -> None:
+    def _choose(self, work: Choose | Read, token: int) -> None:
         """Greedy, and not forced: the golden token is the likeliest, or as likely as that."""
         if not self._forced:
             raw = model().llm.logits(work.state)
-            likely = work.sampler.penalised(raw, work.drawing)
+            assert work.choice is not None
+            likely = work.choice.sampler.penalised(raw, work.choice.drawing)
             assert float(likely.max() - likely[token]) < LIMIT * float(raw.abs().max())
         work.token = token
 

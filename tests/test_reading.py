@@ -11,11 +11,11 @@ import torch
 from agent.chat_types import SpeechRequest
 from agent.duplex import reading as subject
 from agent.duplex.answer import AnswerPiece
-from agent.duplex.answer_speech import SpeechRules, Utter
+from agent.duplex.answer_speech import SpeechRules
 from agent.duplex.prompt import READ_ALOUD_ZH, SoundSpan, system_content
 from agent.duplex.reading import MAX_CHARACTERS, READ_ALOUD_EN, ReadAll, Reading, Segments
 from agent.duplex.tokens import Token
-from agent.duplex.work import Read, SpeakOn, Work
+from agent.duplex.work import Read, SpeakOn, Voice, Work
 from agent.errors import CapacityError, EngineError, RequestError, VocoderError
 from tests.rig.answer_voice import (
     RULES,
@@ -132,7 +132,9 @@ def test_each_word_comes_with_the_state_at_it() -> None:
 
 def test_the_voice_is_read_where_its_place_is() -> None:
     read = Read_("Hello.")
-    opening = torch.cat([one.embeddings for one in read.works if isinstance(one, Read)])
+    opening = torch.cat(
+        [one.embeddings(tiny_mind()) for one in read.works if isinstance(one, Read)]
+    )
     assert torch.equal(opening[slice(*read.reading._opening.sound_bounds[0])], VECTORS)
 
 
@@ -144,13 +146,13 @@ def test_a_seed_repeats_a_reading_and_another_does_not() -> None:
 
 def test_no_work_is_longer_than_a_second_of_speech_or_a_piece_of_the_prompt() -> None:
     read = Read_("Hello there. " * 18, rules=SpeechRules(max_call_tokens=8))
-    lengths = [len(one.embeddings) for one in read.works if isinstance(one, Read | ReadAll)]
+    lengths = [one.count for one in read.works if isinstance(one, Read | ReadAll)]
     assert max(lengths) <= 512 and len(lengths) > 2
     read = Read_("Hello there.")
     pushes = [len(push) for stream in read.choir.streams for push in stream.pushes]
     assert pushes == [25, 5, 25, 5]
-    order = [type(one) for one in read.works if isinstance(one, SpeakOn | Utter)]
-    assert order[:5] == [Utter, SpeakOn, Utter, SpeakOn, Utter]
+    order = [type(one) for one in read.works if isinstance(one, SpeakOn | Voice)]
+    assert order == [SpeakOn, Voice] * 4 + [Voice]
 
 
 # ---- what is said -------------------------------------------------------------------------------
@@ -251,8 +253,8 @@ def test_the_system_message_is_read_once(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = Read_(" ".join(SENTENCES))
     opening = len(whole.reading._opening.ids)
     read = [one for one in whole.works if isinstance(one, Read)]
-    assert sum(len(one.embeddings) for one in read) == opening
-    segments = [len(one.embeddings) for one in whole.works if isinstance(one, ReadAll)]
+    assert sum(one.count for one in read) == opening
+    segments = [one.count for one in whole.works if isinstance(one, ReadAll)]
     assert len(segments) == 3
     assert whole.reading.prompt_tokens + sum(one.tokens for one in whole.pieces) == opening + sum(
         segments

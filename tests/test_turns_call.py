@@ -30,6 +30,7 @@ from agent.types import (
     TurnStarted,
     VideoFrame,
 )
+from tests.rig.jobs import advanced
 from tests.rig.scripted_call import SETTINGS, Beeper, Driven, picture_file
 
 TURNS = replace(SETTINGS, mode="half_duplex")
@@ -134,7 +135,7 @@ def test_an_answer_that_is_interrupted_while_it_is_made_ends_there() -> None:
     for _ in range(2):  # heard, begun
         job = call.call.next_job()
         assert job is not None
-        while job.advance(call.parts.runner):
+        while advanced(job, call.parts.runner):
             pass
     assert without_listening(call.line.take())[-1] == TurnStarted(1)
     assert call.tell(Interrupt(1, 0)) == [TurnEnded(1, "interrupted")]

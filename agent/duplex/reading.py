@@ -70,6 +70,11 @@ class ReadAll:
     stage = "prefill"
     lane: LaneName = "llm"
 
+    @property
+    def count(self) -> int:
+        """How many positions."""
+        return len(self.embeddings)
+
     def run(self, model: DuplexModel, slots: Slots) -> None:
         """Do it."""
         self.states = model.llm.read(self.embeddings[None], [self.stream], slots.llm)[0]

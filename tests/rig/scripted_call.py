@@ -15,6 +15,7 @@ from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowSettings
 from agent.types import Command, EngineEvent, FloatArray, SessionSettings, UnitReport
+from tests.rig.jobs import advanced
 from tests.rig.tiny_mind import Script, second, tiny_mind
 
 SETTINGS = SessionSettings(model="minicpm-o", instructions="ab")
@@ -102,7 +103,7 @@ class Driven:
 
     def work(self) -> list[EngineEvent]:
         while (job := self.call.next_job()) is not None:
-            while job.advance(self.parts.runner):
+            while advanced(job, self.parts.runner):
                 pass
         return [event for event in self.line.take() if not isinstance(event, UnitReport)]
 
