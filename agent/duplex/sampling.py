@@ -9,15 +9,20 @@ Randomness comes from each conversation's own source, so nobody's company change
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agent.duplex.random_source import RandomSource, draw, uniform
 from agent.duplex.tokens import Token
 
-_MOST_TIED = 256
+IntArray: TypeAlias = NDArray[np.int32]
+MOST_TIED = 256
 """Logits that are looked at behind the largest: ties with the k-th beyond so many are lost."""
 
 
@@ -62,17 +67,29 @@ def likeliest(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]
     """The ids that are left of logits [V], likeliest first, and how likely each is; top_k 0: all.
 
     First the `top_k` largest with all that tie with the last of them, then of these as many as it
-    takes to make up more than `top_p`.
+    takes to make up more than `top_p`. Of equal ones the lower id comes first, on every device.
     """
     whole = logits.shape[-1]
-    wide = min(whole, max(_MOST_TIED, top_k)) if top_k else whole
-    values, ids = logits.topk(wide)
+    wide = min(whole, max(MOST_TIED, top_k)) if top_k else whole
+    values, ids = _ranked(logits, wide)
     if top_k:
         values = values.masked_fill(values < values[min(top_k, wide) - 1], -torch.inf)
-    before = values.softmax(-1).cumsum(-1).roll(1)
+    # Summed in float32 and rounded then: a sum in bfloat16 is another one in every order.
+    before = values.softmax(-1).float().cumsum(-1).to(values.dtype).roll(1)
     before[0] = 0
     values = values.masked_fill(before > top_p, -torch.inf)
     return ids, values.softmax(-1)
+
+
+def _ranked(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of logits [V] and their ids, equal ones by id."""
+    if count == len(logits):
+        values, ids = logits.sort(descending=True, stable=True)
+        return values, ids
+    found, ids = logits.topk(count)
+    by_id = ids.argsort()
+    values, order = found[by_id].sort(descending=True, stable=True)
+    return values, ids[by_id][order]
 
 
 # ---- text ---------------------------------------------------------------------------------------
@@ -87,27 +104,51 @@ class History:
     """
 
     def __init__(self, window: int, entries: Iterable[tuple[int, int]] = ()) -> None:
-        self._window = window
-        self._entries = list(entries)[-window:]
+        self._window = max(1, window)
+        newest = list(entries)[-self._window :]
+        # Twice the window, so that the newest lie side by side and seldom have to be moved.
+        self._kept = np.zeros((2, 2 * self._window), np.int32)
+        self._kept[:, : len(newest)] = np.array(newest, np.int32).reshape(-1, 2).T
+        self._begin, self._end = 0, len(newest)
 
     @property
     def ids(self) -> list[int]:
         """Oldest first."""
-        return [one for one, _ in self._entries]
+        ids: list[int] = self._entries[0].tolist()
+        return ids
+
+    def newest(self, count: int) -> IntArray:
+        """The newest `count` ids at most, oldest first; to be read at once."""
+        return self._kept[0, max(self._begin, self._end - count) : self._end]
 
     def append(self, one: int, turn: int) -> None:
-        self._entries = [*self._entries[1 - self._window :], (one, turn)]
+        if self._end == self._kept.shape[1]:
+            self._keep(self._entries)
+        self._kept[:, self._end] = one, turn
+        self._end += 1
+        self._begin = max(self._begin, self._end - self._window)
 
     def forget(self, turn: int) -> None:
         """Leave out what was drawn in `turn`."""
-        self._entries = [entry for entry in self._entries if entry[1] != turn]
+        self._keep(self._entries[:, self._entries[1] != turn])
 
     def keep_newest(self, count: int) -> None:
         """Forget all but the newest `count` at once, whatever the window holds."""
-        self._entries = self._entries[len(self._entries) - count :] if count else []
+        self._begin = max(self._begin, self._end - count)
 
     def copy(self) -> "History":
-        return History(self._window, self._entries)
+        other = copy(self)
+        other._kept = self._kept.copy()
+        return other
+
+    @property
+    def _entries(self) -> IntArray:
+        return self._kept[:, self._begin : self._end]
+
+    def _keep(self, entries: IntArray) -> None:
+        count = entries.shape[1]
+        self._kept[:, :count] = entries.copy()
+        self._begin, self._end = 0, count
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +218,7 @@ class TextSampler:
         settings = self.settings
         logits = logits.clone()
         logits[self._banned] = float("-inf")
-        seen = drawing.history.ids[-settings.repetition_window :]
+        seen = drawing.history.newest(settings.repetition_window).tolist()
         if seen and settings.repetition_penalty != 1:
             known = torch.tensor(sorted(set(seen)), dtype=torch.long).to(logits.device)
             # Divided whatever the sign: a negative logit grows likelier by being repeated.

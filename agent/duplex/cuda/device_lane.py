@@ -66,7 +66,9 @@ class Sent:
     pinned: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        pinned = torch.zeros(self.device.shape, dtype=self.device.dtype, pin_memory=True)
+        pinned = torch.zeros(
+            self.device.shape, dtype=self.device.dtype, pin_memory=self.device.is_cuda
+        )
         object.__setattr__(self, "pinned", pinned)
 
     @property
@@ -87,7 +89,9 @@ class Returned:
     pinned: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        pinned = torch.zeros(self.device.shape, dtype=self.device.dtype, pin_memory=True)
+        pinned = torch.zeros(
+            self.device.shape, dtype=self.device.dtype, pin_memory=self.device.is_cuda
+        )
         object.__setattr__(self, "pinned", pinned)
 
     def fetch(self) -> None:
