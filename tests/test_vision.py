@@ -14,6 +14,7 @@ from PIL import Image
 from agent.duplex.config import ResamplerConfig, VisionConfig
 from agent.duplex.pictures import (
     MAX_SIDE_PATCHES,
+    CutPatches,
     Grid,
     Patches,
     check_picture,
@@ -37,7 +38,7 @@ def eyes() -> Eyes:
 
 def _patches(rows: int, columns: int, seed: int = 0) -> Patches:
     generator = torch.Generator().manual_seed(seed + rows * 1000 + columns)
-    return Patches(torch.rand(rows * columns, 588, generator=generator) * 2 - 1, rows, columns)
+    return CutPatches(torch.rand(rows * columns, 588, generator=generator) * 2 - 1, rows, columns)
 
 
 # ---- sizes --------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ def test_side_positions_are_sines_then_cosines() -> None:
 def test_the_resampler_knows_a_row_from_a_column_and_reaches_beyond_70(eyes: Eyes) -> None:
     for long in (3, 71, 160):
         lying, standing = _patches(1, long), _patches(long, 1)
-        same = Patches(lying.pixels, standing.rows, standing.columns)
+        same = CutPatches(lying.pixels, standing.rows, standing.columns)
         features = torch.randn(1, long, 144, generator=torch.Generator().manual_seed(1))
         ours = [
             eyes.resampler(features, batch_patches([piece], torch.device("cpu")).places, None)

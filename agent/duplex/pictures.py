@@ -7,6 +7,9 @@ with Python's own rounding (halves to even). The thumbnail comes first, then the
 What cannot be shown to the model is refused with RequestError, never cut down in silence: more
 than 64 million pixels, or 25 in a file that comes in a call, shapes beyond 1:25, and data that no
 decoder understands. A picture of a single pixel is fine: it is enlarged like any other.
+
+Cutting a picture costs 10 ms of a processor, so it is put off until somebody asks for the pixels:
+a GPU resizes for itself (`agent.duplex.cuda.picture_cutter`), to the same pixels bit for bit.
 """
 
 import io
@@ -14,12 +17,15 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from agent.duplex.bicubic import columns_first
 from agent.errors import RequestError
 from agent.types import ByteArray
 
@@ -40,7 +46,7 @@ MAX_FILE_PX = 25_000_000
 """Of a file that is unpacked here, beside all calls: beyond what telephones usually take. A file of
 a few kilobytes can claim as much."""
 KEPT_PX = 4_000_000
-"""Of an unpacked file: more than twice of what nine cells show."""
+"""Of an unpacked file, and of a picture that waits: more than twice of what nine cells show."""
 
 _KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What browsers send; the library's other decoders (PostScript, say) see nothing of strangers."""
@@ -56,21 +62,103 @@ class Grid:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Patches:
-    """One thumbnail or cell: normalised pixels in −1..1, each patch as (channel, row, column)."""
+class Patches(Protocol):
+    """One thumbnail or cell as the model looks at it."""
 
-    pixels: Tensor  # f32 [rows · columns, 3 · 14 · 14]
+    @property
+    def rows(self) -> int:
+        """Patches from top to bottom."""
+
+    @property
+    def columns(self) -> int:
+        """Patches from left to right."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """Normalised, in −1..1, row by row, each patch as (channel, row, column): f32
+        [rows · columns, 3 · 14 · 14]."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutPatches:
+    """Patches that were cut already."""
+
+    pixels: Tensor
     rows: int
     columns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`wide` × `high` pixels from (x, y) on of a picture that was resized to `width` × `height`."""
+
+    width: int
+    height: int
+    x: int
+    y: int
+    wide: int
+    high: int
+
+
+class Picture:
+    """RGB [H, W, 3] that is not to be written to any more, and what the model sees of it."""
+
+    def __init__(self, rgb: ByteArray, max_slices: int = 1) -> None:
+        """RequestError when it cannot be shown."""
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+            raise ValueError(f"a picture is u8 [H, W, 3], not {rgb.dtype} {list(rgb.shape)}")
+        check_picture(rgb.shape[1], rgb.shape[0], max_slices)
+        self.rgb = rgb
+        self.regions = piece_regions(rgb.shape[1], rgb.shape[0], max_slices)
+        """Of the thumbnail and then of the cells row by row."""
+
+    @cached_property
+    def cut(self) -> list[CutPatches]:
+        """The pieces with their pixels, computed on the processor."""
+        whole = Image.fromarray(self.rgb)
+        sizes = dict.fromkeys((one.width, one.height) for one in self.regions)
+        resized = {size: _resized(whole, *size) for size in sizes}
+        return [_patch(resized[one.width, one.height], one) for one in self.regions]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A thumbnail or cell of a picture, cut when its pixels are asked for."""
+
+    picture: Picture
+    place: int
+
+    @property
+    def region(self) -> Region:
+        """What it shows."""
+        return self.picture.regions[self.place]
+
+    @property
+    def rows(self) -> int:
+        """See `Patches`."""
+        return self.region.high // PATCH_PX
+
+    @property
+    def columns(self) -> int:
+        """See `Patches`."""
+        return self.region.wide // PATCH_PX
+
+    @property
+    def pixels(self) -> Tensor:
+        """See `Patches`."""
+        return self.picture.cut[self.place].pixels
+
+
 def patch_picture(rgb: ByteArray, max_slices: int = 1) -> list[Patches]:
-    """RGB [H, W, 3] → the thumbnail and then, if it is cut up, its cells row by row."""
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"a picture is u8 [H, W, 3], not {rgb.dtype} {list(rgb.shape)}")
-    check_picture(rgb.shape[1], rgb.shape[0], max_slices)
-    return [_patch(piece) for piece in _pieces(Image.fromarray(rgb), max_slices)]
+    """RGB [H, W, 3] → the thumbnail and then, if it is cut up, its cells row by row.
+
+    The picture is kept until it was looked at, and not to be written to before; a very large one
+    is cut at once instead.
+    """
+    picture = Picture(rgb, max_slices)
+    if rgb.shape[0] * rgb.shape[1] > KEPT_PX:
+        return [*picture.cut]
+    return [Piece(picture, place) for place in range(len(picture.regions))]
 
 
 def decode_picture(data: bytes) -> ByteArray:
@@ -161,6 +249,19 @@ def piece_sizes(width: int, height: int, max_slices: int = 1) -> list[tuple[int,
     return [thumbnail] + [_cell(width, height, grid)] * (grid.columns * grid.rows)
 
 
+def piece_regions(width: int, height: int, max_slices: int = 1) -> list[Region]:
+    """What the thumbnail and each cell show."""
+    (wide, high), *cells = piece_sizes(width, height, max_slices)
+    grid = choose_grid(width, height, max_slices)
+    thumbnail = Region(wide, high, 0, 0, wide, high)
+    if grid is None:
+        return [thumbnail]
+    wide, high = cells[0]
+    whole = (wide * grid.columns, high * grid.rows)
+    corners = [(c * wide, r * high) for r in range(grid.rows) for c in range(grid.columns)]
+    return [thumbnail] + [Region(*whole, *corner, wide, high) for corner in corners]
+
+
 def piece_grids(width: int, height: int, max_slices: int = 1) -> list[tuple[int, int]]:
     """(rows, columns) in patches of the thumbnail and of each cell."""
     sizes = piece_sizes(width, height, max_slices)
@@ -189,22 +290,24 @@ def _cell(width: int, height: int, grid: Grid) -> tuple[int, int]:
 # ---- pixels -------------------------------------------------------------------------------------
 
 
-def _pieces(picture: Image.Image, max_slices: int) -> list[Image.Image]:
-    width, height = picture.size
-    thumbnail, *cells = piece_sizes(width, height, max_slices)
-    pieces = [picture.resize(thumbnail, Image.Resampling.BICUBIC)]
-    grid = choose_grid(width, height, max_slices)
-    if grid is None:
-        return pieces
-    wide, high = cells[0]
-    whole = picture.resize((wide * grid.columns, high * grid.rows), Image.Resampling.BICUBIC)
-    corners = [(c * wide, r * high) for r in range(grid.rows) for c in range(grid.columns)]
-    return pieces + [whole.crop((x, y, x + wide, y + high)) for x, y in corners]
+def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """One pass after the other, rounded between, so that the order is ours and not Pillow's."""
+    first = (width, picture.height)
+    if columns_first((picture.width, picture.height), (width, height)):
+        first = (picture.width, height)
+    once = picture.resize(first, Image.Resampling.BICUBIC)
+    return once.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _patch(piece: Image.Image) -> Patches:
-    pixels = torch.from_numpy(np.array(piece)).to(torch.float32)  # [H, W, 3]
-    pixels = (pixels / 255 - 0.5) / 0.5
-    rows, columns = piece.height // PATCH_PX, piece.width // PATCH_PX
+def _patch(resized: Image.Image, region: Region) -> CutPatches:
+    x, y, wide, high = region.x, region.y, region.wide, region.high
+    piece = np.array(resized.crop((x, y, x + wide, y + high)))
+    pixels = normalised(torch.from_numpy(piece))  # [H, W, 3]
+    rows, columns = high // PATCH_PX, wide // PATCH_PX
     cut = pixels.view(rows, PATCH_PX, columns, PATCH_PX, 3)
-    return Patches(cut.permute(0, 2, 4, 1, 3).reshape(-1, PATCH_VALUES), rows, columns)
+    return CutPatches(cut.permute(0, 2, 4, 1, 3).reshape(-1, PATCH_VALUES), rows, columns)
+
+
+def normalised(values: Tensor) -> Tensor:
+    """Bytes of a picture as the model takes them: f32 in −1..1."""
+    return (values.to(torch.float32) / 255 - 0.5) / 0.5
