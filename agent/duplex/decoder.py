@@ -21,7 +21,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            _Layer(config, numerics.attention, normed_heads=normed_heads)
+            DecoderLayer(config, numerics.attention, normed_heads=normed_heads)
             for _ in range(config.layers)
         )
         self.norm = RmsNorm(config.width, config.norm_eps)
@@ -42,11 +42,11 @@ class RmsNorm(nn.Module):
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
-        self._epsilon = epsilon
+        self.epsilon = epsilon
 
     def forward(self, tokens: Tensor) -> Tensor:
         wide = tokens.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._epsilon)
+        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
         return self.weight * scaled.to(tokens.dtype)
 
 
@@ -84,15 +84,17 @@ def rotated(tokens: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
-class _Layer(nn.Module):
+class DecoderLayer(nn.Module):
+    """Attention and a feed-forward part, each behind a norm and beside what it adds to."""
+
     def __init__(
         self, config: LlmConfig | SpeechConfig, attention: Attention, *, normed_heads: bool
     ) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.width, config.norm_eps)
-        self.self_attn = _Attention(config, attention, normed_heads=normed_heads)
+        self.self_attn = GroupedAttention(config, attention, normed_heads=normed_heads)
         self.post_attention_layernorm = RmsNorm(config.width, config.norm_eps)
-        self.mlp = _Mlp(config)
+        self.mlp = GatedMlp(config)
 
     def forward(
         self,
@@ -105,7 +107,9 @@ class _Layer(nn.Module):
         return out
 
 
-class _Attention(nn.Module):
+class GroupedAttention(nn.Module):
+    """Attention whose queries share keys and values in groups."""
+
     def __init__(
         self, config: LlmConfig | SpeechConfig, implementation: Attention, *, normed_heads: bool
     ) -> None:
@@ -117,7 +121,7 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(config.heads * head_width, width, bias=False)
         self.q_norm = RmsNorm(head_width, config.norm_eps) if normed_heads else None
         self.k_norm = RmsNorm(head_width, config.norm_eps) if normed_heads else None
-        self._heads, self._kv_heads = config.heads, config.kv_heads
+        self.heads, self.kv_heads = config.heads, config.kv_heads
         self._implementation: Attention = implementation
 
     def forward(
@@ -126,9 +130,9 @@ class _Attention(nn.Module):
         turns: tuple[Tensor, Tensor],
         memory: tuple[KvCache, int, KvPlaces],
     ) -> Tensor:
-        query = split_heads(self.q_proj(tokens), self._heads)
-        key = split_heads(self.k_proj(tokens), self._kv_heads)
-        value = split_heads(self.v_proj(tokens), self._kv_heads)
+        query = split_heads(self.q_proj(tokens), self.heads)
+        key = split_heads(self.k_proj(tokens), self.kv_heads)
+        value = split_heads(self.v_proj(tokens), self.kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         cache, layer, places = memory
@@ -140,14 +144,16 @@ class _Attention(nn.Module):
     def _grouped(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """The queries of all heads that share keys, as so many more rows: no key is repeated."""
         batch, heads, count, width = query.shape
-        group = heads // self._kv_heads
-        rows = query.reshape(batch, self._kv_heads, group * count, width)
+        group = heads // self.kv_heads
+        rows = query.reshape(batch, self.kv_heads, group * count, width)
         seen = mask if mask is None or group == 1 else mask.repeat(1, 1, group, 1)
         mixed = attend(rows, keys, values, seen, self._implementation)
         return mixed.reshape(batch, heads, count, width)
 
 
-class _Mlp(nn.Module):
+class GatedMlp(nn.Module):
+    """SwiGLU."""
+
     def __init__(self, config: LlmConfig | SpeechConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.width, config.ffn_width, bias=False)

@@ -1,0 +1,98 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
+# ruff: noqa: PLR0913, PLR0917
+"""Small kernels of a decoder's layer: embedding, norms, heads to their places, the gate.
+
+They round where the modules of `agent.duplex.decoder` round, so that both say the same in bfloat16:
+every product and sum that torch would write out is rounded to the tokens' dtype.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _embed(ids, table, given, out, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    one = tl.load(ids + row).to(tl.int64)
+    known = tl.load(table + one * width + column, mask=inside & (one >= 0))
+    brought = tl.load(given + row * width + column, mask=inside & (one < 0))
+    tl.store(out + row * width + column, tl.where(one >= 0, known, brought), mask=inside)
+
+
+def embed(ids: Tensor, table: Tensor, given: Tensor) -> Tensor:
+    """Rows [N, W]: of `table` [V, W] where `ids` i32 [N] name one, of `given` [>= N, W] where the
+    id is below 0."""
+    out = torch.empty(len(ids), table.shape[1], dtype=table.dtype, device=table.device)
+    block = 1024
+    grid = (len(ids), triton.cdiv(table.shape[1], block))
+    _embed[grid](ids, table, given, out, table.shape[1], BLOCK=block)
+    return out
+
+
+@triton.jit
+def normed(wide, weight, mean_of, epsilon, dtype: tl.constexpr):
+    """f32 [.., D] scaled to a mean square of 1, rounded, weighted, rounded: f32 again."""
+    mean = tl.sum(wide * wide, 1, keep_dims=True) / mean_of
+    scaled = (wide * tl.rsqrt(mean + epsilon)).to(dtype).to(tl.float32)
+    return (scaled * weight.to(tl.float32)).to(dtype).to(tl.float32)
+
+
+@triton.jit
+def _norm(tokens, added, weight, out, width, epsilon, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)[None, :]
+    inside = column < width
+    place = row * width + column
+    value = tl.load(tokens + place, mask=inside, other=0.0)
+    wide = value.to(tl.float32)
+    if ADDS:
+        more = tl.load(added + place, mask=inside, other=0.0).to(tl.float32)
+        value = (wide + more).to(value.dtype)
+        wide = value.to(tl.float32)
+        tl.store(tokens + place, value, mask=inside)
+    weights = tl.load(weight + column, mask=inside, other=0.0)
+    tl.store(out + place, normed(wide, weights, width, epsilon, value.dtype), mask=inside)
+
+
+def norm(tokens: Tensor, weight: Tensor, epsilon: float, added: Tensor | None = None) -> Tensor:
+    """RmsNorm of `tokens` [N, W]; with `added` [N, W], of their sum, which `tokens` then hold."""
+    out = torch.empty_like(tokens)
+    width = tokens.shape[1]
+    block = triton.next_power_of_2(width)
+    more = tokens if added is None else added
+    warps = max(1, min(16, block // 512))
+    _norm[(len(tokens),)](
+        tokens, more, weight, out, width, epsilon, added is not None, block, num_warps=warps
+    )
+    return out
+
+
+@triton.jit
+def _gate(merged, out, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(merged + row * 2 * width + column, mask=inside, other=0.0)
+    up = tl.load(merged + row * 2 * width + width + column, mask=inside, other=0.0)
+    tl.store(out + row * width + column, gated(gate, up), mask=inside)
+
+
+@triton.jit
+def gated(gate, up):
+    """SiLU of `gate`, rounded, times `up`."""
+    wide = gate.to(tl.float32)
+    opened = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype).to(tl.float32)
+    return (opened * up.to(tl.float32)).to(gate.dtype)
+
+
+def gate(merged: Tensor) -> Tensor:
+    """SiLU of the first half of [N, 2·F] times the second: [N, F]."""
+    rows, width = len(merged), merged.shape[1] // 2
+    out = torch.empty(rows, width, dtype=merged.dtype, device=merged.device)
+    block = 1024
+    _gate[(rows, triton.cdiv(width, block))](merged, out, width, BLOCK=block)
+    return out
