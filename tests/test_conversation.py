@@ -616,7 +616,7 @@ def test_going_back_reaches_over_the_second_in_which_the_ear_forgets() -> None:
     assert same(talk._memory.records[-1].senses, other._memory.records[-1].senses, 1e-6)
 
 
-def test_a_point_is_good_once_and_not_behind_a_rewritten_past() -> None:
+def test_a_point_is_good_once_and_not_behind_a_later_one() -> None:
     talk = scripted(runner(), *[LISTEN] * 3, says("ab"), *[LISTEN] * 9)
     talk.step(second(0))
     point = talk.save()
@@ -624,12 +624,16 @@ def test_a_point_is_good_once_and_not_behind_a_rewritten_past() -> None:
     talk.restore(point)
     with pytest.raises(EngineError, match="too far"):
         talk.restore(point)
-    talk.step(second(1))
-    talk.step(second(2))
-    point = talk.save()
-    talk.rewind(turn=1, heard_ms=0)
+    early, late = talk.save(), talk.save()
     with pytest.raises(EngineError, match="too far"):
-        talk.restore(point)
+        talk.restore(early)
+    talk.step(second(1))
+    talk.restore(late)
+    stood = talk.save()
+    talk.step(second(1))
+    talk.stand()
+    with pytest.raises(EngineError, match="too far"):
+        talk.restore(stood)
 
 
 def test_a_slot_is_given_back_when_the_prompt_cannot_be_read() -> None:

@@ -395,14 +395,6 @@ def test_an_agent_that_is_to_listen_forgets_that_it_was_asked() -> None:
     assert call.listen() == [Listened(3)]
 
 
-def test_a_unit_that_cannot_be_taken_back_any_more_stays() -> None:
-    call = begun(says("ab"), LISTEN)
-    call.listen(speculative=True)
-    call.tell(Interrupt(1, 0))
-    assert call.tell(Retract(3)) == []
-    assert call.listen() == [Listened(4)]
-
-
 def test_a_duplex_call_has_heard_what_is_committed_or_cleared() -> None:
     call = begun(LISTEN)
     assert call.tell(CommitInput("a", 3)) == call.tell(ClearInput(9)) == []

@@ -24,16 +24,16 @@ from agent.duplex.conversation import (
 from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
-from agent.duplex.memory import Snapshot
 from agent.duplex.pace import Pace
 from agent.duplex.pictures import check_picture, piece_sizes
 from agent.duplex.policy import Order
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
+from agent.duplex.trial import Trial, TurnNumbers
 from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
-from agent.errors import EngineError, RequestError, UnsupportedError
+from agent.errors import RequestError, UnsupportedError
 from agent.types import (
     UNIT_SAMPLES,
     AddPicture,
@@ -80,14 +80,14 @@ class DuplexCall:
         self._parts = parts
         self._settings = settings
         self._line = line
-        self._turns_before = line.turn
+        self._turns = TurnNumbers()
         self._units: deque[tuple[Unit, float]] = deque(maxlen=MAX_UNITS_BEHIND)
         self._pace = Pace(parts.runner.clock, UNIT_MS)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._typed = TypedInput(self._vocabulary)
         self._listens = self._is_asked = self._sees = False
         self._to_prepare = True
-        self._snapshot: tuple[int, Snapshot] | None = None
+        self._trial: Trial | None = None
         self._prompted = self._system(settings)
         self._voices = voices
         self._heard_voice = parts.voices.duplex(voices.heard)
@@ -105,6 +105,7 @@ class DuplexCall:
     def push(self, item: Unit | SpeechStarted | SpeechEnded) -> None:
         """The next unit; where speech begins and ends the model hears by itself."""
         if isinstance(item, Unit):
+            self._drop_tried(item.index)
             if len(self._units) == MAX_UNITS_BEHIND:
                 log.warning("the model is behind: unit %d was not heard", self._units[0][0].index)
             self._units.append((item, self._parts.runner.clock.now_s()))
@@ -129,13 +130,21 @@ class DuplexCall:
             case ForceListen(on=on):
                 self._listens = on
                 self._is_asked = self._is_asked and not on
+                if self._trial is not None:
+                    self._trial.is_asked = self._trial.is_asked and not on
             case Retract(unit=unit):
+                self._drop_tried(unit)
                 self._before_units(lambda: Job(self._take_back(unit), _nothing))
             case CommitInput() | ClearInput():
                 pass  # every unit was heard as it came
             case _:
                 name = type(command).__name__
                 raise UnsupportedError(f"the model cannot do {name} in a call")
+
+    def _drop_tried(self, unit: int) -> None:
+        """Unit `unit` was only to be tried, and was not yet."""
+        kept = [one for one in self._units if one[0].index != unit or not one[0].speculative]
+        self._units = deque(kept, maxlen=MAX_UNITS_BEHIND)
 
     def _before_units(self, work: Callable[[], Job]) -> None:
         """What is done before the units that wait; it is made when it is begun."""
@@ -213,7 +222,14 @@ class DuplexCall:
     @property
     def has_work(self) -> bool:
         """Whether `next_job` has something."""
-        return bool(self._urgent or self._units or self._to_prepare)
+        return bool(self._urgent or self._to_prepare) or self._has_unit
+
+    @property
+    def _has_unit(self) -> bool:
+        """Nothing is tried while a turn goes on: what was said is not taken back. It waits until
+        it is retracted, or stands."""
+        tried = len(self._units) == 1 and self._units[0][0].speculative
+        return bool(self._units) and not (tried and self._talk.speaking)
 
     def next_job(self) -> Job | None:
         """The next work, if there is any."""
@@ -222,17 +238,22 @@ class DuplexCall:
         if self._to_prepare:
             self._to_prepare = False
             return Job(self._preparing(), _nothing)
-        if not self._units:
+        if not self._has_unit:
             return None
         unit, came_s = self._units.popleft()
         return Job(self._unit_steps(unit, came_s), self._reported)
 
     def _unit_steps(self, unit: Unit, came_s: float) -> Generator[Work, None, UnitResult]:
-        if unit.pictures and not self._sees:
+        if self._trial is not None and not unit.speculative:
+            yield from self._take_back(unit.index)
+        self._stand()
+        if unit.speculative and not self._talk.speaking:
+            self._trial = Trial(unit.index, self._talk.save(), self._is_asked)
+        if unit.pictures and not self._sees and self._trial is None:
             yield from self._open_eyes()
-        if unit.speculative:
-            self._snapshot = (unit.index, self._talk.save())
         taken = self._as_taken(unit)
+        if self._trial is not None:
+            self._typed.lend()
         for text in self._typed.take_texts():
             self._talk.put_in_text(text)
         for rgb in self._typed.take_pictures():
@@ -264,7 +285,9 @@ class DuplexCall:
         audio = np.zeros(UNIT_SAMPLES, np.float32)
         given = unit.audio[:UNIT_SAMPLES]
         audio[: len(given)] = np.nan_to_num(given, nan=0.0, posinf=0.0, neginf=0.0)
-        return replace(unit, audio=audio.clip(-1, 1), pictures=self._fitting(unit.pictures))
+        # The first picture changes the prompt for good, so it is not tried.
+        seen = self._fitting(unit.pictures) if self._sees else ()
+        return replace(unit, audio=audio.clip(-1, 1), pictures=seen)
 
     def _fitting(self, pictures: Sequence[VideoFrame]) -> tuple[VideoFrame, ...]:
         """The newest pictures that a unit has room for beside those that were sent to it."""
@@ -295,6 +318,7 @@ class DuplexCall:
         self._pace.begin(came_s)
         if outcome.begins_turn:
             line.begin(self._voices.spoken, speaks=self._talk.settings.speaks, pace=self._pace)
+            self._turns.begin(line.turn, outcome.turn)
         if outcome.listened:
             line.tell(Listened(result.unit))
         else:
@@ -311,31 +335,35 @@ class DuplexCall:
 
     def _interruption(self, turn: int, heard_ms: int) -> Job:
         heard_ms = heard_ms if self._line.is_heard(turn) else _ALL_MS
-        mine = turn - self._turns_before
-        return Job(self._rewinding(mine, heard_ms), lambda _, __: self._interrupted(turn))
+        return Job(self._rewinding(turn, heard_ms), lambda _, __: self._interrupted(turn))
 
     def _rewinding(self, turn: int, heard_ms: int) -> Steps:
-        if turn > 0:
-            yield from self._talk.rewind_steps(turn, heard_ms)
+        if own := self._turns.own(turn):
+            yield from self._talk.rewind_steps(own, heard_ms)
 
     def _interrupted(self, turn: int) -> None:
         if turn == self._line.turn:
             self._line.end("interrupted")
 
     def _take_back(self, unit: int) -> Steps:
-        """The user went on speaking: unit `unit` was only tried."""
-        kept, self._snapshot = self._snapshot, None
-        if kept is None or kept[0] != unit:
+        """The user went on speaking: unit `unit` was only tried. What it came with, comes again."""
+        trial = self._trial
+        if trial is None or trial.unit != unit:
             return
-        try:
-            self._talk.restore(kept[1])
-        except EngineError as error:
-            log.warning("unit %d stays: %s", unit, error)
-            return
-        if self._line.turn - self._turns_before > self._talk.turn:
+        self._trial = None
+        self._talk.restore(trial.point)
+        self._typed.bring_back()
+        self._is_asked = self._is_asked or trial.is_asked
+        if self._line.turn in self._turns.take_back(self._talk.turn):
             self._line.end("interrupted")
-            self._turns_before = self._line.turn - self._talk.turn
-        yield from ()
+        if trial.is_reprompted:
+            yield from self._reprompting(self._prompt(self._prompted))
+
+    def _stand(self) -> None:
+        """What was tried is no trial any more."""
+        self._trial = None
+        self._talk.stand()
+        self._typed.keep()
 
     def _preparing(self) -> Steps:
         """The first turn is not to wait for its voice."""
@@ -344,6 +372,8 @@ class DuplexCall:
         yield from ()
 
     def _reprompting(self, prompt: DuplexPrompt) -> Steps:
+        if self._trial is not None:
+            self._trial.is_reprompted = True
         yield from self._talk.replace_prompt_steps(prompt, self._heard_voice)
 
     def _open_eyes(self) -> Steps:
@@ -375,7 +405,8 @@ class DuplexCall:
     def _giving_up(self, then: Callable[[], None]) -> Job:
         self._is_asked = False
         turn = self._line.turn
-        steps = self._rewinding(turn - self._turns_before, _ALL_MS)
+        self._stand()
+        steps = self._rewinding(turn, _ALL_MS)
 
         def settle(result: Any, stage_ms: StageTimes) -> None:
             self._interrupted(turn)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agent.duplex.kv_cache import KvStream
-from agent.duplex.memory import Memory, retold
+from agent.duplex.memory import Memory, keep_llm, retold
 from agent.duplex.model import DuplexModel
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.slots import Slots
@@ -80,6 +80,13 @@ class Context:
                 f"{window.length} positions are taken and {count} more do not fit into {positions}"
             )
 
+    def forget(self) -> Generator[Work, None, None]:
+        """Keep to the window's rule, but not while what goes may have to come back."""
+        memory = self.memory
+        if memory.is_uncut and memory.way_back is None:
+            memory.is_uncut = False
+            yield from self.obey(memory.window.cut())
+
     def obey(self, cut: Cut | None) -> Generator[Work, None, None]:
         """Forget units: whole ones, so the last is closed first."""
         if cut is None:
@@ -92,10 +99,10 @@ class Context:
         memory.records = memory.records[-len(memory.window.units) :]
 
     def _move(self, start: int, to: int) -> None:
+        keep_llm(self.memory, self._slots)
         rotary = self._model.llm.model.rotary
         frequencies = rotary.exact_frequencies if self.exact_moves else rotary.frequencies
         self._slots.llm.move(self.memory.llm, start, to, frequencies)
-        self.memory.rewrites += 1
 
     # ---- an interruption ------------------------------------------------------------------------
 
@@ -107,11 +114,11 @@ class Context:
             return 0
         kept = memory.records[: len(memory.records) - len(told)]
         gone = memory.records[len(kept) :]
+        keep_llm(memory, self._slots)
         memory.llm.length = memory.window.length - sum(one.span.length for one in gone)
         memory.tail = told[-1].ids[-2:]
         memory.records = (*kept, *told)
         memory.window.replace_newest([one.span for one in told])
-        memory.rewrites += 1
         parts = [part for one in told for part in (one.senses, self.embed(one.ids))]
         yield Read(memory.llm, vectors=torch.cat(parts)[:-2])
         return len(told)

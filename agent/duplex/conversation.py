@@ -24,6 +24,8 @@ from agent.duplex.memory import (
     Snapshot,
     UnitRecord,
     go_back,
+    keep_audio,
+    keep_speech,
     new_memory,
     take_snapshot,
 )
@@ -59,17 +61,19 @@ class Conversation:
         voice: Tensor | None = None,
         settings: ConversationSettings | None = None,
         script: Iterator[int] | None = None,
+        *,
+        opened: bool = True,
     ) -> None:
         """Take a slot and read the prompt, with the vectors [n, W] of a reference voice in it.
 
-        `script` gives every token that would be drawn: for tests, which decide for the model.
+        Not `opened`: `open_steps` reads it, before all else. `script` gives every token that would
+        be drawn: for tests, which decide for the model.
         CapacityError when no slot is free, RequestError when the prompt is too long.
         """
         self._runner = runner
         self._script = script
         self._parked: Parked | None = None
         self._closed = False
-        self._pictures: list[list[Patches]] = []
         self.settings = settings or ConversationSettings()
         self._random = RandomSource.of(self.settings.seed)
         self._sampler = TextSampler(self.settings.text, runner.model.banned)
@@ -84,10 +88,23 @@ class Conversation:
         self._context = Context(
             runner.model, runner.slots, memory, exact_moves=self.settings.parity
         )
+        self._opening: tuple[DuplexPrompt, Tensor | None] | None = (prompt, voice)
+        if opened:
+            self._open()
+
+    def _open(self) -> None:
         with ExitStack() as undo:
             undo.callback(self.close)  # nobody else knows the slot that was taken
-            self._run(self._context.write_prompt(prompt, voice))
+            self._run(self.open_steps())
             undo.pop_all()
+
+    def open_steps(self) -> Generator[Work, None, None]:
+        """Read the prompt; once."""
+        self._check_awake()
+        if self._opening is not None:
+            prompt, voice = self._opening
+            self._opening = None
+            yield from self._context.write_prompt(prompt, voice)
 
     # ---- what is asked of it --------------------------------------------------------------------
 
@@ -122,10 +139,16 @@ class Conversation:
         result, stage_ms = self._runner.run(self.steps(unit, order))
         return replace(result, stage_ms=stage_ms)
 
-    def steps(self, unit: Unit, order: Order = "free") -> Generator[Work, None, UnitResult]:
-        """The same, piece of work by piece of work; to be run to its end."""
+    def steps(
+        self, unit: Unit, order: Order = "free", max_slices: int | None = None
+    ) -> Generator[Work, None, UnitResult]:
+        """The same, piece of work by piece of work; to be run to its end.
+
+        `max_slices` of the unit's own pictures, where it is less than the settings say.
+        """
         self._check_awake()
-        senses = yield from self._sense(unit)
+        yield from self._context.forget()
+        senses = yield from self._sense(unit, max_slices or self.settings.max_slices)
         yield from self._context.make_room(len(senses) + self.settings.rules.max_tokens + 2)
         memory, rules = self._memory, self.settings.rules
         decision = UnitDecision(memory.floor, rules, self._vocabulary.text, order)
@@ -133,7 +156,8 @@ class Conversation:
         outcome = decision.close()
         speech = yield from self._speak(outcome, states)
         self._settle(unit, senses, outcome, self._sounds(outcome, len(states), len(speech)))
-        yield from self._context.obey(memory.window.cut())
+        memory.is_uncut = True
+        yield from self._context.forget()
         text = self._text(outcome)
         return UnitResult(unit.index, outcome, text, tuple(speech), memory.context_tokens)
 
@@ -149,9 +173,9 @@ class Conversation:
 
     def put_in_picture(self, rgb: ByteArray) -> None:
         """A picture [H, W, 3] for the next unit, before its own; RequestError if it is refused."""
-        if len(self._pictures) >= MAX_PICTURES:
+        if len(self._memory.pictures) >= MAX_PICTURES:
             raise RequestError(f"more than {MAX_PICTURES} pictures wait", param="picture")
-        self._pictures.append(patch_picture(rgb, self.settings.max_slices))
+        self._memory.pictures += (patch_picture(rgb, self.settings.max_slices),)
 
     def update(self, settings: ConversationSettings) -> None:
         """From the next unit on these hold. The seed is that of the beginning."""
@@ -176,17 +200,18 @@ class Conversation:
 
     # ---- a unit ---------------------------------------------------------------------------------
 
-    def _sense(self, unit: Unit) -> Generator[Work, None, Tensor]:
+    def _sense(self, unit: Unit, max_slices: int) -> Generator[Work, None, Tensor]:
         """`<unit>`, pictures, sound and text that was put in, as vectors [n, W]."""
         if len(unit.audio) != UNIT_SAMPLES:
             raise RequestError(f"a unit has {UNIT_SAMPLES} samples, not {len(unit.audio)}")
-        if len(unit.pictures) + len(self._pictures) > MAX_PICTURES:
+        if len(unit.pictures) + len(self._memory.pictures) > MAX_PICTURES:
             raise RequestError(f"a unit has at most {MAX_PICTURES} pictures")
-        shown = [patch_picture(one.rgb, self.settings.max_slices) for one in unit.pictures]
-        pictures, self._pictures = [*self._pictures, *shown], []
+        shown = [patch_picture(one.rgb, max_slices) for one in unit.pictures]
+        pictures, self._memory.pictures = [*self._memory.pictures, *shown], ()
         seen = Look([piece for pieces in pictures for piece in pieces])
         if pictures:
             yield seen
+        keep_audio(self._memory, self._runner.slots)
         (mel,) = self._memory.mel.push(unit.audio)
         heard = Hear(mel, self._memory.audio)
         yield heard
@@ -255,7 +280,7 @@ class Conversation:
         if most > self._runner.slots.speech.positions:
             memory.speech.length = 0  # a turn without a limit alone comes here: it speaks anew
         if not memory.speech.length:
-            memory.speech_turns += 1
+            keep_speech(memory, self._runner.slots)
         speech = Speak(
             outcome.said,
             states[1:],
@@ -353,14 +378,19 @@ class Conversation:
             memory.text = TextStream(self._vocabulary.text)
 
     def save(self) -> Snapshot:
-        """A point to go back to, for a unit that is only tried."""
+        """A point to go back to, for a unit that is only tried. Only the newest is good."""
         self._check_awake()
-        return take_snapshot(self._memory, self._random, self._runner.slots)
+        return take_snapshot(self._memory, self._random)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back, once; EngineError when the conversation has moved on too far."""
+        """Go back, once, to all but the settings; EngineError for a point that was left behind."""
         self._check_awake()
         self._context.memory = go_back(self._memory, snapshot, self._random, self._runner.slots)
+        self.update(self.settings)
+
+    def stand(self) -> None:
+        """What was tried is not taken back any more."""
+        self._memory.way_back = None
 
     # ---- leaving the slot -----------------------------------------------------------------------
 

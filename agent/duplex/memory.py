@@ -13,8 +13,9 @@ from agent.duplex.audio_encoder import (
     AudioSnapshot,
     AudioStream,
 )
-from agent.duplex.kv_cache import KvCopy, KvStream
+from agent.duplex.kv_cache import KvCache, KvCopy, KvStream
 from agent.duplex.mel import StreamingMel
+from agent.duplex.pictures import Patches
 from agent.duplex.policy import Floor, Outcome, Spoken, first_unheard, heard_tokens
 from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import History
@@ -66,12 +67,14 @@ class Memory:
     """Ids that are decided but not fed yet: they go with the next unit's prefill."""
     put_in: tuple[int, ...] = ()
     """Text for the next unit."""
+    pictures: tuple[list[Patches], ...] = ()
+    """Those for the next unit that did not come with it."""
     turn_ms: int = 0
     """How long the turn that goes on sounds up to now."""
-    rewrites: int = 0
-    """How often the LLM's cache was changed other than at its end."""
-    speech_turns: int = 0
-    """How often the speech LM began at its first position."""
+    is_uncut: bool = False
+    """Whether it has yet to be seen if units are to be forgotten."""
+    way_back: "Snapshot | None" = None
+    """Where it may go back to: what is in the caches up to there is not lost."""
 
     @property
     def context_tokens(self) -> int:
@@ -89,6 +92,7 @@ class Memory:
             history=self.history.copy(),
             mel=self.mel.clone(),
             floor=self.floor.copy(),
+            way_back=None,
         )
 
     def remember(self, record: UnitRecord) -> None:
@@ -146,42 +150,68 @@ def _listening(record: UnitRecord) -> UnitRecord:
 # ---- going back, and leaving the slot -----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Snapshot:
     """A point to go back to, once, over units that were only tried.
 
-    The caches are not copied: what is in them up to here stays as it is, as long as the window
-    does not move, no turn is interrupted and no second turn begins; then it is too old.
+    The caches are not copied: what is in them up to here mostly stays as it is. Whoever is about
+    to change it has it kept first.
     """
 
     memory: Memory
     random: RandomSource
-    heard: AudioSnapshot | None
-    """What the audio encoder is about to forget."""
+    llm: KvCopy | None = None
+    speech: KvCopy | None = None
+    audio: AudioSnapshot | None = None
 
 
-def take_snapshot(memory: Memory, random: RandomSource, slots: Slots) -> Snapshot:
-    """Where `memory` is now."""
-    soon = memory.audio.cached_frames + BLOCK_FRAMES + OVERLAP_FRAMES
-    forgets = soon >= slots.audio.positions
-    heard = slots.audio.snapshot(memory.audio) if forgets else None
-    return Snapshot(memory.copy(), random.copy(), heard)
+def take_snapshot(memory: Memory, random: RandomSource) -> Snapshot:
+    """Where `memory` is now. It can go back there until the next one is taken."""
+    memory.way_back = Snapshot(memory.copy(), random.copy())
+    return memory.way_back
+
+
+def keep_llm(memory: Memory, slots: Slots) -> None:
+    """The LLM's cache is about to be changed other than at its end."""
+    point = memory.way_back
+    if point is not None and point.llm is None:
+        point.llm = _kept(slots.llm, memory.llm, point.memory.llm)
+
+
+def keep_speech(memory: Memory, slots: Slots) -> None:
+    """The speech LM is about to begin at its first position."""
+    point = memory.way_back
+    if point is not None and point.speech is None and point.memory.speech.length:
+        point.speech = _kept(slots.speech, memory.speech, point.memory.speech)
+
+
+def keep_audio(memory: Memory, slots: Slots) -> None:
+    """The audio encoder is about to hear a second: perhaps it forgets all before."""
+    point, audio = memory.way_back, memory.audio
+    forgets = audio.cached_frames + BLOCK_FRAMES + OVERLAP_FRAMES >= slots.audio.positions
+    if point is not None and point.audio is None and forgets:
+        then = replace(point.memory.audio, slot=audio.slot)
+        point.audio = slots.audio.snapshot(then)
+
+
+def _kept(cache: KvCache, now: KvStream, then: KvStream) -> KvCopy:
+    """In the host's memory: this is rare, and that of the device is all given away."""
+    return cache.copy(replace(then, slot=now.slot), torch.device("cpu"))
 
 
 def go_back(memory: Memory, snapshot: Snapshot, random: RandomSource, slots: Slots) -> Memory:
-    """The memory that goes on from `snapshot`; EngineError when that is too old."""
-    then = snapshot.memory
-    frames = memory.audio.cached_frames - then.audio.cached_frames
-    forgot = frames != BLOCK_FRAMES * (memory.audio.chunks - then.audio.chunks)
-    spoke_anew = then.speech.length and memory.speech_turns != then.speech_turns
-    if memory.rewrites != then.rewrites or spoke_anew or (forgot and snapshot.heard is None):
+    """The memory that goes on from `snapshot`; EngineError when that was left behind for good."""
+    if memory.way_back is not snapshot:
         raise EngineError("the conversation has moved on too far to go back")
-    back = then.copy()
-    back.rewrites, back.speech_turns = memory.rewrites + 1, memory.speech_turns + 1
+    back = snapshot.memory.copy()
     back.llm.slot, back.speech.slot = memory.llm.slot, memory.speech.slot
     back.audio.slot = memory.audio.slot
-    if snapshot.heard is not None:
-        slots.audio.restore(back.audio, snapshot.heard)
+    if snapshot.llm is not None:
+        slots.llm.put_back(back.llm, snapshot.llm)
+    if snapshot.speech is not None:
+        slots.speech.put_back(back.speech, snapshot.speech)
+    if snapshot.audio is not None:
+        slots.audio.restore(back.audio, snapshot.audio)
     random.drawn = snapshot.random.drawn
     return back
 

@@ -13,11 +13,13 @@ class TypedInput:
         self._vocabulary = vocabulary
         self._texts: dict[str, str] = {}
         self._pictures: dict[str, list[ByteArray]] = {}
+        self._lent: TypedInput | None = None
 
     @property
     def pictures(self) -> list[ByteArray]:
-        """Those that wait [H, W, 3], in order."""
-        return [rgb for shown in self._pictures.values() for rgb in shown]
+        """Those that wait [H, W, 3], in order, or may have to again."""
+        lent = [] if self._lent is None else self._lent.pictures
+        return [*lent, *(rgb for shown in self._pictures.values() for rgb in shown)]
 
     @property
     def text_tokens(self) -> int:
@@ -31,7 +33,8 @@ class TypedInput:
                 "the model cannot be told what it said; send it as a message of the user",
                 param="item.role",
             )
-        waiting = [*self._texts.values(), added.text]
+        lent = {} if self._lent is None else self._lent._texts
+        waiting = [*{**lent, **self._texts}.values(), added.text]
         if self._tokens(waiting) > most_tokens:
             raise RequestError(
                 f"more than {most_tokens} tokens of text wait for the model; send less",
@@ -54,6 +57,8 @@ class TypedInput:
         """The item was deleted."""
         self._texts.pop(item_id, None)
         self._pictures.pop(item_id, None)
+        if self._lent is not None:
+            self._lent.forget(item_id)
 
     def take_texts(self) -> list[str]:
         """The words, which wait no more."""
@@ -62,8 +67,30 @@ class TypedInput:
 
     def take_pictures(self) -> list[ByteArray]:
         """The pictures, which wait no more."""
-        pictures, self._pictures = self.pictures, {}
-        return pictures
+        pictures, self._pictures = self._pictures, {}
+        return [rgb for shown in pictures.values() for rgb in shown]
+
+    # ---- for a unit that is only tried ----------------------------------------------------------
+
+    def lend(self) -> None:
+        """What waits now goes with a unit that may be taken back."""
+        self._lent = TypedInput(self._vocabulary)
+        self._lent._texts = dict(self._texts)
+        self._lent._pictures = {item_id: [*shown] for item_id, shown in self._pictures.items()}
+
+    def bring_back(self) -> None:
+        """That unit was taken back: what it was lent waits again, before what came since."""
+        lent, self._lent = self._lent, None
+        if lent is None:
+            return
+        self._texts = {**lent._texts, **self._texts}
+        for item_id, shown in self._pictures.items():
+            lent._pictures.setdefault(item_id, []).extend(shown)
+        self._pictures = lent._pictures
+
+    def keep(self) -> None:
+        """That unit stays: what it was lent is gone."""
+        self._lent = None
 
     def _tokens(self, texts: list[str]) -> int:
         """An empty one counts too, so that their number is bounded."""
