@@ -1,4 +1,4 @@
-"""The command line: `voice-agent serve`, `doctor`, `chat`, `voices` and `config`.
+"""The command line: `voice-agent serve`, `bench`, `doctor`, `chat`, `voices` and `config`.
 
 Exit status: 0 when all went well, 1 when something failed while running, 2 for a wrong setting or
 a wrong command line. What is costly to import is imported by the command that needs it.
@@ -162,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     _add_chat(commands)
     _add_voices(commands)
+    _add_bench(commands)
     config = commands.add_parser("config", help="list every setting as a Markdown table")
     config.add_argument(
         "--effective", action="store_true", help="print what is in force as TOML, less secrets"
@@ -191,6 +192,10 @@ def _add_chat(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
 def _add_voices(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
     if importlib.util.find_spec("agent.voices_command") is not None:
         importlib.import_module("agent.voices_command").add_to(commands, _add_settings)
+
+
+def _add_bench(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
+    importlib.import_module("agent.bench_command").add_to(commands, _add_settings)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
