@@ -25,20 +25,20 @@ from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
 from agent.duplex.pace import Pace
-from agent.duplex.pictures import check_picture, piece_sizes
 from agent.duplex.policy import Order
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
+from agent.duplex.seen_pictures import PictureRoom, piece_count
 from agent.duplex.tokens import Vocabulary
 from agent.duplex.trial import Trial, TurnNumbers
 from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
+from agent.scheduler import UNIT_S, Shown
 from agent.types import (
     UNIT_SAMPLES,
     AddPicture,
     AddText,
-    ByteArray,
     ClearInput,
     Command,
     CommitInput,
@@ -76,16 +76,17 @@ class DuplexCall:
     def __init__(
         self, parts: CallParts, settings: SessionSettings, line: VoiceLine, voices: CallVoices
     ) -> None:
-        """Take a slot and read the prompt. CapacityError, RequestError."""
+        """Take a slot; the prompt is read with the first job. CapacityError, RequestError."""
         self._parts = parts
         self._settings = settings
         self._line = line
+        self._shown: Shown = "all"
         self._turns = TurnNumbers()
         self._units: deque[tuple[Unit, float]] = deque(maxlen=MAX_UNITS_BEHIND)
         self._pace = Pace(parts.runner.clock, UNIT_MS)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._typed = TypedInput(self._vocabulary)
-        self._listens = self._is_asked = self._sees = False
+        self._opened = self._listens = self._is_asked = self._sees = False
         self._to_prepare = True
         self._trial: Trial | None = None
         self._prompted = self._system(settings)
@@ -98,6 +99,7 @@ class DuplexCall:
             self._heard_voice,
             conversation_settings(parts, settings),
             script,
+            opened=False,
         )
 
     # ---- what comes in --------------------------------------------------------------------------
@@ -176,7 +178,7 @@ class DuplexCall:
     def _add_picture(self, added: AddPicture) -> None:
         self._typed.expect_room(MAX_PICTURES, "a second later")
         rgb = opened(added, self._settings.max_slices)
-        pieces = self._pieces(rgb)
+        pieces = piece_count(rgb, self._settings.max_slices)
         if self._waiting_pieces + pieces > self._most_pieces:
             raise RequestError(
                 f"the picture takes {pieces} tiles and only {self._most_pieces} fit into a second; "
@@ -187,11 +189,8 @@ class DuplexCall:
 
     @property
     def _waiting_pieces(self) -> int:
-        return sum(map(self._pieces, self._typed.pictures))
-
-    def _pieces(self, rgb: ByteArray) -> int:
-        height, width = rgb.shape[:2]
-        return len(piece_sizes(width, height, self._settings.max_slices))
+        most = self._settings.max_slices
+        return sum(piece_count(rgb, most) for rgb in self._typed.pictures)
 
     @property
     def _most_pieces(self) -> int:
@@ -222,7 +221,16 @@ class DuplexCall:
     @property
     def has_work(self) -> bool:
         """Whether `next_job` has something."""
-        return bool(self._urgent or self._to_prepare) or self._has_unit
+        return bool(self._urgent or self._to_prepare) or not self._opened or self._has_unit
+
+    @property
+    def sees(self) -> bool:
+        """Whether it has seen anything."""
+        return self._sees
+
+    def ease(self, shown: Shown) -> None:
+        """From the next unit on so much is seen of the camera."""
+        self._shown = shown
 
     @property
     def _has_unit(self) -> bool:
@@ -233,6 +241,9 @@ class DuplexCall:
 
     def next_job(self) -> Job | None:
         """The next work, if there is any."""
+        if not self._opened:
+            self._opened = True
+            return Job(self._talk.open_steps(), _nothing)
         if self._urgent:
             return self._urgent.popleft()()
         if self._to_prepare:
@@ -241,7 +252,7 @@ class DuplexCall:
         if not self._has_unit:
             return None
         unit, came_s = self._units.popleft()
-        return Job(self._unit_steps(unit, came_s), self._reported)
+        return Job(self._unit_steps(unit, came_s), self._reported, came_s + UNIT_S)
 
     def _unit_steps(self, unit: Unit, came_s: float) -> Generator[Work, None, UnitResult]:
         if self._trial is not None and not unit.speculative:
@@ -261,7 +272,8 @@ class DuplexCall:
         order = self._order()
         if order == "speak":
             self._is_asked = False
-        result = yield from self._talk.steps(taken, order)
+        slices = self._settings.max_slices if self._shown == "all" else 1
+        result = yield from self._talk.steps(taken, order, slices)
         yield from self._say(came_s, result)
         return result
 
@@ -291,33 +303,22 @@ class DuplexCall:
 
     def _fitting(self, pictures: Sequence[VideoFrame]) -> tuple[VideoFrame, ...]:
         """The newest pictures that a unit has room for beside those that were sent to it."""
-        room = self._most_pieces - self._waiting_pieces
-        places = MAX_PICTURES - len(self._typed.pictures)
-        kept: list[VideoFrame] = []
-        for picture in reversed(pictures):
-            if len(kept) == places or not self._is_seen(picture):
-                continue
-            room -= self._pieces(picture.rgb)
-            if room < 0:
-                break
-            kept.insert(0, picture)
-        return tuple(kept)
-
-    def _is_seen(self, picture: VideoFrame) -> bool:
-        height, width = picture.rgb.shape[:2]
-        try:
-            check_picture(width, height, self._settings.max_slices)
-        except RequestError as error:
-            log.warning("a picture of the camera was not seen: %s", error)
-            return False
-        return True
+        if self._shown == "none":
+            return ()
+        room = PictureRoom(
+            self._most_pieces - self._waiting_pieces,
+            MAX_PICTURES - len(self._typed.pictures),
+            self._settings.max_slices,
+        )
+        return tuple(pictures[place] for place in room.newest([one.rgb for one in pictures]))
 
     def _say(self, came_s: float, result: UnitResult) -> Steps:
         """Tell what came of a unit that came at `came_s`."""
         outcome, line = result.outcome, self._line
         self._pace.begin(came_s)
         if outcome.begins_turn:
-            line.begin(self._voices.spoken, speaks=self._talk.settings.speaks, pace=self._pace)
+            speaks = self._talk.settings.speaks
+            yield from line.begin(self._voices.spoken, speaks=speaks, pace=self._pace)
             self._turns.begin(line.turn, outcome.turn)
         if outcome.listened:
             line.tell(Listened(result.unit))
@@ -368,8 +369,7 @@ class DuplexCall:
     def _preparing(self) -> Steps:
         """The first turn is not to wait for its voice."""
         if self._talk.settings.speaks:
-            self._line.prepare(self._voices.spoken)
-        yield from ()
+            yield from self._line.prepare(self._voices.spoken)
 
     def _reprompting(self, prompt: DuplexPrompt) -> Steps:
         if self._trial is not None:

@@ -1,15 +1,16 @@
 """The `minicpm-o` engine: all calls and chats of one set of weights, worked on by one thread.
 
-`work` does the next piece of whoever is first: duplex calls, whose next unit comes in a second;
-then calls that take turns; then chats. Among equals, work that was begun comes first, then whoever
-waits longest; chats take turns. A paused call keeps its slot for a minute, then leaves it to others
-until it is resumed. One slot is never a chat's, where there are more.
+Who comes and goes is here; `engine_loop` does their work on lanes side by side, in the order that
+`agent.scheduler` says. A call or a chat has one job at a time. A paused call keeps its slot for a
+minute, then leaves it to others until it is resumed. One slot is never a chat's, where there are
+more. Who leaves while a work of his is under way has his slot until that is finished.
 """
 
 import logging
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TypeVar
 
 from agent.chat_types import (
     AnswerRequest,
@@ -26,15 +27,16 @@ from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.chat import Chat
 from agent.duplex.chat_prompt import asked_language
+from agent.duplex.engine_loop import LaneLoop, Task
+from agent.duplex.engine_members import Asked, Asking, Call, Line
 from agent.duplex.job import Job
-from agent.duplex.lanes import Runner, StageTimes
+from agent.duplex.lanes import StageTimes
 from agent.duplex.reading import Reading
 from agent.duplex.speakers import find_speaker
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
-from agent.duplex.work import Work
 from agent.errors import AgentError, CapacityError, EngineError, RequestError
-from agent.torch_parts.device import breaks_device
+from agent.scheduler import UNIT_S, Admission, Costs, Demand, Rank, Relief
 from agent.types import (
     Abilities,
     Command,
@@ -52,6 +54,7 @@ from agent.types import (
 )
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PARK_AFTER_S = 60.0
 """So long a paused call keeps its slot."""
@@ -61,99 +64,43 @@ MAX_CHATS = 16
 Told = tuple[int, EngineEvent | ChatEvent]
 
 
-class Call(Protocol):
-    """What the engine needs of a call, whichever way it takes turns."""
-
-    def push(self, item: Unit | SpeechStarted | SpeechEnded) -> None: ...
-
-    def control(self, command: Command) -> None: ...
-
-    def goes_on_under(self, settings: SessionSettings) -> bool: ...
-
-    @property
-    def has_work(self) -> bool: ...
-
-    @property
-    def voices(self) -> CallVoices: ...
-
-    def next_job(self) -> Job | None: ...
-
-    def give_up(self, then: Callable[[], None]) -> None: ...
-
-    def park(self) -> None: ...
-
-    def unpark(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Asked(Protocol):
-    """What the engine needs of a chat or a reading."""
-
-    @property
-    def prompt_tokens(self) -> int: ...
-
-    @property
-    def is_voiced(self) -> bool: ...
-
-    def begin(self) -> Generator[Work, None, None]: ...
-
-    def advance(self) -> Generator[Work, None, AnswerPiece]: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(slots=True)
-class _Line:
-    """One call: how it takes turns now, what it says, what it is at."""
-
-    call: Call
-    voice: VoiceLine
-    settings: SessionSettings
-    voices: CallVoices
-    """Of the call that is to begin anew; `call` knows what it has itself."""
-    job: Job | None = None
-    paused_s: float | None = None
-    parked: bool = False
-    stale: bool = False
-    """While it was parked it was told to begin anew: it does when it is resumed."""
-
-    @property
-    def has_work(self) -> bool:
-        return self.job is not None or (not self.parked and self.call.has_work)
-
-
-@dataclass(slots=True)
-class _Asking:
-    """One chat or reading, and what it is at."""
-
-    chat: Asked
-    job: Job | None = None
-    answer_tokens: int = 0
-    speech_tokens: int = 0
-    over: bool = False
-
-
 class DuplexEngine:
     """An `EngineCore` on one model."""
 
     name = "minicpm-o"
 
-    def __init__(self, parts: CallParts, abilities: Abilities, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        parts: CallParts,
+        abilities: Abilities,
+        clock: Clock = SYSTEM_CLOCK,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`pause` waits for so many seconds, where the device is waited for."""
         self._parts = parts
         self._clock = clock
-        self._calls: dict[int, _Line] = {}
-        self._chats: dict[int, _Asking] = {}
+        self._calls: dict[int, Line] = {}
+        self._chats: dict[int, Asking] = {}
         self._said: list[Told] = []
         self.abilities = abilities
+        self.costs = Costs()
+        """What batches take: whoever measured some before the first call tells it here."""
+        self._admission = Admission(self.costs)
+        self._relief = Relief()
+        self._loop = LaneLoop(parts.runner, self.costs, pause)
 
     # ---- who comes and goes ---------------------------------------------------------------------
 
     def open(self, number: int, settings: SessionSettings) -> None:
-        """Start a call; CapacityError without a slot, RequestError for what cannot be."""
+        """Start a call; RequestError for what cannot be.
+
+        CapacityError without a slot, or where it would make the others' units late.
+        """
         voice = VoiceLine(self._parts.vocoder)
         voices = CallVoices.of(self._parts, settings)
-        self._calls[number] = _Line(self._call(settings, voice, voices), voice, settings, voices)
+        self._expect_room()
+        call = self._placed(lambda: self._call(settings, voice, voices))
+        self._calls[number] = Line(call, voice, settings, voices, self._clock.now_s())
 
     def chat(self, number: int, request: AnswerRequest) -> None:
         """Start a chat, or a text read aloud.
@@ -163,10 +110,11 @@ class DuplexEngine:
         """
         slots = self._parts.runner.slots
         if len(self._chats) >= MAX_CHATS or (slots.free <= 1 and slots.count > 1):
-            raise CapacityError("too many chats wait for an answer", retry_after_s=5.0)
-        asking = _Asking(self._asked(request))
-        self._chats[number] = asking
-        asking.job = Job(asking.chat.begin(), lambda _, __: None)
+            ages_s = self._ages_s(self._chats.values()) or self._ages_s(self._calls.values())
+            retry_after_s = self._admission.retry_after_s(ages_s)
+            raise CapacityError("too many chats wait for an answer", retry_after_s=retry_after_s)
+        chat = self._placed(lambda: self._asked(request))
+        self._chats[number] = Asking(chat, self._clock.now_s())
 
     def _asked(self, request: AnswerRequest) -> Asked:
         parts = self._parts
@@ -178,12 +126,56 @@ class DuplexEngine:
             return Chat(parts.runner, request, speaker=speaker)
         return Chat(parts.runner, request)
 
+    def _placed(self, begin: Callable[[], T]) -> T:
+        """What takes a slot; where none is free, those are waited for that are about to be."""
+        if not self._parts.runner.slots.free:
+            self._loop.settle()
+        try:
+            return begin()
+        except CapacityError as error:
+            ages_s = self._ages_s([*self._calls.values(), *self._chats.values()])
+            retry_after_s = self._admission.retry_after_s(ages_s)
+            raise CapacityError(str(error), retry_after_s=retry_after_s) from error
+
+    def _expect_room(self) -> None:
+        """CapacityError where one more call would make the units of others late."""
+        present = self._present()
+        demand = replace(present, calls=present.calls + 1)
+        if not self._admission.fits(demand, present):
+            retry_after_s = self._admission.retry_after_s(self._ages_s(self._calls.values()))
+            raise CapacityError(
+                "one more call would make the others wait for their answers",
+                retry_after_s=retry_after_s,
+            )
+
+    def _present(self) -> Demand:
+        """The calls that have a slot, paused ones too: they may go on at any time."""
+        calls = [line.call for line in self._calls.values() if not line.parked]
+        return Demand(len(calls), sum(call.sees for call in calls))
+
+    def _ages_s(self, members: Iterable[Line | Asking]) -> list[float]:
+        now_s = self._clock.now_s()
+        return [now_s - one.since_s for one in members]
+
     def finish(self, number: int) -> None:
         """Call or chat `number` is over. Idempotent."""
         if (line := self._calls.pop(number, None)) is not None:
-            line.call.close()
+            self._relief.forget(number)
+            self._leave(line, line.call.close)
         if (asking := self._chats.pop(number, None)) is not None:
-            asking.chat.close()
+            self._leave(asking, asking.chat.close)
+
+    def _leave(self, member: Line | Asking, close: Callable[[], None]) -> None:
+        """Give up what it is at, and then its slot."""
+        self._admission.ended(self._clock.now_s() - member.since_s)
+        self._abandon(member, close)
+
+    def _abandon(self, member: Line | Asking, close: Callable[[], None]) -> None:
+        task, member.task = member.task, None
+        if task is None:
+            close()
+        else:
+            self._loop.drop(task, close)
 
     def load(self) -> Load:
         """Slots used and free."""
@@ -216,18 +208,16 @@ class DuplexEngine:
             case _:
                 line.call.control(command)
 
-    def _pause(self, line: _Line) -> None:
+    def _pause(self, line: Line) -> None:
         if line.paused_s is None:
             line.paused_s = self._clock.now_s()
             line.call.give_up(lambda: line.voice.tell(Paused("asked by the client")))
 
-    def _resume(self, line: _Line) -> None:
+    def _resume(self, line: Line) -> None:
         try:
-            if line.parked and line.stale:
-                before, line.call = line.call, self._call(line.settings, line.voice, line.voices)
-                before.close()
-            elif line.parked:
-                line.call.unpark()
+            if line.parked:
+                self._expect_room()
+                self._placed(lambda: self._come_back(line))
         except CapacityError as error:
             line.voice.tell(Paused("no place is free"))
             raise RequestError(
@@ -236,7 +226,15 @@ class DuplexEngine:
         line.parked = line.stale = False
         line.paused_s = None
 
-    def _begin_anew(self, line: _Line, settings: SessionSettings) -> None:
+    def _come_back(self, line: Line) -> None:
+        """Take a slot again."""
+        if line.stale:
+            before, line.call = line.call, self._call(line.settings, line.voice, line.voices)
+            before.close()
+        else:
+            line.call.unpark()
+
+    def _begin_anew(self, line: Line, settings: SessionSettings) -> None:
         """The model is prompted another way for each mode: what was said before is forgotten."""
         kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall
         known = line.voices if line.stale else line.call.voices
@@ -246,10 +244,9 @@ class DuplexEngine:
         if line.parked:
             line.stale = True
             return
-        line.job = None
         line.voice.end("interrupted")
-        line.call.close()
-        line.call = self._call(settings, line.voice, voices)
+        self._abandon(line, line.call.close)
+        line.call = self._placed(lambda: self._call(settings, line.voice, voices))
 
     def _call(self, settings: SessionSettings, line: VoiceLine, voices: CallVoices) -> Call:
         kind = TurnsCall if settings.mode == "half_duplex" else DuplexCall
@@ -258,20 +255,18 @@ class DuplexEngine:
     # ---- the work -------------------------------------------------------------------------------
 
     def work(self) -> list[Told]:
-        """The next piece of work, and what is to be said by now."""
+        """Begin what can be and take in what is done, and what is to be said by now."""
         self._park_the_paused()
-        number = self._next_call()
-        if number is not None:
-            self._advance(number, self._calls[number])
-        elif self._chats:
-            self._advance_chat()
+        self._take_jobs()
+        self._loop.holds_chats = self._relief.holds_chats
+        self._loop.step()
         return self._collected()
 
     def idle_s(self) -> float | None:
         """0 while there is work; else until a paused call is to be parked; None: nothing is."""
-        if self._chats or self._said or self._next_call() is not None:
+        if self._chats or self._said or self._loop.is_busy:
             return 0.0
-        if any(line.voice.waits for line in self._calls.values()):
+        if any(line.has_work or line.voice.waits for line in self._calls.values()):
             return 0.0
         due = [
             line.paused_s + PARK_AFTER_S
@@ -280,51 +275,58 @@ class DuplexEngine:
         ]
         return max(0.0, min(due) - self._clock.now_s()) if due else None
 
-    def _next_call(self) -> int | None:
-        """Whose work is next."""
-        waiting = [number for number, line in self._calls.items() if line.has_work]
-        # The first of equals: those that were served stand behind.
-        return min(waiting, key=self._rank, default=None)
+    def _take_jobs(self) -> None:
+        """Whoever is at nothing begins what he has to do next."""
+        for number, line in list(self._calls.items()):
+            if line.task is None and not line.parked and line.call.has_work:
+                self._take_job(number, line)
+        for number, asking in list(self._chats.items()):
+            if asking.task is None:
+                self._take_piece(number, asking)
 
-    def _rank(self, number: int) -> tuple[bool, bool]:
-        line = self._calls[number]
-        return line.settings.mode != "duplex", line.job is None
+    def _take_job(self, number: int, line: Line) -> None:
+        line.call.ease(self._relief.shown(number))
+        job = line.call.next_job()
+        if job is None:
+            return
+        rank: Rank = 0 if line.settings.mode == "duplex" else 1
 
-    def _advance(self, number: int, line: _Line) -> None:
-        if line.job is None:
-            line.job = line.call.next_job()
-            # Whoever is served goes to the end of the line.
-            self._calls[number] = self._calls.pop(number)
-        try:
-            if line.job is not None and not _advanced(line.job, self._parts.runner):
-                line.job = None
-        except RequestError as error:
+        def over(error: Exception | None) -> None:
+            line.task = None
+            self._job_over(number, line, task, error)
+
+        task = line.task = Task(job, rank, over)
+        self._loop.start(task)
+
+    def _job_over(self, number: int, line: Line, task: Task, error: Exception | None) -> None:
+        if isinstance(error, RequestError):
             # What was to be read does not fit: it is left out, and the call goes on.
             log.warning("call %d: %s", number, error)
-            line.job = None
-        except (AgentError, RuntimeError) as error:
-            # Whatever it is, torch's included, it is this one's alone, unless nothing works now.
-            if breaks_device(error):
-                raise
+        elif error is not None:
             self._fail(number, error)
+        elif task.job.due_s is not None:
+            late_s = self._parts.runner.clock.now_s() - task.job.due_s
+            self._relief.unit_over(number, late_s, sees=line.call.sees)
+            self._admission.unit_over(late_s + UNIT_S, task.steps.get("decode", 0))
 
-    def _advance_chat(self) -> None:
-        number, asking = next(iter(self._chats.items()))
-        self._chats[number] = self._chats.pop(number)
-        if asking.job is None:
-            asking.job = Job(asking.chat.advance(), self._answered(number, asking))
-        try:
-            if not _advanced(asking.job, self._parts.runner):
-                asking.job = None
-        except (AgentError, RuntimeError) as error:
-            # Whatever it is, torch's included, it is this one's alone, unless nothing works now.
-            if breaks_device(error):
-                raise
-            self._fail(number, error)
-        if asking.over:
-            self.finish(number)
+    def _take_piece(self, number: int, asking: Asking) -> None:
+        if asking.begun:
+            job = Job(asking.chat.advance(), self._answered(number, asking))
+        else:
+            asking.begun = True
+            job = Job(asking.chat.begin(), lambda _, __: None)
 
-    def _answered(self, number: int, asking: _Asking) -> Callable[[AnswerPiece, StageTimes], None]:
+        def over(error: Exception | None) -> None:
+            asking.task = None
+            if error is not None:
+                self._fail(number, error)
+            elif asking.over:
+                self.finish(number)
+
+        asking.task = Task(job, 2, over)
+        self._loop.start(asking.task)
+
+    def _answered(self, number: int, asking: Asking) -> Callable[[AnswerPiece, StageTimes], None]:
         def tell(piece: AnswerPiece, stage_ms: StageTimes) -> None:
             asking.answer_tokens += piece.tokens
             asking.speech_tokens += len(piece.speech_tokens)
@@ -353,7 +355,7 @@ class DuplexEngine:
         now_s = self._clock.now_s()
         for line in self._calls.values():
             paused = line.paused_s is not None and now_s - line.paused_s >= PARK_AFTER_S
-            if paused and not line.parked and line.job is None and not line.call.has_work:
+            if paused and not line.parked and not line.has_work:
                 line.call.park()
                 line.parked = True
 
@@ -369,18 +371,7 @@ class DuplexEngine:
             self._said += [(number, event) for event in line.voice.take()]
 
 
-def _advanced(job: Job, runner: Runner) -> bool:
-    """Whether there was a piece to do."""
-    work = job.next()
-    if work is None:
-        return False
-    began_s = runner.clock.now_s()
-    runner.do(work)
-    job.did(work, (runner.clock.now_s() - began_s) * 1000)
-    return True
-
-
-def _done(reason: FinishReason, asking: _Asking) -> ChatDone:
+def _done(reason: FinishReason, asking: Asking) -> ChatDone:
     chat = asking.chat
     return ChatDone(
         reason, chat.prompt_tokens, asking.answer_tokens, asking.speech_tokens, chat.is_voiced

@@ -21,12 +21,13 @@ from agent.duplex.half_duplex_prompt import call_system, lay_out_opening, prompt
 from agent.duplex.half_duplex_rules import HalfDuplexRules
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
-from agent.duplex.pictures import check_picture, piece_sizes
+from agent.duplex.seen_pictures import PictureRoom, is_seen
 from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowMode
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
+from agent.scheduler import Shown
 from agent.types import (
     MIC_RATE_HZ,
     UNIT_SAMPLES,
@@ -207,6 +208,14 @@ class TurnsCall:
         waits = bool(self._urgent or self._answers or self._to_prepare) or not self._opened
         return waits or self._is_settled() or self._may_answer()
 
+    @property
+    def sees(self) -> bool:
+        """Whether its units ask for more than sound: nothing is seen before a turn is over."""
+        return False
+
+    def ease(self, shown: Shown) -> None:
+        """Its pictures make nobody's units late: they are read behind these."""
+
     def next_job(self) -> Job | None:
         """The next work, if there is any."""
         if not self._opened:
@@ -229,8 +238,7 @@ class TurnsCall:
     def _preparing(self) -> Steps:
         """The first answer is not to wait for its voice."""
         if self._talk.settings.speaks:
-            self._line.prepare(self._voices.spoken)
-        yield from ()
+            yield from self._line.prepare(self._voices.spoken)
 
     def _is_settled(self) -> bool:
         """Whether the units hold all of what the user said."""
@@ -244,8 +252,9 @@ class TurnsCall:
         yield from self._read_typed()
         sound = self._recalled(utterance)
         first, last = utterance.start // UNIT_SAMPLES, utterance.end // UNIT_SAMPLES
+        slices = self._settings.max_slices
         cameras = [rgb for at, rgb in self._camera if first <= at <= last]
-        pictures = self._typed.take_pictures() + [rgb for rgb in cameras if self._is_seen(rgb)]
+        pictures = self._typed.take_pictures() + [rgb for rgb in cameras if is_seen(rgb, slices)]
         is_said = yield from self._read(sound, pictures)
         self._is_asked = self._is_asked or (utterance.answer and is_said)
 
@@ -269,14 +278,9 @@ class TurnsCall:
         return bool(fitting) or len(sound) >= _SHORTEST_SAMPLES
 
     def _fitting(self, pictures: Sequence[ByteArray], room: int) -> list[ByteArray]:
-        kept: list[ByteArray] = []
-        for rgb in reversed(pictures[-MAX_PICTURES:]):
-            height, width = rgb.shape[:2]
-            room -= len(piece_sizes(width, height, self._settings.max_slices)) * self._piece_tokens
-            if room < 0:
-                break
-            kept.insert(0, rgb)
-        return kept
+        pieces = room // self._piece_tokens
+        newest = PictureRoom(pieces, MAX_PICTURES, self._settings.max_slices).newest(pictures)
+        return [pictures[place] for place in newest]
 
     @property
     def _piece_tokens(self) -> int:
@@ -289,7 +293,7 @@ class TurnsCall:
         if self._typed.pictures:
             yield from self._read(np.zeros(0, np.float32), self._typed.take_pictures())
         self._answers = True
-        self._line.begin(self._voices.spoken, speaks=self._talk.settings.speaks)
+        yield from self._line.begin(self._voices.spoken, speaks=self._talk.settings.speaks)
 
     def _read_typed(self) -> Steps:
         if self._typed.text_tokens > self._talk.turn_room_tokens:
@@ -333,15 +337,6 @@ class TurnsCall:
         ]
         sound = np.concatenate(pieces)[-MAX_UTTERANCE_S * MIC_RATE_HZ :]
         return np.nan_to_num(sound, nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)
-
-    def _is_seen(self, rgb: ByteArray) -> bool:
-        height, width = rgb.shape[:2]
-        try:
-            check_picture(width, height, self._settings.max_slices)
-        except RequestError as error:
-            log.warning("a picture of the camera was not seen: %s", error)
-            return False
-        return True
 
     # ---- its slot -------------------------------------------------------------------------------
 

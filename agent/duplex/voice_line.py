@@ -7,11 +7,12 @@ fails.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator
-from typing import TypeVar
+from collections.abc import Generator
 
+from agent.duplex.answer_speech import OpenVoice
 from agent.duplex.pace import Pace
-from agent.duplex.work import Voice, Work, voice_failure
+from agent.duplex.voice_lane import PrepareVoice
+from agent.duplex.work import Voice, Work
 from agent.errors import VocoderError
 from agent.interfaces import Vocoder, VocoderStream
 from agent.types import (
@@ -30,7 +31,6 @@ MAX_EVENTS = 4096
 """They are taken after every piece of work, which makes a few."""
 _MAX_SILENT_TURNS = 64
 """Turns that may still be interrupted: the newest."""
-_T = TypeVar("_T")
 
 
 class VoiceLine:
@@ -42,6 +42,7 @@ class VoiceLine:
         self._events: deque[EngineEvent] = deque(maxlen=MAX_EVENTS)
         self._silent_turns: deque[int] = deque(maxlen=_MAX_SILENT_TURNS)
         self._position = 0
+        self._speaks = False
         self._pace: Pace | None = None
         self.turn = 0
         """The newest turn."""
@@ -67,13 +68,17 @@ class VoiceLine:
         """Whether what was said in `turn` is known by its sound; else it was read as it came."""
         return turn not in self._silent_turns
 
-    def prepare(self, voice: str) -> None:
+    def prepare(self, voice: str) -> Generator[Work, None, None]:
         """Have a voice ready for the next turn."""
         if self._vocoder is not None:
-            vocoder = self._vocoder
-            self._safely(lambda: vocoder.prepare(voice))
+            preparing = PrepareVoice(self._vocoder, voice)
+            yield preparing
+            if preparing.error is not None:
+                self._lose_voice(preparing.error)
 
-    def begin(self, voice: str, *, speaks: bool, pace: Pace | None = None) -> None:
+    def begin(
+        self, voice: str, *, speaks: bool, pace: Pace | None = None
+    ) -> Generator[Work, None, None]:
         """The next turn opens; without a pace its sound comes as fast as it can be made."""
         self.end("interrupted")
         self.turn += 1
@@ -81,17 +86,17 @@ class VoiceLine:
         self._position = 0
         self._pace = pace
         self._stream = None
-        if speaks and self._vocoder is not None:
-            vocoder = self._vocoder
-            self._stream = self._safely(lambda: vocoder.open(voice))
-        if self._stream is None:
+        self._speaks = speaks and self._vocoder is not None
+        if not self._speaks:
             self._silent_turns.append(self.turn)
         self._events.append(TurnStarted(self.turn))
+        if self._speaks:
+            yield from self._open(voice)
 
     def mute(self) -> None:
         """The rest of the turn is captions only."""
-        if self.is_open and self._stream is not None:
-            self._stream = None
+        if self.is_open and self._speaks:
+            self._speaks, self._stream = False, None
             self._silent_turns.append(self.turn)
 
     def say(
@@ -113,7 +118,7 @@ class VoiceLine:
         """The turn is over, and what is left of its sound is given up. Idempotent."""
         if not self.is_open:
             return
-        self.is_open = False
+        self.is_open = self._speaks = False
         self._stream = None
         self._events.append(TurnEnded(self.turn, reason))
 
@@ -133,13 +138,16 @@ class VoiceLine:
             self._events.append(event)
         self._position += samples.size
 
-    def _safely(self, ask: Callable[[], _T]) -> _T | None:
-        """What the vocoder says; None when it fails: that costs a turn its sound, and no more."""
-        try:
-            return ask()
-        except (VocoderError, RuntimeError) as error:
-            self._lose_voice(voice_failure(error))
-            return None
+    def _open(self, voice: str) -> Generator[Work, None, None]:
+        vocoder, turn = self._vocoder, self.turn
+        assert vocoder is not None, "the turn speaks"
+        opening = OpenVoice(lambda: vocoder.open(voice))
+        yield opening
+        if turn != self.turn or not self._speaks:
+            return  # the turn was ended, or muted, meanwhile
+        if opening.error is not None:
+            self._lose_voice(opening.error)
+        self._stream = opening.stream
 
     def _lose_voice(self, error: VocoderError) -> None:
         log.warning("turn %d goes on in captions: %s", self.turn, error)
