@@ -274,22 +274,23 @@ def speech_distribution(
     return logits.softmax(-1)
 
 
-_FEWEST = 3
+FEWEST_SPEECH_TOKENS = 3
 """So many speech tokens stay to be drawn from, however unlikely."""
 
 
 def _narrowed(logits: Tensor, sampling: SpeechSampling) -> Tensor:
     """Logits [V] without the unlikely ones: top-p first, then top-k."""
     if sampling.top_p < 1:
-        values, ids = logits.sort(descending=True)
+        # Stable: of equal ones the lower id comes first, on every device.
+        values, ids = logits.sort(descending=True, stable=True)
         likely = values.softmax(-1)
         before = likely.cumsum(-1) - likely
-        before[:_FEWEST] = -1
+        before[:FEWEST_SPEECH_TOKENS] = -1
         dropped = torch.zeros_like(logits, dtype=torch.bool)
         logits = logits.masked_fill(
             dropped.scatter(0, ids, before >= sampling.top_p), float("-inf")
         )
     if sampling.top_k:
-        least = logits.topk(max(sampling.top_k, _FEWEST)).values[-1]
+        least = logits.topk(max(sampling.top_k, FEWEST_SPEECH_TOKENS)).values[-1]
         logits = logits.masked_fill(logits < least, float("-inf"))
     return logits

@@ -47,6 +47,18 @@ class SpeechLm(nn.Module):
         shape = (self.config.audio_tokens, self.config.width)
         return {"head_code.0.weight": fold_weight_norm(f"{norm}0", f"{norm}1", shape)}
 
+    @property
+    def codes(self) -> Tensor:
+        """What each speech token is as input: [audio tokens, W]."""
+        table: Tensor = self.emb_code[0].get_parameter("weight").detach()
+        return table
+
+    @property
+    def head(self) -> Tensor:
+        """[audio tokens, W]."""
+        weight: Tensor = self.head_code[0].get_parameter("weight").detach()
+        return weight
+
     @torch.no_grad()
     def condition(
         self, ids: Sequence[int], states: Sequence[Tensor], *, text_ended: bool = False
