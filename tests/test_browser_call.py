@@ -18,7 +18,8 @@ from tests.rig.realtime_schema import check_events, check_order
 from tests.rig.server import Footprint, Running, running_server, settle
 from tests.rig.sound import alike_in_pieces, loud_s, write_wav
 from tests.rig.voices import say
-from tests.web_page.browser import FLAGS, PATIENCE_MS
+from tests.web_page.browser import PATIENCE_MS
+from tests.web_page.chromium import FLAGS
 
 RATE_HZ = 48_000
 SENTENCE = "The quick brown fox jumps over the lazy dog."

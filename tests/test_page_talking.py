@@ -18,7 +18,8 @@ from tests.rig.programs import require_program
 from tests.rig.sound import write_wav
 from tests.rig.talking_engine import TalkingEngine
 from tests.test_page_text import DROPPED, PASTE, noise
-from tests.web_page.browser import FLAGS, PATIENCE_MS
+from tests.web_page.browser import PATIENCE_MS
+from tests.web_page.chromium import FLAGS
 
 pytestmark = pytest.mark.browser
 

@@ -8,21 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright
 
-from tests.rig.programs import require_program
+from tests.web_page.chromium import shared_chromium
 from tests.web_page.server import ScriptedServer, serve_page
 
 FAR_END = Path(__file__).with_name("far_end.js")
-FLAGS = [
-    "--no-sandbox",
-    # Made-up microphone and camera; the screen that is shared is really the page's own tab.
-    "--use-fake-device-for-media-stream=display-media-type=browser",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-    "--disable-features=WebRtcHideLocalIpsWithMdns",
-    "--disable-background-networking",
-]
 PATIENCE_MS = 15_000
 """How long anything on the page may take; the machine may be busy."""
 POLL_MS = 50
@@ -98,30 +89,34 @@ class OpenPage:
 
 @asynccontextmanager
 async def open_page(look: Look | None = None, **server: Any) -> AsyncIterator[OpenPage]:
-    """The page in a fresh browser; `server` sets fields of `ScriptedServer`.
+    """The page in a fresh context of the browser; `server` sets fields of `ScriptedServer`.
 
     On leaving, nothing may have gone wrong in the page that a test did not look at.
     """
     look = look or Look()
-    chromium = require_program("chromium", apt="chromium")
     async with serve_page() as script, async_playwright() as playwright:
         for name, value in server.items():
             setattr(script, name, value)
-        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = await playwright.chromium.connect_over_cdp(shared_chromium())
+        context = await _context(browser, look)
         try:
-            opened = await _load(browser, look, script)
+            opened = await _load(context, look, script)
             yield opened
             assert opened.faults == []
         finally:
-            await browser.close()
+            await context.close()
 
 
-async def _load(browser: Browser, look: Look, script: ScriptedServer) -> OpenPage:
-    page = await browser.new_page(
+async def _context(browser: Browser, look: Look) -> BrowserContext:
+    return await browser.new_context(
         viewport=ViewportSize(width=look.width, height=look.height),
         color_scheme=look.scheme,
         reduced_motion="reduce" if look.reduced_motion else "no-preference",
     )
+
+
+async def _load(context: BrowserContext, look: Look, script: ScriptedServer) -> OpenPage:
+    page = await context.new_page()
     opened = OpenPage(page, script)
     page.on("pageerror", lambda error: opened.faults.append(str(error)))
     page.on("console", lambda said: _note_violation(opened, said.text))
