@@ -35,7 +35,7 @@ class ModelSection(Section):
         default="auto", description="`auto` is bfloat16 on a GPU and float32 on the CPU."
     )
     slots: int = Field(
-        default=4, ge=1, le=64, description="Conversations at a time; each takes GPU memory."
+        default=4, ge=1, le=256, description="Conversations at a time; each takes GPU memory."
     )
     context_tokens: int = Field(
         default=8192,
@@ -53,6 +53,19 @@ class ModelSection(Section):
     )
     rope_precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of the position frequencies."
+    )
+    graphs: bool = Field(
+        default=True,
+        description="On a GPU, record the model's work at the start as CUDA graphs: many times "
+        "faster. Without, everything is started piece by piece.",
+    )
+    quantisation: Literal["none", "int8", "fp8", "int4"] = Field(
+        default="none",
+        description="Store the language model's weights in fewer bits: it takes less memory and "
+        "says less exactly what it was trained to.",
+    )
+    vision: bool = Field(
+        default=True, description="Load what sees; without, calls have no camera: 1 GB less."
     )
     parity: bool = Field(
         default=False, description="Bring back the mistakes of the published demo."

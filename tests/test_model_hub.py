@@ -165,6 +165,9 @@ def test_every_setting_reaches_the_engine(folder: Path) -> None:
         "rope_precision": "bfloat16",
         "window": "context",
         "parity": "true",
+        "graphs": "false",
+        "quantisation": "int4",
+        "vision": "false",
         "slots": "3",
         "source": str(folder),
         "extra_weights": str(extra),
@@ -173,7 +176,18 @@ def test_every_setting_reaches_the_engine(folder: Path) -> None:
     settings = engine_settings(config, choose(config, lambda _: H200))
     assert settings.slots == 3
     assert settings.model == ModelSettings(
-        folder, extra, "cuda:1", "float32", 2048, "eager", "bfloat16", "context", True
+        folder,
+        extra,
+        "cuda:1",
+        "float32",
+        2048,
+        "eager",
+        "bfloat16",
+        "context",
+        True,
+        False,
+        "int4",
+        False,
     )
 
 

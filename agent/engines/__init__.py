@@ -26,7 +26,8 @@ class ModelSettings:
 
     `device` is torch's name of it, "auto" the first GPU or else the CPU; `dtype` "auto" is bfloat16
     on a GPU and float32 on the CPU. `window` says what a conversation forgets when it grows beyond
-    `context_tokens`. `parity` brings the reference's mistakes back.
+    `context_tokens`. `parity` brings the reference's mistakes back. `graphs`: on a GPU the work
+    runs as CUDA graphs, recorded at load. `quantisation` is of the language model's projections.
     """
 
     folder: Path
@@ -38,6 +39,9 @@ class ModelSettings:
     rope_precision: Literal["float32", "bfloat16"] = "float32"
     window: Literal["off", "basic", "context"] = "basic"
     parity: bool = False
+    graphs: bool = True
+    quantisation: Literal["none", "int8", "fp8", "int4"] = "none"
+    vision: bool = True
 
 
 @dataclass(frozen=True, slots=True)

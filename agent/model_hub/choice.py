@@ -80,6 +80,9 @@ def engine_settings(
         rope_precision=model.rope_precision,
         window=model.window,
         parity=model.parity,
+        graphs=model.graphs,
+        quantisation=model.quantisation,
+        vision=model.vision,
     )
     return EngineSettings(assets_folder(), model.slots, settings, voice_settings(config, folder))
 
