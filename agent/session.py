@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.engine_line import EngineLine, Refusal
+from agent.early_try import EarlyTry
+from agent.engine_line import EngineLine, Refusal, Told
 from agent.errors import AgentError, EngineError, PeerTimeout, SessionError
 from agent.interfaces import Conversation, Transport
 from agent.loudspeaker import Loudspeaker
@@ -30,15 +31,13 @@ from agent.realtime import (
 )
 from agent.telemetry import Telemetry
 from agent.types import (
-    MIC_FRAME_SAMPLES,
     MIC_RATE_HZ,
-    UNIT_SAMPLES,
-    AudioFrame,
     Command,
     EngineEvent,
     ForceListen,
     Interrupt,
     Pause,
+    Retract,
     SpeechAudio,
     SpeechEnded,
     SpeechStarted,
@@ -86,6 +85,7 @@ class Session:
         self._front_end = parts.front_end
         self._playout = parts.playout
         self._loudspeaker = Loudspeaker(parts.playout, parts.transport, clock)
+        self._early = EarlyTry(parts.front_end, parts.playout, clock)
         self._telemetry = telemetry
         self._max_duration_s = max_duration_s
         self._clock = clock
@@ -195,20 +195,31 @@ class Session:
     async def _uplink(self) -> None:
         async for frame in self._transport.microphone():
             picture = None
-            if self._wants_picture(frame):
+            if self._front_end.wants_picture:
                 picture = await self._transport.latest_picture(frame.start)
             began_s = self._clock.now_s()
+            self._early.follow()
             playing, held = self._playout.playing, self._playout.held
             events = self._front_end.push(frame, playing, picture, agent_held=held)
             self._telemetry.stage("front_end", self._clock.now_s() - began_s)
             for event in events:
                 self._heard(event)
+            if self._early.is_due:
+                await self._try_early(frame.start)
 
-    def _wants_picture(self, frame: AudioFrame) -> bool:
-        """As often as a unit takes a picture: turning one into RGB costs."""
-        pictures = self._protocol.settings.pictures_per_unit
-        begin, end = frame.start * pictures, (frame.start + MIC_FRAME_SAMPLES) * pictures
-        return begin // UNIT_SAMPLES != end // UNIT_SAMPLES
+    async def _try_early(self, now_at: int) -> None:
+        """Let the engine answer before the second is over."""
+        shows = self._protocol.settings.pictures_per_unit
+        unit = self._early.begin(await self._transport.latest_picture(now_at) if shows else None)
+        self._user_fell_silent_s = self._silence_began_s(self._front_end.voiced_until)
+        self._tell_engine(unit)
+
+    def _retract(self, retract: Retract) -> None:
+        """He went on: what the engine made of it was never said."""
+        self._tell_engine(retract)
+        self._user_fell_silent_s = None
+        if turn := self._early.take_back():
+            self._clear_playout("turn_detected", taken_back=turn)
 
     def _heard(self, event: FrontEndEvent) -> None:
         match event:
@@ -219,6 +230,8 @@ class Session:
             case BargeInDue():
                 self._telemetry.barge_in()
                 self._clear_playout("turn_detected")
+            case Retract():
+                self._retract(event)
             case _:
                 self._listened(event)
 
@@ -229,7 +242,7 @@ class Session:
         elif isinstance(event, SpeechEnded):
             self._user_fell_silent_s = self._silence_began_s(event.at)
             self._send(self._protocol.speech_ended(event.at))
-        self._engine.tell(event)
+        self._tell_engine(event)
 
     def _silence_began_s(self, at: int) -> float | None:
         """When the user's last sound came in; None while the agent speaks and cannot answer."""
@@ -248,6 +261,8 @@ class Session:
         async for event in self._conversation.events():
             if isinstance(event, UnitReport):
                 self._telemetry.unit(event)
+            for found in self._early.heard(event):
+                self._heard(found)
             self._apply(self._protocol.engine(event))
             await self._play(event)
 
@@ -317,15 +332,16 @@ class Session:
             self._telemetry.duck_ended("resumed")
             self._send(self._protocol.resumed(resumed.turn, resumed.at_ms))
 
-    def _clear_playout(self, reason: ClearReason) -> None:
-        """Silence the agent now: what was not sent is given up everywhere."""
+    def _clear_playout(self, reason: ClearReason, *, taken_back: int = 0) -> None:
+        """Silence the agent now: what was not sent is given up, by an engine that has it still."""
         self._announce_playout()
         if self._playout.ducked and self._playout.playing:
             self._telemetry.duck_ended("flushed")
         for silenced in self._loudspeaker.silence():
             turn, heard_ms = silenced.turn, silenced.heard_ms
             self._send(self._protocol.playout_cleared(turn, heard_ms, reason))
-            self._command(Interrupt(turn, heard_ms))
+            if turn != taken_back:
+                self._command(Interrupt(turn, heard_ms))
         self._front_end.agent_silenced()
 
     # ---- what the protocol wants done ---------------------------------------------------------
@@ -361,9 +377,15 @@ class Session:
             case Pause() | ForceListen(on=True):
                 # An engine that has generated it all has nothing left to stop.
                 self._clear_playout("client_cancelled")
-        self._engine.tell(command)
+        self._tell_engine(command)
+
+    def _tell_engine(self, item: Told) -> None:
+        self._early.told(item)
+        self._engine.tell(item)
 
     def _refused(self, error: Refusal, command: Command) -> None:
+        if isinstance(command, Retract):
+            return  # no client asked for it, and the whole unit takes the other's place
         self._apply(self._protocol.failed(error, command))
 
     def _send(self, reaction: Reaction) -> None:

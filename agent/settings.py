@@ -125,6 +125,11 @@ class SessionDefaults(Section):
     pictures_per_unit: int = Field(
         default=_CALL.pictures_per_unit, ge=0, le=8, description="Camera pictures for each second."
     )
+    early_units: bool = Field(
+        default=_CALL.early_units,
+        description="Once the user seems to have finished, do not wait for the end of the second: "
+        "let the engine decide as if silence followed, and take that back if it does not.",
+    )
 
 
 class TurnDefaults(Section):

@@ -47,13 +47,31 @@ class VideoFrame:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One second of input: the engine's step."""
+    """One second of input: the engine's step.
+
+    The first `samples_valid` samples are the microphone's, what follows is silence in the place of
+    what is not there yet or never will be. A unit is `speculative` when the rest of its second is
+    guessed. Either it is undone by `Retract`, and the unit of that index comes again when it is
+    whole; or it stands, and the next one begins behind its last valid sample. `inserted_samples`
+    is how much silence the units before it hold that the microphone never heard.
+    """
 
     index: int
     audio: FloatArray  # [16000] at 16 kHz
     samples_valid: int
     pictures: tuple[VideoFrame, ...] = ()
     speculative: bool = False
+    inserted_samples: int = 0
+
+    @property
+    def start(self) -> int:
+        """Its first sample's index on the microphone's clock."""
+        return self.index * UNIT_SAMPLES - self.inserted_samples
+
+    @property
+    def end(self) -> int:
+        """Behind its last valid sample: where the next unit begins."""
+        return self.start + self.samples_valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +245,8 @@ class SessionSettings:
 
     `turn_detection` None means that the client itself commits the user's audio and asks for
     answers. `eagerness` is the agent's readiness to speak, 0 (waits) to 1 (jumps in). The model
-    takes its manner from `prompt_voice`, which is `voice` where it is empty.
+    takes its manner from `prompt_voice`, which is `voice` where it is empty. `early_units`: once
+    the user seems to have finished, the engine is not kept waiting for the rest of the second.
     """
 
     model: str
@@ -241,6 +260,7 @@ class SessionSettings:
     mode: CallMode = "duplex"
     max_slices: int = 1
     pictures_per_unit: int = 1
+    early_units: bool = True
 
 
 # ---- what an engine is told -------------------------------------------------------------------
@@ -332,7 +352,7 @@ class ForceListen:
 
 @dataclass(frozen=True, slots=True)
 class Retract:
-    """Undo speculative unit `unit`: the user went on speaking."""
+    """Undo speculative unit `unit`: the user went on speaking. It comes again, whole."""
 
     unit: int
 

@@ -47,6 +47,7 @@ LAYERS = {
     "agent.session": 5,
     "agent.loudspeaker": 5,
     "agent.engine_line": 5,
+    "agent.early_try": 5,
     "agent.fleet": 5,
     "agent.transport": 6,
     "agent.tls": 6,
@@ -82,6 +83,7 @@ PARTS = {
     "agent.session": "session",
     "agent.loudspeaker": "session",
     "agent.engine_line": "session",
+    "agent.early_try": "session",
 }
 """Modules that are one part without sharing a folder."""
 

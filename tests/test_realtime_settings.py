@@ -227,6 +227,8 @@ def extremes(field: FieldInfo) -> Iterator[object]:
     """The values at both ends of what the server's configuration allows; fails on open ends."""
     if choices := get_args(field.annotation):
         yield from choices
+    elif field.annotation is bool:
+        yield from (False, True)
     elif field.annotation is str:
         least = next((note.min_length for note in field.metadata if isinstance(note, MinLen)), 0)
         (most,) = (note.max_length for note in field.metadata if isinstance(note, MaxLen))

@@ -8,17 +8,22 @@ import numpy as np
 from agent.interfaces import EchoCanceller, VoiceDetector
 from agent.media.audio import SILENCE_DBFS, falling_edge, power_dbfs
 from agent.media.barge_in import BargeIn, BargeInDue, BargeInEvent, DuckDue, ResumeDue
+from agent.media.early_unit import EarlyUnit
 from agent.media.echo_canceller import MeasuringCanceller, TracingCanceller
 from agent.media.echo_level import EchoLevel
 from agent.media.overlap import VoiceFrame
+from agent.media.room_tone import RoomTone
 from agent.media.units import UnitBuilder
 from agent.media.vad import Judged
 from agent.types import (
     MIC_FRAME_SAMPLES,
     MIC_RATE_HZ,
+    UNIT_SAMPLES,
     AudioFrame,
     FloatArray,
+    Retract,
     SessionSettings,
+    SpeechEnded,
     SpeechStarted,
     Unit,
     VideoFrame,
@@ -26,7 +31,7 @@ from agent.types import (
 
 __all__ = ["BargeInDue", "DuckDue", "FrontEnd", "FrontEndEvent", "ResumeDue", "SpeechDetector"]
 
-FrontEndEvent: TypeAlias = Unit | BargeInEvent
+FrontEndEvent: TypeAlias = Unit | Retract | BargeInEvent
 
 MAX_FILLED_SAMPLES = MIC_RATE_HZ
 """A hole of up to a second in the microphone becomes silence; the rest of a longer one is lost."""
@@ -46,6 +51,9 @@ class SpeechDetector(VoiceDetector, Protocol):
     def take_judged(self) -> list[Judged]:
         """Its frames since the last call, in order."""
 
+    def end(self) -> list[SpeechEnded]:
+        """Somebody else knows that speech is over: it ended where it was heard last."""
+
 
 class FrontEnd:
     """Takes 10 ms of microphone at a time and tells, in stream order, what is in it.
@@ -59,6 +67,10 @@ class FrontEnd:
     ordered: `SpeechStarted` before its `BargeInDue`, both before the `Unit` that the same frame
     completed. `at` of a speech event may lie in a unit that was given before: onsets reach back
     by their padding, ends are noticed late.
+
+    A unit may be tried before it is whole: when `early_is_due`, whoever knows that the engine waits
+    asks for it by `try_early`. If the user goes on speaking before the second is over, a `Retract`
+    comes, and the whole unit at its end as ever; if not, the next one begins where that was cut.
     """
 
     def __init__(
@@ -79,6 +91,9 @@ class FrontEnd:
         self._level = _Level()
         self._frames = _Frames()
         self._echo_level = EchoLevel()
+        self._early = EarlyUnit()
+        self._tone = RoomTone()
+        self._agent_playing = self._agent_held = False
         self._position = 0
         self._expected: int | None = None
         self._half_duplex = False
@@ -108,6 +123,7 @@ class FrontEnd:
         self._detector.update(settings.turn_detection)
         self._barge_in.update(settings.turn_detection)
         self._units.pictures_per_unit = settings.pictures_per_unit
+        self._early.update(settings)
         self._half_duplex = settings.mode == "half_duplex"
 
     def agent_silenced(self) -> None:
@@ -143,6 +159,45 @@ class FrontEnd:
         samples = np.zeros(MIC_FRAME_SAMPLES, np.float32) if deaf else frame.samples
         return events + self._hear(samples, agent_playing, agent_held)
 
+    # ---- early units --------------------------------------------------------------------------
+
+    @property
+    def wants_picture(self) -> bool:
+        """Whether the next frame ends a part of the unit that has a picture of its own."""
+        return self._units.wants_picture(MIC_FRAME_SAMPLES)
+
+    @property
+    def early_is_due(self) -> bool:
+        """Whether the user seems to have finished, and the open unit had better be tried now."""
+        return not self.tries_early and self._early.is_due(self._position, self._units.filled)
+
+    @property
+    def tries_early(self) -> bool:
+        """Whether the open unit was tried, and is neither whole nor retracted yet."""
+        return self._units.tried is not None
+
+    @property
+    def voiced_until(self) -> int:
+        """The last sample of the user's that was speech."""
+        return self._detector.voiced_until
+
+    def try_early(self, picture: VideoFrame | None = None) -> Unit:
+        """The open unit as if silence followed, with one more picture; when `early_is_due`."""
+        self._early.tried(self._position)
+        quiet = self._position - self._early.silence_from
+        silence = self._tone.silence(quiet, UNIT_SAMPLES, self._position)
+        return self._units.try_early(silence, picture)
+
+    def stand_early(self) -> None:
+        """What was tried is not taken back any more, whatever follows."""
+        self._units.stand()
+
+    def end_speech(self) -> list[FrontEndEvent]:
+        """The engine answers, so the user has finished: what there is to be told of that."""
+        for ended in self._detector.end():
+            self._barge_in.speech_ended(ended.at)
+        return [*self._barge_in.advance(self._position, self._agent_playing, held=self._agent_held)]
+
     def finish(self) -> list[FrontEndEvent]:
         """End of the microphone: the end of speech still open, and the unit begun."""
         events: list[FrontEndEvent] = [*self._barge_in.finish()]
@@ -166,6 +221,16 @@ class FrontEnd:
         events: list[FrontEndEvent] = [*self._judge(cleaned, agent_playing, agent_held)]
         sounding = agent_playing and not self._barge_in.ducked
         heard = self._ears.push(near, cleaned, sounding, self.echo_delay_ms)
+        return events + self._collect(heard)
+
+    def _collect(self, heard: FloatArray) -> list[FrontEndEvent]:
+        """The next 10 ms of what the engine is to hear."""
+        events: list[FrontEndEvent] = []
+        tried = self._units.tried
+        if tried is not None and self._early.was_wrong:
+            self._units.retract()
+            events.append(Retract(tried.index))
+        self._tone.push(heard)
         unit = self._units.push(heard)
         return [*events, unit] if unit is not None else events
 
@@ -182,6 +247,8 @@ class FrontEnd:
         self._barge_in.echo_delay_ms = self.echo_delay_ms
         for judged in self._detector.take_judged():
             self._barge_in.hear(self._frames.frame(judged))
+            self._early.hear(judged)
+        self._agent_playing, self._agent_held = agent_playing, agent_held
         return self._barge_in.advance(self._position, agent_playing, held=agent_held)
 
 

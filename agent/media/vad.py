@@ -153,6 +153,14 @@ class SileroVad:
         self._filled += len(samples)
         return events
 
+    def end(self) -> list[SpeechEnded]:
+        """Somebody else knows that speech is over: it ended where it was heard last."""
+        if not self.speaking:
+            return []
+        self._close()
+        self._reported_end = self.voiced_until
+        return [SpeechEnded(self.voiced_until)]
+
     def take_judged(self) -> list[Judged]:
         """The frames since the last call, in order; of frames not taken the newest 64 stay."""
         judged = list(self._judged)
@@ -181,11 +189,7 @@ class SileroVad:
         if likelihood >= max(detection.threshold - _HYSTERESIS, 0.01):
             self.voiced_until = self._position
         silent_frames = (self._position - self.voiced_until) // VAD_FRAME_SAMPLES
-        if silent_frames < _silence_frames(detection):
-            return []
-        self._close()
-        self._reported_end = self.voiced_until
-        return [SpeechEnded(self.voiced_until)]
+        return list(self.end()) if silent_frames >= _silence_frames(detection) else []
 
     def _close(self) -> None:
         self.speaking = False

@@ -98,6 +98,7 @@ def session_object(
             "mode": settings.mode,
             "max_slices": settings.max_slices,
             "pictures_per_unit": settings.pictures_per_unit,
+            "early_units": settings.early_units,
         },
     }
 
@@ -224,6 +225,7 @@ def _extension(asked: Fields, settings: SessionSettings, abilities: Abilities) -
         pictures_per_unit=asked.integer(
             "pictures_per_unit", settings.pictures_per_unit, least=0, most=8
         ),
+        early_units=asked.flag("early_units", settings.early_units),
     )
 
 

@@ -243,6 +243,10 @@ class ToldDetector:
         judged, self._judged = self._judged, []
         return judged
 
+    def end(self) -> list[SpeechEnded]:
+        was, self.speaking = self.speaking, False
+        return [SpeechEnded(self.voiced_until)] if was else []
+
     def update(self, detection: TurnDetection | None) -> None:
         self._off = detection is None
         self.speaking = self.speaking and not self._off
