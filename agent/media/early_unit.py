@@ -1,0 +1,85 @@
+"""When the open unit is tried before its second is over: policy alone, driven by sample counts.
+
+The engine decides once a second, so an answer waits half a second on average before anything is
+computed. Once the user's speech has been followed by sure silence, the rest of the second is taken
+to be silence too. Should he speak before that second is really over, the unit was never tried.
+"""
+
+from dataclasses import dataclass
+
+from agent.media.vad import Judged
+from agent.types import MIC_RATE_HZ, UNIT_SAMPLES, SessionSettings
+
+_SAMPLES_PER_MS = MIC_RATE_HZ // 1000
+_VOICED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyUnitRules:
+    """When silence is sure. `bench.unit_wait` shows what other values would do."""
+
+    silence_ms: int = 288
+    """Of so much silence, all of it in the unit that is tried or before: a session that is not
+    eager waits up to 1.4 times as long, an eager one down to 0.7."""
+    quiet: float = 0.2
+    """Frames of the detector that are less likely than this to hold speech are silence."""
+    speech_ms: int = 128
+    """What is shorter was no utterance that anybody would answer."""
+    least_gain_ms: int = 160
+    """A unit that is whole so soon is waited for."""
+
+
+class EarlyUnit:
+    """Follows the user's speech: is the open unit to be tried now, and was that wrong?
+
+    One pause is tried once. A unit holds no less than `silence_ms` of the microphone when it is
+    tried, so that the model is never shown more silence that was made up than 0.7 s.
+    """
+
+    def __init__(self, rules: EarlyUnitRules | None = None) -> None:
+        self._rules = rules or EarlyUnitRules()
+        self._silence = 0
+        self._is_on = False
+        self._voiced = 0
+        self._sound_until = 0
+        self._heard_until = 0
+        self._tried_at = 0
+        self.was_wrong = False
+        """Whether the user has spoken since the open unit was tried."""
+
+    @property
+    def silence_from(self) -> int:
+        """Where the last frame ended that was no sure silence, in samples."""
+        return self._sound_until
+
+    def update(self, settings: SessionSettings) -> None:
+        """Whoever commits his turns himself, or asks for answers, is not guessed at."""
+        detection = settings.turn_detection
+        free = detection is not None and detection.create_response and settings.mode == "duplex"
+        # Text cannot be unsaid, sound that was not heard can.
+        self._is_on = settings.early_units and free and "audio" in settings.output_modalities
+        patience = 2 ** (0.5 - settings.eagerness)
+        self._silence = int(self._rules.silence_ms * patience) * _SAMPLES_PER_MS
+
+    def hear(self, judged: Judged) -> None:
+        """The next frame of the detector."""
+        length, self._heard_until = judged.until - self._heard_until, judged.until
+        if judged.likelihood >= self._rules.quiet:
+            self._sound_until = judged.until
+        if judged.likelihood >= _VOICED:
+            self._voiced += length
+            self.was_wrong = self.was_wrong or judged.until > self._tried_at
+
+    def is_due(self, now: int, filled: int) -> bool:
+        """Whether to try, with the microphone at `now` and so much of the open unit there."""
+        if not self._is_on or self._voiced < self._rules.speech_ms * _SAMPLES_PER_MS:
+            return False
+        gain = UNIT_SAMPLES - filled
+        sure = now - self._sound_until >= self._silence and filled >= self._silence
+        return sure and gain >= self._rules.least_gain_ms * _SAMPLES_PER_MS
+
+    def tried(self, now: int) -> None:
+        """The open unit is tried, the microphone at `now`."""
+        self._tried_at = now
+        self._voiced = 0
+        self.was_wrong = False
