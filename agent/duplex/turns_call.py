@@ -43,6 +43,7 @@ from agent.types import (
     Interrupt,
     Listened,
     Respond,
+    Retract,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
@@ -111,10 +112,18 @@ class TurnsCall:
             self._onset = None
 
     def _take_unit(self, unit: Unit) -> None:
+        self._forget(unit.index)
         self._units.append(replace(unit, pictures=()))
-        self._camera.extend((unit.index, one.rgb) for one in unit.pictures)
+        self._camera.extend((unit.start, one.rgb) for one in unit.pictures)
         self._line.tell(Listened(unit.index))
         self._line.tell(UnitReport(unit.index, (), self._talk.context_tokens))
+
+    def _forget(self, unit: int) -> None:
+        """Unit `unit` was only tried: it comes again. Nothing was answered but what it held."""
+        if self._units and self._units[-1].index == unit:
+            start = self._units.pop().start
+            kept = [shown for shown in self._camera if shown[0] < start]
+            self._camera = deque(kept, maxlen=MAX_PICTURES)
 
     def control(self, command: Command) -> None:
         """Carry out a command; RequestError, with nothing changed, when it cannot be."""
@@ -136,6 +145,8 @@ class TurnsCall:
                 self._is_asked = True
             case ForceListen(on=on):
                 self._listen(on)
+            case Retract(unit=unit):
+                self._forget(unit)
             case CommitInput(at=at):
                 self._commit(at)
             case ClearInput(at=at):
@@ -168,7 +179,7 @@ class TurnsCall:
 
     @property
     def _heard_until(self) -> int:
-        return (self._units[-1].index + 1) * UNIT_SAMPLES if self._units else 0
+        return self._units[-1].end if self._units else 0
 
     def _commit(self, at: int) -> None:
         until = at if at >= 0 else self._heard_until
@@ -242,8 +253,7 @@ class TurnsCall:
 
     def _is_settled(self) -> bool:
         """Whether the units hold all of what the user said."""
-        last = self._units[-1].index if self._units else -1
-        return self._awaited is not None and self._awaited.end <= (last + 1) * UNIT_SAMPLES
+        return self._awaited is not None and self._awaited.end <= self._heard_until
 
     def _may_answer(self) -> bool:
         return self._is_asked and not self._listens and self._awaited is None
@@ -251,9 +261,8 @@ class TurnsCall:
     def _hearing(self, utterance: _Utterance) -> Steps:
         yield from self._read_typed()
         sound = self._recalled(utterance)
-        first, last = utterance.start // UNIT_SAMPLES, utterance.end // UNIT_SAMPLES
-        slices = self._settings.max_slices
-        cameras = [rgb for at, rgb in self._camera if first <= at <= last]
+        first, slices = utterance.start - UNIT_SAMPLES, self._settings.max_slices
+        cameras = [rgb for at, rgb in self._camera if first < at <= utterance.end]
         pictures = self._typed.take_pictures() + [rgb for rgb in cameras if is_seen(rgb, slices)]
         is_said = yield from self._read(sound, pictures)
         self._is_asked = self._is_asked or (utterance.answer and is_said)
@@ -331,9 +340,11 @@ class TurnsCall:
     def _recalled(self, utterance: _Utterance) -> FloatArray:
         """Its sound, as far as it is still kept; what is no number is silence."""
         pieces = [
-            unit.audio[max(0, utterance.start - at) : max(0, utterance.end - at)]
+            unit.audio[: unit.samples_valid][
+                max(0, utterance.start - at) : max(0, utterance.end - at)
+            ]
             for unit in self._units
-            for at in (unit.index * UNIT_SAMPLES,)
+            for at in (unit.start,)
         ]
         sound = np.concatenate(pieces)[-MAX_UTTERANCE_S * MIC_RATE_HZ :]
         return np.nan_to_num(sound, nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)

@@ -35,6 +35,7 @@ from agent.types import (
     Paused,
     Respond,
     Resume,
+    Retract,
     SessionSettings,
     SpeechAudio,
     SpeechEnded,
@@ -50,8 +51,9 @@ from agent.types import (
 
 MAX_ECHO_SAMPLES = 15 * MIC_RATE_HZ
 """No answer is longer than 15 s."""
-_HISTORY_UNITS = 18
+_HISTORY_SAMPLES = 18 * MIC_RATE_HZ
 """15 s, the unit in which speech begins and the one in which it ends, and one to spare."""
+_MOST_UNITS = 128
 _TAIL_SAMPLES = MIC_RATE_HZ // 8
 """Speech fades: say back 125 ms more than the detector called speech."""
 _MAX_PENDING_EVENTS = 256
@@ -62,13 +64,13 @@ ABILITIES = Abilities(duplex=True, speech=True, camera=True)
 class EchoPartner:
     """Greets, listens, says back. Feed it, then `take(now_s)` what it has to say.
 
-    Keeps the last 18 units and one utterance to answer: a newer one replaces it.
+    Keeps the last 18 s and one utterance to answer: a newer one replaces it.
     """
 
     def __init__(self, settings: SessionSettings, greeting: Greeting) -> None:
         self._settings = settings
         self._greeting = greeting
-        self._units: deque[Heard] = deque(maxlen=_HISTORY_UNITS)
+        self._units: deque[Heard] = deque(maxlen=_MOST_UNITS)
         self._events: deque[EngineEvent] = deque(maxlen=_MAX_PENDING_EVENTS)
         self._onset: int | None = None
         self._committed = 0
@@ -78,6 +80,7 @@ class EchoPartner:
         self._speech: Speech | None = None
         self._turn = 0
         self._unit = -1
+        self._answered_in = -1
         self._forced_to_listen = False
         self._paused = False
 
@@ -115,6 +118,8 @@ class EchoPartner:
             case ForceListen(on=on):
                 self._forced_to_listen = on
                 self._stop(self._turn)
+            case Retract(unit=unit):
+                self._take_back(unit)
             case Pause():
                 self._paused = True
                 self._onset = self._awaited = None
@@ -143,11 +148,27 @@ class EchoPartner:
 
     def _take_unit(self, unit: Unit) -> None:
         glimpses = tuple(Glimpse.of(picture) for picture in unit.pictures)
-        self._units.append(Heard(unit.index, unit.audio, glimpses))
+        self._take_back(unit.index)
+        self._units.append(
+            Heard(unit.index, unit.start, unit.audio[: unit.samples_valid], glimpses)
+        )
+        while unit.end - self._units[0].start > _HISTORY_SAMPLES:
+            self._units.popleft()
         self._unit = unit.index
         if not self._speech:
             self._events.append(Listened(unit.index))
         self._settle_utterance()
+
+    def _take_back(self, unit: int) -> None:
+        """Unit `unit` was only tried: it comes again, and the user may have gone on in it."""
+        if not self._units or self._units[-1].index != unit:
+            return
+        self._units.pop()
+        utterance = self._last_utterance
+        if self._answered_in == unit and utterance is not None:
+            self._due = None
+            self._stop(self._turn)
+            self._awaited = replace(utterance, sound=None, caption="")
 
     def _settle_utterance(self) -> None:
         """Once the units hold all of the awaited utterance, it can be answered."""
@@ -158,6 +179,7 @@ class EchoPartner:
         self._last_utterance = self._complete(utterance)
         if utterance.answer:
             self._due = self._answer
+            self._answered_in = self._unit
 
     def _resumed_from(self, at: int) -> int:
         """The onset of speech that starts at `at`: a user who only paused is not answered yet."""
@@ -171,7 +193,7 @@ class EchoPartner:
         return replace(utterance, sound=sound, caption=self._caption(utterance))
 
     def _heard_until(self) -> int:
-        return (self._unit + 1) * MIC_RATE_HZ
+        return self._units[-1].end if self._units else 0
 
     def _respond(self) -> None:
         if self._awaited is not None and self._settings.turn_detection is None:
@@ -237,7 +259,7 @@ class EchoPartner:
         pieces = [
             unit.audio[max(0, start - at) : max(0, end - at)]
             for unit in self._units
-            for at in (unit.index * MIC_RATE_HZ,)
+            for at in (unit.start,)
         ]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
@@ -249,8 +271,8 @@ class EchoPartner:
         return caption + self._camera_caption(utterance)
 
     def _camera_caption(self, utterance: Utterance) -> str:
-        first, last = utterance.start // MIC_RATE_HZ, utterance.end // MIC_RATE_HZ
-        units = [unit for unit in self._units if first <= unit.index <= last]
+        start, end = utterance.start, utterance.end
+        units = [unit for unit in self._units if unit.end > start and unit.start <= end]
         seen = [glimpse for unit in units for glimpse in unit.pictures]
         if not seen:
             return ""

@@ -42,8 +42,13 @@ class Heard:
     """A unit as it is remembered: its pictures as measures, the pictures themselves are let go."""
 
     index: int
-    audio: FloatArray  # [16000] at 16 kHz
+    start: int
+    audio: FloatArray  # [T] at 16 kHz: what the microphone heard from its sample `start` on
     pictures: tuple["Glimpse", ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.audio)
 
 
 @dataclass(frozen=True, slots=True)
