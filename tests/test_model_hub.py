@@ -17,7 +17,7 @@ from agent.errors import CheckpointError, ConfigError
 from agent.model_hub import choose, engine_settings, gpus, sources
 from agent.model_hub.gpus import Gpu, NoGpu
 from agent.model_hub.hub import HubModel
-from agent.model_hub.progress import DownloadLine
+from agent.model_hub.progress import DownloadLine, LoadingLine
 from tests.rig.hub_server import COMMIT, hub_server
 from tests.rig.made_tokenizer import made_tokenizer, write_tokenizer
 from tests.rig.tiny_checkpoint import write_checkpoint, write_shard
@@ -430,6 +430,15 @@ def test_a_file_gets_a_plain_line_now_and_then() -> None:
         "m: 3.00 of 6.00 GB, 100.0 MB/s, 30 s left",
         "m: 6.00 of 6.00 GB, 100.0 MB/s",
     ]
+
+
+def test_loading_is_shown_as_the_share_that_is_done() -> None:
+    clock, stream = Driven(), io.StringIO()
+    line = LoadingLine("m", stream, clock)
+    for done in (0, 500, 1000):
+        line(done, 1000)
+        clock.time_s += 30.0
+    assert stream.getvalue().splitlines() == ["m: 0 %", "m: 50 %, 30 s left", "m: 100 %"]
 
 
 def test_a_terminal_gets_one_line_that_moves() -> None:

@@ -13,7 +13,7 @@ from agent.engines import Choice, EngineSettings, VoiceSettings, needs_worker
 from agent.errors import AgentError
 from agent.fleet.pool import start_engine
 from agent.interfaces import Engine
-from agent.model_hub.progress import DownloadLine
+from agent.model_hub.progress import DownloadLine, LoadingLine
 
 
 class _Stopped(AgentError):
@@ -36,7 +36,7 @@ async def start(config: Config) -> Started:
     `ConfigError`, `CheckpointError`; `EngineError` when the engine's process ends meanwhile.
     """
     choice, settings = await _prepare(config)
-    show = DownloadLine(f"voice-agent: loading {choice.name}", sys.stderr)
+    show = LoadingLine(f"voice-agent: loading {choice.name}", sys.stderr)
     if needs_worker(choice.name):
         sys.stderr.write(f"voice-agent: loading {choice.name} ({choice.reason})\n")
         sys.stderr.flush()

@@ -17,7 +17,7 @@ from agent.errors import ConfigError
 from agent.interfaces import Engine, EngineCore
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the bytes loaded so far and all of them."""
+"""Called with how much is done of loading, and how much there is in all."""
 
 
 @dataclass(frozen=True, slots=True)

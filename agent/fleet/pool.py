@@ -285,7 +285,7 @@ async def start_engine(
 ) -> Engine:
     """Engine `name`, ready for calls; in a process of its own if it needs one.
 
-    `on_progress` is called with the bytes loaded so far and all of them. `ConfigError`,
+    `on_progress` is called with how much is done of loading and how much there is in all. `ConfigError`,
     `CheckpointError` when it cannot be loaded; `EngineError` when its process ends meanwhile.
     """
     if not engines.needs_worker(name):
