@@ -358,4 +358,4 @@ def test_a_tower_for_another_table_is_refused() -> None:
 
 def test_positions_stay_float32_whatever_the_weights_are() -> None:
     resampler = Resampler(ResamplerConfig(128, 16, 1, 4)).to(torch.bfloat16)
-    assert resampler._positions.dtype == torch.float32
+    assert resampler.positions.dtype == torch.float32

@@ -24,6 +24,8 @@ BLOCK_FRAMES = 50
 """Conv frames of a second: what sees itself whole."""
 OVERLAP_FRAMES = 2
 """Mel frames on each side of a streamed second that the convolutions alone look at."""
+SECOND_MEL_FRAMES = BLOCK_FRAMES * 2 + 2 * OVERLAP_FRAMES
+"""Of a streamed second; a stream's first has no overlap before it."""
 
 Extend: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """New key and value [B, H, T, D] → all that the queries look at [B, H, S, D]."""
@@ -307,16 +309,21 @@ class Ears:
 
         → vectors [B, 10, LLM width]. The streams may be of any age; each moves on by a second.
         """
-        length = BLOCK_FRAMES * 2 + 2 * OVERLAP_FRAMES
-        for mel, stream in zip(mels, streams, strict=True):
-            expected = length if stream.chunks else length - OVERLAP_FRAMES
-            if mel.shape[1] != expected:
-                raise ValueError(f"a streamed second has {expected} mel frames, not {mel.shape[1]}")
-        self._forget_if_full(mels, streams, cache)
-        batch, inside = _side_by_side(mels, length, self._device, at_end=True)
+        self.prepare(mels, streams, cache)
+        batch, inside = _side_by_side(mels, SECOND_MEL_FRAMES, self._device, at_end=True)
         # The overlap's conv frames belong to the neighbouring seconds.
         frames = self.encoder.convolve(batch, inside)[:, 1:-1]
         return self._encode(frames, streams, cache, whole_cache=whole_cache)
+
+    def prepare(
+        self, mels: Sequence[Tensor], streams: Sequence[AudioStream], cache: AudioCache
+    ) -> None:
+        """The beginning of `hear`: other lengths are refused, and streams that are full forget."""
+        for mel, stream in zip(mels, streams, strict=True):
+            expected = SECOND_MEL_FRAMES - (0 if stream.chunks else OVERLAP_FRAMES)
+            if mel.shape[1] != expected:
+                raise ValueError(f"a streamed second has {expected} mel frames, not {mel.shape[1]}")
+        self._forget_if_full(mels, streams, cache)
 
     @torch.no_grad()
     def hear_untrimmed(self, mel: Tensor, stream: AudioStream, cache: AudioCache) -> Tensor:

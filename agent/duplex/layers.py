@@ -60,6 +60,24 @@ class SelfAttention(nn.Module):
             split_heads(value, self._heads),
         )
 
+    @property
+    def heads(self) -> int:
+        """How many."""
+        return self._heads
+
+    def merge(self) -> tuple[Tensor, Tensor]:
+        """The weights of query, key and value as one matrix [3 · W, W], and the biases [3 · W].
+
+        The three become parts of it, so that it takes no memory of its own; what they say stays.
+        """
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        weight = torch.cat([part.weight for part in parts]).detach()
+        none = torch.zeros_like(self.q_proj.bias)
+        bias = torch.cat([none if part.bias is None else part.bias for part in parts]).detach()
+        for part, mine in zip(parts, weight.chunk(3), strict=True):
+            part.weight = nn.Parameter(mine, requires_grad=False)
+        return weight, bias
+
     def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """What the heads gather, projected back: [B, T, W]. The mask as in `attend`."""
         mixed = merge_heads(attend(query, key, value, mask, self._implementation))

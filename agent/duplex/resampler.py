@@ -30,13 +30,15 @@ class Resampler(nn.Module):
         self.ln_q = nn.LayerNorm(width, epsilon)
         self.ln_kv = nn.LayerNorm(width, epsilon)
         self.ln_post = nn.LayerNorm(width, epsilon)
-        self._positions = torch.empty(0)
+        self.heads = config.heads
+        self.positions = torch.empty(0)
+        """Codes of the places along one side, f32 [160, W / 2]."""
         self.derive(self.query.device)
 
     def derive(self, device: torch.device) -> None:
         """Make the table of positions, in float32 whatever the weights are."""
         table = side_positions(MAX_SIDE_PATCHES, self.proj.shape[0] // 2)
-        self._positions = table.to(device)
+        self.positions = table.to(device)
 
     def forward(self, patches: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
         """What the tower made of B pictures → [B, queries, W].
@@ -47,7 +49,7 @@ class Resampler(nn.Module):
         value = self.ln_kv(self.kv_proj(patches))
         row, column = places.unbind(-1)
         # The column comes first in the code, then the row.
-        code = torch.cat([self._positions[column], self._positions[row]], -1).to(value.dtype)
+        code = torch.cat([self.positions[column], self.positions[row]], -1).to(value.dtype)
         query = self.ln_q(self.query).expand(len(patches), -1, -1)
         seen = None if mask is None else mask[:, None, None]
         read = self.attn(query, value + code, value, seen)

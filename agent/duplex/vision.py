@@ -50,7 +50,7 @@ def position_buckets(patches: int) -> list[int]:
 
 
 @lru_cache(maxsize=256)
-def _shape_tables(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+def shape_tables(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """For one shape: position ids i64 [L] and (row, column) of each patch i64 [L, 2]."""
     row_ids, column_ids = (torch.tensor(position_buckets(side)) for side in (rows, columns))
     ids = (row_ids[:, None] * _TABLE_SIDE + column_ids).flatten()
@@ -73,6 +73,7 @@ class VisionTower(nn.Module):
         self.encoder = _Encoder(config, attention)
         self.post_layernorm = nn.LayerNorm(config.width, config.norm_eps)
         self.batch_pictures = config.batch_pictures
+        self.heads = config.heads
 
     def forward(self, pixels: Tensor, position_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Features [B, L, W] of `pixels` [B, L, 588] at `position_ids` i64 [B, L].
@@ -157,7 +158,7 @@ def batch_patches(
     length = max(counts) if length is None else length
     if length < max(counts):
         raise ValueError(f"{max(counts)} patches do not fit into {length}")
-    tables = [_shape_tables(piece.rows, piece.columns) for piece in pieces]
+    tables = [shape_tables(piece.rows, piece.columns) for piece in pieces]
     missing = [length - count for count in counts]
 
     def padded(tensors: list[Tensor]) -> Tensor:
