@@ -285,8 +285,9 @@ async def start_engine(
 ) -> Engine:
     """Engine `name`, ready for calls; in a process of its own if it needs one.
 
-    `on_progress` is called with how much is done of loading and how much there is in all. `ConfigError`,
-    `CheckpointError` when it cannot be loaded; `EngineError` when its process ends meanwhile.
+    `on_progress` is called with how much is done of loading and how much there is in all.
+    `ConfigError`, `CheckpointError` when it cannot be loaded; `EngineError` when its process ends
+    meanwhile.
     """
     if not engines.needs_worker(name):
         return engines.create(name, settings)
