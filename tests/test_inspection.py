@@ -105,7 +105,7 @@ def test_a_llama_is_named(folder: Path) -> None:
     ("change", "found"),
     [
         ({"version": "2.6"}, "holds MiniCPM-o 2.6"),
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised by awq to 4 bits"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 3}}, "quantised by awq to 3 bits"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantised by fp8;"),
         ({"hidden_size": None}, "config.json: hidden_size is None"),
     ],
@@ -169,7 +169,7 @@ def test_keys_that_differ_are_named(folder: Path) -> None:
 
 
 def test_quantised_keys_are_named_even_where_the_config_hides_them(folder: Path) -> None:
-    shapes = dict(tiny.parameters()) | {"llm.model.layers.0.mlp.up_proj.qweight": (8, 8)}
+    shapes = dict(tiny.parameters()) | {"llm.model.layers.0.mlp.up_proj.weight_packed": (8, 8)}
     write_holes(folder, tiny.official_config(), shapes)
     assert "quantised weights such as llm.model.layers.0" in weights_refusal(folder)
 

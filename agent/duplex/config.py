@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from agent.duplex.quant_choice import Quantisation, check_stored
 from agent.errors import CheckpointError
 
 Attention: TypeAlias = Literal["sdpa", "eager"]
@@ -31,11 +32,13 @@ class Numerics:
     """How the same weights are computed with; a choice of the user, not of the checkpoint.
 
     `rope_precision` rounds RoPE's inverse frequencies: the published demo casts them to bfloat16
-    by accident, the model card's recipe keeps float32.
+    by accident, the model card's recipe keeps float32. `quantisation` keeps the LLM's projections
+    in fewer bits than they are stored in.
     """
 
     attention: Attention = "sdpa"
     rope_precision: RopePrecision = "float32"
+    quantisation: Quantisation = "none"
 
 
 # ---- the parts ----------------------------------------------------------------------------------
@@ -178,6 +181,7 @@ def parse_config(values: Mapping[str, Any], where: str = "config.json") -> Duple
     root.expect_if_named("version", "4.5", 4.5)
     for part in ("init_vision", "init_audio", "init_tts"):
         root.expect_if_named(part, True)
+    check_stored(values, where)
     llm = _llm(root)
     vision = _vision(root, root.section("vision_config"))
     return DuplexConfig(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.duplex.config import DuplexConfig, read_config
+from agent.duplex.quant_choice import check_stored
 from agent.duplex.tokens import VOCABULARY_SIZE, WRITTEN
 from agent.errors import CheckpointError
 
@@ -31,6 +32,8 @@ TOKENIZER_MODELS = ("speech_tokenizer_v2_25hz.onnx", "speech_tokenizer_v2.onnx")
 _LFS_POINTER = b"version https://git-lfs"
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_UNREAD = (".g_idx", ".weight_packed", ".SCB", ".absmax")
+"""What other ways of quantising than AutoAWQ's leave beside, or in the place of, a weight."""
 _BFLOAT16_BYTES = 2
 _TURN_TOKENS = 4096
 """Positions of the speech LM in a slot, as `Slots` has them."""
@@ -153,19 +156,7 @@ def _refuse_other_models(folder: Path, values: Mapping[str, Any]) -> None:
         )
     if version is not None and str(version) != "4.5":
         raise CheckpointError(f"{folder}: holds MiniCPM-o {version}; expected {EXPECTED}")
-    quantised = values.get("quantization_config")
-    if quantised is not None:
-        raise CheckpointError(
-            f"{folder}: holds weights quantised by {_method(quantised)}; expected {EXPECTED}"
-        )
-
-
-def _method(quantised: object) -> str:
-    if not isinstance(quantised, Mapping):
-        return "an unknown method"
-    bits = quantised.get("bits", quantised.get("w_bit"))
-    method = str(quantised.get("quant_method", "an unknown method"))
-    return f"{method} to {bits} bits" if bits is not None else method
+    check_stored(values, str(folder))
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -276,7 +267,7 @@ def inspect_weights(identity: Identity, extra: Path | None = None) -> Weights:
     from agent.torch_parts.checkpoint import open_checkpoint
 
     headers = open_checkpoint(identity.folder, extra).headers
-    packed = [key for key in headers if key.endswith((".qweight", ".weight_packed"))]
+    packed = [key for key in headers if key.endswith(_UNREAD)]
     if packed:
         raise CheckpointError(
             f"{identity.folder}: holds quantised weights such as {packed[0]}; expected {EXPECTED}"

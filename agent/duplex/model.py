@@ -10,6 +10,7 @@ from agent.duplex.audio_encoder import AudioEncoder, AudioProjection, Ears
 from agent.duplex.config import DuplexConfig, Numerics
 from agent.duplex.llm import Llm
 from agent.duplex.mel import offline_mel
+from agent.duplex.quant import quantise_llm
 from agent.duplex.resampler import Resampler
 from agent.duplex.sampling import banned_ids
 from agent.duplex.speech_lm import SpeechLm
@@ -53,6 +54,7 @@ def load_model(
     """Every part of the model from one checkpoint; CheckpointError when it does not fit."""
     config = config.fitted_to(source.headers)
     eyes, ears, llm, speech = built = build_parts(config, numerics)
+    quantise_llm(llm, numerics.quantisation, source.headers)
     parts = by_prefix(*built)
     load_parts(source, parts, unused=SpeechLm.UNUSED, target=target, on_progress=on_progress)
     banned = banned_ids(vocabulary.unspeakable, target.device)

@@ -25,6 +25,25 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from agent.errors import CheckpointError
+from agent.torch_parts.layout import Fold, Folds, Layout, Stored, fold_weight_norm
+
+__all__ = [
+    "INDEX_FILE",
+    "SINGLE_FILE",
+    "Checkpoint",
+    "Derives",
+    "Fold",
+    "Folds",
+    "Target",
+    "TensorHeader",
+    "TensorSource",
+    "fold_weight_norm",
+    "load_parts",
+    "open_checkpoint",
+    "read_headers",
+    "stored_shapes",
+    "unfilled",
+]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -32,7 +51,8 @@ _MOST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 _LFS_POINTER = b"version "
 """The first eight bytes of what a clone holds where its large files were not fetched."""
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_WORDS = "I32"
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, _WORDS: 4}
 _SHOWN = 5
 """Keys that a message lists before it only counts."""
 
@@ -214,45 +234,11 @@ _INITIALISERS = {"uniform_", "normal_", "constant_", "kaiming_uniform_", "fill_"
 """What torch's layers call to fill their parameters, and what that calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """A parameter that is not stored as such but made from stored ones, once, while loading.
-
-    `sources` maps the stored names (below the part's prefix) to their shapes; `make` gets them in
-    this order, already on the target's device and in its dtype, and returns what the parameter is.
-    """
-
-    sources: Mapping[str, tuple[int, ...]]
-    make: Callable[..., Tensor]
-
-
-@runtime_checkable
-class Folds(Protocol):
-    """A part some of whose parameters are folded."""
-
-    def folds(self) -> Mapping[str, Fold]:
-        """The parameter's own name → how it is made."""
-        ...
-
-
 @runtime_checkable
 class Derives(Protocol):
     """A module with tables that are computed, not stored: called once its weights are in place."""
 
     def derive(self, device: torch.device) -> None: ...
-
-
-def fold_weight_norm(gain_key: str, direction_key: str, shape: tuple[int, int]) -> Fold:
-    """A weight-normed linear layer [out, in] made plain: each row its direction times its gain.
-
-    In the dtype of the weights: from bfloat16 the product rounds as it does where the norm is
-    applied at run time, which a float32 formula rounded afterwards does not.
-    """
-    rows = shape[0]
-    return Fold(
-        {gain_key: (rows, 1), direction_key: shape},
-        lambda gain, direction: torch._weight_norm(direction, gain, 0),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,15 +264,15 @@ def load_parts(
     without gradients, and their computed tables are made. Raises CheckpointError, before anything
     is read, when a key is missing, unexpected or of another shape than the module expects.
     """
-    layouts = {prefix: _Layout.of(prefix, module) for prefix, module in parts.items()}
-    wanted = {key: shape for layout in layouts.values() for key, shape in layout.stored.items()}
+    layouts = [Layout(prefix, module) for prefix, module in parts.items()]
+    wanted = {key: stored for layout in layouts for key, stored in layout.stored.items()}
     _compare(source.headers, wanted, unused)
     total = sum(source.headers[key].bytes_stored for key in wanted)
     done = 0
     for key, tensor in source.read(wanted, target.device):
         done += source.headers[key].bytes_stored
-        owner = next(layout for layout in layouts.values() if key in layout.stored)
-        owner.take(key, tensor.to(target.device, target.dtype))
+        owner = next(layout for layout in layouts if key in layout.stored)
+        owner.take(key, tensor.to(target.device), target.dtype)
         on_progress(done, total)
     for module in parts.values():
         _finish(module, target.device)
@@ -294,56 +280,8 @@ def load_parts(
 
 def stored_shapes(parts: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     """Every key that a checkpoint of these parts must hold, by their prefixes, and its shape."""
-    layouts = [_Layout.of(prefix, module) for prefix, module in parts.items()]
-    return {key: shape for layout in layouts for key, shape in layout.stored.items()}
-
-
-class _Layout:
-    """The stored keys of one part, and the way of each into its module."""
-
-    def __init__(self, prefix: str, module: nn.Module, folds: Mapping[str, Fold]) -> None:
-        self._prefix = prefix
-        self._module = module
-        self._folds = {f"{prefix}{name}": fold for name, fold in folds.items()}
-        self._fold_of = {
-            f"{prefix}{stored}": target
-            for target, fold in self._folds.items()
-            for stored in fold.sources
-        }
-        self._waiting: dict[str, Tensor] = {}
-        self.stored = self._stored_shapes()
-
-    @classmethod
-    def of(cls, prefix: str, module: nn.Module) -> "_Layout":
-        return cls(prefix, module, module.folds() if isinstance(module, Folds) else {})
-
-    def _stored_shapes(self) -> dict[str, tuple[int, ...]]:
-        own = {f"{self._prefix}{n}": tuple(p.shape) for n, p in self._module.state_dict().items()}
-        shapes = {key: shape for key, shape in own.items() if key not in self._folds}
-        for fold in self._folds.values():
-            shapes |= {f"{self._prefix}{name}": shape for name, shape in fold.sources.items()}
-        return shapes
-
-    def take(self, key: str, tensor: Tensor) -> None:
-        """One stored tensor: set as it is, or kept until its fold is complete."""
-        folded = self._fold_of.get(key)
-        if folded is None:
-            self._set(key, tensor)
-            return
-        self._waiting[key] = tensor
-        fold = self._folds[folded]
-        keys = [f"{self._prefix}{name}" for name in fold.sources]
-        if all(one in self._waiting for one in keys):
-            self._set(folded, fold.make(*(self._waiting.pop(one) for one in keys)))
-
-    def _set(self, key: str, tensor: Tensor) -> None:
-        name = key.removeprefix(self._prefix)
-        owner = self._module.get_submodule(name.rpartition(".")[0])
-        expected = self._module.get_parameter(name).shape
-        if tensor.shape != expected:
-            raise CheckpointError(f"{key} is {list(tensor.shape)}, expected {list(expected)}")
-        leaf = name.rpartition(".")[2]
-        owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+    layouts = [Layout(prefix, module) for prefix, module in parts.items()]
+    return {key: stored.shape for layout in layouts for key, stored in layout.stored.items()}
 
 
 def _finish(module: nn.Module, device: torch.device) -> None:
@@ -355,26 +293,32 @@ def _finish(module: nn.Module, device: torch.device) -> None:
 
 def _compare(
     headers: Mapping[str, TensorHeader],
-    wanted: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, Stored],
     unused: Mapping[str, str],
 ) -> None:
     ignored = tuple(unused)
     found = {key for key in headers if key in wanted or not key.startswith(ignored)}
     shared = [key for key in wanted if key in headers]
+    words = [key for key in shared if wanted[key].integers]
+    numbers = [key for key in shared if not wanted[key].integers]
     faults = [
         _listed("keys are missing", sorted(wanted.keys() - headers.keys())),
         _listed("keys are unexpected", sorted(found - wanted.keys())),
         _listed(
             "keys have another shape",
             [
-                f"{key} {list(headers[key].shape)} instead of {list(wanted[key])}"
+                f"{key} {list(headers[key].shape)} instead of {list(wanted[key].shape)}"
                 for key in shared
-                if headers[key].shape != wanted[key]
+                if headers[key].shape != wanted[key].shape
             ],
         ),
         _listed(
             "keys hold no floating-point numbers",
-            [f"{key} {headers[key].dtype}" for key in shared if not _is_float(headers[key])],
+            [f"{key} {headers[key].dtype}" for key in numbers if not _is_float(headers[key])],
+        ),
+        _listed(
+            "keys hold no words of 32 bits",
+            [f"{key} {headers[key].dtype}" for key in words if headers[key].dtype != _WORDS],
         ),
     ]
     told = [fault for fault in faults if fault]
@@ -383,7 +327,7 @@ def _compare(
 
 
 def _is_float(header: TensorHeader) -> bool:
-    return header.dtype in _ITEM_BYTES
+    return header.dtype in _ITEM_BYTES and header.dtype != _WORDS
 
 
 def _listed(fault: str, names: Sequence[str]) -> str:
