@@ -7,8 +7,9 @@ came. On each lane the work that is due first leads the next batch; others' work
 come along, then units' other works, in that order, as many as the lane takes at once. What is ready
 goes now: to wait for company would make all of them later, and while a lane is busy company comes
 by itself. Half-duplex turns and chats are behind every unit, but come along where they do not make
-a batch longer, and go first when they have waited for PATIENCE_S and the most pressed unit can
-spare the time; at the latest after STARVED_S.
+a batch longer; they go first when they have waited for PATIENCE_S and units can spare the time, at
+the latest after STARVED_S. Units can spare it when the most pressed one can, and the slowest of
+late were done so long within DEADLINE_SHARE of the second.
 
 **When units fall behind.** Of a call whose units are late, and of no other: its pictures are seen
 as thumbnails, then not at all. When that does not help, or it has no camera, chats are held until
@@ -17,10 +18,11 @@ behind than it can catch up. Every step is logged once, and taken back step by s
 RECOVERED_UNITS in time.
 
 **Whether one more call fits.** `Costs` knows what a batch of every kind takes by its size, from
-those that were done. One more call fits when, were the units of all calls to come at the same
-moment and SPEAKING_SHARE of the calls to speak, all would be done within DEADLINE_SHARE of the
-second; and where units took longer of late than so reckoned, in proportion. What was never measured
-counts nothing, and the first call always fits: it makes nobody late.
+those that were done. Were the units of all calls to come at the same moment and SPEAKING_SHARE of
+the calls to speak, so long would all of them take together; as they come at any time, the slowest
+take longer, as a crowd's do, or as they did of late if that was worse. One more call fits when
+this stays within DEADLINE_SHARE of the second. What was never measured counts nothing, and the
+first call always fits: it makes nobody late.
 """
 
 import logging
@@ -38,7 +40,7 @@ Shown: TypeAlias = Literal["all", "thumbnail", "none"]
 """What a call sees of its pictures."""
 
 UNIT_S = 1.0
-PATIENCE_S: Mapping[Rank, float] = {0: 0.0, 1: 0.5, 2: 2.0}
+PATIENCE_S: Mapping[Rank, float] = {0: 0.0, 1: 0.1, 2: 0.25}
 STARVED_S = 5.0
 SPEAKING_SHARE = 0.5
 DEADLINE_SHARE = 0.8
@@ -49,7 +51,12 @@ _SHOWN: tuple[Shown, ...] = ("all", "thumbnail", "none", "none")
 _HELD = 3  # the level from which on chats are held
 _NEWEST = 0.1
 """The weight of the newest measurement in an average."""
+_CROWD = 1.5
+"""By so much more a unit of many calls takes than if all came at once: it waits for batches that
+were begun without it, and shares the device with what others are at. Of works as large as a GPU's
+it was 1.0 to 1.4 with 8 to 128 calls at random phases."""
 _WATCHED_UNITS = 256
+_LATEST_UNITS = 64
 _WATCHED_ENDS = 32
 _LONGEST_RETRY_S = 600.0
 
@@ -83,7 +90,7 @@ def line_up(
 ) -> list[int]:
     """The places of those that may go next on their lane, the first one first.
 
-    `spare_s`: how long the most pressed unit anywhere can wait; `takes_s`: how long a batch that is
+    `spare_s`: how long units can wait; `takes_s`: how long a batch that is
     no unit's is expected to take. `held`: chats are, as long as there are units.
     """
     places = sorted(range(len(waiting)), key=lambda at: _urgency(waiting[at]))
@@ -182,8 +189,6 @@ class Demand:
 
     calls: int
     seeing: int = 0
-    speaking: float = SPEAKING_SHARE
-    """The share of the calls that speak."""
 
 
 @dataclass(slots=True)
@@ -209,15 +214,16 @@ class Admission:
 
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
-        self._units: deque[float] = deque(maxlen=_WATCHED_UNITS)
-        self._speaking = 0.0
+        self._took: deque[float] = deque(maxlen=_LATEST_UNITS)
+        self._slower: deque[float] = deque(maxlen=_WATCHED_UNITS)
         self._ended: deque[float] = deque(maxlen=_WATCHED_ENDS)
         self.profile = Profile()
 
-    def unit_over(self, took_s: float, decode_steps: int) -> None:
-        """A unit was done so long after it came; 0 steps: it listened."""
-        self._units.append(took_s)
-        self._speaking += _NEWEST * ((decode_steps > 0) - self._speaking)
+    def unit_over(self, took_s: float, decode_steps: int, present: Demand) -> None:
+        """A unit was done so long after it came, among those calls; 0 steps: it listened."""
+        self._took.append(took_s)
+        if (reckoned_s := self.unit_s(present)) > 0:
+            self._slower.append(took_s / reckoned_s)
         if decode_steps:
             self.profile.spoke(decode_steps)
 
@@ -226,9 +232,8 @@ class Admission:
         self._ended.append(lasted_s)
 
     def unit_s(self, demand: Demand) -> float:
-        """How long until all are done when all units come at once, as reckoned by what was
-        measured."""
-        profile, speaking = self.profile, demand.calls * demand.speaking
+        """How long until all are done where all units come at once and nothing goes on beside."""
+        profile, speaking = self.profile, demand.calls * SPEAKING_SHARE
         asked = [(kind, float(demand.calls), 1.0) for kind in profile.kinds]
         asked += [(kind, float(demand.seeing), 1.0) for kind in profile.seeing]
         asked += [(kind, speaking, 1.0) for kind in profile.speaking]
@@ -239,22 +244,18 @@ class Admission:
             if size > 0
         )
 
-    def estimate_s(self, demand: Demand, present: Demand) -> float:
-        """The same for `demand`, in proportion to how long units took that came of `present`."""
-        now_s = self.unit_s(Demand(present.calls, present.seeing, self._speaking))
-        measured_s = self.slowest_s()
-        slower = max(1.0, measured_s / now_s) if now_s > 0 else 1.0
-        return self.unit_s(demand) * slower
+    def estimate_s(self, demand: Demand) -> float:
+        """What the slowest units of these calls take."""
+        expected = 1 + _CROWD * (1 - 1 / max(1, demand.calls))
+        return self.unit_s(demand) * max(expected, _slowest(self._slower))
 
-    def fits(self, demand: Demand, present: Demand) -> bool:
+    def fits(self, demand: Demand) -> bool:
         """Whether everybody's units would be in time."""
-        within_s = DEADLINE_SHARE * UNIT_S
-        return demand.calls <= 1 or self.estimate_s(demand, present) <= within_s
+        return demand.calls <= 1 or self.estimate_s(demand) <= DEADLINE_SHARE * UNIT_S
 
-    def slowest_s(self) -> float:
-        """What nineteen of twenty units of late did not exceed; 0 before there were ENOUGH."""
-        times = sorted(self._units)
-        return times[len(times) * 19 // 20] if len(times) >= ENOUGH else 0.0
+    def margin_s(self) -> float:
+        """By how much nineteen of twenty units of late were done before they should be."""
+        return DEADLINE_SHARE * UNIT_S - _slowest(self._took)
 
     def retry_after_s(self, ages_s: Sequence[float]) -> float:
         """When the first of those that are there now, so old, has probably ended.
@@ -265,6 +266,12 @@ class Admission:
         ended = [*self._ended]
         mean_s = (sum(ended) + sum(ages_s)) / max(1, len(ended))
         return min(max(1.0, mean_s / max(1, len(ages_s))), _LONGEST_RETRY_S)
+
+
+def _slowest(values: Iterable[float]) -> float:
+    """What nineteen of twenty do not exceed; 0 of fewer than ENOUGH."""
+    ordered = sorted(values)
+    return ordered[len(ordered) * 19 // 20] if len(ordered) >= ENOUGH else 0.0
 
 
 # ---- when units fall behind ---------------------------------------------------------------------

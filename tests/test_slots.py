@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from agent.duplex.config import parse_config
 from agent.duplex.model import load_model
 from agent.duplex.slots import Slots, SlotSizes
 from agent.errors import CapacityError, CheckpointError
+from agent.torch_parts.checkpoint import Target
+from bench.random_model import FULL_SIZE
 from tests.rig import tiny_model as tiny
 from tests.rig.tiny_mind import letter_vocabulary, tiny_mind
 
@@ -51,3 +54,23 @@ def test_weights_take_no_gradients_and_a_voice_becomes_vectors() -> None:
     voice = mind.hear_voice(tiny.recipe().audio(3.3, tiny.seed() + 100))
     assert torch.allclose(voice, golden, atol=1e-5)
     assert mind.hear_voice(tiny.recipe().audio(0.0, 1)).shape == (0, 256)
+
+
+def test_it_is_known_what_a_slot_takes_by_cache() -> None:
+    config = tiny.tiny_config()
+    slots = Slots(config, SlotSizes(slots=3, context_tokens=32, turn_tokens=16), tiny.FLOAT32)
+    audio = slots.audio.keys.numel() * 2 * 4
+    assert slots.bytes_each == {
+        "llm": 3 * 2 * 2 * 32 * 64 * 4,
+        "speech": 3 * 2 * 2 * 16 * 64 * 4,
+        "audio": audio // 3,
+    }
+
+
+def test_at_full_size_a_slot_of_2048_tokens_leaves_room_for_the_vocoder_within_its_share() -> None:
+    config = parse_config(FULL_SIZE)
+    sizes = SlotSizes(slots=2, context_tokens=2048)
+    each = Slots(config, sizes, Target(torch.device("meta"), torch.bfloat16)).bytes_each
+    assert each["llm"] == 2048 * 147_456
+    assert each["speech"] == 2048 * 61_440
+    assert sum(each.values()) < 850e6 - 229e6  # 229 MB are a vocoder stream's

@@ -9,7 +9,6 @@ more. Who leaves while a work of his is under way has his slot until that is fin
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TypeVar
 
 from agent.chat_types import (
@@ -140,8 +139,8 @@ class DuplexEngine:
     def _expect_room(self) -> None:
         """CapacityError where one more call would make the units of others late."""
         present = self._present()
-        demand = replace(present, calls=present.calls + 1)
-        if not self._admission.fits(demand, present):
+        demand = Demand(present.calls + 1, present.seeing)
+        if not self._admission.fits(demand):
             retry_after_s = self._admission.retry_after_s(self._ages_s(self._calls.values()))
             raise CapacityError(
                 "one more call would make the others wait for their answers",
@@ -307,7 +306,9 @@ class DuplexEngine:
         elif task.job.due_s is not None:
             late_s = self._parts.runner.clock.now_s() - task.job.due_s
             self._relief.unit_over(number, late_s, sees=line.call.sees)
-            self._admission.unit_over(late_s + UNIT_S, task.steps.get("decode", 0))
+            steps = task.steps.get("decode", 0)
+            self._admission.unit_over(late_s + UNIT_S, steps, self._present())
+            self._loop.margin_s = self._admission.margin_s()
 
     def _take_piece(self, number: int, asking: Asking) -> None:
         if asking.begun:

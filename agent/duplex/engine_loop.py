@@ -79,8 +79,8 @@ class LaneLoop:
         self._units: set[Task] = set()
         self._orders = 0
         self._used_until_s = self._clock.now_s()
-        self.unit_s = 0.0
-        """How long a unit probably takes yet, in the worst case."""
+        self.margin_s = math.inf
+        """By so much the slowest units of late were in time."""
         self.holds_chats = False
 
     @property
@@ -169,9 +169,10 @@ class LaneLoop:
         return True
 
     def _spare_s(self, now_s: float) -> float:
-        """How long the most pressed unit can wait."""
-        due_s = min((task.job.due_s or 0.0 for task in self._units), default=math.inf)
-        return due_s - now_s - self.unit_s
+        """How long units can wait: the most pressed one, and as the slowest of late could have."""
+        if not self._units:
+            return math.inf
+        return min(self.margin_s, min(task.job.due_s or 0.0 for task in self._units) - now_s)
 
     def _take_in(self, station: _Station) -> None:
         """Finish its batch, and go on with those that it was for."""

@@ -35,7 +35,7 @@ _SINGLE = "model.safetensors"
 _UNREAD = (".g_idx", ".weight_packed", ".SCB", ".absmax")
 """What other ways of quantising than AutoAWQ's leave beside, or in the place of, a weight."""
 _BFLOAT16_BYTES = 2
-_TURN_TOKENS = 4096
+_TURN_TOKENS = 2048
 """Positions of the speech LM in a slot, as `Slots` has them."""
 _WORK_BYTES = 1_650_000_000
 """What is set aside besides weights and caches. `bench.model` measured 0.3 GB of torch's at full

@@ -34,7 +34,8 @@ _MOST_LISTEN_BIAS = 4.0
 class SpeakingRules:
     """The limits on a unit and a turn. The first three are the public demo's.
 
-    `max_turn_units` keeps a turn within the speech LM's 4096 positions: a unit takes at most 44.
+    `max_turn_units` ends a turn that finds no end; a unit takes 44 of the speech LM's positions at
+    most, and a turn that has no more of them is spoken anew from there on.
     `max_silent_units` is the watchdog: a turn that says nothing for so long is ended. 0 is off.
     """
 

@@ -10,8 +10,9 @@ from agent.duplex.kv_cache import KvCache
 from agent.errors import CapacityError
 from agent.torch_parts.checkpoint import Target
 
-TURN_TOKENS = 4096
-"""Positions of the speech LM that a turn may take; 90 s at least."""
+TURN_TOKENS = 2048
+"""Positions of the speech LM that a turn may take: 46 s at least, mostly more than a minute. A turn
+that is longer begins anew in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,19 @@ class Slots:
         self.audio = AudioCache(config.audio, sizes.slots, target.device, target.dtype)
         self._free = list(range(sizes.slots))
         self.count = sizes.slots
+
+    @property
+    def bytes_each(self) -> dict[str, int]:
+        """What a slot takes of the device's memory, by cache; the vocoder keeps its own."""
+        tensors = {
+            "llm": (self.llm.tensor,),
+            "speech": (self.speech.tensor,),
+            "audio": (self.audio.keys, self.audio.values),
+        }
+        return {
+            name: sum(one.numel() * one.element_size() for one in cache) // self.count
+            for name, cache in tensors.items()
+        }
 
     @property
     def free(self) -> int:
