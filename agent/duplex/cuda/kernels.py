@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agent.duplex.cuda.kernels_linear import gated
+
 
 @triton.jit
 def _embed(ids, table, given, out, width, BLOCK: tl.constexpr):
@@ -31,6 +33,25 @@ def embed(ids: Tensor, table: Tensor, given: Tensor) -> Tensor:
     grid = (len(ids), triton.cdiv(table.shape[1], block))
     _embed[grid](ids, table, given, out, table.shape[1], BLOCK=block)
     return out
+
+
+@triton.jit
+def _keep(states, rows, kept, width, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + place).to(tl.int64)
+    if row >= 0:
+        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = column < width
+        state = tl.load(states + row * width + column, mask=inside)
+        tl.store(kept + place * width + column, state, mask=inside)
+
+
+def keep(states: Tensor, rows: Tensor, kept: Tensor) -> None:
+    """Copy row `rows[i]` of `states` [N, W] to row i of `kept` [>= n, W]; `rows` is i32 [n], and
+    where it is below 0 what was there stays."""
+    width = states.shape[1]
+    grid = (len(rows), triton.cdiv(width, 1024))
+    _keep[grid](states, rows, kept, width, BLOCK=1024)
 
 
 @triton.jit
@@ -79,14 +100,6 @@ def _gate(merged, out, width, BLOCK: tl.constexpr):
     gate = tl.load(merged + row * 2 * width + column, mask=inside, other=0.0)
     up = tl.load(merged + row * 2 * width + width + column, mask=inside, other=0.0)
     tl.store(out + row * width + column, gated(gate, up), mask=inside)
-
-
-@triton.jit
-def gated(gate, up):
-    """SiLU of `gate`, rounded, times `up`."""
-    wide = gate.to(tl.float32)
-    opened = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype).to(tl.float32)
-    return (opened * up.to(tl.float32)).to(gate.dtype)
 
 
 def gate(merged: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ looked at by a program of its own, so that one conversation keeps the whole devi
 splits found is put together afterwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,10 @@ _WIDE_ROWS = 64
 """Rows of a tile's product, each a query of one head of a group."""
 _BLOCK = 64
 """Keys that a program looks at at once."""
+_BUSY_PROGRAMS = 256
+_MOST_PARTS = 2048
+"""Rows times splits; a part of one row takes 16 KB at the LLM's size."""
+_MOST_SPLITS = 32
 _LOG2_E = 1.4426950408889634
 
 
@@ -145,6 +150,8 @@ class Rows:
     slots: Tensor  # i32 [N]
     positions: Tensor  # i32 [N]
     tiles: Tensor  # i32 [T, 2]: first row, how many
+    splits: Tensor | None = None  # i32 [1]
+    """Into how many splits the keys of each tile are cut, `most_splits` at most; None: so many."""
 
 
 def place(
@@ -152,14 +159,14 @@ def place(
     rows: Rows,
     cache: Tensor,
     turns: tuple[Tensor, Tensor],
-    heads: Heads,
-    norms: HeadNorms | None,
+    shape: tuple[Heads, HeadNorms | None],
 ) -> None:
     """Queries of `merged` normed and turned in place, keys and values into their places.
 
     `cache` [2, slots, KV, positions, D] is one layer's; `turns` are cosine and sine [positions,
     D / 2] of every position, in the tokens' dtype.
     """
+    heads, norms = shape
     at_once = 8
     while heads.heads % at_once or heads.kv_heads % at_once:
         at_once //= 2
@@ -180,7 +187,7 @@ def place(
 
 @triton.jit
 def _look(
-    merged, found, weights, keys, values, row, count, begin, scale,
+    merged, found, weights, keys, values, row, count, begin, used, scale,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -195,7 +202,7 @@ def _look(
     query_at = (row + step)[:, None] * stride + (head * WIDTH)[:, None] + column[None, :]
     query = tl.load(merged + query_at, mask=asked[:, None], other=0.0)
     seen = begin + count
-    chunk = tl.cdiv(tl.cdiv(seen, SPLITS), BLOCK) * BLOCK
+    chunk = tl.cdiv(tl.cdiv(seen, used), BLOCK) * BLOCK
     start = split * chunk
     stop = tl.minimum(start + chunk, seen)
     largest = tl.full([ROWS], -float("inf"), tl.float32)
@@ -231,15 +238,24 @@ def _look(
 
 
 @triton.jit
+def _used(splits, SPLITS: tl.constexpr):
+    used = SPLITS
+    if splits is not None:
+        used = tl.load(splits)
+    return used
+
+
+@triton.jit
 def _attend(
-    merged, found, weights, keys, values, slots, positions, tiles,
+    merged, found, weights, keys, values, slots, positions, tiles, splits,
     slot_stride, head_stride, scale,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
     NARROW: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     count = tl.load(tiles + 2 * tile + 1)
-    if count > 0:
+    used = _used(splits, SPLITS)
+    if (count > 0) & (tl.program_id(2) < used):
         row = tl.load(tiles + 2 * tile).to(tl.int64)
         slot = tl.load(slots + row).to(tl.int64)
         if slot >= 0:
@@ -248,28 +264,30 @@ def _attend(
             values += slot * slot_stride + tl.program_id(1) * head_stride
             if count * GROUP > NARROW:
                 _look(
-                    merged, found, weights, keys, values, row, count, begin, scale,
+                    merged, found, weights, keys, values, row, count, begin, used, scale,
                     GROUP, KV_HEADS, WIDTH, SPLITS, WIDE, BLOCK,
                 )  # fmt: skip
             else:
                 _look(
-                    merged, found, weights, keys, values, row, count, begin, scale,
+                    merged, found, weights, keys, values, row, count, begin, used, scale,
                     GROUP, KV_HEADS, WIDTH, SPLITS, NARROW, BLOCK,
                 )  # fmt: skip
 
 
 @triton.jit
-def _unite(parts, weights, found, slots, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+def _unite(parts, weights, found, slots, splits, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
     """What the splits of one row and head found, by what they weigh."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, WIDTH)
     one = row * tl.num_programs(1) + head
     if tl.load(slots + row) >= 0:
         split = tl.arange(0, SPLITS)
-        weight = tl.load(weights + one * SPLITS + split)
+        there = split < _used(splits, SPLITS)
+        weight = tl.load(weights + one * SPLITS + split, mask=there, other=-float("inf"))
         share = tl.exp2(weight - tl.max(weight, 0))
         share /= tl.sum(share, 0)
-        part = tl.load(parts + ((one * SPLITS + split) * WIDTH)[:, None] + column[None, :])
+        part_at = ((one * SPLITS + split) * WIDTH)[:, None] + column[None, :]
+        part = tl.load(parts + part_at, mask=there[:, None], other=0.0)
         out = tl.sum(part * share[:, None], 0)
         tl.store(found + one * WIDTH + column, out.to(found.dtype.element_ty))
     else:
@@ -288,14 +306,35 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
         shape = (count, heads.heads, splits)
         weights = torch.empty(shape, dtype=torch.float32, device=merged.device)
         parts = torch.empty(*shape, width, dtype=torch.float32, device=merged.device)
+    used = rows.splits if splits > 1 else None
     _attend[(len(rows.tiles), heads.kv_heads, splits)](
-        merged, parts, weights, cache[0], cache[1], rows.slots, rows.positions, rows.tiles,
+        merged, parts, weights, cache[0], cache[1], rows.slots, rows.positions, rows.tiles, used,
         cache.stride(1), cache.stride(2), _LOG2_E * width**-0.5,
         heads.group, heads.kv_heads, width, splits,
         _NARROW_ROWS, max(_NARROW_ROWS, heads.wide * heads.group), _BLOCK,
-        num_warps=4, num_stages=2,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     if splits > 1:
         grid = (count, heads.heads)
-        _unite[grid](parts, weights, found, rows.slots, width, splits, num_warps=2)
+        _unite[grid](parts, weights, found, rows.slots, used, width, splits, num_warps=2)
     return found
+
+
+# ---- splits -------------------------------------------------------------------------------------
+
+
+def most_splits(rows: int, tiles: int, heads: Heads) -> int:
+    """Into how many splits the keys may be cut, where so many rows and tiles have room."""
+    wanted = _MOST_SPLITS if tiles * heads.kv_heads <= _BUSY_PROGRAMS // 2 else 8
+    return max(2, min(wanted, _MOST_PARTS // rows))
+
+
+def splits_for(counts: Sequence[int], heads: Heads) -> int:
+    """How many splits keep the device busy with tiles of so many rows.
+
+    As measured on an H200: 256 programs of tall tiles do, of low ones more when there are many.
+    """
+    programs = max(1, len(counts)) * heads.kv_heads
+    tall = sum(count > heads.narrow for count in counts)
+    least = 1 if 2 * tall > len(counts) else 2
+    return max(least, min(_MOST_SPLITS, _BUSY_PROGRAMS // programs))

@@ -10,35 +10,41 @@ values, and of gate and up, are brought side by side at the start, and the modul
 are views of them from then on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from agent.duplex.cuda.kernels import gate, norm
-from agent.duplex.cuda.kernels_attention import HeadNorms, Heads, Rows, attend, place
+from agent.duplex.cuda.kernels_attention import (
+    HeadNorms,
+    Heads,
+    Rows,
+    attend,
+    most_splits,
+    place,
+    splits_for,
+)
+from agent.duplex.cuda.static_decoder_linear import (
+    Flow,
+    Norm,
+    Projection,
+    merged_weights,
+    side_by_side,
+)
 from agent.duplex.decoder import Decoder, DecoderLayer, RmsNorm
 from agent.duplex.kv_cache import KvCache
 
-__all__ = ["Rows", "StaticDecoder", "plain_rows", "tiles_of"]
-
-Projection: TypeAlias = Callable[[Tensor], Tensor]
-"""[N, K] → [N, M], launches alone."""
-_BUSY_PROGRAMS = 256
-"""Programs that keep a large GPU busy."""
-_MOST_SPLITS = 32
+__all__ = ["Rows", "StaticDecoder", "merged_weights", "plain_rows", "splits_for", "tiles_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    before: Tensor  # weight of the norm before attention
+    before: Norm
     merged: Projection  # queries, keys and values
-    norms: HeadNorms | None
+    head_norms: HeadNorms | None
     out: Projection
-    between: Tensor  # weight of the norm before the feed-forward part
+    between: Norm
     opened: Projection  # gate and up
     down: Projection
     cache: Tensor  # [2, slots, KV, positions, D]
@@ -53,7 +59,7 @@ class StaticDecoder:
         attention = layers[0].self_attn
         self.heads = Heads(attention.heads, attention.kv_heads, cache.tensor.shape[-1])
         self._layers = [_layer(layer, cache.tensor[index]) for index, layer in enumerate(layers)]
-        self._last, self._epsilon = decoder.norm.weight.detach(), decoder.norm.epsilon
+        self._last = _norm(decoder.norm)
         everywhere = torch.arange(cache.positions, device=cache.tensor.device)[None]
         cosine, sine = decoder.rotary.at(everywhere, cache.tensor.dtype)
         self._turns = (cosine[0, 0].contiguous(), sine[0, 0].contiguous())
@@ -64,66 +70,45 @@ class StaticDecoder:
 
         Keys and values enter the cache. Starts kernels and nothing else.
         """
-        splits = self._splits(len(rows.tiles))
-        added: Tensor | None = None
+        splits = self._splits(rows)
+        flow = Flow(tokens)
         for layer in self._layers:
-            merged = layer.merged(norm(tokens, layer.before, self._epsilon, added))
-            place(merged, rows, layer.cache, self._turns, self.heads, layer.norms)
-            added = layer.out(attend(merged, rows, layer.cache, self.heads, splits))
-            opened = layer.opened(norm(tokens, layer.between, self._epsilon, added))
-            added = layer.down(gate(opened))
-        return norm(tokens, self._last, self._epsilon, added)
+            merged = layer.merged.of_normed(flow, layer.before)
+            place(merged, rows, layer.cache, self._turns, (self.heads, layer.head_norms))
+            layer.out.onto(attend(merged, rows, layer.cache, self.heads, splits), flow)
+            layer.down.onto(layer.opened.of_normed(flow, layer.between), flow)
+        return flow.normed(self._last)
 
-    def _splits(self, tiles: int) -> int:
-        wanted = _BUSY_PROGRAMS // (tiles * self.heads.kv_heads)
-        return min(_MOST_SPLITS, 1 << max(0, wanted - 1).bit_length())
+    def _splits(self, rows: Rows) -> int:
+        """A power of two."""
+        if rows.splits is not None:
+            return most_splits(len(rows.slots), len(rows.tiles), self.heads)
+        wanted = splits_for([1] * len(rows.tiles), self.heads)
+        return 1 << (wanted - 1).bit_length()
 
 
 def _layer(layer: DecoderLayer, cache: Tensor) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return _Layer(
-        before=layer.input_layernorm.weight.detach(),
-        merged=_side_by_side([attention.q_proj, attention.k_proj, attention.v_proj]),
-        norms=_head_norms(attention.q_norm, attention.k_norm),
-        out=_projection(attention.o_proj),
-        between=layer.post_attention_layernorm.weight.detach(),
-        opened=_side_by_side([mlp.gate_proj, mlp.up_proj]),
-        down=_projection(mlp.down_proj),
+        before=_norm(layer.input_layernorm),
+        merged=side_by_side([attention.q_proj, attention.k_proj, attention.v_proj]),
+        head_norms=_head_norms(attention.q_norm, attention.k_norm),
+        out=side_by_side([attention.o_proj]),
+        between=_norm(layer.post_attention_layernorm),
+        opened=side_by_side([mlp.gate_proj, mlp.up_proj], gates=True),
+        down=side_by_side([mlp.down_proj]),
         cache=cache,
     )
+
+
+def _norm(module: RmsNorm) -> Norm:
+    return Norm(module.weight.detach(), module.epsilon)
 
 
 def _head_norms(query: RmsNorm | None, key: RmsNorm | None) -> HeadNorms | None:
     if query is None or key is None:
         return None
     return HeadNorms(query.weight.detach(), key.weight.detach(), query.epsilon)
-
-
-def _projection(module: nn.Module) -> Projection:
-    if not isinstance(module, nn.Linear):
-        return module  # a quantised one, which knows how
-    weight = module.weight.detach()
-    return lambda tokens: F.linear(tokens, weight)
-
-
-def _side_by_side(modules: Sequence[nn.Module]) -> Projection:
-    """Several projections of the same tokens as one, their outputs side by side."""
-    linears = [module for module in modules if isinstance(module, nn.Linear)]
-    if len(linears) < len(modules):
-        return lambda tokens: torch.cat([module(tokens) for module in modules], -1)
-    whole = merged_weights(linears)
-    return lambda tokens: F.linear(tokens, whole)
-
-
-def merged_weights(linears: Sequence[nn.Linear]) -> Tensor:
-    """The weights [M, K] of `linears`, one below the other; theirs are views of it afterwards."""
-    whole = torch.cat([linear.weight.detach() for linear in linears])
-    begin = 0
-    for linear in linears:
-        part = whole[begin : begin + linear.out_features]
-        linear.weight = nn.Parameter(part, requires_grad=linear.weight.requires_grad)
-        begin += linear.out_features
-    return whole
 
 
 # ---- rows ---------------------------------------------------------------------------------------
