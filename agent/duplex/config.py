@@ -41,6 +41,15 @@ class Numerics:
     quantisation: Quantisation = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceParts:
+    """What a service needs besides the LLM and the ears; the rest takes no memory. A choice of the
+    user, too."""
+
+    vision: bool = True
+    speech: bool = True
+
+
 # ---- the parts ----------------------------------------------------------------------------------
 
 
@@ -141,6 +150,7 @@ class DuplexConfig:
     audio: AudioConfig
     speech: SpeechConfig
     may_drop_last_vision_layer: bool
+    parts: ServiceParts = ServiceParts()
 
     def fitted_to(self, keys: Collection[str]) -> "DuplexConfig":
         """This config with as many vision layers as the checkpoint's keys have.

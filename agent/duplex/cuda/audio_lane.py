@@ -52,10 +52,11 @@ class AudioLane:
         self._ears, self._cache = model.ears, slots.audio
         self._eager = EagerLane(model, slots)
         self._lane = DeviceLane(model.target.device)
-        second = SecondOfMany(model.ears, slots.audio)
         recorder = GraphRecorder(model.target.device, _WAY_OUT)
+        # Kept, since the graphs read tensors that are its own.
+        self._second = SecondOfMany(model.ears, slots.audio)
         self._graphs = [
-            _Recorded.of(second, size, recorder) for size in useful_sizes(sizes, slots.count)
+            _Recorded.of(self._second, size, recorder) for size in useful_sizes(sizes, slots.count)
         ]
 
     def count(self, works: Sequence[Work]) -> int:

@@ -53,10 +53,11 @@ class VisionLane:
         self._lane = DeviceLane(device)
         self._cutter = PictureCutter(device, model.target.dtype)
         recorder = GraphRecorder(device, _WAY_OUT)
-        pieces = PiecesOfMany(model.eyes)
-        self._graphs = [_Recorded.of(pieces, size, recorder) for size in sorted(sizes)]
+        # Kept, since the graphs read tensors that are its own.
+        self._pieces = PiecesOfMany(model.eyes)
+        self._graphs = [_Recorded.of(self._pieces, size, recorder) for size in sorted(sizes)]
         self._most = self._graphs[-1].size
-        self._empty = pieces.empty
+        self._empty = self._pieces.empty
         self._warm_up()
 
     def count(self, works: Sequence[Work]) -> int:
@@ -260,9 +261,7 @@ class PiecesOfMany:
         begin = torch.arange(size, dtype=torch.int32, device=value.device) * queries
         same = Spans(torch.zeros_like(begin), torch.full_like(begin, queries))
         out = (value.new_empty(size * queries, width), begin)
-        read = attend_spans(
-            resampler.heads, parts, (same, spans), out, queries, _RESAMPLER_TILES
-        )  # fmt: skip
+        read = attend_spans(resampler.heads, parts, (same, spans), out, queries, _RESAMPLER_TILES)
         vectors: Tensor = resampler.ln_post(resampler.attn.out_proj(read)) @ resampler.proj
         return vectors.view(size, queries, width)
 
