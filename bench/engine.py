@@ -146,7 +146,8 @@ class _Run:
             asyncio.run(bench.sweep(self.options.levels, options))
 
     def start(self) -> None:
-        settings = prepare_start(self.report, self.folder, self.options.slots, _WINDOW)
+        slots, tiny = self.options.slots, self.options.tiny
+        settings = prepare_start(self.report, self.folder, slots, _WINDOW, tiny=tiny)
         asyncio.run(measure_start(self.report, self.folder / "model", settings))
 
     def _modes(self) -> Sequence[Mode]:

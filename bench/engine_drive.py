@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.errors import CapacityError, EngineError
+from agent.errors import EngineError
 from agent.fleet.callers import Caller, Material, next_due_s
 from agent.fleet.unit_times import UnitLog
 from agent.interfaces import EngineCore
@@ -96,11 +96,16 @@ class Calls:
     # ---- time -----------------------------------------------------------------------------------
 
     def take_second(self, numbers: Sequence[int] = ()) -> None:
-        """A unit of each of these, or of all, at once, until everything is done."""
+        """A unit of each of these, or of all, at once, until everything is done.
+
+        EngineError when one of them is not: the engine left it out.
+        """
         for number in numbers or self._callers:
             self._push(self._callers[number], self._clock.now_s())
-        while self.log.waits():
+        while self._core.idle_s() == 0:
             self._work()
+        if self.log.waits():
+            raise EngineError("the engine rests, and a unit was not reported")
 
     async def run_until(self, until_s: float) -> None:
         """Units as they come, and the work that they make."""

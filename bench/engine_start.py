@@ -74,9 +74,10 @@ def _write_shard(folder: Path, number: int, shard: dict[str, torch.Tensor]) -> d
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """As many tokens as the published one has, and those that mean something; no real words."""
+    """As many tokens as the published one has, and those that mean something; no real words, and
+    nothing of how they are put together."""
     known = {int(token): written for token, written in WRITTEN.items()}
-    words = {f"word{index}": index for index in range(VOCABULARY_SIZE) if index not in known}
+    words = {known.get(index, f"word{index}"): index for index in range(VOCABULARY_SIZE)}
     listed = {str(index): {"content": written} for index, written in known.items()}
     settings = {"added_tokens_decoder": listed, "bad_token_ids": []}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
@@ -150,19 +151,25 @@ async def measure_start(
     report.row("start_rest_s", loaded_s - called_s - sum(marks.values()), "s")
 
 
-def prepare_start(report: EngineReport, folder: Path, slots: int, window: int) -> EngineSettings:
-    """Write all that a start reads, at full size; what the engine is then built from."""
+def prepare_start(
+    report: EngineReport, folder: Path, slots: int, window: int, *, tiny: bool = False
+) -> EngineSettings:
+    """Write all that a start reads; what the engine is then built from."""
     began_s = SYSTEM_CLOCK.now_s()
-    source = random_model.RandomSource(parse_config(random_model.FULL_SIZE))
-    written = write_checkpoint(folder / "model", source, random_model.FULL_SIZE)
-    write_voice(folder)
+    written = write_checkpoint(folder / "model", *_published(tiny=tiny))
+    write_voice(folder, tiny=tiny)
     report.row("start_weights_gb", written / 1e9, "GB")
     report.row("start_writing_s", SYSTEM_CLOCK.now_s() - began_s, "s")
-    return start_settings(folder, slots, window)
-
-
-def start_settings(folder: Path, slots: int, window: int) -> EngineSettings:
-    """Of an engine whose checkpoint, vocoder and voices are in `folder`."""
     model = ModelSettings(folder / "model", context_tokens=window)
     voice = VoiceSettings("token2wav", folder / "token2wav", folder / "voices")
     return EngineSettings(ASSETS, slots, model, voice)
+
+
+def _published(*, tiny: bool) -> tuple[TensorSource, Mapping[str, Any]]:
+    """Weights, and the config.json that belongs to them."""
+    if tiny:
+        from tests.rig import tiny_model
+
+        return tiny_model.RecipeSource(), tiny_model.official_config()
+    config = random_model.FULL_SIZE
+    return random_model.RandomSource(parse_config(config)), config

@@ -21,6 +21,7 @@ _MORE_IS_BETTER = (
     "noise_kept",
     "pesq_",
     "calls_per_core",
+    "sessions_",
 )
 
 
