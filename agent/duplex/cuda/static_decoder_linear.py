@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from agent.duplex.cuda.kernels import gate, norm
 from agent.duplex.cuda.kernels_linear import Dotted, Extras, Multiplied, dot, multiply
+from agent.duplex.quant_linear import QuantLinear
+from agent.duplex.quant_linear import side_by_side as quantised_side_by_side
 
 Way: TypeAlias = Multiplied | Dotted | None
 """None: torch's own."""
@@ -118,8 +120,11 @@ class ByMatrix:
 
 
 def side_by_side(modules: Sequence[nn.Module], *, gates: bool = False) -> Projection:
-    """Projections of the same rows as one. Plain weights are brought together, and the modules'
-    own are views of them from then on; other modules, quantised ones say, are called."""
+    """Projections of the same rows as one. Weights, plain ones or quantised, are brought together,
+    and the modules' own are views of them from then on; other modules are called."""
+    quantised = [module for module in modules if isinstance(module, QuantLinear)]
+    if len(quantised) == len(modules):
+        return ByModules([quantised_side_by_side(quantised)], gates)
     linears = [module for module in modules if type(module) is nn.Linear]
     if len(linears) < len(modules) or any(linear.bias is not None for linear in linears):
         return ByModules(modules, gates)
