@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agent.duplex.cuda.text_sampling import MOST_TOP_K, RowSampling
+import tests.rig.triton_on_cpu  # noqa: F401  before any kernel
+from agent.duplex.cuda.text_sampling import RowSampling
+from agent.duplex.cuda.text_sampling_kernels import TextDraw
+from agent.duplex.cuda.text_sampling_rows import MOST_TOP_K, TextRows
 from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History, TextSampler, TextSampling, banned_ids
 from agent.duplex.tokens import VOCABULARY_SIZE, Token
@@ -73,6 +76,19 @@ def test_every_row_of_a_batch_is_drawn_as_it_would_be_alone(dtype: torch.dtype) 
         assert together(sampling, logits, seed) == expected
         seen |= set(expected)
     assert {Token.CHUNK_EOS, Token.LISTEN, Token.IM_END} <= seen and len(seen) > 20
+
+
+@pytest.mark.parametrize(
+    ("dtype", "which"), [(torch.float32, [0, 1, 6]), (torch.bfloat16, [3, 4, 5])]
+)
+def test_the_kernels_draw_the_same(dtype: torch.dtype, which: list[int]) -> None:
+    draw, rows = TextDraw(3, BANNED, tile=65536), TextRows(3, torch.device("cpu"))
+    for row, one in enumerate(which):
+        rows.fill(row, TextSampler(SETTINGS[one], BANNED), drawings(1)[one])
+    rows.send()
+    logits = near_logits(1, dtype)
+    expected = alone(logits, 1)
+    assert draw.tokens(logits[which], rows.device).tolist() == [expected[one] for one in which]
 
 
 def test_equal_logits_go_by_their_ids() -> None:

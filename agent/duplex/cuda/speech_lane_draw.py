@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from agent.duplex.cuda.random_draws import exponential
+from agent.duplex.cuda.speech_lane_few_kernels import begin
 from agent.duplex.cuda.speech_lane_rows import (
     BANNED,
     KEYS,
@@ -135,7 +136,9 @@ def _weights(logits, column, row, known, AUDIO: tl.constexpr):
 def _draw(
     logits, rows, codes, tokens, next_input, slots, positions, step, most_positions,
     AUDIO: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
+    begin(AHEAD)
     number = tl.program_id(0).to(tl.int64)
     row = rows + number * _ROW
     column = tl.arange(0, BLOCK)
@@ -167,17 +170,22 @@ class Drawn:
 
 
 def draw_speech(
-    logits: Tensor, rows: Tensor, codes: Tensor, drawn: Drawn, place: tuple[int, int]
+    logits: Tensor,
+    rows: Tensor,
+    codes: Tensor,
+    drawn: Drawn,
+    place: tuple[int, int],
+    ahead: int = 0,
 ) -> None:
     """One token each from logits [B, audio tokens], as `rows` i32 [B, ROW] say; launches alone.
 
     `codes` [audio tokens, W] are their embeddings; `place` is the number of the step and how many
-    positions the cache has.
+    positions the cache has. `ahead` as in `speech_lane_few_kernels`.
     """
     audio, width = codes.shape
     _draw[(len(logits),)](
         logits, rows, codes, drawn.tokens, drawn.embeddings, drawn.slots, drawn.positions, *place,
         AUDIO=audio, BLOCK=triton.next_power_of_2(audio),
-        WIDTH=width, WIDE=triton.next_power_of_2(width),
-        num_warps=16,
+        WIDTH=width, WIDE=triton.next_power_of_2(width), AHEAD=ahead,
+        num_warps=16, launch_pdl=ahead > 0,
     )  # fmt: skip
