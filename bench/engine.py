@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 
 from agent.clock import SYSTEM_CLOCK
+from agent.duplex.config import Numerics
 from bench.engine_floor import measure_floor
 from bench.engine_hour import HourOptions, measure_hour
 from bench.engine_load import LEVELS, LoadBench, LoadOptions
@@ -98,7 +99,8 @@ class _Run:
     def bed(self) -> Bed:
         """Loaded when it is first needed."""
         began_s = SYSTEM_CLOCK.now_s()
-        bed = make_bed(self.device, self.folder, tiny=self.options.tiny)
+        numerics = Numerics(quantisation=self.options.quantisation)
+        bed = make_bed(self.device, self.folder, numerics, tiny=self.options.tiny)
         self.report.row("bed_s", SYSTEM_CLOCK.now_s() - began_s, "s")
         return bed
 
@@ -168,6 +170,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--work", type=Path, metavar="FOLDER", help="write what is measured here, and leave it")
     add("--device", choices=("cuda", "cpu"), help="cuda, with --tiny cpu")
     add("--tiny", action="store_true", help="the tests' model: tries out, measures nothing")
+    ways = ("none", "int8", "fp8", "int4")
+    add("--quantisation", choices=ways, default="none", help="of the LLM; not of start")
     add("--mode", choices=("audio", "omni", "both"), default="both", help="of load and sweep")
     add("--sessions", type=int, default=16, help="of load: calls at once")
     add("--seconds", type=float, default=60.0, help="of load: how long it lasts")

@@ -15,7 +15,7 @@ import torch
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.duplex.call_parts import CallParts
-from agent.duplex.config import parse_config
+from agent.duplex.config import Numerics, parse_config
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.lanes import LANES, Runner
 from agent.duplex.model import DuplexModel, load_model
@@ -90,7 +90,9 @@ class Bed:
         return VoiceSettings("token2wav", self.folder / "token2wav", self.folder / "voices")
 
 
-def make_bed(device: torch.device, folder: Path, *, tiny: bool = False) -> Bed:
+def make_bed(
+    device: torch.device, folder: Path, numerics: Numerics | None = None, *, tiny: bool = False
+) -> Bed:
     """Random weights on `device`; the vocoder's files are written into `folder` first.
 
     `tiny` takes the model of the tests, whose decisions and sizes mean nothing, on the CPU.
@@ -101,13 +103,14 @@ def make_bed(device: torch.device, folder: Path, *, tiny: bool = False) -> Bed:
 
         return Bed(replace(tiny_mind(), vocabulary=VOCABULARY), folder)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return Bed(random_weights(Target(device, dtype)), folder)
+    return Bed(random_weights(Target(device, dtype), numerics or Numerics()), folder)
 
 
-def random_weights(target: Target) -> DuplexModel:
+def random_weights(target: Target, numerics: Numerics) -> DuplexModel:
     """The model at full size, with words of the usual length."""
     config = parse_config(random_model.FULL_SIZE)
-    return load_model(random_model.RandomSource(config), config, VOCABULARY, target=target)
+    source = random_model.RandomSource(config)
+    return load_model(source, config, VOCABULARY, target=target, numerics=numerics)
 
 
 def write_voice(folder: Path, *, tiny: bool = False) -> None:
