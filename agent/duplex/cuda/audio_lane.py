@@ -10,6 +10,7 @@ same stream.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,8 @@ class AudioLane:
         ]
 
     def count(self, works: Sequence[Work]) -> int:
-        """See `Lane`: seconds that follow each other are heard together."""
-        seconds = 0
-        while seconds < min(len(works), self._graphs[-1].size):
-            if not isinstance(works[seconds], Hear):
-                break
-            seconds += 1
-        return max(seconds, 1)
+        """See `Lane`."""
+        return together(works, self._graphs[-1].size)
 
     @torch.no_grad()
     def begin(self, works: Sequence[Work]) -> EventBatch:
@@ -92,6 +88,12 @@ class AudioLane:
             stream.cached_frames += BLOCK_FRAMES
             stream.chunks += 1
         return graph.recorded.output[: len(hears)].clone()
+
+
+def together(works: Sequence[Work], most: int) -> int:
+    """How many go together: seconds that follow each other, and all else by itself."""
+    seconds = takewhile(lambda work: isinstance(work, Hear), works[:most])
+    return max(1, len(list(seconds)))
 
 
 def useful_sizes(sizes: Sequence[int], slots: int) -> list[int]:

@@ -10,6 +10,7 @@ Pictures go to the device as they came, and are resized there.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -61,14 +62,8 @@ class VisionLane:
         self._warm_up()
 
     def count(self, works: Sequence[Work]) -> int:
-        """See `Lane`: as many as fit into the largest graph."""
-        fitting = pieces = 0
-        for work in works:
-            pieces += len(work.pieces) if isinstance(work, Look) else self._most
-            if pieces > self._most:
-                break
-            fitting += 1
-        return max(fitting, 1)
+        """See `Lane`."""
+        return together(works, self._most)
 
     @torch.no_grad()
     def begin(self, works: Sequence[Work]) -> Batch:
@@ -126,6 +121,12 @@ class VisionLane:
             held = [torch.empty(CAMERA_BYTES, dtype=torch.uint8, pin_memory=True) for _ in many]
         del held
         torch.cuda.synchronize(device)
+
+
+def together(works: Sequence[Work], most: int) -> int:
+    """How many go together: as have no more than so many pieces among them."""
+    pieces = accumulate(len(work.pieces) if isinstance(work, Look) else most for work in works)
+    return max(1, sum(count <= most for count in pieces))
 
 
 def groups(pieces: Sequence[Patches], most: int) -> list[list[Patches]]:
