@@ -79,6 +79,7 @@ class FrontEnd:
         detector: SpeechDetector,
         units: UnitBuilder,
         barge_in: BargeIn,
+        early: EarlyUnit | None = None,
     ) -> None:
         self._canceller = canceller
         # Asked once: to look whether an object fits a protocol takes 80 µs.
@@ -91,7 +92,7 @@ class FrontEnd:
         self._level = _Level()
         self._frames = _Frames()
         self._echo_level = EchoLevel()
-        self._early = EarlyUnit()
+        self._early = early or EarlyUnit()
         self._tone = RoomTone()
         self._agent_playing = self._agent_held = False
         self._position = 0
