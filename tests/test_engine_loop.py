@@ -1,209 +1,199 @@
-"""The engine's loop over lanes that take their time: who shares a batch with whom changes nothing,
-and no slot is touched while something in it is under way."""
+"""The engine's loop over lanes that take their time: no slot is touched while something in it is
+under way, what fails is its call's alone, and nothing waits for long."""
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agent.clock import Clock
-from agent.duplex.engine import DuplexEngine
-from agent.types import (
-    Abilities,
-    AddText,
-    Interrupt,
-    Pause,
-    Resume,
-    SessionSettings,
-    SpeechAudio,
-    UnitReport,
-)
-from tests.rig.late_lanes import Watch, late
-from tests.rig.scripted_call import SETTINGS, Beeper, parts
+from agent.duplex.engine import PARK_AFTER_S
+from agent.duplex.job import Job
+from agent.duplex.kv_cache import KvStream
+from agent.duplex.work import Hear, Read, Speak, Voice, Work
+from agent.errors import CapacityError, EngineError
+from agent.types import Failed, Listened, Pause, Paused, UpdateSettings
+from tests.rig.late_desk import Desk
+from tests.rig.late_lanes import Watch, slot_of
+from tests.rig.scripted_call import SETTINGS, Beeper
 from tests.rig.tiny_mind import LISTEN, says, second
 
-Event = tuple[int, Any]
+# ---- whoever leaves while something is under way ------------------------------------------------
 
 
-class StoppedClock(Clock):
-    """Time stands still unless it is moved."""
-
-    time_s = 100.0
-
-    def now_s(self) -> float:
-        return self.time_s
-
-
-class Desk:
-    """An engine; on late lanes where it is given a `watch`."""
-
-    def __init__(
-        self,
-        *scripts: Iterator[int],
-        watch: Watch | None = None,
-        slots: int = 2,
-        **changes: Any,
-    ) -> None:
-        self.clock = StoppedClock()
-        waiting = [*scripts]
-        made = parts(slots=slots, **changes)
-        if scripts:
-            made = replace(made, script=lambda: waiting.pop(0))
-        runner = replace(made.runner, clock=self.clock)
-        self.slots = runner.slots
-        made = replace(made, runner=late(runner, watch) if watch else runner)
-        self.engine = DuplexEngine(
-            made, Abilities(duplex=True, chat=True), self.clock, pause=lambda seconds: None
-        )
-        self.said: list[Event] = []
-
-    def step(self) -> None:
-        self.said += self.engine.work()
-
-    def work(self) -> None:
-        while self.engine.idle_s() == 0:
-            self.step()
-
-    def is_at_rest(self, number: int) -> bool:
-        line = self.engine._calls.get(number)
-        return line is None or not line.has_work
-
-    def of(self, number: int) -> list[Any]:
-        """All that was said, but for how long it took."""
-        events = [event for to, event in self.said if to == number]
-        return [
-            replace(one, samples=one.samples.tobytes()) if isinstance(one, SpeechAudio) else one
-            for one in events
-            if not isinstance(one, UnitReport)
-        ]
-
-
-# ---- random schedules ---------------------------------------------------------------------------
-
-
-@dataclass
-class Program:
-    """What one call is told, in order; each step is taken when the one before has been obeyed.
-
-    A `hurried` one is taken at any time after the unit before it was begun.
-    """
-
-    settings: SessionSettings
-    seed: int
-    steps: list[Callable[[DuplexEngine, int], None]] = field(default_factory=list)
-    hurried: set[int] = field(default_factory=set)
-    turn: int = 0
-    """The newest turn before the last unit: what follows is told of that one."""
-
-
-def chatter(seed: int) -> Iterator[int]:
-    """What a model might decide, without end."""
-    chance = random.Random(seed)
-    while True:
-        letters = [chance.choice("abcdefgh") for _ in range(chance.randrange(1, 6))]
-        speaks = says("".join(letters), ends=chance.random() < 0.4)
-        yield from speaks if chance.random() < 0.6 else LISTEN
-
-
-def made_program(chance: random.Random) -> Program:
-    made = Program(SETTINGS, chance.randrange(1 << 30))
-    heard = 0
-    for _ in range(chance.randrange(6, 12)):
-        count = chance.choice((1, 1, 1, 2))
-        made.steps.append(_hear(made, heard, count))
-        heard += count
-        if heard > 3 and chance.random() < 0.3:
-            made.hurried.add(len(made.steps))
-            made.steps.append(_interrupt(made, chance.randrange(1500)))
-        elif chance.random() < 0.2:
-            made.steps.append(_type(chance.choice(("hi", "what is it"))))
-        elif chance.random() < 0.1:
-            made.steps += [_pause, _resume]
-    return made
-
-
-def _hear(made: Program, start: int, count: int) -> Callable[[DuplexEngine, int], None]:
-    def push(engine: DuplexEngine, number: int) -> None:
-        made.turn = engine._calls[number].voice.turn
-        for index in range(start, start + count):
-            engine.push(number, second(index))
-
-    return push
-
-
-def _interrupt(made: Program, heard_ms: int) -> Callable[[DuplexEngine, int], None]:
-    return lambda engine, number: engine.control(number, Interrupt(made.turn, heard_ms))
-
-
-def _type(text: str) -> Callable[[DuplexEngine, int], None]:
-    return lambda engine, number: engine.control(number, AddText(text, "user", text))
-
-
-def _pause(engine: DuplexEngine, number: int) -> None:
-    engine.control(number, Pause())
-
-
-def _resume(engine: DuplexEngine, number: int) -> None:
-    engine.control(number, Resume())
-
-
-def run_alone(made: Program, number: int) -> list[Any]:
-    desk = Desk(chatter(made.seed), slots=1, vocoder=Beeper())
-    desk.engine.open(number, made.settings)
-    for step in made.steps:
-        desk.work()
-        step(desk.engine, number)
-    desk.work()
-    return desk.of(number)
-
-
-def run_together(
-    programs: dict[int, Program], chance: random.Random, watch: Watch, ends: dict[int, int]
-) -> Desk:
-    """All at once, at random phases; `ends` says after how many steps a call is closed."""
-    desk = Desk(
-        *(chatter(one.seed) for one in programs.values()), watch=watch, slots=5, vocoder=Beeper()
-    )
-    for number, made in programs.items():
-        desk.engine.open(number, made.settings)
-    at = dict.fromkeys(programs, 0)
-    while at:
-        for number in list(at):
-            made = programs[number]
-            if at[number] == min(len(made.steps), ends.get(number, 1 << 30)):
-                if number in ends:
-                    desk.engine.finish(number)
-                del at[number]
-            elif chance.random() < 0.4 and _may_go_on(desk, number, made, at[number]):
-                made.steps[at[number]](desk.engine, number)
-                at[number] += 1
+def in_the_middle(desk: Desk, kind: type[Work], number: int = 1) -> None:
+    """Go on until a work of that kind is under way for call `number`."""
+    for _ in range(500):
         desk.step()
+        task = desk.engine._calls[number].task
+        if task is not None and task.is_under_way and isinstance(task.work, kind):
+            return
+    pytest.fail(f"no {kind.__name__} came")
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch(random.Random(5), patience=8)
+
+
+@pytest.mark.parametrize("kind", [Hear, Read, Speak, Voice])
+def test_who_leaves_in_the_middle_of_anything_keeps_the_slot_until_that_is_finished(
+    watch: Watch, kind: type[Work]
+) -> None:
+    desk = Desk(iter([*says("ab"), *LISTEN]), watch=watch, slots=1, vocoder=Beeper())
+    desk.engine.open(1, SETTINGS)
+    for index in range(4):
+        desk.engine.push(1, second(index))
+    in_the_middle(desk, kind)
+    said = len(desk.of(1))
+    desk.engine.finish(1)
+    assert desk.engine.load().slots_free == 0 and desk.engine.idle_s() == 0
     desk.work()
-    return desk
+    assert desk.engine.load().slots_free == 1 and len(desk.of(1)) == said
+    assert desk.engine.idle_s() is None
 
 
-def _may_go_on(desk: Desk, number: int, made: Program, at: int) -> bool:
-    if desk.is_at_rest(number):
-        return True
-    line = desk.engine._calls[number]
-    return at in made.hurried and not line.call._units and line.task is not None
+def test_a_call_gets_the_last_place_that_another_is_about_to_leave(watch: Watch) -> None:
+    desk = Desk(watch=watch, slots=1)
+    desk.engine.open(1, SETTINGS)
+    desk.engine.push(1, second(0))
+    in_the_middle(desk, Read)
+    with pytest.raises(CapacityError) as caught:
+        desk.engine.open(2, SETTINGS)
+    assert caught.value.retry_after_s >= 1
+    desk.engine.finish(1)
+    desk.engine.open(3, SETTINGS)
+    desk.engine.push(3, second(0))
+    desk.work()
+    assert desk.of(3) == [Listened(0)]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_calls_in_any_company_say_what_each_says_alone_to_the_bit(seed: int) -> None:
-    chance = random.Random(seed)
-    programs = {number: made_program(chance) for number in range(1, 6)}
-    ends = {number: chance.randrange(2, 5) for number in programs if chance.random() < 0.3}
-    watch = Watch(chance)
-    desk = run_together(programs, chance, watch, ends)
-    for number, made in programs.items():
-        alone, said = run_alone(made, number), desk.of(number)
-        if number in ends:
-            assert said == alone[: len(said)]
-        else:
-            assert said == alone
-    assert watch.together > 1 and any(size > 1 for size in watch.sizes)
-    assert not any(watch.busy.values()) or set(+watch.busy) <= {-1}
-    assert desk.slots.free == 5 - len(programs) + len(ends)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_call_that_begins_anew_in_the_middle_of_a_unit_forgets_it(
+    watch: Watch, slots: int
+) -> None:
+    desk = Desk(watch=watch, slots=slots)
+    desk.engine.open(1, SETTINGS)
+    desk.engine.push(1, second(0))
+    in_the_middle(desk, Hear)
+    desk.engine.control(1, UpdateSettings(replace(SETTINGS, mode="half_duplex")))
+    desk.engine.control(1, UpdateSettings(SETTINGS))
+    desk.engine.push(1, second(1))
+    desk.work()
+    assert desk.of(1) == [Listened(1)] and desk.engine.load().slots_used == 1
+
+
+def test_a_pause_in_the_middle_of_a_unit_waits_for_it_and_so_does_leaving_the_slot(
+    watch: Watch,
+) -> None:
+    desk = Desk(watch=watch)
+    desk.engine.open(1, SETTINGS)
+    desk.engine.push(1, second(0))
+    in_the_middle(desk, Hear)
+    desk.engine.control(1, Pause())
+    desk.clock.time_s += PARK_AFTER_S
+    desk.step()
+    assert desk.engine.load().slots_used == 1
+    desk.work()
+    desk.step()
+    assert desk.of(1) == [Listened(0), Paused("asked by the client")]
+    assert desk.engine.load().slots_used == 0
+
+
+# ---- failures -----------------------------------------------------------------------------------
+
+
+def failing(desk: Desk, number: int, kind: type[Work], error: Exception) -> None:
+    """From now on such works of call `number` fail."""
+    slot = desk.engine._calls[number].call._talk.slot  # type: ignore[attr-defined]
+
+    def fails(work: Work) -> None:
+        if isinstance(work, kind) and slot_of(work) == slot:
+            raise error
+
+    assert desk.watch is not None
+    desk.watch.fails = fails
+
+
+def test_what_fails_of_a_batch_ends_its_call_alone(watch: Watch) -> None:
+    desk = Desk(watch=watch, slots=3)
+    for number in (1, 2, 3):
+        desk.engine.open(number, SETTINGS)
+    desk.work()
+    failing(desk, 2, Hear, RuntimeError("no such sound"))
+    for number in (1, 2, 3):
+        desk.engine.push(number, second(0))
+    desk.work()
+    assert [type(event) for event in desk.of(2)] == [Failed]
+    assert desk.of(1) == desk.of(3) == [Listened(0)]
+    assert watch.sizes[3] and desk.engine.load().slots_free == 1
+
+
+def test_a_broken_device_ends_everything(watch: Watch) -> None:
+    desk = Desk(watch=watch)
+    desk.engine.open(1, SETTINGS)
+    desk.work()
+    failing(desk, 1, Hear, RuntimeError("CUDA error: an illegal memory access"))
+    desk.engine.push(1, second(0))
+    with pytest.raises(RuntimeError, match="illegal"):
+        desk.work()
+
+
+def test_a_job_that_mends_a_failure_goes_on_with_what_it_does_instead() -> None:
+    def steps() -> Generator[Work, None, str]:
+        try:
+            yield Read(KvStream(0))
+        except EngineError:
+            yield Read(KvStream(1))
+        return "mended"
+
+    done: list[Any] = []
+    job = Job(steps(), lambda result, _: done.append(result))
+    assert isinstance(job.next(), Read)
+    mended = job.fail(EngineError("not now"))
+    assert isinstance(mended, Read) and mended.stream.slot == 1
+    assert job.next() is None and done == ["mended"]
+
+
+# ---- time, and none of it -----------------------------------------------------------------------
+
+
+def test_calls_that_hear_nothing_cost_no_work_and_neither_do_paused_ones(watch: Watch) -> None:
+    desk = Desk(watch=watch, slots=3)
+    for number in (1, 2, 3):
+        desk.engine.open(number, SETTINGS)
+    desk.engine.control(2, Pause())
+    desk.work()
+    before = len(watch.works)
+    for index in range(3):
+        desk.engine.push(1, second(index))
+        desk.engine.push(2, second(index))
+        desk.work()
+    streams = {slot_of(work) for work in watch.works[before:]}
+    assert streams == {desk.engine._calls[1].call._talk.slot}  # type: ignore[attr-defined]
+    assert desk.engine.idle_s() == PARK_AFTER_S
+
+
+def test_a_call_is_opened_without_any_work_and_reads_its_prompt_beside_the_others(
+    watch: Watch,
+) -> None:
+    desk = Desk(watch=watch)
+    desk.engine.open(1, SETTINGS)
+    assert not watch.works and not watch.at_work
+    desk.engine.open(2, SETTINGS)
+    desk.work()
+    assert watch.sizes[2] == 1 and [work.stage for work in watch.works] == ["prefill"] * 2
+
+
+def test_a_step_waits_for_the_device_no_longer_than_a_moment(watch: Watch) -> None:
+    watch.patience = 10_000
+    paused: list[float] = []
+    desk = Desk(watch=watch)
+    desk.engine._loop._pause = paused.append
+    desk.engine.open(1, SETTINGS)
+    desk.step()
+    for _ in range(3):
+        desk.step()
+        assert 0 < sum(paused) <= 0.01
+        paused.clear()
