@@ -19,8 +19,6 @@ from agent.duplex.quant_linear import QuantLinear
 from agent.errors import ConfigError
 from agent.torch_parts.checkpoint import TensorHeader, unfilled
 
-__all__ = ["Quantisation", "quantise_llm"]
-
 
 def quantise_llm(llm: Llm, quantisation: Quantisation, stored: Mapping[str, TensorHeader]) -> None:
     """Put a `QuantLinear` in the place of each projection that is to be kept in fewer bits.
