@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agent.duplex.cuda.kernels_linear import gated
+from agent.duplex.cuda.kernels_linear import begin_early, gated, starts_early, wait_for_last
 
 
 @triton.jit
@@ -36,7 +36,9 @@ def embed(ids: Tensor, table: Tensor, given: Tensor) -> Tensor:
 
 
 @triton.jit
-def _keep(states, rows, kept, width, BLOCK: tl.constexpr):
+def _keep(states, rows, kept, width, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    begin_early(EARLY)
+    wait_for_last(EARLY)
     place = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + place).to(tl.int64)
     if row >= 0:
@@ -51,7 +53,8 @@ def keep(states: Tensor, rows: Tensor, kept: Tensor) -> None:
     where it is below 0 what was there stays."""
     width = states.shape[1]
     grid = (len(rows), triton.cdiv(width, 1024))
-    _keep[grid](states, rows, kept, width, BLOCK=1024)
+    early = starts_early(states.device)
+    _keep[grid](states, rows, kept, width, BLOCK=1024, EARLY=early, launch_pdl=early)
 
 
 @triton.jit
@@ -63,7 +66,19 @@ def normed(wide, weight, mean_of, epsilon, dtype: tl.constexpr):
 
 
 @triton.jit
-def _norm(tokens, added, weight, out, width, epsilon, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+def _norm(
+    tokens,
+    added,
+    weight,
+    out,
+    width,
+    epsilon,
+    ADDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    begin_early(EARLY)
+    wait_for_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)[None, :]
     inside = column < width
@@ -86,14 +101,18 @@ def norm(tokens: Tensor, weight: Tensor, epsilon: float, added: Tensor | None = 
     block = triton.next_power_of_2(width)
     more = tokens if added is None else added
     warps = max(1, min(16, block // 512))
+    early = starts_early(tokens.device)
     _norm[(len(tokens),)](
-        tokens, more, weight, out, width, epsilon, added is not None, block, num_warps=warps
-    )
+        tokens, more, weight, out, width, epsilon, added is not None, block, early,
+        num_warps=warps, launch_pdl=early,
+    )  # fmt: skip
     return out
 
 
 @triton.jit
-def _gate(merged, out, width, BLOCK: tl.constexpr):
+def _gate(merged, out, width, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    begin_early(EARLY)
+    wait_for_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -107,5 +126,7 @@ def gate(merged: Tensor) -> Tensor:
     rows, width = len(merged), merged.shape[1] // 2
     out = torch.empty(rows, width, dtype=merged.dtype, device=merged.device)
     block = 1024
-    _gate[(rows, triton.cdiv(width, block))](merged, out, width, BLOCK=block)
+    early = starts_early(merged.device)
+    grid = (rows, triton.cdiv(width, block))
+    _gate[grid](merged, out, width, BLOCK=block, EARLY=early, launch_pdl=early)
     return out

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agent.duplex.cuda.kernels_linear import begin_early, starts_early, wait_for_last
+
 _NARROW_ROWS = 16
 _WIDE_ROWS = 64
 """Rows of a tile's product, each a query of one head of a group."""
@@ -93,8 +95,10 @@ def _place(
     merged, slots, positions, cosines, sines, query_weight, key_weight, keys, values,
     slot_stride, head_stride, epsilon,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, AT_ONCE: tl.constexpr,
-    NORMS: tl.constexpr,
+    NORMS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    begin_early(EARLY)
+    wait_for_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     begin = tl.program_id(1) * AT_ONCE
     head = begin + tl.arange(0, AT_ONCE)[:, None]
@@ -170,6 +174,7 @@ def place(
     at_once = 8
     while heads.heads % at_once or heads.kv_heads % at_once:
         at_once //= 2
+    early = starts_early(merged.device)
     grid = (len(merged), (heads.heads + 2 * heads.kv_heads) // at_once)
     query = turns[0] if norms is None else norms.query
     key = turns[0] if norms is None else norms.key
@@ -177,8 +182,8 @@ def place(
     _place[grid](
         merged, rows.slots, rows.positions, *turns, query, key, cache[0], cache[1],
         cache.stride(1), cache.stride(2), epsilon,
-        heads.heads, heads.kv_heads, heads.width, at_once, norms is not None,
-        num_warps=1 if at_once * heads.width <= 256 else 4,
+        heads.heads, heads.kv_heads, heads.width, at_once, norms is not None, early,
+        num_warps=1 if at_once * heads.width <= 256 else 4, launch_pdl=early,
     )  # fmt: skip
 
 
@@ -250,8 +255,10 @@ def _attend(
     merged, found, weights, keys, values, slots, positions, tiles, splits,
     slot_stride, head_stride, scale,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
-    NARROW: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+    NARROW: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    begin_early(EARLY)
+    wait_for_last(EARLY)
     tile = tl.program_id(0)
     count = tl.load(tiles + 2 * tile + 1)
     used = _used(splits, SPLITS)
@@ -275,7 +282,18 @@ def _attend(
 
 
 @triton.jit
-def _unite(parts, weights, found, slots, splits, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+def _unite(
+    parts,
+    weights,
+    found,
+    slots,
+    splits,
+    WIDTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    begin_early(EARLY)
+    wait_for_last(EARLY)
     """What the splits of one row and head found, by what they weigh."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, WIDTH)
@@ -300,23 +318,29 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
     `cache` is one layer's, as for `place`. `splits` is a power of two.
     """
     count, width = len(merged), heads.width
-    found = torch.zeros(count, heads.heads * width, dtype=merged.dtype, device=merged.device)
+    # Whoever unites the splits writes all rows, also those of nobody.
+    make = torch.empty if splits > 1 else torch.zeros
+    found = make(count, heads.heads * width, dtype=merged.dtype, device=merged.device)
     parts, weights = found, found
     if splits > 1:
         shape = (count, heads.heads, splits)
         weights = torch.empty(shape, dtype=torch.float32, device=merged.device)
         parts = torch.empty(*shape, width, dtype=torch.float32, device=merged.device)
     used = rows.splits if splits > 1 else None
+    early = starts_early(merged.device)
     _attend[(len(rows.tiles), heads.kv_heads, splits)](
         merged, parts, weights, cache[0], cache[1], rows.slots, rows.positions, rows.tiles, used,
         cache.stride(1), cache.stride(2), _LOG2_E * width**-0.5,
         heads.group, heads.kv_heads, width, splits,
-        _NARROW_ROWS, max(_NARROW_ROWS, heads.wide * heads.group), _BLOCK,
-        num_warps=4, num_stages=3,
+        _NARROW_ROWS, max(_NARROW_ROWS, heads.wide * heads.group), _BLOCK, early,
+        num_warps=4, num_stages=3, launch_pdl=early,
     )  # fmt: skip
     if splits > 1:
         grid = (count, heads.heads)
-        _unite[grid](parts, weights, found, rows.slots, used, width, splits, num_warps=2)
+        _unite[grid](
+            parts, weights, found, rows.slots, used, width, splits, early,
+            num_warps=2, launch_pdl=early,
+        )  # fmt: skip
     return found
 
 

@@ -14,9 +14,25 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 _FEWEST_ROWS = 16
 """Of a matrix product."""
+
+
+@triton.jit
+def begin_early(EARLY: tl.constexpr):
+    """Let the next kernel's programs come as soon as there is room: they wait by themselves."""
+    if EARLY:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_last(EARLY: tl.constexpr):
+    """Wait for all that was started before. What it writes must not be read, and nothing written,
+    any earlier; and every program must wait, since only so all is over when the last one is."""
+    if EARLY:
+        gdc_wait()
 
 
 @triton.jit
@@ -55,9 +71,10 @@ def _finish(total, more, out, added, at, inside, GATES: tl.constexpr, ADDS: tl.c
 def _multiply(
     tokens, weight, out, added, norm_weight, outputs, epsilon,
     K: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-    NORMS: tl.constexpr, GATES: tl.constexpr, ADDS: tl.constexpr,
+    NORMS: tl.constexpr, GATES: tl.constexpr, ADDS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One row. Each program goes from tile to tile of the weights, the next always on its way."""
+    begin_early(EARLY)
     column = tl.arange(0, BK)
     beside = outputs.to(tl.int64) * K
     place = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -66,6 +83,7 @@ def _multiply(
     up = now
     if GATES:
         up = tl.load(first + beside)
+    wait_for_last(EARLY)
     scale = 1.0
     if NORMS:
         value = tl.load(tokens + tl.arange(0, K)).to(tl.float32)
@@ -101,9 +119,10 @@ def _multiply(
 def _dot(
     tokens, weight, out, added, count, outputs,
     K: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-    GATES: tl.constexpr, ADDS: tl.constexpr, STAGES: tl.constexpr,
+    GATES: tl.constexpr, ADDS: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Up to BN rows, the weights being the tall side."""
+    begin_early(EARLY)
     place = tl.program_id(0) * BM + tl.arange(0, BM)
     column, row = tl.arange(0, BK), tl.arange(0, BN)
     held = tl.minimum(place, outputs - 1).to(tl.int64)[:, None] * K
@@ -112,6 +131,7 @@ def _dot(
     given = tokens + tl.minimum(row, count - 1)[None, :] * K + column[:, None]
     total = tl.zeros([BM, BN], tl.float32)
     more = total
+    wait_for_last(EARLY)
     for k in tl.range(0, K, BK, num_stages=STAGES):
         token = tl.load(given + k)
         total = tl.dot(tl.load(first + k), token, total, input_precision="ieee")
@@ -179,9 +199,11 @@ def multiply(
         rounds = triton.cdiv(tiles, how.programs * _multiprocessors(tokens.device))
         programs = triton.cdiv(tiles, rounds)
     norm = tokens if extras.norm is None else extras.norm
+    early = starts_early(tokens.device)
     _multiply[(programs,)](
         tokens, weight, out, out, norm, outputs, extras.epsilon, inputs, how.outputs, how.inputs,
-        extras.norm is not None, extras.gates, onto is not None, num_warps=how.warps,
+        extras.norm is not None, extras.gates, onto is not None, early,
+        num_warps=how.warps, launch_pdl=early,
     )  # fmt: skip
     return out
 
@@ -192,16 +214,23 @@ def dot(
     """Rows [N, K] through `weight` [M, K], or [2·M, K] where it gates: [N, M]. `onto` likewise."""
     outputs, inputs = weight.shape[0] // (1 + gates), weight.shape[1]
     out = _output(tokens, outputs) if onto is None else onto
+    early = starts_early(tokens.device)
     rows = max(_FEWEST_ROWS, triton.next_power_of_2(len(tokens)))
     _dot[(triton.cdiv(outputs, how.outputs),)](
         tokens, weight, out, out, len(tokens), outputs, inputs, rows, how.outputs, how.inputs,
-        gates, onto is not None, how.stages, num_warps=how.warps,
+        gates, onto is not None, how.stages, early, num_warps=how.warps, launch_pdl=early,
     )  # fmt: skip
     return out
 
 
 def _output(tokens: Tensor, outputs: int) -> Tensor:
     return torch.empty(len(tokens), outputs, dtype=tokens.dtype, device=tokens.device)
+
+
+@lru_cache(maxsize=16)
+def starts_early(device: torch.device) -> bool:
+    """Whether kernels may be started before the last one is over: from Hopper on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @lru_cache(maxsize=16)
