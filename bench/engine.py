@@ -101,6 +101,7 @@ class _Run:
         began_s = SYSTEM_CLOCK.now_s()
         numerics = Numerics(quantisation=self.options.quantisation)
         bed = make_bed(self.device, self.folder, numerics, tiny=self.options.tiny)
+        bed = replace(bed, graphs=not self.options.no_graphs)
         self.report.row("bed_s", SYSTEM_CLOCK.now_s() - began_s, "s")
         return bed
 
@@ -171,6 +172,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--device", choices=("cuda", "cpu"), help="cuda, with --tiny cpu")
     add("--tiny", action="store_true", help="the tests' model: tries out, measures nothing")
     ways = ("none", "int8", "fp8", "int4")
+    add("--no-graphs", action="store_true", help="everything is eager; not of start")
     add("--quantisation", choices=ways, default="none", help="of the LLM; not of start")
     add("--mode", choices=("audio", "omni", "both"), default="both", help="of load and sweep")
     add("--sessions", type=int, default=16, help="of load: calls at once")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.errors import EngineError
+from agent.errors import CapacityError, EngineError
 from agent.fleet.callers import Caller, Material, next_due_s
 from agent.fleet.unit_times import UnitLog
 from agent.interfaces import EngineCore
@@ -76,11 +76,28 @@ class Calls:
                 self._callers[number] = Caller(number, begins_s, self._material, caller.index)
 
     def end_all(self) -> None:
-        """All of them are over."""
-        for number in self._callers:
-            self._core.finish(number)
-            self.log.ended(number)
-        self._callers.clear()
+        """All of them are over, and the engine rests."""
+        while self._callers:
+            self.end_newest()
+        while self._core.idle_s() == 0:
+            self._core.work()
+
+    def end_newest(self) -> None:
+        """The call that began last is over."""
+        number, _ = self._callers.popitem()
+        self._core.finish(number)
+        self.log.ended(number)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the engine refuses one more."""
+        self._opened += 1
+        try:
+            self._core.open(self._opened, self._settings)
+        except CapacityError:
+            return True
+        self._core.finish(self._opened)
+        return False
 
     def _fill(self, caller: Caller, window_tokens: int) -> None:
         """As if the call went on for long: much is typed to it, and it hears three units at least,

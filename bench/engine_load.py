@@ -3,7 +3,8 @@
 Units come at phases of their own, and each is to be done, report and sound, before the next one:
 within a second. Calls have filled their windows before that, as after some minutes; half of the
 units are spoken. `sweep` goes up level by level until a unit is late, and then holds the highest
-level for two minutes.
+level for two minutes. So that the limit is found, the engine takes every call that it has room for;
+how many it would take when it serves is told beside it.
 """
 
 import math
@@ -36,40 +37,46 @@ class LoadOptions:
 
 
 class LoadBench:
-    """One engine under the load of calls of one kind."""
+    """One engine under the load of calls of one kind. It takes every call that it has room for."""
 
     def __init__(
         self, report: EngineReport, made: Made, mode: Mode, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._report = report
-        self._made = made
         self._mode = mode
         self._clock = clock
-        window = made.parts.window
-        self._window_tokens = window.low_tokens
-        self._calls = Calls(made.core, SETTINGS, Material(camera=mode == "omni"), clock)
+        self._material = Material(camera=mode == "omni")
+        self._made, self._calls = self._begun(made)
 
-    async def load(self, sessions: int, options: LoadOptions, seconds: float) -> Times:
-        """So many calls for so long, or as many as the engine takes; their rows.
+    def __len__(self) -> int:
+        return len(self._calls)
 
-        Those are named `load_<mode>_<calls>`.
+    async def load(
+        self, sessions: int, options: LoadOptions, seconds: float, name: str = "load"
+    ) -> Times:
+        """So many calls for so long, or as many as there is room for; their rows.
+
+        Those are named `<name>_<mode>_<calls>`.
         """
         try:
-            self._calls.grow(sessions, self._window_tokens)
+            self._calls.grow(sessions, self._made.parts.window.low_tokens)
         except CapacityError as error:
-            name = f"load_{self._mode}_{sessions}_ms"
-            self._report.not_measured(name, "ms", f"{len(self)} calls were taken: {error}")
+            row = f"{name}_{self._mode}_{sessions}_ms"
+            self._report.not_measured(row, "ms", f"{len(self)} calls were taken: {error}")
         begins_s = self._clock.now_s() + options.settle_s
         ends_s = begins_s + seconds
         # Whoever came last has a second, too, while the others go on.
         await self._calls.run_until(ends_s + DEADLINE_S)
         times = self._calls.log.times(begins_s, ends_s)
         self._calls.log.forget(ends_s)
-        self._tell(f"load_{self._mode}_{len(self)}", times)
+        self._tell(f"{name}_{self._mode}_{len(self)}", times)
         return times
 
     async def sweep(self, levels: Sequence[int], options: LoadOptions) -> int:
-        """The row `sessions_<mode>`: the most calls that were held for `confirm_s`; 0: none."""
+        """The row `sessions_<mode>`: the most calls that were held for `confirm_s`; 0: none.
+
+        Beside it `admitted_<mode>`: how many the engine itself takes, by what it measured then.
+        """
         began_s, held = self._clock.now_s(), []
         for level in levels:
             if self._clock.now_s() - began_s > options.budget_s:
@@ -79,28 +86,49 @@ class LoadBench:
             held.append(len(self))
             if len(self) < level:
                 break
-        while held and not await self._holds(held[-1], options, options.confirm_s):
+        while held and not await self._holds(held[-1], options, options.confirm_s, "held"):
             held.pop()
-        self.end()
         sessions = held[-1] if held else 0
         name, target = f"sessions_{self._mode}", SESSIONS[self._mode]
         self._report.row(name, sessions, "calls", target=target)
+        if sessions:
+            self._report.row(f"admitted_{self._mode}", self._admitted(), "calls")
+        self.end()
         return sessions
 
     def end(self) -> None:
         """All calls are over."""
         self._calls.end_all()
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    async def _holds(self, level: int, options: LoadOptions, seconds: float) -> bool:
+    async def _holds(
+        self, level: int, options: LoadOptions, seconds: float, name: str = "load"
+    ) -> bool:
         if level < len(self):
-            self.end()
-        times = await self.load(level, options, seconds)
+            self._renew()
+        times = await self.load(level, options, seconds, name)
         if not times.in_time:
-            self.end()  # what waits is not to burden the next level
+            self._renew()
         return times.in_time
+
+    def _renew(self) -> None:
+        """What waits, or was late, is not to burden the next level."""
+        self.end()
+        self._made, self._calls = self._begun(self._made.renewed())
+
+    def _begun(self, made: Made) -> tuple[Made, Calls]:
+        made.admit_all()
+        return made, Calls(made.core, SETTINGS, self._material, self._clock)
+
+    def _admitted(self) -> int:
+        """How many there are when it refuses one more, by what batches were measured to take."""
+        self._made.admit_as_served()
+        while len(self) and self._calls.is_full:
+            self._calls.end_newest()
+        try:
+            while True:
+                self._calls.grow(len(self) + 1, 0)
+        except CapacityError:
+            return len(self)
 
     def _tell(self, name: str, times: Times) -> None:
         row, n = self._report.row, times.units

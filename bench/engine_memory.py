@@ -17,9 +17,9 @@ from bench.report import at_most
 
 EACH_GB = {2048: at_most(0.85), 8192: at_most(1.8)}
 """By window."""
-FEW, MORE = 2, 8
+FEW, MORE = 2, 6
 _TURN_UNITS = 64
-_HEARD_S = 5
+_HEARD_S = 3
 """Then all of them are in the middle of their turns, and the vocoder remembers all that it does."""
 
 

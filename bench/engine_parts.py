@@ -79,6 +79,8 @@ class Bed:
 
     weights: DuplexModel
     folder: Path
+    graphs: bool = True
+    """Whether engines of it have CUDA graphs; without, all of them are eager."""
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +89,8 @@ class Bed:
     @property
     def voice(self) -> VoiceSettings:
         """The vocoder as it is served."""
-        return VoiceSettings("token2wav", self.folder / "token2wav", self.folder / "voices")
+        folders = (self.folder / "token2wav", self.folder / "voices")
+        return VoiceSettings("token2wav", *folders, graphs=self.graphs)
 
 
 def make_bed(
@@ -155,10 +158,23 @@ class Made:
     has_lanes: bool
     """Whether it does its work in lanes of the device; else it is eager throughout."""
 
+    def renewed(self) -> "Made":
+        """The same with nothing learned: no call, and no memory of what was late."""
+        core = DuplexEngine(self.parts, abilities(self.parts), self.parts.runner.clock)
+        return replace(self, core=core)
+
+    def admit_all(self) -> None:
+        """Take calls also where they will make others late: that is to be measured."""
+        vars(self.core._admission)["fits"] = lambda *demands: True
+
+    def admit_as_served(self) -> None:
+        """Refuse them again."""
+        vars(self.core._admission).pop("fits", None)
+
 
 def make_engine(bed: Bed, wanted: Wanted, clock: Clock = SYSTEM_CLOCK) -> Made:
     """As it is served."""
-    model = ModelSettings(Path(), context_tokens=wanted.context_tokens)
+    model = ModelSettings(Path(), context_tokens=wanted.context_tokens, graphs=bed.graphs)
     settings = EngineSettings(ASSETS, wanted.slots, model, bed.voice)
     made = _decided(parts_of(bed.weights, model, settings), wanted, clock)
     settle()

@@ -18,7 +18,7 @@ from agent.duplex.kv_cache import KvStream
 from agent.duplex.lanes import Done
 from agent.duplex.tokens import Token
 from agent.duplex.work import Choice, Read, Speak, Work
-from agent.errors import EngineError
+from agent.errors import CapacityError, EngineError
 from agent.fleet.callers import Material
 from agent.types import SessionSettings
 from bench import engine_memory, engine_unit
@@ -177,6 +177,24 @@ def test_a_call_says_what_was_written_and_all_of_it_sounds(
     assert sum(one.samples for one in taken) == 5 * 24_000
     assert {"prefill", "decode", "speech", "vocoder"} <= taken[4].stage_ms.keys()
     assert 0 < taken[3].first_sound_ms <= taken[3].took_ms
+
+
+def test_an_engine_takes_all_calls_or_as_many_as_when_it_serves(bed: Bed) -> None:
+    made = make_engine(bed, Wanted(2, 512))
+    refuse = made.core._admission
+    vars(refuse)["estimate_s"] = lambda *demands: 9.0
+    made.admit_all()
+    made.core.open(1, SETTINGS)
+    made.core.open(2, SETTINGS)
+    made.core.finish(2)
+    made.admit_as_served()
+    with pytest.raises(CapacityError, match="others wait"):
+        made.core.open(3, SETTINGS)
+    made.core.finish(1)
+    anew = made.renewed()
+    assert anew.core is not made.core and anew.parts is made.parts
+    anew.core.open(1, SETTINGS)
+    anew.core.finish(1)
 
 
 def test_an_hour_is_measured_behind_a_full_window(bed: Bed, rows: Rows) -> None:

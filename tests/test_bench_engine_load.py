@@ -1,6 +1,7 @@
 """`bench.engine load` and `sweep`: units come in real time, and what is late counts as late."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from agent.errors import EngineError
 from agent.fleet.callers import Material
 from bench.engine_drive import Calls, OneCall
 from bench.engine_load import LoadBench, LoadOptions
-from bench.engine_parts import SETTINGS, Made
+from bench.engine_parts import SETTINGS
 from tests.rig.engine_rows import Rows
 from tests.rig.timed_core import FIRST_TOKENS, TimedCore
 from tests.rig.virtual_time import VirtualClock, run_virtually
@@ -27,11 +28,31 @@ def rows() -> Rows:
 # ---- loads --------------------------------------------------------------------------------------
 
 
+@dataclass
+class TimedMade:
+    """What `engine_parts.Made` is."""
+
+    core: TimedCore
+    parts: Any
+    renewals: int = 0
+
+    def renewed(self) -> "TimedMade":
+        assert not self.core.calls and not self.core.waiting, "what was there is over"
+        self.renewals += 1
+        self.core.admits_all = False
+        return self
+
+    def admit_all(self) -> None:
+        self.core.admits_all = True
+
+    def admit_as_served(self) -> None:
+        self.core.admits_all = False
+
+
 def load_bench(rows: Rows, core: TimedCore, mode: str = "audio", low: int = 300) -> LoadBench:
     runner = SimpleNamespace(model=SimpleNamespace(target=SimpleNamespace(device=CPU)))
     parts = SimpleNamespace(runner=runner, window=SimpleNamespace(low_tokens=low))
-    made = Made(core, parts, True)  # type: ignore[arg-type]
-    return LoadBench(rows.report, made, mode, core.clock)  # type: ignore[arg-type]
+    return LoadBench(rows.report, TimedMade(core, parts), mode, core.clock)  # type: ignore[arg-type]
 
 
 def test_units_come_in_real_time_and_late_ones_count(rows: Rows) -> None:
@@ -54,7 +75,7 @@ def test_units_in_time_are_told_by_their_percentiles(rows: Rows) -> None:
         load = load_bench(rows, core)
         await load.load(4, LoadOptions(settle_s=1), 30.0)
         load.end()
-        assert core.ended == [1, 2, 3, 4]
+        assert sorted(core.ended) == [1, 2, 3, 4]
         return core.clock.now_s()
 
     filled_s = 4 * 8 * 0.02
@@ -103,12 +124,14 @@ def swept(rows: Rows, mode: str, levels: Sequence[int], **core: Any) -> tuple[in
 
 def test_a_sweep_goes_up_until_a_unit_is_late_and_confirms_what_was_held(rows: Rows) -> None:
     """A unit of 0.095 s: eleven calls are too many, but not at once."""
-    sessions, core = swept(rows, "audio", [1, 2, 4, 8, 10, 11, 16, 20], unit_s=0.095)
+    sessions, core = swept(rows, "audio", [1, 2, 4, 8, 10, 11, 16, 20], unit_s=0.095, accepts=30)
     assert sessions == 10
     row = rows.read()["sessions_audio"]
     assert (row["value"], row["target"], row["meets"]) == (10, 64, False)
-    assert core.most_calls == 16 and not core.calls, "20 were not tried, and all are over"
-    assert rows.read()["load_audio_10_ms"]["n"] == 300, "the last one is that of thirty seconds"
+    assert not core.calls and "load_audio_20_ms" not in rows.read()
+    assert rows.read()["load_audio_10_ms"]["n"] == 40
+    assert rows.read()["held_audio_10_ms"]["n"] == 300, "the best is held for thirty seconds"
+    assert rows.values["held_audio_11_late_percent"] > 0
 
 
 def test_a_sweep_ends_where_the_engine_takes_no_more(rows: Rows) -> None:
@@ -118,11 +141,19 @@ def test_a_sweep_ends_where_the_engine_takes_no_more(rows: Rows) -> None:
     assert refused["value"] is None and "6 calls were taken: full" in refused["reason"]
 
 
+def test_what_the_engine_would_take_is_told_beside_what_it_holds(rows: Rows) -> None:
+    """It is too cautious, or too bold, or just right."""
+    for admits, told in ((2, 2), (7, 7), (4, 4)):
+        assert swept(rows, "audio", [1, 2, 4, 8], unit_s=0.2, admits=admits)[0] == 4
+        assert rows.values["sessions_audio"] == 4
+        assert rows.values["admitted_audio"] == told
+
+
 def test_pictures_that_are_left_out_end_a_sweep(rows: Rows) -> None:
     sessions, _ = swept(rows, "omni", [1, 2], unit_s=0.01, blind=True)
     assert sessions == 0 and rows.values["load_omni_1_unseen_percent"] == 100
     seeing = Rows()
-    assert swept(seeing, "omni", [1, 2], unit_s=0.01)[0] == 2
+    assert swept(seeing, "omni", [1, 2], unit_s=0.01, accepts=3)[0] == 2
     assert seeing.read()["sessions_omni"]["target"] == 32
 
 

@@ -29,12 +29,15 @@ UNIT_TOKENS = 15
 @dataclass
 class TimedCore:
     """`unit_s` is what a unit takes. The units of `spoken` calls are spoken, each a turn's first;
-    with `blind` no picture is looked at; more than `accepts` calls are refused. What is typed
-    counts a token a word, and a call forgets nothing beyond `window_tokens`."""
+    with `blind` no picture is looked at; there are `accepts` places, and of these it fills `admits`
+    unless it `admits_all`. What is typed counts a token a word, and a call forgets what is beyond
+    `window_tokens`."""
 
     clock: VirtualClock
     unit_s: float = 0.1
     accepts: int = 1000
+    admits: int = 1000
+    admits_all: bool = False
     blind: bool = False
     spoken: bool = False
     window_tokens: int = 1000
@@ -49,7 +52,8 @@ class TimedCore:
         self.ended: list[int] = []
 
     def open(self, number: int, settings: SessionSettings) -> None:
-        if len(self.calls) >= self.accepts:
+        most = self.accepts if self.admits_all else min(self.accepts, self.admits)
+        if len(self.calls) >= most:
             raise CapacityError("full", retry_after_s=1)
         self.calls[number] = FIRST_TOKENS
         self.most_calls = max(self.most_calls, len(self.calls))
