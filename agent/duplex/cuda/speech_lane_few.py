@@ -18,6 +18,7 @@ MOST_FEW = 4
 _LOG2_E = 1.4426950408889634
 _BLOCK = 256
 """Positions looked at at once."""
+_ATTEND_WARPS = 16
 _WIDEST_CHUNK = 256
 """Numbers that a warp reads at once, eight a thread."""
 _MOST_CHUNKS = 12
@@ -126,7 +127,7 @@ class FewSteps:
             merged, found, layer.keys, layer.values, *places, *self._turns,
             layer.keys.stride(0), layer.keys.stride(1), _LOG2_E * config.head_width**-0.5,
             config.heads, config.kv_heads, config.head_width, _BLOCK, self.ahead,
-            num_warps=16, launch_pdl=self.ahead > 0,
+            num_warps=_ATTEND_WARPS, launch_pdl=self.ahead > 0,
         )  # fmt: skip
 
 
@@ -147,8 +148,9 @@ def _layer(layer: DecoderLayer, cache: Tensor) -> _Layer:
 def _side_by_side(linears: Sequence[nn.Linear]) -> Tensor:
     """Their weights as one, [sum of outputs, width]; brought together where they are not yet."""
     weights = [linear.weight.detach() for linear in linears]
-    ends = [one.data_ptr() + one.numel() * one.element_size() for one in weights]
-    if ends[:-1] != [one.data_ptr() for one in weights[1:]]:
+    homes = {one.untyped_storage().data_ptr() for one in weights}
+    ends = [one.storage_offset() + one.numel() for one in weights]
+    if len(homes) > 1 or ends[:-1] != [one.storage_offset() for one in weights[1:]]:
         return merged_weights(linears)
     outputs, width = sum(map(len, weights)), weights[0].shape[1]
     return weights[0].as_strided((outputs, width), (width, 1))
