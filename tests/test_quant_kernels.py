@@ -1,92 +1,91 @@
 """The kernels of weights of few bits, interpreted on the CPU, against the widened weight."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import itertools
 
 import pytest
-
-pytest.importorskip("triton", reason="needs Triton")
-
-_RUN = """
-import json
 import torch
-from agent.duplex import quant_formats as formats
+import torch.nn.functional as F
+from torch import Tensor
+
+import tests.rig.triton_on_cpu  # noqa: F401  before any kernel
+from agent.duplex.quant_choice import Quantisation
 from agent.duplex.quant_linear import QuantLinear, side_by_side
-from agent.torch_parts.kernels import quant as kernels
+from agent.torch_parts.kernels.quant import multiply, product, widen
+from agent.torch_parts.kernels.quant_plans import Plan, fits, plan
 
-torch.set_num_threads(1)
-generator = torch.Generator().manual_seed(0)
-CUTS = [
-    kernels.Plan(16, 8, 2, 2, 2),
-    kernels.Plan(32, 16, 1, 1, 3),
-    kernels.Plan(32, 16, 0, 4, 2),
-]
+KINDS: tuple[Quantisation, ...] = ("int4", "int8", "fp8")
+CUTS = [Plan(16, 8, 2, 2, 2), Plan(32, 16, 1, 1, 3), Plan(32, 16, 0, 4, 2)]
+CLOSE = 1e-6
 
-def apart(ours, true):
-    return float((ours - true).norm() / true.norm())
 
-def layer(kind, outputs):
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(kind: Quantisation, outputs: int = 32, seed: int = 0) -> QuantLinear:
     made = QuantLinear(512, outputs, kind)
-    made.pack({"weight": torch.randn(outputs, 512, generator=generator) * 0.02})
+    made.pack({"weight": noise(outputs, 512, seed=seed) * 0.02})
     return made
 
-def tokens(rows):
-    return torch.randn(rows, 512, generator=generator)
 
-told = {}
-for kind in ("int4", "int8", "fp8"):
-    one = layer(kind, 32)
-    weight = one.codes, one.steps
-    wide = one.widened(torch.float32)
-    told[f"{kind} widen"] = apart(kernels.widen(*weight, torch.float32), wide)
-    for cut in CUTS:
-        for rows in (1, cut.columns + 1):
-            x = tokens(rows)
-            told[f"{kind} {rows} {cut}"] = apart(kernels.multiply(x, *weight, cut), x @ wide.t())
-    whole = side_by_side([layer(kind, 32), part := layer(kind, 16)])
-    x = tokens(3)
-    theirs = kernels.multiply(x, whole.codes, whole.steps, CUTS[0])[:, 32:]
-    told[f"{kind} part"] = apart(kernels.multiply(x, part.codes, part.steps, CUTS[0]), theirs)
-for rows in (1, 9, 17, kernels.MOST_ROWS + 1):
-    x = tokens(rows)
-    told[f"product {rows}"] = apart(kernels.product(x, *weight), x @ wide.t())
-print(json.dumps(told))
-"""
+def apart(ours: Tensor, true: Tensor) -> float:
+    return float((ours - true).norm() / true.norm())
 
 
-@pytest.fixture(scope="module")
-def errors() -> dict[str, float]:
-    root = Path(__file__).resolve().parent.parent
-    ran = subprocess.run(
-        [sys.executable, "-c", _RUN],
-        cwd=root,
-        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    told: dict[str, float] = json.loads(ran.stdout)
-    return told
+@pytest.mark.parametrize(("kind", "cut"), list(itertools.product(KINDS, CUTS)))
+def test_every_cut_says_what_the_widened_weight_says(kind: Quantisation, cut: Plan) -> None:
+    one = layer(kind)
+    for rows in (1, cut.columns + 1):
+        x = noise(rows, 512, seed=rows)
+        true = F.linear(x, one.widened(torch.float32))
+        assert apart(multiply(x, one.codes, one.steps, cut), true) < CLOSE
 
 
-def test_every_cut_says_what_the_widened_weight_says(errors: dict[str, float]) -> None:
-    cuts = {name: error for name, error in errors.items() if "Plan" in name}
-    assert len(cuts) == 3 * 3 * 2
-    assert max(cuts.values()) < 1e-6
+@pytest.mark.parametrize("kind", KINDS)
+def test_widened_by_a_kernel_is_widened_by_torch(kind: Quantisation) -> None:
+    one = layer(kind)
+    assert torch.equal(widen(one.codes, one.steps, torch.float32), one.widened(torch.float32))
 
 
-def test_widened_by_a_kernel_is_widened_by_torch(errors: dict[str, float]) -> None:
-    assert [errors[f"{kind} widen"] for kind in ("int4", "int8", "fp8")] == [0, 0, 0]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_of_what_lies_side_by_side_is_read_as_such(kind: Quantisation) -> None:
+    whole = side_by_side([layer(kind, seed=1), part := layer(kind, 16, seed=2)])
+    x = noise(3, 512)
+    theirs = multiply(x, whole.codes, whole.steps, CUTS[0])[:, 32:]
+    assert torch.equal(multiply(x, part.codes, part.steps, CUTS[0]), theirs)
 
 
-def test_a_part_of_what_lies_side_by_side_is_read_as_such(errors: dict[str, float]) -> None:
-    assert [errors[f"{kind} part"] for kind in ("int4", "int8", "fp8")] == [0, 0, 0]
+@pytest.mark.parametrize("rows", [1, 17, 193])
+def test_the_product_is_right_however_many_rows(rows: int) -> None:
+    one, x = layer("int4"), noise(rows, 512)
+    true = F.linear(x, one.widened(torch.float32))
+    assert apart(product(x, one.codes, one.steps), true) < CLOSE
 
 
-def test_the_product_is_right_however_many_rows(errors: dict[str, float]) -> None:
-    products = [error for name, error in errors.items() if "product" in name]
-    assert len(products) == 4 and max(products) < 1e-6
+@pytest.mark.parametrize(
+    ("kind", "outputs", "inputs"),
+    [
+        *itertools.product(KINDS, (4096, 6144, 24576), (4096,)),
+        *itertools.product(KINDS, (4096,), (12288,)),
+        *itertools.product(KINDS, (16, 48, 128), (256, 512)),
+    ],
+)
+def test_plans_cut_weights_without_a_rest(kind: Quantisation, outputs: int, inputs: int) -> None:
+    with torch.device("meta"):
+        codes = QuantLinear(inputs, outputs, kind).codes
+    assert fits(codes)
+    for rows in (1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256):
+        cut = plan(codes, rows)
+        assert outputs % cut.tile == 0 and cut.tile >= 16
+        assert cut.warps & (cut.warps - 1) == 0
+        if cut.slices:
+            assert (inputs // (256 if kind == "int4" else 128)) % cut.slices == 0
+            assert cut.warps == cut.slices
+        assert rows <= 2 * cut.columns or not cut.slices
+
+
+def test_odd_shapes_are_left_to_torch() -> None:
+    with torch.device("meta"):
+        odd = [QuantLinear(128, 16, "int4"), QuantLinear(192, 16, "int8")]
+        odd.append(QuantLinear(256, 24, "int4"))
+    assert not any(fits(one.codes) for one in odd)

@@ -133,6 +133,6 @@ def side_by_side(linears: Sequence[QuantLinear]) -> QuantLinear:
 def _kernels_take(codes: Tensor) -> bool:
     if torch.cuda.get_device_capability(codes.device) < _KERNEL_CAPABILITY:
         return False
-    from agent.torch_parts.kernels.quant import fits
+    from agent.torch_parts.kernels.quant_plans import fits
 
     return fits(codes)

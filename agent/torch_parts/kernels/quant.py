@@ -16,23 +16,24 @@ and one more step takes off 128 and the zero point. Nothing is rounded before th
 sums, in float32; the scale of a group multiplies its sum.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from agent.torch_parts.kernels.quant_plans import (
+    BLOCK4,
+    BLOCK8,
+    Plan,
+    is_words,
+    most_rows,
+    plan,
+    shape_of,
+)
+
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-_BLOCK4 = 256
-"""Codes of a row that a program reads at once: 32 words, two groups."""
-_BLOCK8 = 128
-_FEW_ROWS = 16
-MOST_ROWS = 256
-"""Above, weights are written out for the library's product."""
-_WIDE_ROWS = 4096
-"""Rows of the weight that are written out at a time: as many as a large card's cache holds."""
+_WIDENED = 1 << 25
+"""Numbers that are written out at a time: 67 MB in bfloat16."""
 
 
 def _widening() -> str:
@@ -126,8 +127,8 @@ def _eighths(numbers, dtype: tl.constexpr, FLOATS: tl.constexpr, ASM: tl.constex
 @triton.jit(do_not_specialize=["rows"])
 def _few4(
     x, packed, steps, out, rows, height, step_stride,
-    WIDTH: tl.constexpr, SLICES: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
-    ASM: tl.constexpr,
+    WIDTH: tl.constexpr, SLICES: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     column = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -166,8 +167,8 @@ def _few4(
 @triton.jit(do_not_specialize=["rows"])
 def _few8(
     x, packed, steps, out, rows, height,
-    WIDTH: tl.constexpr, SLICES: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
-    FLOATS: tl.constexpr, ASM: tl.constexpr,
+    WIDTH: tl.constexpr, SLICES: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    STAGES: tl.constexpr, FLOATS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     column = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -194,7 +195,8 @@ def _few8(
 @triton.jit(do_not_specialize=["rows"])
 def _many4(
     x, packed, steps, out, rows, height, step_stride,
-    WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
+    WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     column = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -227,8 +229,8 @@ def _many4(
 @triton.jit(do_not_specialize=["rows"])
 def _many8(
     x, packed, steps, out, rows, height,
-    WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, FLOATS: tl.constexpr,
-    ASM: tl.constexpr,
+    WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    FLOATS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     column = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -276,65 +278,18 @@ def _widen8(packed, steps, out, width, BM: tl.constexpr, FLOATS: tl.constexpr):
 # ---- starting them ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How the programs of a product are cut."""
-
-    tile: int
-    """Rows of the weight."""
-    columns: int
-    """Rows of x."""
-    slices: int
-    """Warps that share the tile's length; 0: the tile is of the other kind, `warps` large."""
-    warps: int
-    stages: int
-
-
-def fits(codes: Tensor) -> bool:
-    """Whether the kernels take a weight of this shape."""
-    height, width = shape_of(codes)
-    return height % 16 == 0 and width % (_BLOCK4 if _is4(codes) else _BLOCK8) == 0
-
-
-def shape_of(codes: Tensor) -> tuple[int, int]:
-    """(M, K) of the weight."""
-    return codes.shape[0], codes.shape[1] * (8 if _is4(codes) else 1)
-
-
-def _is4(codes: Tensor) -> bool:
-    return codes.dtype == torch.int32
-
-
 def product(x: Tensor, codes: Tensor, steps: Tensor) -> Tensor:
     """x [N, K], contiguous → x times the transposed weight [N, M], in the way that suits N."""
-    if len(x) <= MOST_ROWS:
+    height, width = shape_of(codes)
+    if len(x) <= most_rows(codes):
         return multiply(x, codes, steps, plan(codes, len(x)))
-    out = torch.empty(len(x), len(codes), dtype=x.dtype, device=x.device)
-    for begin in range(0, len(codes), _WIDE_ROWS):
-        part = slice(begin, begin + _WIDE_ROWS)
+    out = torch.empty(len(x), height, dtype=x.dtype, device=x.device)
+    at_once = max(16, _WIDENED // width // 16 * 16)
+    for begin in range(0, height, at_once):
+        part = slice(begin, begin + at_once)
         weight = widen(codes[part], steps[:, part], x.dtype)
         torch.mm(x, weight.t(), out=out[:, part])
     return out
-
-
-def plan(codes: Tensor, rows: int) -> Plan:
-    """How to multiply with so many rows."""
-    if rows <= _FEW_ROWS:
-        return _few_plan(codes, rows)
-    return _many_plan(codes, rows)
-
-
-def _few_plan(codes: Tensor, rows: int) -> Plan:
-    height, width = shape_of(codes)
-    blocks = width // (_BLOCK4 if _is4(codes) else _BLOCK8)
-    slices = math.gcd(blocks, 4)
-    return Plan(16 if height % 32 else 32, 8 if rows <= 8 else 16, slices, slices, 3)
-
-
-def _many_plan(codes: Tensor, rows: int) -> Plan:
-    columns = 32 if rows <= 32 else 64
-    tile = math.gcd(shape_of(codes)[0], 128)
-    return Plan(tile, columns, 0, 8 if tile == 128 else 4, 3)
 
 
 def multiply(x: Tensor, codes: Tensor, steps: Tensor, cut: Plan) -> Tensor:
@@ -349,7 +304,7 @@ def multiply(x: Tensor, codes: Tensor, steps: Tensor, cut: Plan) -> Tensor:
         meta |= {"SLICES": cut.slices, "num_warps": cut.slices}
     else:
         meta |= {"num_warps": cut.warps}
-    if _is4(codes):
+    if is_words(codes):
         kernel = _few4 if cut.slices else _many4
         kernel[grid](*given, steps.stride(0), **meta)
     else:
@@ -362,10 +317,10 @@ def widen(codes: Tensor, steps: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight as numbers [M, K], rounded once."""
     height, width = shape_of(codes)
     out = torch.empty(height, width, dtype=dtype, device=codes.device)
-    if _is4(codes):
-        grid = (height // 16, width // _BLOCK4)
+    if is_words(codes):
+        grid = (height // 16, width // BLOCK4)
         _widen4[grid](codes, steps, out, width, steps.stride(0), BM=16)
     else:
-        grid = (height // 16, width // _BLOCK8)
+        grid = (height // 16, width // BLOCK8)
         _widen8[grid](codes, steps, out, width, BM=16, FLOATS=codes.dtype == torch.uint8)
     return out
