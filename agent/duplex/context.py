@@ -4,6 +4,7 @@
 changes it other than by reading the next unit is here, as work for whoever runs it.
 """
 
+import logging
 from collections.abc import Generator, Sequence
 
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.memory import Memory, keep_llm, retold
 from agent.duplex.model import DuplexModel
+from agent.duplex.moving import Move
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.slots import Slots
 from agent.duplex.window import PREVIOUS_MARKER, Cut, Window, WindowSettings
 from agent.duplex.work import Read, Work
 from agent.errors import ContextOverflow, RequestError
+
+log = logging.getLogger(__name__)
 
 
 class Context:
@@ -62,7 +66,7 @@ class Context:
         yield from self.obey(memory.window.cut_to(self._slots.llm.positions - new.protected))
         yield from self.flush()
         new = window.continuing(memory.window)
-        self._move(memory.window.protected, new.protected)
+        yield self._move(memory.window.protected, new.protected)
         memory.window = new
         yield from self.write_prompt(prompt, voice)
 
@@ -74,6 +78,10 @@ class Context:
         ContextOverflow, before anything is changed, where the rule is to forget nothing.
         """
         window, positions = self.memory.window, self._slots.llm.positions
+        if self.memory.floor.speaking and window.length > positions - count:
+            log.warning("the context is full: its oldest seconds are forgotten within a turn")
+            # As much as was put off, so that the rest of the turn finds room.
+            yield from self.obey(window.cut())
         yield from self.obey(window.cut_to(positions - count))
         if window.length > positions - count:
             raise ContextOverflow(
@@ -81,9 +89,10 @@ class Context:
             )
 
     def forget(self) -> Generator[Work, None, None]:
-        """Keep to the window's rule, but not while what goes may have to come back."""
+        """Keep to the window's rule, but not while what goes may have to come back, nor while the
+        agent's turn goes on: that is said in sight of the same past to its end."""
         memory = self.memory
-        if memory.is_uncut and memory.way_back is None:
+        if memory.is_uncut and memory.way_back is None and not memory.floor.speaking:
             memory.is_uncut = False
             yield from self.obey(memory.window.cut())
 
@@ -93,16 +102,16 @@ class Context:
             return
         yield from self.flush()
         memory = self.memory
-        self._move(cut.start, cut.to)
+        yield self._move(cut.start, cut.to)
         if cut.rewrite is not None:
             yield Read(KvStream(memory.llm.slot, cut.at), cut.rewrite)
         memory.records = memory.records[-len(memory.window.units) :]
 
-    def _move(self, start: int, to: int) -> None:
+    def _move(self, start: int, to: int) -> Move:
         keep_llm(self.memory, self._slots)
         rotary = self._model.llm.model.rotary
         frequencies = rotary.exact_frequencies if self.exact_moves else rotary.frequencies
-        self._slots.llm.move(self.memory.llm, start, to, frequencies)
+        return Move(self.memory.llm, start, to, frequencies)
 
     # ---- an interruption ------------------------------------------------------------------------
 
