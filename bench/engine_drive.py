@@ -168,11 +168,6 @@ class Taken:
     """Of its sound."""
     context_tokens: int = 0
 
-    @property
-    def seen(self) -> bool:
-        """Whether a picture was looked at."""
-        return "vision" in self.stage_ms
-
 
 class OneCall:
     """A call whose units come as soon as the one before is done, to the very end."""

@@ -23,6 +23,7 @@ from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import WRITTEN, Vocabulary
 from agent.engines import EngineSettings, ModelSettings, VoiceSettings
 from agent.engines.minicpm_o import abilities, parts_of
+from agent.scheduler import Relief
 from agent.torch_parts.checkpoint import Target
 from agent.types import SessionSettings
 from agent.vocoder.config import DitConfig, EncoderConfig, FlowConfig
@@ -149,6 +150,11 @@ class Wanted:
         return self.context_tokens * 3 // 4 * 7 // 8
 
 
+class _NoRelief(Relief):
+    def unit_over(self, call: int, late_s: float, *, sees: bool) -> None:
+        """Nothing follows from it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """An engine, and what its calls share."""
@@ -166,6 +172,10 @@ class Made:
     def admit_all(self) -> None:
         """Take calls also where they will make others late: that is to be measured."""
         vars(self.core._admission)["fits"] = lambda *demands: True
+
+    def look_at_all(self) -> None:
+        """Leave no picture out, however late a unit is: its time is to be measured."""
+        self.core._relief = _NoRelief()
 
     def admit_as_served(self) -> None:
         """Refuse them again."""

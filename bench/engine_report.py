@@ -70,7 +70,7 @@ class EngineReport:
         ordered, n = sorted(took_ms), len(took_ms)
         median = percentile(ordered, 0.5)
         self.row(f"{name}_ms", median, "ms", target=target, against=against, n=n)
-        tail = at_most(TAIL * median) if target is not None and ordered else None
+        tail = at_most(round(TAIL * median, 1)) if target is not None and ordered else None
         self.row(f"{name}_p95_ms", percentile(ordered, 0.95), "ms", target=tail, n=n)
         self.row(f"{name}_p99_ms", percentile(ordered, 0.99), "ms", n=n)
 

@@ -77,16 +77,14 @@ def measure_units(
 
 
 def units_of(made: Made, mode: Mode, cycles: int, clock: Clock) -> list[Taken]:
-    """A call's units in whole cycles, but for the first ones, in which much is done once.
-
-    An engine that takes longer than a second leaves pictures out: units without them are left out.
-    """
+    """A call's units in whole cycles, but for the first ones, in which much is done once."""
+    made.look_at_all()
     finish = partial(finish_device, made.parts.runner.model.target.device)
     call = OneCall(made.core, SETTINGS, clock, finish)
     material, length = Material(camera=mode == "omni"), len(cycle(SPEAK))
     units = [call.take(material.unit(index)) for index in range((cycles + 1) * length)]
     call.end()
-    return [one for one in units[_WARM_UP_CYCLES * length :] if mode == "audio" or one.seen]
+    return units[_WARM_UP_CYCLES * length :]
 
 
 def _report_mode(

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import bench.engine as bench
+from agent.clock import Clock
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.lanes import Done
 from agent.duplex.tokens import Token
@@ -28,7 +29,7 @@ from bench.engine_hour import HourOptions, measure_hour, report_hour
 from bench.engine_memory import measure_memory
 from bench.engine_parts import SETTINGS, VOCABULARY, Bed, Wanted, make_bed, make_engine
 from bench.engine_script import DecidedLane, WholeSeconds, cycle, plans, spoken_unit
-from bench.engine_unit import UnitOptions, measure_units
+from bench.engine_unit import UnitOptions, measure_units, units_of
 from tests.rig.engine_rows import Rows
 
 CPU = torch.device("cpu")
@@ -195,6 +196,26 @@ def test_an_engine_takes_all_calls_or_as_many_as_when_it_serves(bed: Bed) -> Non
     assert anew.core is not made.core and anew.parts is made.parts
     anew.core.open(1, SETTINGS)
     anew.core.finish(1)
+
+
+class _Slow(Clock):
+    """Half a second passes at every look."""
+
+    time_s = 0.0
+
+    def now_s(self) -> float:
+        self.time_s += 0.5
+        return self.time_s
+
+
+def test_pictures_are_looked_at_however_long_that_takes(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.engine_unit.cycle", lambda speak: [LISTEN] * 2)
+    clock = _Slow()
+    units = units_of(make_engine(bed, Wanted(1, 1024, speak=0), clock), "omni", 2, clock)
+    assert len(units) == 4 and all("vision" in one.stage_ms for one in units)
+    assert min(one.took_ms for one in units) > 1000, "each of them was late"
 
 
 def test_an_hour_is_measured_behind_a_full_window(bed: Bed, rows: Rows) -> None:
