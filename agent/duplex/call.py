@@ -257,7 +257,7 @@ class DuplexCall:
     def _unit_steps(self, unit: Unit, came_s: float) -> Generator[Work, None, UnitResult]:
         if self._trial is not None and not unit.speculative:
             yield from self._take_back(unit.index)
-        self._stand()
+        yield from self._stand()
         if unit.speculative and not self._talk.speaking:
             self._trial = Trial(unit.index, self._talk.save(), self._is_asked)
         if unit.pictures and not self._sees and self._trial is None:
@@ -360,11 +360,11 @@ class DuplexCall:
         if trial.is_reprompted:
             yield from self._reprompting(self._prompt(self._prompted))
 
-    def _stand(self) -> None:
+    def _stand(self) -> Steps:
         """What was tried is no trial any more."""
         self._trial = None
-        self._talk.stand()
         self._typed.keep()
+        yield from self._talk.stand_steps()
 
     def _preparing(self) -> Steps:
         """The first turn is not to wait for its voice."""
@@ -405,14 +405,16 @@ class DuplexCall:
     def _giving_up(self, then: Callable[[], None]) -> Job:
         self._is_asked = False
         turn = self._line.turn
-        self._stand()
-        steps = self._rewinding(turn, _ALL_MS)
+
+        def steps() -> Steps:
+            yield from self._stand()
+            yield from self._rewinding(turn, _ALL_MS)
 
         def settle(result: Any, stage_ms: StageTimes) -> None:
             self._interrupted(turn)
             then()
 
-        return Job(steps, settle)
+        return Job(steps(), settle)
 
     def park(self) -> None:
         """Leave the slot to others, keeping the conversation in the host's memory."""

@@ -147,7 +147,6 @@ class Conversation:
         `max_slices` of the unit's own pictures, where it is less than the settings say.
         """
         self._check_awake()
-        yield from self._context.forget()
         senses = yield from self._sense(unit, max_slices or self.settings.max_slices)
         yield from self._context.make_room(len(senses) + self.settings.rules.max_tokens + 2)
         memory, rules = self._memory, self.settings.rules
@@ -390,7 +389,12 @@ class Conversation:
 
     def stand(self) -> None:
         """What was tried is not taken back any more."""
+        self._run(self.stand_steps())
+
+    def stand_steps(self) -> Generator[Work, None, None]:
+        """The same, piece of work by piece of work; to be run to its end."""
         self._memory.way_back = None
+        yield from self._context.forget()
 
     # ---- leaving the slot -----------------------------------------------------------------------
 
