@@ -155,7 +155,7 @@ class Rows:
     positions: Tensor  # i32 [N]
     tiles: Tensor  # i32 [T, 2]: first row, how many
     splits: Tensor | None = None  # i32 [1]
-    """Into how many splits the keys of each tile are cut, `most_splits` at most; None: so many."""
+    """Into how many splits the keys of each tile are cut, if there is room for so many."""
 
 
 def place(
@@ -246,7 +246,7 @@ def _look(
 def _used(splits, SPLITS: tl.constexpr):
     used = SPLITS
     if splits is not None:
-        used = tl.load(splits)
+        used = tl.minimum(tl.load(splits), SPLITS)
     return used
 
 
@@ -348,9 +348,11 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
 
 
 def most_splits(rows: int, tiles: int, heads: Heads) -> int:
-    """Into how many splits the keys may be cut, where so many rows and tiles have room."""
+    """Into how many splits the keys may be cut, where so many rows and tiles have room: a power of
+    two, 2 at least."""
     wanted = _MOST_SPLITS if tiles * heads.kv_heads <= _BUSY_PROGRAMS // 2 else 8
-    return max(2, min(wanted, _MOST_PARTS // rows))
+    held = 1 << (_MOST_PARTS // rows).bit_length() - 1 if rows <= _MOST_PARTS else 1
+    return max(2, min(wanted, held))
 
 
 def splits_for(counts: Sequence[int], heads: Heads) -> int:

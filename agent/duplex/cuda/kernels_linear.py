@@ -119,10 +119,9 @@ def _multiply(
 def _dot(
     tokens, weight, out, added, count, outputs,
     K: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-    GATES: tl.constexpr, ADDS: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    GATES: tl.constexpr, ADDS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Up to BN rows, the weights being the tall side."""
-    begin_early(EARLY)
     place = tl.program_id(0) * BM + tl.arange(0, BM)
     column, row = tl.arange(0, BK), tl.arange(0, BN)
     held = tl.minimum(place, outputs - 1).to(tl.int64)[:, None] * K
@@ -131,7 +130,6 @@ def _dot(
     given = tokens + tl.minimum(row, count - 1)[None, :] * K + column[:, None]
     total = tl.zeros([BM, BN], tl.float32)
     more = total
-    wait_for_last(EARLY)
     for k in tl.range(0, K, BK, num_stages=STAGES):
         token = tl.load(given + k)
         total = tl.dot(tl.load(first + k), token, total, input_precision="ieee")
@@ -214,11 +212,10 @@ def dot(
     """Rows [N, K] through `weight` [M, K], or [2·M, K] where it gates: [N, M]. `onto` likewise."""
     outputs, inputs = weight.shape[0] // (1 + gates), weight.shape[1]
     out = _output(tokens, outputs) if onto is None else onto
-    early = starts_early(tokens.device)
     rows = max(_FEWEST_ROWS, triton.next_power_of_2(len(tokens)))
     _dot[(triton.cdiv(outputs, how.outputs),)](
         tokens, weight, out, out, len(tokens), outputs, inputs, rows, how.outputs, how.inputs,
-        gates, onto is not None, how.stages, early, num_warps=how.warps, launch_pdl=early,
+        gates, onto is not None, how.stages, num_warps=how.warps,
     )  # fmt: skip
     return out
 
