@@ -68,12 +68,10 @@ def test_a_batch_is_told_where_each_patch_lies() -> None:
 
 def test_pieces_are_seen_as_the_modules_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
     from agent.duplex.cuda import vision_lane
-    from agent.duplex.cuda.tower_kernels import Tiles
 
     # Small graphs: the interpreter takes a second for what the device does in a microsecond.
     monkeypatch.setattr(vision_lane, "PIECE_PATCHES", 40)
     monkeypatch.setattr(vision_lane, "MOST_PATCHES", 64)
-    monkeypatch.setattr(vision_lane, "_TOWER_TILES", Tiles(rows=64, block=64))
     torch.set_num_threads(1)
     eyes, measure = tiny.tiny_eyes(), tiny.tiny_eyes()
     pieces = [piece(3, 5), piece(1, 1, 2), piece(7, 9, 3)]

@@ -59,6 +59,7 @@ class AudioLane:
         self._graphs = [
             _Recorded.of(self._second, size, recorder) for size in useful_sizes(sizes, slots.count)
         ]
+        torch.cuda.empty_cache()  # what recording took besides the graphs
 
     def count(self, works: Sequence[Work]) -> int:
         """See `Lane`."""

@@ -59,11 +59,15 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How attention is cut up: rows of queries and of keys at once, and who works on them."""
+    """How attention is cut up: rows of queries and of keys at once, and who works on them.
 
-    rows: int = 128
+    For heads 72 wide and a thousand rows these were the fastest of seven on an H200, for one piece;
+    for 16 no other was more than 2 % faster.
+    """
+
+    rows: int = 64
     block: int = 64
-    warps: int = 8
+    warps: int = 4
     stages: int = 3
 
 
