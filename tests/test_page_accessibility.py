@@ -8,12 +8,12 @@ from playwright.async_api import FilePayload
 
 from tests.test_page_chat import CHAT_END
 from tests.test_page_text import noise
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 from tests.web_page.node import require_node_module
 from tests.web_page.server import able_models
 from tests.web_page.voices import ScriptedVoices, built_in, report, tone_wav, voice
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 SIZES = {"phone": (390, 844), "desktop": (1440, 900)}
 Scheme = Literal["light", "dark"]

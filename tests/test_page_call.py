@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.web_page.browser import Look, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, open_page
 from tests.web_page.server import echo_models, real_models
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 HANG_UP = ("POST", "/v1/realtime/calls/rtc_test/hangup")
 IS_HEARD = "window.farEnd.soundEnergy().then((energy) => energy > 0)"

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from playwright.async_api import FilePayload
 
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 from tests.web_page.server import able_models
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 CHAT_END = Path(__file__).parent.joinpath("web_page", "chat_end.js").read_text("utf-8")
 LOOK = Look(preamble=CHAT_END)

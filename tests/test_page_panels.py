@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.web_page.browser import open_page
+from tests.web_page.browser import IN_ONE_LOOP, open_page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 LINES = """[...document.querySelectorAll('.line')].map((line) => [
   line.dataset.speaker, ...['p', 'small'].map((part) => line.querySelector(part).textContent)])"""

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 WIDTH = """window.farEnd.pc.getStats().then((all) => [...all.values()]
   .find((each) => each.type === 'inbound-rtp' && each.kind === 'video')?.frameWidth)"""

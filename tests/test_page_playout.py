@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
-from tests.web_page.browser import Look, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, open_page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 REPORTS = "window.farEnd.received.filter((each) => each.type === 'voice_agent.playout')"
 STARTED = {"type": "output_audio_buffer.started", "response_id": "r"}

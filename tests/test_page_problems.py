@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 
 def _refuse(kind: str, error: str) -> str:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests.test_page_chat import CHAT_END
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 from tests.web_page.server import able_models
 from tests.web_page.voices import ScriptedVoices, built_in
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 RATE_HZ = 24_000
 SPEAKING = able_models(text_to_speech=True, voices=["slt", "kal"])

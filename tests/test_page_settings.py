@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.web_page.browser import OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, OpenPage, open_page
 from tests.web_page.server import able_models, echo_models
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 SET = """([id, value]) => {
   const control = document.getElementById(id);

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 from tests.web_page.server import able_models
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 
 async def test_the_headline_says_that_a_writing_agent_was_paused_or_hung_up() -> None:

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from playwright.async_api import FilePayload
 
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 from tests.web_page.server import able_models
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 CREATED = "window.farEnd.received.filter((event) => event.type === 'conversation.item.create')"
 ASKED = "window.farEnd.received.filter((event) => event.type === 'response.create')"

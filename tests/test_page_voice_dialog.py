@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from playwright.async_api import FilePayload
 
-from tests.web_page.browser import Look, OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 from tests.web_page.server import able_models
 from tests.web_page.voices import ScriptedVoices, built_in, report, tone_wav
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 SPEAKING = able_models(text_to_speech=True, voices=["slt"])
 OPEN = "document.getElementById('voice-dialog').open"

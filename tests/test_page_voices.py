@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from tests.web_page.browser import OpenPage, open_page
+from tests.web_page.browser import IN_ONE_LOOP, OpenPage, open_page
 from tests.web_page.server import able_models, echo_models
 from tests.web_page.voices import ScriptedVoices, built_in, tone_wav, voice
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 SPEAKING = able_models(text_to_speech=True, voices=["slt", "kal"])
 UPDATES = "window.farEnd.received.filter((event) => event.type === 'session.update')"

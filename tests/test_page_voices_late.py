@@ -8,11 +8,11 @@ from aiohttp import web
 
 from tests.test_page_voice_dialog import OPEN, _check, _file, _open_dialog
 from tests.test_page_voices import NOTE, _noted, _open_settings
-from tests.web_page.browser import open_page
+from tests.web_page.browser import IN_ONE_LOOP, open_page
 from tests.web_page.server import able_models
 from tests.web_page.voices import ScriptedVoices, built_in, voice
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
 SPEAKING = able_models(text_to_speech=True, voices=["slt", "kal"])
 WORDS = "document.getElementById('voice-progress-words').textContent"

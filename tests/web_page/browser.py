@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    ViewportSize,
+    async_playwright,
+)
 
 from tests.web_page.chromium import shared_chromium
 from tests.web_page.server import ScriptedServer, serve_page
@@ -17,6 +24,8 @@ FAR_END = Path(__file__).with_name("far_end.js")
 PATIENCE_MS = 15_000
 """How long anything on the page may take; the machine may be busy."""
 POLL_MS = 50
+IN_ONE_LOOP = pytest.mark.asyncio(loop_scope="session")
+"""For tests that open pages: one driver serves them all, as to start one takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +103,35 @@ async def open_page(look: Look | None = None, **server: Any) -> AsyncIterator[Op
     On leaving, nothing may have gone wrong in the page that a test did not look at.
     """
     look = look or Look()
-    async with serve_page() as script, async_playwright() as playwright:
+    async with serve_page() as script:
         for name, value in server.items():
             setattr(script, name, value)
-        browser = await playwright.chromium.connect_over_cdp(shared_chromium())
-        context = await _context(browser, look)
+        context = await _context(await _driven(), look)
         try:
             opened = await _load(context, look, script)
             yield opened
             assert opened.faults == []
         finally:
             await context.close()
+
+
+_drivers: list[tuple[Playwright, Browser]] = []
+
+
+async def _driven() -> Browser:
+    """The browser, driven by one driver for all tests of the process: their loop is the same."""
+    if not _drivers:
+        driver = await async_playwright().start()
+        _drivers.append((driver, await driver.chromium.connect_over_cdp(shared_chromium())))
+    return _drivers[0][1]
+
+
+async def stop_driving() -> None:
+    """To be called at the end of that loop."""
+    for driver, browser in _drivers:
+        await browser.close()
+        await driver.stop()
+    _drivers.clear()
 
 
 async def _context(browser: Browser, look: Look) -> BrowserContext:
