@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from agent.duplex import inspection
+from agent.duplex.config import parse_config
 from agent.duplex.inspection import FULL_SIZE, identify
+from agent.duplex.quant_sizes import projection_bytes
 from agent.duplex.slots import TURN_TOKENS
 from agent.errors import CheckpointError
+from bench.random_model import FULL_SIZE as FULL_CONFIG
 from tests.rig import tiny_model as tiny
 from tests.rig.tiny_checkpoint import (
     INDEX,
@@ -83,6 +86,21 @@ def test_full_size_takes_what_was_measured() -> None:
     assert FULL_SIZE.slots_in(FULL_SIZE.memory_bytes(3, 8192), 8192) == 3
     assert FULL_SIZE.slots_in(FULL_SIZE.memory_bytes(3, 8192) - 1, 8192) == 2
     assert FULL_SIZE.slots_in(12_000_000_000, 8192) < 1
+
+
+def test_weights_of_fewer_bits_take_less(folder: Path) -> None:
+    plain, small = FULL_SIZE, FULL_SIZE.quantised("int4")
+    assert plain.quantised("none") == plain
+    assert plain.weights - small.weights == pytest.approx(10.2e9, rel=0.01)
+    assert plain.weights - plain.quantised("int8").weights == pytest.approx(6.95e9, rel=0.01)
+    assert small.slots_in(12_000_000_000, 8192) == 1 > plain.slots_in(12_000_000_000, 8192)
+    assert FULL_SIZE.projections == projection_bytes(parse_config(FULL_CONFIG).llm, "none")
+    size = identify(folder).size
+    assert size.quantised("int4").weights < size.weights
+    with changed_json(folder / "config.json") as values:
+        values["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    stored = identify(folder).size
+    assert stored.quantised("int4") == stored
 
 
 def test_a_voice_takes_its_share() -> None:

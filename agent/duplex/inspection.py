@@ -9,12 +9,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.duplex.config import DuplexConfig, read_config
-from agent.duplex.quant_choice import check_stored
+from agent.duplex.quant_choice import BITS, Quantisation, check_stored
+from agent.duplex.quant_sizes import projection_bytes
 from agent.duplex.tokens import VOCABULARY_SIZE, WRITTEN
 from agent.errors import CheckpointError
 
@@ -60,6 +61,8 @@ class ModelSize:
     """Each token of a slot's context."""
     slot: int
     """Each slot besides its context."""
+    projections: int = 0
+    """Of the weights those that can be kept in fewer bits."""
 
     def memory_bytes(self, slots: int, context_tokens: int) -> int:
         """What the model takes in all with so many slots of so many tokens, working."""
@@ -74,14 +77,22 @@ class ModelSize:
     def with_voice(self, prepared_voices: int) -> "ModelSize":
         """The same model with a vocoder that keeps so many voices ready."""
         weights = self.weights + _VOCODER_BYTES + prepared_voices * _VOICE_BYTES
-        return ModelSize(weights, self.context_token, self.slot + _VOICE_STREAM_BYTES)
+        return replace(self, weights=weights, slot=self.slot + _VOICE_STREAM_BYTES)
+
+    def quantised(self, quantisation: Quantisation) -> "ModelSize":
+        """The same model with its projections kept so."""
+        kept = round(self.projections * BITS[quantisation] / BITS["none"])
+        return replace(self, weights=self.weights - self.projections + kept, projections=kept)
 
     def in_float32(self) -> "ModelSize":
         """The same model with twice the bytes a number."""
-        return ModelSize(2 * self.weights, 2 * self.context_token, 2 * self.slot)
+        twice = (2 * one for one in (self.weights, self.context_token, self.slot, self.projections))
+        return ModelSize(*twice)
 
 
-FULL_SIZE = ModelSize(18_743_575_332, 147_456, 61_440 * _TURN_TOKENS + 147_456_000)
+FULL_SIZE = ModelSize(
+    18_743_575_332, 147_456, 61_440 * _TURN_TOKENS + 147_456_000, projections=13_891_534_848
+)
 """Of the published model: 9,371,787,666 parameters."""
 
 
@@ -103,7 +114,10 @@ def identify(folder: Path) -> Identity:
     """
     config = expect_model(folder)
     files = weight_files(folder)
-    return Identity(folder, config, files, _size(config, files))
+    size = _size(config, files)
+    if "quantization_config" not in _config_values(folder):
+        size = replace(size, projections=projection_bytes(config.llm, "none"))
+    return Identity(folder, config, files, size)
 
 
 def expect_model(folder: Path) -> DuplexConfig:

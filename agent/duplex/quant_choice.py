@@ -23,6 +23,8 @@ zero point, 4.25 bits in all. Activations stay as they are.
 """
 GROUP = 128
 """Inputs that share a scale and a zero point in 4 bits."""
+BITS: Mapping[Quantisation, float] = {"none": 16, "int8": 8, "fp8": 8, "int4": 4 + 32 / GROUP}
+"""That a weight takes; a little more where outputs have scales."""
 PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),

@@ -118,6 +118,7 @@ def model_size(source: Source, config: Config) -> ModelSize:
     """What the model takes in the dtype that it has on a GPU, its voice included."""
     folder = source if isinstance(source, Path) else None
     size = inspection.identify(folder).size if folder is not None else inspection.FULL_SIZE
+    size = size.quantised(config.model.quantisation)
     if config.model.dtype == "float32":
         size = size.in_float32()
     return size.with_voice(config.vocoder.prepared_voices) if will_speak(config, folder) else size
