@@ -36,7 +36,7 @@ from bench.engine_memory import measure_memory
 from bench.engine_parts import Bed, Made, Wanted, make_bed, make_engine
 from bench.engine_report import EngineReport, gpu_name
 from bench.engine_start import measure_start, prepare_start
-from bench.engine_unit import MODES, Mode, UnitOptions, measure_units
+from bench.engine_unit import MODES, SPEAK, Mode, UnitOptions, measure_units
 from bench.report import add_arguments
 
 _WINDOW = 8192
@@ -106,15 +106,24 @@ class _Run:
         return bed
 
     @cached_property
+    def single(self) -> Made:
+        """With one place, and a window as it is served."""
+        window = _LOAD_WINDOW if self.options.tiny else _WINDOW
+        return self._made("single", Wanted(1, window, SPEAK))
+
+    @cached_property
     def loaded(self) -> Made:
         """With as many places as any load has calls."""
         asked = [self.options.sessions] if "load" in self.options.measure else []
         levels = self.options.levels if "sweep" in self.options.measure else []
-        wanted = Wanted(max(*asked, *levels, 1, 1), _LOAD_WINDOW, self.options.speak)
-        began_s = SYSTEM_CLOCK.now_s()
-        made = make_engine(self.bed, wanted)
-        self.report.row("load_engine_s", SYSTEM_CLOCK.now_s() - began_s, "s")
-        self.report.row("load_slots", wanted.slots, "calls")
+        slots = max(*asked, *levels, 1, 1)
+        return self._made("loaded", Wanted(slots, _LOAD_WINDOW, self.options.speak))
+
+    def _made(self, name: str, wanted: Wanted) -> Made:
+        bed, began_s = self.bed, SYSTEM_CLOCK.now_s()
+        made = make_engine(bed, wanted)
+        self.report.row(f"{name}_engine_s", SYSTEM_CLOCK.now_s() - began_s, "s")
+        self.report.row(f"{name}_slots", wanted.slots, "calls")
         return made
 
     def floor(self) -> None:
@@ -122,18 +131,15 @@ class _Run:
 
     def unit(self) -> None:
         options = UnitOptions(self.options.cycles, self.options.eager_cycles)
-        measure_units(self.report, self.bed, self._tiny_unit(options))
-
-    def _tiny_unit(self, options: UnitOptions) -> UnitOptions:
-        return replace(options, context_tokens=_LOAD_WINDOW) if self.options.tiny else options
+        measure_units(self.report, self.single, options)
 
     def memory(self) -> None:
-        measure_memory(self.report, self.bed)
+        measure_memory(self.report, self.single)
 
     def hour(self) -> None:
-        window = _LOAD_WINDOW if self.options.tiny else _WINDOW
         compared = min(100, self.options.units // 2)
-        measure_hour(self.report, self.bed, HourOptions(self.options.units, compared, window))
+        options = HourOptions(self.options.units, compared)
+        measure_hour(self.report, self.single.renewed(), options)
 
     def load(self) -> None:
         for mode in self._modes():

@@ -14,7 +14,7 @@ from pathlib import Path
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.fleet.callers import Material
 from bench.engine_drive import OneCall, Taken
-from bench.engine_parts import SETTINGS, Bed, Wanted, finish_device, make_engine, taken_gb
+from bench.engine_parts import SETTINGS, Made, finish_device, taken_gb
 from bench.engine_report import EngineReport
 from bench.report import at_most
 
@@ -31,21 +31,18 @@ class HourOptions:
 
     units: int = 600
     compared: int = 100
-    context_tokens: int = 8192
 
 
 def measure_hour(
     report: EngineReport,
-    bed: Bed,
+    made: Made,
     options: HourOptions,
     clock: Clock = SYSTEM_CLOCK,
     gpu_gb: Callable[[], float] | None = None,
 ) -> None:
-    """All rows of `hour`; `gpu_gb` tells what is taken of the device's memory."""
-    wanted = Wanted(1, options.context_tokens)
-    made = make_engine(bed, wanted, clock)
-    gpu_gb = gpu_gb or partial(taken_gb, bed.device)
-    call = OneCall(made.core, SETTINGS, clock, partial(finish_device, bed.device))
+    """All rows of `hour`, of one call; `gpu_gb` tells what is taken of the device's memory."""
+    gpu_gb = gpu_gb or partial(taken_gb, made.device)
+    call = OneCall(made.core, SETTINGS, clock, partial(finish_device, made.device))
     material = Material(camera=False)
     filled = call.fill(material, made.parts.window.low_tokens)
     before_gb, before_mb = gpu_gb(), host_mb()

@@ -144,6 +144,6 @@ class LoadBench:
         if self._mode == "omni":
             row(f"{name}_unseen_percent", 100 * times.unseen / n if n else 0.0, "%", n=n)
         row(f"{name}_context_tokens", min(self._calls.context_tokens, default=0), "tokens")
-        taken = taken_gb(self._made.parts.runner.model.target.device)
+        taken = taken_gb(self._made.device)
         if not math.isnan(taken):
             row(f"{name}_gpu_gb", taken, "GB")

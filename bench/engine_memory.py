@@ -11,7 +11,7 @@ import torch
 
 from agent.fleet.callers import Material
 from bench.engine_drive import Calls
-from bench.engine_parts import SETTINGS, Bed, Made, Wanted, make_eager, make_engine, taken_gb
+from bench.engine_parts import SETTINGS, Made, Wanted, make_eager, taken_gb
 from bench.engine_report import EngineReport
 from bench.report import at_most
 
@@ -25,15 +25,15 @@ _HEARD_S = 3
 
 def measure_memory(
     report: EngineReport,
-    bed: Bed,
+    served: Made,
     taken: Callable[[torch.device], float] = taken_gb,
     windows: tuple[int, ...] = tuple(EACH_GB),
 ) -> None:
-    """A row for each window; `taken` tells what is taken of the device's memory."""
-    served = make_engine(bed, Wanted())
+    """A row for each window, with the weights and the voice of `served`; `taken` tells what is
+    taken of the device's memory."""
     for window in windows:
         name = f"vram_each_gb_{window}"
-        few, more = (_taken_by(served, bed, window, count, taken) for count in (FEW, MORE))
+        few, more = (_taken_by(served, window, count, taken) for count in (FEW, MORE))
         each = (more - few) / (MORE - FEW)
         if math.isnan(each):
             report.not_measured(name, "GB", "there is no GPU")
@@ -42,7 +42,7 @@ def measure_memory(
 
 
 def _taken_by(
-    served: Made, bed: Bed, window: int, count: int, taken: Callable[[torch.device], float]
+    served: Made, window: int, count: int, taken: Callable[[torch.device], float]
 ) -> float:
     """With so many calls. Their lanes are eager: what lanes take is the first call's."""
     made = make_eager(served, Wanted(count, window, speak=1.0, turn_units=_TURN_UNITS))
@@ -50,6 +50,6 @@ def _taken_by(
     calls.grow(count, 0)
     for _ in range(_HEARD_S):
         calls.take_second()
-    taken_now = taken(bed.device)
+    taken_now = taken(served.device)
     calls.end_all()
     return taken_now

@@ -143,12 +143,6 @@ class Wanted:
     speak: float = 0.5
     turn_units: int = TURN_UNITS
 
-    @property
-    def window_tokens(self) -> int:
-        """What a call that goes on for long remembers at least: so much `_window` of the engine
-        leaves where it forgets."""
-        return self.context_tokens * 3 // 4 * 7 // 8
-
 
 class _NoRelief(Relief):
     def unit_over(self, call: int, late_s: float, *, sees: bool) -> None:
@@ -161,6 +155,7 @@ class Made:
 
     core: DuplexEngine
     parts: CallParts
+    wanted: Wanted
     has_lanes: bool
     """Whether it does its work in lanes of the device; else it is eager throughout."""
 
@@ -168,6 +163,10 @@ class Made:
         """The same with nothing learned: no call, and no memory of what was late."""
         core = DuplexEngine(self.parts, abilities(self.parts), self.parts.runner.clock)
         return replace(self, core=core)
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts.runner.model.target.device
 
     def admit_all(self) -> None:
         """Take calls also where they will make others late: that is to be measured."""
@@ -183,7 +182,8 @@ class Made:
 
 
 def make_engine(bed: Bed, wanted: Wanted, clock: Clock = SYSTEM_CLOCK) -> Made:
-    """As it is served."""
+    """As it is served; what was taken of the device's memory before does not count as its peak."""
+    forget_peak(bed.device)
     model = ModelSettings(Path(), context_tokens=wanted.context_tokens, graphs=bed.graphs)
     settings = EngineSettings(ASSETS, wanted.slots, model, bed.voice)
     made = _decided(parts_of(bed.weights, model, settings), wanted, clock)
@@ -207,7 +207,8 @@ def _decided(parts: CallParts, wanted: Wanted, clock: Clock) -> Made:
     lanes["speech"] = WholeSeconds(served.lane("speech"))
     runner = replace(served, clock=clock, lanes=lanes)
     parts = replace(parts, runner=runner, seed=_SEED)
-    return Made(DuplexEngine(parts, abilities(parts), clock), parts, bool(served.lanes))
+    core = DuplexEngine(parts, abilities(parts), clock)
+    return Made(core, parts, wanted, bool(served.lanes))
 
 
 def settle() -> None:

@@ -15,17 +15,7 @@ from typing import Literal, TypeAlias
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.fleet.callers import Material
 from bench.engine_drive import OneCall, Taken
-from bench.engine_parts import (
-    SETTINGS,
-    Bed,
-    Made,
-    Wanted,
-    finish_device,
-    forget_peak,
-    make_eager,
-    make_engine,
-    most_taken_gb,
-)
+from bench.engine_parts import SETTINGS, Made, finish_device, make_eager, most_taken_gb
 from bench.engine_report import EngineReport
 from bench.engine_script import cycle
 from bench.report import at_most
@@ -51,22 +41,22 @@ class UnitOptions:
 
     cycles: int = 20
     eager_cycles: int = 1
-    context_tokens: int = 8192
 
 
 def measure_units(
-    report: EngineReport, bed: Bed, options: UnitOptions, clock: Clock = SYSTEM_CLOCK
+    report: EngineReport, made: Made, options: UnitOptions, clock: Clock = SYSTEM_CLOCK
 ) -> None:
-    """All rows of `unit`. Eager units stand beside those of lanes, where there are any."""
-    forget_peak(bed.device)
-    wanted = Wanted(1, options.context_tokens, SPEAK)
-    made = make_engine(bed, wanted, clock)
+    """All rows of `unit`, of an engine with one place that speaks in half of its units.
+
+    Eager units stand beside those of lanes, where there are any. The first thing that is done with
+    the engine: memory is counted from its making on.
+    """
     report.row("unit_lanes", float(made.has_lanes), "")
     taken = {mode: units_of(made, mode, options.cycles, clock) for mode in MODES}
-    first_gb = most_taken_gb(bed.device)
+    first_gb = most_taken_gb(made.device)
     against: dict[Mode, list[Taken]] = {}
     if made.has_lanes and options.eager_cycles:
-        eager = make_eager(made, wanted)
+        eager = make_eager(made, made.wanted)
         against = {mode: units_of(eager, mode, options.eager_cycles, clock) for mode in MODES}
     for mode in MODES:
         _report_mode(report, mode, taken[mode], against.get(mode, ()))
@@ -79,7 +69,7 @@ def measure_units(
 def units_of(made: Made, mode: Mode, cycles: int, clock: Clock) -> list[Taken]:
     """A call's units in whole cycles, but for the first ones, in which much is done once."""
     made.look_at_all()
-    finish = partial(finish_device, made.parts.runner.model.target.device)
+    finish = partial(finish_device, made.device)
     call = OneCall(made.core, SETTINGS, clock, finish)
     material, length = Material(camera=mode == "omni"), len(cycle(SPEAK))
     units = [call.take(material.unit(index)) for index in range((cycles + 1) * length)]

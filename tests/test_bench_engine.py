@@ -220,8 +220,8 @@ def test_pictures_are_looked_at_however_long_that_takes(
 
 def test_an_hour_is_measured_behind_a_full_window(bed: Bed, rows: Rows) -> None:
     gigabytes = iter([20.0, 20.01])
-    options = HourOptions(units=4, compared=2, context_tokens=512)
-    measure_hour(rows.report, bed, options, gpu_gb=lambda: next(gigabytes))
+    made = make_engine(bed, Wanted(1, 512))
+    measure_hour(rows.report, made, HourOptions(4, 2), gpu_gb=lambda: next(gigabytes))
     measured = rows.read()
     assert measured["hour_memory_growth_mb"]["value"] == 10 and measured["hour_units"]["value"] == 4
     assert measured["hour_context_tokens"]["value"] > 0.6 * 512
@@ -235,11 +235,12 @@ def test_a_call_s_memory_is_the_difference_of_few_and_more(
     monkeypatch.setattr(engine_memory, "MORE", 2)
     monkeypatch.setattr(engine_memory, "_HEARD_S", 1)
     gigabytes = iter([21.0, 21.8, math.nan, math.nan])
-    measure_memory(rows.report, bed, lambda device: next(gigabytes), (2048,))
+    made = make_engine(bed, Wanted())
+    measure_memory(rows.report, made, lambda device: next(gigabytes), (2048,))
     row = rows.read()["vram_each_gb_2048"]
     assert (row["value"], row["target"], row["meets"]) == (0.8, 0.85, True)
     monkeypatch.setattr(engine_memory, "_taken_by", lambda *args: next(gigabytes))
-    measure_memory(rows.report, bed, windows=(8192,))
+    measure_memory(rows.report, made, windows=(8192,))
     assert rows.read()["vram_each_gb_8192"]["value"] is None
 
 
@@ -255,20 +256,17 @@ def taken(mode: str, spoken: int, heard: int, base_ms: float) -> list[Taken]:
 
 @pytest.mark.parametrize("has_lanes", [True, False])
 def test_the_rows_of_units(rows: Rows, monkeypatch: pytest.MonkeyPatch, has_lanes: bool) -> None:
-    runner = SimpleNamespace(model=SimpleNamespace(target=SimpleNamespace(device=CPU)))
-    made = SimpleNamespace(has_lanes=has_lanes, parts=SimpleNamespace(runner=runner))
+    made = SimpleNamespace(has_lanes=has_lanes, device=CPU, wanted=Wanted())
     asked: list[tuple[str, int]] = []
 
     def units_of(of: object, mode: str, cycles: int, clock: object) -> list[Taken]:
         asked.append((mode, cycles))
         return taken(mode, 100, 100, 5.0 if of is made else 500.0)
 
-    monkeypatch.setattr(engine_unit, "make_engine", lambda *args: made)
     monkeypatch.setattr(engine_unit, "make_eager", lambda *args: SimpleNamespace())
     monkeypatch.setattr(engine_unit, "units_of", units_of)
     monkeypatch.setattr(engine_unit, "most_taken_gb", lambda device: 21.5)
-    bed = SimpleNamespace(device=CPU)
-    measure_units(rows.report, bed, UnitOptions(7, 2))  # type: ignore[arg-type]
+    measure_units(rows.report, made, UnitOptions(7, 2))  # type: ignore[arg-type]
     lanes = [("audio", 7), ("omni", 7)]
     assert asked == ([*lanes, ("audio", 2), ("omni", 2)] if has_lanes else lanes)
     measured = rows.read()

@@ -34,11 +34,10 @@ class TimedMade:
 
     core: TimedCore
     parts: Any
-    renewals: int = 0
+    device: torch.device = CPU
 
     def renewed(self) -> "TimedMade":
         assert not self.core.calls and not self.core.waiting, "what was there is over"
-        self.renewals += 1
         self.core.admits_all = False
         return self
 
@@ -50,8 +49,7 @@ class TimedMade:
 
 
 def load_bench(rows: Rows, core: TimedCore, mode: str = "audio", low: int = 300) -> LoadBench:
-    runner = SimpleNamespace(model=SimpleNamespace(target=SimpleNamespace(device=CPU)))
-    parts = SimpleNamespace(runner=runner, window=SimpleNamespace(low_tokens=low))
+    parts = SimpleNamespace(window=SimpleNamespace(low_tokens=low))
     return LoadBench(rows.report, TimedMade(core, parts), mode, core.clock)  # type: ignore[arg-type]
 
 
