@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from agent.duplex.cuda.speech_lane_few_kernels import attend_few, project
+from agent.duplex.cuda.speech_lane_few_kernels import ALONE, EARLY, LATE, attend_few, project
 from agent.duplex.cuda.static_decoder import merged_weights
 from agent.duplex.decoder import DecoderLayer
 from agent.duplex.kv_cache import KvCache
@@ -16,13 +16,12 @@ from agent.duplex.speech_lm import SpeechLm
 MOST_FEW = 4
 """Rows whose sums a program's registers hold."""
 _LOG2_E = 1.4426950408889634
-_BLOCK = 256
+_BLOCK = 128
 """Positions looked at at once."""
 _ATTEND_WARPS = 16
 _WIDEST_CHUNK = 256
 """Numbers that a warp reads at once, eight a thread."""
 _MOST_CHUNKS = 12
-_AHEAD = 2
 _EARLY_CAPABILITY = (9, 0)
 """Below, no launch can begin before the one before it has ended."""
 
@@ -80,9 +79,10 @@ class FewSteps:
         everywhere = torch.arange(cache.positions, device=device)[None]
         cosine, sine = decoder.rotary.at(everywhere, cache.tensor.dtype)
         self._turns = (cosine[0, 0].contiguous(), sine[0, 0].contiguous())
-        self.ahead = 0
+        self.ahead = ALONE
+        """When a projection lets the next launch come."""
         if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _EARLY_CAPABILITY:
-            self.ahead = _AHEAD
+            self.ahead = EARLY
 
     def logits(self, tokens: Tensor, *, norms: bool) -> Tensor:
         """[B, W] → [B, audio tokens]; `norms` where they are not states yet."""
@@ -91,17 +91,17 @@ class FewSteps:
         self._project(tokens, weights, out, self._shapes.head, NORMS=norms)
         return out
 
-    def read(self, tokens: Tensor, slots: Tensor, positions: Tensor) -> None:
-        """[B, W], the next position of each row, becomes what comes out of the last layer."""
+    def read(self, tokens: Tensor, slots: Tensor, starts: Tensor, step: int = 0) -> None:
+        """[B, W], of each row the position `step` behind its start, becomes what comes out of the
+        last layer. `slots` and `starts` i32 [B], of one stride, stay as they are for all steps."""
         shapes, rows = self._shapes, len(tokens)
         merged = tokens.new_empty(rows, len(self._layers[0].merged))
         found = torch.empty_like(tokens)
         opened = tokens.new_empty(rows, self._config.ffn_width)
-        places = (slots, positions)
         for layer in self._layers:
             given = (layer.merged, layer.before)
             self._project(tokens, given, merged, shapes.merged, NORMS=True)
-            self._attend(merged, found, layer, places)
+            self._attend(merged, found, layer, (slots, starts, step))
             self._project(found, (layer.out, layer.before), tokens, shapes.out, ADDS=True)
             given = (layer.opened, layer.between)
             self._project(tokens, given, opened, shapes.opened, NORMS=True, GATES=True)
@@ -120,13 +120,15 @@ class FewSteps:
         )  # fmt: skip
 
     def _attend(
-        self, merged: Tensor, found: Tensor, layer: _Layer, places: tuple[Tensor, Tensor]
+        self, merged: Tensor, found: Tensor, layer: _Layer, where: tuple[Tensor, Tensor, int]
     ) -> None:
-        config = self._config
+        config, (slots, starts, step) = self._config, where
         attend_few[(config.heads, len(merged))](
-            merged, found, layer.keys, layer.values, *places, *self._turns,
+            merged, found, layer.keys, layer.values, slots, starts, *self._turns,
+            slots.stride(0), step, self._cache.positions,
             layer.keys.stride(0), layer.keys.stride(1), _LOG2_E * config.head_width**-0.5,
-            config.heads, config.kv_heads, config.head_width, _BLOCK, self.ahead,
+            config.heads, config.kv_heads, config.head_width, _BLOCK,
+            LATE if self.ahead else ALONE,
             num_warps=_ATTEND_WARPS, launch_pdl=self.ahead > 0,
         )  # fmt: skip
 

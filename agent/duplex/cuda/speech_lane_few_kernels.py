@@ -4,23 +4,27 @@
 reading its weights takes.
 
 What is known before the launch before has ended is asked for at once: a program's weights go to
-its registers, an attention's keys and values likewise, while it waits (`AHEAD`). Only then is the
-next launch allowed to come, so at most two are under way, and what was written two launches ago is
-there. Every warp has all numbers of a row of the weight, and so the row's norm too: no barriers.
+its registers, an attention's keys and values likewise, while it waits. A projection lets the next
+launch come even then (`EARLY`), an attention only when it need not wait any more (`LATE`): so
+whoever begins knows that all before the last attention is written, and with it what was cached a
+step ago. Every warp has all numbers of a row of a weight, and so the row's norm too: no barriers.
 """
 
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+ALONE, EARLY, LATE = 0, 1, 2
+_EARLY, _LATE = tl.constexpr(EARLY), tl.constexpr(LATE)
+
 
 @triton.jit
 def begin(AHEAD: tl.constexpr):
-    """Behind this, what the launch before wrote can be read, and the next launch may begin."""
-    if AHEAD == 1:
+    """Behind this, what the launch before wrote can be read."""
+    if AHEAD == _EARLY:
         gdc_launch_dependents()
         gdc_wait()
-    if AHEAD == 2:
+    if AHEAD == _LATE:
         gdc_wait()
         gdc_launch_dependents()
 
@@ -114,63 +118,76 @@ def _turned(source, cosine, sine, column, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _seen(largest, total, mixed, query, keys, values, there):
-    """What was found so far, and in these keys and values [n, D] beside."""
-    score = tl.sum(keys.to(tl.float32) * query[None, :], 1)
-    score = tl.where(there, score, -float("inf"))
-    now = tl.maximum(largest, tl.max(score, 0))
-    fade = tl.exp2(largest - now)
-    likely = tl.exp2(score - now)
-    found = tl.sum(likely[:, None] * values.to(tl.float32), 0)
-    return now, total * fade + tl.sum(likely, 0), mixed * fade + found
+def _block(keys, values, cached, at, first, past, WIDTH: tl.constexpr):
+    """Keys and values [BLOCK, D] from position `first` on; past the nearest cache, which may know
+    them as they were."""
+    there = (first + at < past)[:, None]
+    further = cached + first * WIDTH
+    return (
+        tl.load(keys + further, mask=there, other=0.0, cache_modifier=".cg"),
+        tl.load(values + further, mask=there, other=0.0, cache_modifier=".cg"),
+    )
 
 
 @triton.jit
 def attend_few(
-    merged, found, keys, values, slots, positions, cosines, sines,
-    slot_stride, head_stride, scale,
+    merged, found, keys, values, slots, starts, cosines, sines,
+    row_stride, step, most_positions, slot_stride, head_stride, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """What a head of a row finds in what is cached and at its own position, whose key and value it
     caches: `found` [rows, H·D] from `merged` [rows, (H + 2·KV)·D].
 
-    `scale` has the logarithm's base in it, for powers of 2.
+    A row's position is its start and the `step`: nothing that a launch before writes, so that what
+    is cached can be asked for early. `scale` has the logarithm's base in it, for powers of 2.
     """
     head, row = tl.program_id(0), tl.program_id(1)
     group: tl.constexpr = HEADS // KV_HEADS
     half: tl.constexpr = WIDTH // 2
     column, at = tl.arange(0, WIDTH), tl.arange(0, BLOCK)
-    if AHEAD == 1:
-        begin(AHEAD)
-    # What was written two launches ago: past the nearest cache, which may know it as it was.
-    slot = tl.load(slots + row, cache_modifier=".cg").to(tl.int64)
-    past = tl.where(slot < 0, 0, tl.load(positions + row, cache_modifier=".cg"))
+    slot = tl.load(slots + row * row_stride).to(tl.int64)
+    past = tl.load(starts + row * row_stride) + step
+    there = (slot >= 0) & (past < most_positions)
+    past = tl.where(there, past, 0)
     cosine = tl.load(cosines + past * half + column % half).to(tl.float32)
     sine = tl.load(sines + past * half + column % half).to(tl.float32)
     place = tl.maximum(slot, 0) * slot_stride + head // group * head_stride
     cached = place + at[:, None] * WIDTH + column[None, :]
-    there = at < past
-    key_block = tl.load(keys + cached, mask=there[:, None], other=0.0, cache_modifier=".cg")
-    value_block = tl.load(values + cached, mask=there[:, None], other=0.0, cache_modifier=".cg")
-    if AHEAD == 2:
-        begin(AHEAD)
+    key_block, value_block = _block(keys, values, cached, at, 0, past, WIDTH)
+    key_block1, value_block1 = _block(keys, values, cached, at, BLOCK, past, WIDTH)
+    key_block2, value_block2 = _block(keys, values, cached, at, 2 * BLOCK, past, WIDTH)
+    begin(AHEAD)
     source = merged + row * (HEADS + 2 * KV_HEADS) * WIDTH
     query = _turned(source + head * WIDTH, cosine, sine, column, WIDTH).to(tl.float32) * scale
     key_head = source + (HEADS + head // group) * WIDTH
     key = _turned(key_head, cosine, sine, column, WIDTH)
     value = tl.load(key_head + KV_HEADS * WIDTH + column)
-    writes = (slot >= 0) & (head % group == 0) & (column < WIDTH)
+    writes = there & (head % group == 0) & (column < WIDTH)
     tl.store(keys + place + past * WIDTH + column, key, mask=writes)
     tl.store(values + place + past * WIDTH + column, value, mask=writes)
-    largest = tl.sum(query * key.to(tl.float32), 0)
-    mixed = value.to(tl.float32)
-    largest, total, mixed = _seen(largest, 1.0, mixed, query, key_block, value_block, there)
-    for first in range(BLOCK, past, BLOCK):
-        there = first + at < past
-        further = cached + first * WIDTH
-        key_block = tl.load(keys + further, mask=there[:, None], other=0.0)
-        value_block = tl.load(values + further, mask=there[:, None], other=0.0)
-        largest, total, mixed = _seen(largest, total, mixed, query, key_block, value_block, there)
-    target = found + (row * HEADS + head) * WIDTH + column
-    tl.store(target, (mixed / total).to(found.dtype.element_ty))
+    # Each place of a block keeps its own account, so that blocks need no word from each other.
+    largest = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    mixed = tl.zeros([BLOCK, WIDTH], tl.float32)
+    for first in range(0, past, BLOCK):
+        score = tl.sum(key_block.to(tl.float32) * query[None, :], 1)
+        score = tl.where(first + at < past, score, -float("inf"))
+        now = tl.maximum(largest, score)
+        base = tl.where(now == -float("inf"), 0.0, now)
+        fade, likely = tl.exp2(largest - base), tl.exp2(score - base)
+        total = total * fade + likely
+        mixed = mixed * fade[:, None] + likely[:, None] * value_block.to(tl.float32)
+        largest = now
+        key_block, value_block = key_block1, value_block1
+        key_block1, value_block1 = key_block2, value_block2
+        ahead = first + 3 * BLOCK
+        key_block2, value_block2 = _block(keys, values, cached, at, ahead, past, WIDTH)
+    own = tl.sum(query * key.to(tl.float32), 0)
+    top = tl.maximum(tl.max(largest, 0), own)
+    weight, own = tl.exp2(largest - top), tl.exp2(own - top)
+    whole = tl.sum(total * weight, 0) + own
+    out = tl.sum(mixed * weight[:, None], 0) + own * value.to(tl.float32)
+    tl.store(
+        found + (row * HEADS + head) * WIDTH + column, (out / whole).to(found.dtype.element_ty)
+    )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from agent.duplex.cuda.speech_lane_draw import Drawn, draw_speech
 from agent.duplex.cuda.speech_lane_few import FewSteps, is_for
-from agent.duplex.cuda.speech_lane_rows import SpeechRows
+from agent.duplex.cuda.speech_lane_rows import SLOT, START, SpeechRows
 from agent.duplex.cuda.static_decoder import Rows, StaticDecoder
 from agent.duplex.kv_cache import KvCache
 from agent.duplex.speech_lm import UNIT_SPEECH_TOKENS, SpeechLm
@@ -47,12 +47,12 @@ class SpeechSteps:
 
     def _run_few(self, count: int) -> None:
         """The last norm is part of the head, but for what the batch begins and ends with."""
-        slots, positions = self._places[:, :count]
+        rows = self.rows.sent.device[:count]
         tokens = self._embeddings[:count]
         logits = self._few.logits(self.state[:count], norms=False)
         for step in range(UNIT_SPEECH_TOKENS):
             self._draw(logits, step, self._few.ahead)
-            self._few.read(tokens, slots, positions)
+            self._few.read(tokens, rows[:, SLOT], rows[:, START], step)
             if step + 1 < UNIT_SPEECH_TOKENS:
                 logits = self._few.logits(tokens, norms=True)
         self.state[:count].copy_(self._lm.model.norm(tokens))
