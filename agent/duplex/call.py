@@ -7,16 +7,13 @@ work on the conversation between two units.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, TypeAlias
-
-import numpy as np
 
 from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.context import lay_out_window
 from agent.duplex.conversation import (
-    MAX_PICTURES,
     MAX_PUT_IN_TOKENS,
     UNIT_MS,
     Conversation,
@@ -27,16 +24,15 @@ from agent.duplex.lanes import StageTimes
 from agent.duplex.pace import Pace
 from agent.duplex.policy import Order
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
-from agent.duplex.seen_pictures import PictureRoom, piece_count
 from agent.duplex.tokens import Vocabulary
 from agent.duplex.trial import Trial, TurnNumbers
-from agent.duplex.typed_input import TypedInput, opened
+from agent.duplex.typed_input import TypedInput
+from agent.duplex.unit_input import Sight, whole_second
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
 from agent.scheduler import UNIT_S, Shown
 from agent.types import (
-    UNIT_SAMPLES,
     AddPicture,
     AddText,
     ClearInput,
@@ -54,7 +50,6 @@ from agent.types import (
     Unit,
     UnitReport,
     UpdateSettings,
-    VideoFrame,
 )
 
 log = logging.getLogger(__name__)
@@ -80,12 +75,13 @@ class DuplexCall:
         self._parts = parts
         self._settings = settings
         self._line = line
-        self._shown: Shown = "all"
         self._turns = TurnNumbers()
         self._units: deque[tuple[Unit, float]] = deque(maxlen=MAX_UNITS_BEHIND)
         self._pace = Pace(parts.runner.clock, UNIT_MS)
         self._urgent: deque[Callable[[], Job]] = deque()
         self._typed = TypedInput(self._vocabulary)
+        piece_tokens = parts.runner.model.config.resampler.queries + 2
+        self._sight = Sight(self._typed, piece_tokens, settings.max_slices)
         self._opened = self._listens = self._is_asked = self._sees = False
         self._to_prepare = True
         self._trial: Trial | None = None
@@ -122,7 +118,7 @@ class DuplexCall:
             case AddText():
                 self._add_text(command)
             case AddPicture():
-                self._add_picture(command)
+                self._sight.add(command, self._talk.unit_room_tokens)
             case DeleteItem(item_id=item_id):
                 self._typed.forget(item_id)
             case Respond(instructions=instructions):
@@ -175,29 +171,6 @@ class DuplexCall:
         most = min(MAX_PUT_IN_TOKENS, self._talk.unit_room_tokens // 4)
         self._typed.add_text(added, most)
 
-    def _add_picture(self, added: AddPicture) -> None:
-        self._typed.expect_room(MAX_PICTURES, "a second later")
-        rgb = opened(added, self._settings.max_slices)
-        pieces = piece_count(rgb, self._settings.max_slices)
-        if self._waiting_pieces + pieces > self._most_pieces:
-            raise RequestError(
-                f"the picture takes {pieces} tiles and only {self._most_pieces} fit into a second; "
-                "send it later, or with a smaller max_slices",
-                param="item.content",
-            )
-        self._typed.add_picture(added.item_id, rgb)
-
-    @property
-    def _waiting_pieces(self) -> int:
-        most = self._settings.max_slices
-        return sum(piece_count(rgb, most) for rgb in self._typed.pictures)
-
-    @property
-    def _most_pieces(self) -> int:
-        """Thumbnails and cells that a unit has room for, each with its two marks."""
-        piece_tokens = self._parts.runner.model.config.resampler.queries + 2
-        return self._talk.unit_room_tokens * 3 // 4 // piece_tokens
-
     def _update(self, settings: SessionSettings) -> None:
         system, heard = self._system(settings), self._heard_voice
         voices = self._voices.updated(self._parts, settings)
@@ -210,6 +183,7 @@ class DuplexCall:
         self._to_prepare |= voices.spoken != self._voices.spoken
         self._voices, self._heard_voice = voices, heard
         self._prompted, self._settings = system, settings
+        self._sight.max_slices = settings.max_slices
         spoke = self._talk.settings.speaks
         self._talk.update(conversation_settings(self._parts, settings))
         if not self._talk.settings.speaks:
@@ -230,7 +204,7 @@ class DuplexCall:
 
     def ease(self, shown: Shown) -> None:
         """From the next unit on so much is seen of the camera."""
-        self._shown = shown
+        self._sight.shown = shown
 
     @property
     def _has_unit(self) -> bool:
@@ -272,8 +246,7 @@ class DuplexCall:
         order = self._order()
         if order == "speak":
             self._is_asked = False
-        slices = self._settings.max_slices if self._shown == "all" else 1
-        result = yield from self._talk.steps(taken, order, slices)
+        result = yield from self._talk.steps(taken, order, self._sight.slices)
         yield from self._say(came_s, result)
         return result
 
@@ -289,28 +262,11 @@ class DuplexCall:
         return "free"
 
     def _as_taken(self, unit: Unit) -> Unit:
-        """The unit as far as anything can be made of it, so that the call survives the rest.
-
-        What is no number is silence, what is missing of the second too; of too many pictures the
-        newest are seen, and one of an impossible shape is not.
-        """
-        audio = np.zeros(UNIT_SAMPLES, np.float32)
-        given = unit.audio[:UNIT_SAMPLES]
-        audio[: len(given)] = np.nan_to_num(given, nan=0.0, posinf=0.0, neginf=0.0)
+        """The unit as far as anything can be made of it, so that the call survives the rest."""
         # The first picture changes the prompt for good, so it is not tried.
-        seen = self._fitting(unit.pictures) if self._sees else ()
-        return replace(unit, audio=audio.clip(-1, 1), pictures=seen)
-
-    def _fitting(self, pictures: Sequence[VideoFrame]) -> tuple[VideoFrame, ...]:
-        """The newest pictures that a unit has room for beside those that were sent to it."""
-        if self._shown == "none":
-            return ()
-        room = PictureRoom(
-            self._most_pieces - self._waiting_pieces,
-            MAX_PICTURES - len(self._typed.pictures),
-            self._settings.max_slices,
-        )
-        return tuple(pictures[place] for place in room.newest([one.rgb for one in pictures]))
+        pictures = unit.pictures if self._sees else ()
+        seen = self._sight.seen(pictures, self._talk.unit_room_tokens)
+        return replace(unit, audio=whole_second(unit.audio), pictures=seen)
 
     def _say(self, came_s: float, result: UnitResult) -> Steps:
         """Tell what came of a unit that came at `came_s`."""

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from agent.duplex.context import Context, lay_out_window
@@ -24,22 +23,22 @@ from agent.duplex.memory import (
     Snapshot,
     UnitRecord,
     go_back,
-    keep_audio,
     keep_speech,
     new_memory,
     take_snapshot,
 )
-from agent.duplex.pictures import Patches, patch_picture
+from agent.duplex.pictures import patch_picture
 from agent.duplex.policy import Order, Outcome, Spoken, UnitDecision
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History, TextSampler
 from agent.duplex.speech_lm import SPEECH_TOKEN_MS, UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import TextStream, Token, Vocabulary
+from agent.duplex.unit_senses import MAX_PICTURES, sense
 from agent.duplex.window import Window
-from agent.duplex.work import Choice, Hear, Look, Read, Speak, Work
+from agent.duplex.work import Choice, Read, Speak, Work
 from agent.errors import EngineError, RequestError
-from agent.types import UNIT_SAMPLES, ByteArray, Unit
+from agent.types import ByteArray, Unit
 
 T = TypeVar("T")
 
@@ -47,8 +46,6 @@ UNIT_MS = 1000
 MAX_PUT_IN_TOKENS = 2048
 """Text that may wait for the next unit."""
 _UNIT_TOKENS = 20  # sound, marks and what closes a unit, rounded up
-MAX_PICTURES = 8
-"""Pictures of a unit, those that were put in counted."""
 
 
 class Conversation:
@@ -147,7 +144,8 @@ class Conversation:
         `max_slices` of the unit's own pictures, where it is less than the settings say.
         """
         self._check_awake()
-        senses = yield from self._sense(unit, max_slices or self.settings.max_slices)
+        slices = max_slices or self.settings.max_slices
+        senses = yield from sense(self._context, self._runner.slots, unit, slices)
         yield from self._context.make_room(len(senses) + self.settings.rules.max_tokens + 2)
         memory, rules = self._memory, self.settings.rules
         decision = UnitDecision(memory.floor, rules, self._vocabulary.text, order)
@@ -198,42 +196,6 @@ class Conversation:
         return self._runner.model.vocabulary
 
     # ---- a unit ---------------------------------------------------------------------------------
-
-    def _sense(self, unit: Unit, max_slices: int) -> Generator[Work, None, Tensor]:
-        """`<unit>`, pictures, sound and text that was put in, as vectors [n, W]."""
-        if len(unit.audio) != UNIT_SAMPLES:
-            raise RequestError(f"a unit has {UNIT_SAMPLES} samples, not {len(unit.audio)}")
-        if len(unit.pictures) + len(self._memory.pictures) > MAX_PICTURES:
-            raise RequestError(f"a unit has at most {MAX_PICTURES} pictures")
-        shown = [patch_picture(one.rgb, max_slices) for one in unit.pictures]
-        pictures, self._memory.pictures = [*self._memory.pictures, *shown], ()
-        seen = Look([piece for pieces in pictures for piece in pieces])
-        if pictures:
-            yield seen
-        keep_audio(self._memory, self._runner.slots)
-        (mel,) = self._memory.mel.push(unit.audio)
-        heard = Hear(mel, self._memory.audio)
-        yield heard
-        put_in, self._memory.put_in = self._memory.put_in, ()
-        parts = [
-            self._context.embed([Token.UNIT]),
-            *self._spans(pictures, seen.vectors),
-            heard.vectors,
-        ]
-        return torch.cat([*parts, self._context.embed(put_in)] if put_in else parts)
-
-    def _spans(self, pictures: list[list[Patches]], vectors: Tensor) -> Iterator[Tensor]:
-        """The vectors of each thumbnail and cell between their marks. No ids, no newlines."""
-        if not pictures:
-            return
-        marks = [Token.IMAGE, Token.END_IMAGE, Token.SLICE, Token.END_SLICE]
-        begin, end, begin_cell, end_cell = self._context.embed(marks)[:, None]
-        pieces = iter(vectors)
-        for picture in pictures:
-            for place in range(len(picture)):
-                yield begin_cell if place else begin
-                yield next(pieces)
-                yield end_cell if place else end
 
     def _decide(
         self, senses: Tensor, decision: UnitDecision

@@ -21,8 +21,8 @@ from agent.duplex.half_duplex_prompt import call_system, lay_out_opening, prompt
 from agent.duplex.half_duplex_rules import HalfDuplexRules
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
-from agent.duplex.seen_pictures import PictureRoom, is_seen
 from agent.duplex.typed_input import TypedInput, opened
+from agent.duplex.unit_input import PictureRoom, is_seen
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowMode
 from agent.duplex.work import Work
