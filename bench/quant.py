@@ -50,7 +50,7 @@ _FILLED = 1024
 _STREAMS = 32
 _TIMES = 20
 _ROWS = (1, 16, 64, 256)
-_ASKED = (4, 64)
+_ASKED, _ASKED_OF_CPU = (4, 64), (2, 24)
 """Streams, and positions of each, whose logits are compared."""
 _PROJECTIONS_TARGET_MS = 2.0
 """Of the projections of all layers in 4 bits, for one row on an H200."""
@@ -154,9 +154,9 @@ class _Memory:
 
 def _cache(config: DuplexConfig, target: Target) -> Tensor:
     llm = config.llm
-    shape = (llm.layers, 2, _STREAMS, llm.kv_heads, _POSITIONS, llm.head_width)
-    if target.device.type != "cuda":
-        shape = (*shape[:2], _ASKED[0], shape[3], _ASKED[1], shape[5])
+    is_gpu = target.device.type == "cuda"
+    streams, positions = (_STREAMS, _POSITIONS) if is_gpu else _ASKED_OF_CPU
+    shape = (llm.layers, 2, streams, llm.kv_heads, positions, llm.head_width)
     return torch.zeros(shape, device=target.device, dtype=target.dtype)
 
 
@@ -165,7 +165,7 @@ def _cache(config: DuplexConfig, target: Target) -> Tensor:
 
 def _logits(llm: Llm, cache: KvCache) -> Tensor:
     """Of random words, in float32, on the host."""
-    streams, count = _ASKED
+    streams, count = _ASKED if cache.tensor.is_cuda else _ASKED_OF_CPU
     ids = torch.randint(0, 100_000, (streams * count,), generator=torch.Generator().manual_seed(7))
     words = llm.embed(ids.tolist()).view(streams, count, -1)
     states = llm.read(words, [KvStream(slot) for slot in range(streams)], cache)

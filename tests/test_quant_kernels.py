@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tests.rig.triton_on_cpu  # noqa: F401  before any kernel
+from agent.duplex.config import LlmConfig, Numerics
+from agent.duplex.cuda.static_decoder import StaticDecoder, plain_rows
+from agent.duplex.kv_cache import KvCache, KvStream
+from agent.duplex.llm import Llm
+from agent.duplex.quant import quantise_llm
 from agent.duplex.quant_choice import Quantisation
 from agent.duplex.quant_linear import QuantLinear, side_by_side
 from agent.torch_parts.kernels.quant import multiply, product, widen
@@ -89,3 +94,45 @@ def test_odd_shapes_are_left_to_torch() -> None:
         odd = [QuantLinear(128, 16, "int4"), QuantLinear(192, 16, "int8")]
         odd.append(QuantLinear(256, 24, "int4"))
     assert not any(fits(one.codes) for one in odd)
+
+
+# ---- in a decoder that stands still -------------------------------------------------------------
+
+
+def quantised_llm(kind: Quantisation) -> Llm:
+    config = LlmConfig(
+        width=128,
+        ffn_width=256,
+        layers=1,
+        heads=4,
+        kv_heads=2,
+        head_width=32,
+        vocabulary=16,
+        max_positions=64,
+        rope_theta=1e4,
+        norm_eps=1e-6,
+    )
+    torch.manual_seed(0)
+    llm = Llm(config, Numerics()).requires_grad_(False)
+    for parameter in llm.parameters():
+        parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+    weights = {f"llm.{name}": one.clone() for name, one in llm.named_parameters()}
+    quantise_llm(llm, kind, {})
+    for name, module in llm.named_modules():
+        if isinstance(module, QuantLinear):
+            module.to_empty(device="cpu")
+            module.pack({"weight": weights[f"llm.{name}.weight"]})
+    return llm
+
+
+def test_a_decoder_that_stands_still_says_what_it_says() -> None:
+    llm = quantised_llm("int4")
+    tokens, shape = noise(3, 128), (1, 2, 1, 2, 16, 32)
+    eager, still = KvCache(torch.zeros(shape)), KvCache(torch.zeros(shape))
+    true = llm.read(tokens[None], [KvStream(0)], eager)[0]
+    static = StaticDecoder(llm.model, still)
+    rows = plain_rows([0], [0], [3], static.heads, torch.device("cpu"))
+    assert apart(static.forward(tokens.clone(), rows), true) < 1e-5
+    assert apart(still.tensor, eager.tensor) < 1e-5
+    merged = llm.model.get_submodule("layers.0.self_attn.q_proj")
+    assert isinstance(merged, QuantLinear) and merged.codes._base is not None

@@ -2,12 +2,13 @@
 
 Knows JSON alone, so that a folder can be refused before torch is there.
 
-Of the published `openbmb/MiniCPM-o-4_5-awq` this is known: AutoAWQ made it, its tags say 4 bits, it
-is 8 GB large, and vision, hearing and speech are not quantised. Neither its config.json nor the
-names of its tensors could be read here. What AutoAWQ writes is assumed, and checked where it is
-read: a `quantization_config` as below; for a quantised `….weight` a `….qweight`, `….qzeros` and
-`….scales` (see `agent.duplex.quant_awq`); everything else under its own name. Which projections are
-quantised is told by the names, not by `modules_to_not_convert`.
+Of the published `openbmb/MiniCPM-o-4_5-awq` this is known: it is loaded by means of AutoAWQ, its
+tags say `awq` and 4 bits, it is 8 GB large, and vision, hearing and speech are not quantised.
+Neither its config.json nor the names of its tensors could be read here. What AutoAWQ writes is
+assumed, and checked where it is read: a `quantization_config` as below; in the place of a quantised
+`….weight` a `….qweight`, `….qzeros` and `….scales` (see `agent.duplex.quant_awq`); everything else
+under its own name. Which projections are quantised is told by the names that are there, not by
+`modules_to_not_convert`.
 """
 
 from collections.abc import Mapping
