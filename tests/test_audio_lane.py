@@ -78,18 +78,3 @@ def test_streams_of_any_age_hear_what_the_modules_hear() -> None:
         assert (ours - wanted).abs().max() < 1e-5 * wanted.abs().max()
         assert torch.allclose(caches[0].keys, caches[1].keys, atol=1e-4)
         assert torch.allclose(caches[0].values, caches[1].values, atol=1e-4)
-
-
-def test_laying_the_weights_side_by_side_changes_nothing_and_takes_nothing() -> None:
-    ears = tiny.tiny_ears()
-    attention = ears.encoder.layers[0].self_attn
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    before = [part.weight.clone() for part in parts]
-    weight, bias = attention.merge()  # type: ignore[operator]
-    for index, (part, then) in enumerate(zip(parts, before, strict=True)):
-        assert torch.equal(part.weight, then)
-        assert part.weight.data_ptr() == weight.chunk(3)[index].data_ptr()
-        assert not part.weight.requires_grad
-    q_bias, k_bias, v_bias = bias.chunk(3)
-    assert torch.equal(q_bias, parts[0].bias) and torch.equal(v_bias, parts[2].bias)
-    assert (k_bias == 0).all()

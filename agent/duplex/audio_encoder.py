@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.duplex.config import Attention, AudioConfig
-from agent.duplex.layers import SelfAttention
+from agent.duplex.layers import SelfAttention, Tower
 
 BLOCK_FRAMES = 50
 """Conv frames of a second: what sees itself whole."""
@@ -44,7 +44,7 @@ def vector_count(mel_frames: int, pool_frames: int = 5) -> int:
 # ---- the networks -------------------------------------------------------------------------------
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(Tower):
     """Whisper's encoder: two convolutions, positions, pre-norm layers."""
 
     PREFIX = "apm."

@@ -1,10 +1,13 @@
 """What the towers are built of: attention over heads, in the implementation that the user chose."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.duplex.config import Attention
+from agent.torch_parts.checkpoint import Fold
 
 
 def attend(
@@ -38,48 +41,58 @@ def merge_heads(tokens: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Attention of one layer, with the keys that both towers have in the checkpoint."""
+    """Attention of one layer. A checkpoint holds query, key and value apart, as both towers' do;
+    here they are one product, since three small ones take a GPU longer."""
 
     def __init__(
         self, width: int, heads: int, implementation: Attention, *, key_bias: bool
     ) -> None:
         super().__init__()
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width, bias=key_bias)
-        self.v_proj = nn.Linear(width, width)
+        self.merged = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
-        self._heads = heads
+        self.heads = heads
+        self._biased = ("q_proj", "k_proj", "v_proj") if key_bias else ("q_proj", "v_proj")
         self._implementation: Attention = implementation
+
+    def folds(self, name: str) -> dict[str, Fold]:
+        """How the projections of the layer of this name are made of stored ones."""
+        width = self.out_proj.in_features
+        weights = {f"{name}.{one}.weight": (width, width) for one in ("q_proj", "k_proj", "v_proj")}
+        biases: dict[str, tuple[int, ...]] = {
+            f"{name}.{one}.bias": (width,) for one in self._biased
+        }
+        return {
+            f"{name}.merged.weight": Fold(weights, lambda *parts: torch.cat(parts)),
+            f"{name}.merged.bias": Fold(biases, _join_biases),
+        }
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, W] → query, key and value, each [B, H, T, D]."""
-        query, key, value = self.q_proj(tokens), self.k_proj(tokens), self.v_proj(tokens)
+        query, key, value = self.merged(tokens).chunk(3, -1)
         return (
-            split_heads(query, self._heads),
-            split_heads(key, self._heads),
-            split_heads(value, self._heads),
+            split_heads(query, self.heads),
+            split_heads(key, self.heads),
+            split_heads(value, self.heads),
         )
-
-    @property
-    def heads(self) -> int:
-        """How many."""
-        return self._heads
-
-    def merge(self) -> tuple[Tensor, Tensor]:
-        """The weights of query, key and value as one matrix [3 · W, W], and the biases [3 · W].
-
-        The three become parts of it, so that it takes no memory of its own; what they say stays.
-        """
-        parts = (self.q_proj, self.k_proj, self.v_proj)
-        weight = torch.cat([part.weight for part in parts]).detach()
-        none = torch.zeros_like(self.q_proj.bias)
-        bias = torch.cat([none if part.bias is None else part.bias for part in parts]).detach()
-        for part, mine in zip(parts, weight.chunk(3), strict=True):
-            part.weight = nn.Parameter(mine, requires_grad=False)
-        return weight, bias
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """What the heads gather, projected back: [B, T, W]. The mask as in `attend`."""
         mixed = merge_heads(attend(query, key, value, mask, self._implementation))
         out: Tensor = self.out_proj(mixed)
         return out
+
+
+def _join_biases(*parts: Tensor) -> Tensor:
+    """Of query, key and value, the second of which may be without one."""
+    return torch.cat(parts if len(parts) == 3 else (parts[0], torch.zeros_like(parts[0]), parts[1]))
+
+
+class Tower(nn.Module):
+    """What the towers share: their attention's projections are folded while they are loaded."""
+
+    def folds(self) -> Mapping[str, Fold]:
+        """See `agent.torch_parts.checkpoint.Folds`."""
+        parts = [
+            one.folds(name) for name, one in self.named_modules() if isinstance(one, SelfAttention)
+        ]
+        return {name: fold for part in parts for name, fold in part.items()}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.duplex.config import Attention, VisionConfig
-from agent.duplex.layers import SelfAttention
+from agent.duplex.layers import SelfAttention, Tower
 from agent.duplex.pictures import MAX_SIDE_PATCHES, PATCH_PX, Patches
 from agent.duplex.resampler import Resampler
 
@@ -60,7 +60,7 @@ def shape_tables(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 # ---- the network --------------------------------------------------------------------------------
 
 
-class VisionTower(nn.Module):
+class VisionTower(Tower):
     """Pre-norm transformer over patches; every patch of a picture sees all of its others."""
 
     PREFIX = "vpm."

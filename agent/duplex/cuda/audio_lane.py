@@ -26,7 +26,7 @@ from agent.duplex.audio_encoder import (
     Ears,
 )
 from agent.duplex.cuda.device_lane import DeviceLane, EventBatch, Sent
-from agent.duplex.cuda.tower import TowerLayer, run_tower, tower_layer
+from agent.duplex.cuda.tower import TowerLayer, run_tower
 from agent.duplex.cuda.tower_kernels import StreamPlaces, attend_streams
 from agent.duplex.lanes import EagerLane, Failures
 from agent.duplex.model import DuplexModel
@@ -194,8 +194,8 @@ class SecondOfMany:
 
 
 def _laid_out(layer: Any) -> TowerLayer:
-    norms = (layer.self_attn_layer_norm, layer.final_layer_norm)
-    return tower_layer(layer.self_attn, norms, (layer.fc1, layer.fc2))
+    norm, wide_norm = layer.self_attn_layer_norm, layer.final_layer_norm
+    return TowerLayer(norm, layer.self_attn, wide_norm, layer.fc1, layer.fc2)
 
 
 def _widen(normed: Tensor, linear: nn.Linear) -> Tensor:

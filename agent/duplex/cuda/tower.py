@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.duplex.cuda.tower_kernels import add_norm
@@ -27,21 +26,10 @@ class TowerLayer:
     """One layer's parts, in the order in which they are used."""
 
     norm: nn.LayerNorm
-    merged: tuple[Tensor, Tensor]
-    """Weight and bias of query, key and value as one."""
-    out: nn.Linear
+    attention: SelfAttention
     wide_norm: nn.LayerNorm
     widen: nn.Linear
     narrow: nn.Linear
-
-
-def tower_layer(
-    attention: SelfAttention, norms: tuple[nn.LayerNorm, nn.LayerNorm], mlp: tuple[nn.Linear, ...]
-) -> TowerLayer:
-    """From a layer's modules, the weights of whose attention are laid side by side."""
-    widen, narrow = mlp
-    out: nn.Linear = attention.out_proj
-    return TowerLayer(norms[0], attention.merge(), out, norms[1], widen, narrow)
 
 
 def run_tower(
@@ -51,7 +39,8 @@ def run_tower(
     norms = [*(layer.norm for layer in layers[1:]), last]
     normed: Tensor = layers[0].norm(tokens)
     for index, (layer, following) in enumerate(zip(layers, norms, strict=True)):
-        mixed = layer.out(look(index, F.linear(normed, *layer.merged)))
+        attention = layer.attention
+        mixed = attention.out_proj(look(index, attention.merged(normed)))
         normed = add_norm(tokens, mixed, layer.wide_norm)
         normed = add_norm(tokens, layer.narrow(widen(normed, layer.widen)), following)
     return normed
