@@ -147,7 +147,7 @@ def test_a_position_behind_the_last_is_nobody_s(lm: SpeechLm) -> None:
 # ---- a step of few rows -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("slots", "lengths"), [([2], [70]), ([1, 3, 0, -1], [0, 300, 9, 0])])
+@pytest.mark.parametrize(("slots", "lengths"), [([2], [70]), ([1, 3, 0, -1], [0, 470, 9, 0])])
 def test_a_step_of_few_rows_is_the_decoder_s(
     lm: SpeechLm, slots: list[int], lengths: list[int]
 ) -> None:

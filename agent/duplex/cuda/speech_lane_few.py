@@ -40,7 +40,7 @@ class Shapes:
 
     merged: Shape = Shape(16, 8)
     out: Shape = Shape(4, 4)
-    opened: Shape = Shape(8, 8)
+    opened: Shape = Shape(8, 4)
     down: Shape = Shape(4, 4)
     head: Shape = Shape(16, 8)
 
