@@ -196,6 +196,8 @@ def rows_of(static: StaticDecoder, streams: Streams, splits: int = 3) -> Rows:
 MIXTURES: list[Streams] = [
     [(0, 0, 1)],
     [(2, 299, 1)],
+    [(1, 126, 2), (3, 5, 2)],
+    [(0, 64, 4)],
     [(3, 130, 3), (0, 0, 18), (1, 63, 1)],
     [(1, 64, 9), (0, 65, 1)],
 ]
@@ -213,6 +215,20 @@ def test_any_mixture_of_rows_is_each_stream_alone(
     static = StaticDecoder(decoder, ours)
     states = static.forward(tokens.clone(), rows_of(static, streams))
     assert close(states, expected)
+    assert close(ours.tensor, cache.tensor)
+
+
+def test_steps_follow_each_other() -> None:
+    decoder, cache = decoder_of(LLM), cache_of(LLM, 3, 200)
+    ours = KvCache(cache.tensor.clone())
+    static = StaticDecoder(decoder, ours)
+    for step in range(3):
+        streams = [(2, 127 + step, 1), (0, step, 1)]
+        tokens = torch.randn(2, LLM.width)
+        expected = eagerly(decoder, cache, tokens, streams)
+        rows = rows_of(static, streams, splits=2 + step)
+        rows = replace(rows, tiles=torch.cat([rows.tiles, torch.zeros(1, 2, dtype=torch.int32)]))
+        assert close(static.forward(tokens.clone(), rows), expected)
     assert close(ours.tensor, cache.tensor)
 
 

@@ -21,16 +21,16 @@ from torch import Tensor
 
 from agent.duplex.cuda.kernels_linear import begin_early, starts_early, wait_for_last
 
-_NARROW_ROWS = 16
+NARROW_ROWS = 16
 _WIDE_ROWS = 64
 """Rows of a tile's product, each a query of one head of a group."""
-_BLOCK = 64
+BLOCK = 64
 """Keys that a program looks at at once."""
 _BUSY_PROGRAMS = 256
 _MOST_PARTS = 2048
 """Rows times splits; a part of one row takes 16 KB at the LLM's size."""
-_MOST_SPLITS = 32
-_LOG2_E = 1.4426950408889634
+MOST_SPLITS = 32
+LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Heads:
     @property
     def narrow(self) -> int:
         """Positions of a stream that a narrow tile holds."""
-        return max(1, _NARROW_ROWS // self.group)
+        return max(1, NARROW_ROWS // self.group)
 
     @property
     def wide(self) -> int:
@@ -71,7 +71,7 @@ def _rounded(values, dtype: tl.constexpr):
 
 
 @triton.jit
-def _normed(first, second, weight, column, epsilon, WIDTH: tl.constexpr, dtype: tl.constexpr):
+def normed_heads(first, second, weight, column, epsilon, WIDTH: tl.constexpr, dtype: tl.constexpr):
     half: tl.constexpr = WIDTH // 2
     squares = tl.sum(first * first, 1, keep_dims=True) + tl.sum(second * second, 1, keep_dims=True)
     scale = tl.rsqrt(squares / WIDTH + epsilon)
@@ -84,7 +84,7 @@ def _normed(first, second, weight, column, epsilon, WIDTH: tl.constexpr, dtype: 
 
 
 @triton.jit
-def _turned(first, second, cosine, sine, dtype: tl.constexpr):
+def turned_heads(first, second, cosine, sine, dtype: tl.constexpr):
     ahead = _rounded(first * cosine, dtype) - _rounded(second * sine, dtype)
     behind = _rounded(second * cosine, dtype) + _rounded(first * sine, dtype)
     return ahead.to(dtype), behind.to(dtype)
@@ -122,10 +122,10 @@ def _place(
                 weight = query_weight
                 if begin >= HEADS:
                     weight = key_weight
-                ahead, behind = _normed(ahead, behind, weight, column, epsilon, WIDTH, dtype)
+                ahead, behind = normed_heads(ahead, behind, weight, column, epsilon, WIDTH, dtype)
             cosine = tl.load(cosines + position * half + column).to(tl.float32)
             sine = tl.load(sines + position * half + column).to(tl.float32)
-            one, other = _turned(ahead, behind, cosine, sine, dtype)
+            one, other = turned_heads(ahead, behind, cosine, sine, dtype)
             target = source
             if begin >= HEADS:
                 place = slot * slot_stride + (head - HEADS) * head_stride
@@ -243,7 +243,7 @@ def _look(
 
 
 @triton.jit
-def _used(splits, SPLITS: tl.constexpr):
+def splits_used(splits, SPLITS: tl.constexpr):
     used = SPLITS
     if splits is not None:
         used = tl.minimum(tl.load(splits), SPLITS)
@@ -261,7 +261,7 @@ def _attend(
     wait_for_last(EARLY)
     tile = tl.program_id(0)
     count = tl.load(tiles + 2 * tile + 1)
-    used = _used(splits, SPLITS)
+    used = splits_used(splits, SPLITS)
     if (count > 0) & (tl.program_id(2) < used):
         row = tl.load(tiles + 2 * tile).to(tl.int64)
         slot = tl.load(slots + row).to(tl.int64)
@@ -300,7 +300,7 @@ def _unite(
     one = row * tl.num_programs(1) + head
     if tl.load(slots + row) >= 0:
         split = tl.arange(0, SPLITS)
-        there = split < _used(splits, SPLITS)
+        there = split < splits_used(splits, SPLITS)
         weight = tl.load(weights + one * SPLITS + split, mask=there, other=-float("inf"))
         share = tl.exp2(weight - tl.max(weight, 0))
         share /= tl.sum(share, 0)
@@ -330,9 +330,9 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
     early = starts_early(merged.device)
     _attend[(len(rows.tiles), heads.kv_heads, splits)](
         merged, parts, weights, cache[0], cache[1], rows.slots, rows.positions, rows.tiles, used,
-        cache.stride(1), cache.stride(2), _LOG2_E * width**-0.5,
+        cache.stride(1), cache.stride(2), LOG2_E * width**-0.5,
         heads.group, heads.kv_heads, width, splits,
-        _NARROW_ROWS, max(_NARROW_ROWS, heads.wide * heads.group), _BLOCK, early,
+        NARROW_ROWS, max(NARROW_ROWS, heads.wide * heads.group), BLOCK, early,
         num_warps=4, num_stages=3, launch_pdl=early,
     )  # fmt: skip
     if splits > 1:
@@ -350,7 +350,7 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
 def most_splits(rows: int, tiles: int, heads: Heads) -> int:
     """Into how many splits the keys may be cut, where so many rows and tiles have room: a power of
     two, 2 at least."""
-    wanted = _MOST_SPLITS if tiles * heads.kv_heads <= _BUSY_PROGRAMS // 2 else 8
+    wanted = MOST_SPLITS if tiles * heads.kv_heads <= _BUSY_PROGRAMS // 2 else 8
     held = 1 << (_MOST_PARTS // rows).bit_length() - 1 if rows <= _MOST_PARTS else 1
     return max(2, min(wanted, held))
 
@@ -363,4 +363,4 @@ def splits_for(counts: Sequence[int], heads: Heads) -> int:
     programs = max(1, len(counts)) * heads.kv_heads
     tall = sum(count > heads.narrow for count in counts)
     least = 1 if 2 * tall > len(counts) else 2
-    return max(least, min(_MOST_SPLITS, _BUSY_PROGRAMS // programs))
+    return max(least, min(MOST_SPLITS, _BUSY_PROGRAMS // programs))

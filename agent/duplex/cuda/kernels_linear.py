@@ -16,6 +16,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+_ONCE = tl.constexpr("evict_first")
+"""Weights are read once a pass: in the cache they would only drive out what is needed again, the
+next kernel's code above all."""
 _FEWEST_ROWS = 16
 """Of a matrix product."""
 
@@ -79,10 +82,10 @@ def _multiply(
     beside = outputs.to(tl.int64) * K
     place = tl.program_id(0) * BM + tl.arange(0, BM)
     first = weight + tl.minimum(place, outputs - 1).to(tl.int64)[:, None] * K + column[None, :]
-    now = tl.load(first)
+    now = tl.load(first, eviction_policy=_ONCE)
     up = now
     if GATES:
-        up = tl.load(first + beside)
+        up = tl.load(first + beside, eviction_policy=_ONCE)
     wait_for_last(EARLY)
     scale = 1.0
     if NORMS:
@@ -96,14 +99,15 @@ def _multiply(
         for chunk in tl.static_range(K // BK):
             wide, wide_up = now.to(tl.float32), up.to(tl.float32)
             if (chunk + 1) * BK < K:
-                now = tl.load(first + (chunk + 1) * BK)
+                now = tl.load(first + (chunk + 1) * BK, eviction_policy=_ONCE)
                 if GATES:
-                    up = tl.load(first + beside + (chunk + 1) * BK)
+                    up = tl.load(first + beside + (chunk + 1) * BK, eviction_policy=_ONCE)
             else:
                 first = weight + after.to(tl.int64)[:, None] * K + column[None, :]
-                now = tl.load(first, mask=(after < outputs)[:, None], other=0.0)
+                left = (after < outputs)[:, None]
+                now = tl.load(first, mask=left, other=0.0, eviction_policy=_ONCE)
                 if GATES:
-                    up = tl.load(first + beside, mask=(after < outputs)[:, None], other=0.0)
+                    up = tl.load(first + beside, mask=left, other=0.0, eviction_policy=_ONCE)
             token = _row(tokens, norm_weight, scale, chunk * BK + column, NORMS)
             total += wide * token
             if GATES:
@@ -127,14 +131,17 @@ def _dot(
     held = tl.minimum(place, outputs - 1).to(tl.int64)[:, None] * K
     first = weight + held + column[None, :]
     second = first + outputs.to(tl.int64) * K
-    given = tokens + tl.minimum(row, count - 1)[None, :] * K + column[:, None]
+    given = tokens + row[None, :] * K + column[:, None]
+    there = (row < count)[None, :]
     total = tl.zeros([BM, BN], tl.float32)
     more = total
     for k in tl.range(0, K, BK, num_stages=STAGES):
-        token = tl.load(given + k)
-        total = tl.dot(tl.load(first + k), token, total, input_precision="ieee")
+        token = tl.load(given + k, mask=there, other=0.0)
+        one = tl.load(first + k, eviction_policy=_ONCE)
+        total = tl.dot(one, token, total, input_precision="ieee")
         if GATES:
-            more = tl.dot(tl.load(second + k), token, more, input_precision="ieee")
+            other = tl.load(second + k, eviction_policy=_ONCE)
+            more = tl.dot(other, token, more, input_precision="ieee")
     inside = (place < outputs)[:, None] & (row < count)[None, :]
     at = row[None, :] * outputs + place[:, None]
     _finish(total, more, out, added, at, inside, GATES, ADDS)

@@ -25,6 +25,7 @@ from agent.duplex.cuda.kernels_attention import (
     place,
     splits_for,
 )
+from agent.duplex.cuda.kernels_attention_few import FewScratch, place_and_attend
 from agent.duplex.cuda.static_decoder_linear import (
     Flow,
     Norm,
@@ -62,6 +63,7 @@ class StaticDecoder:
         self._last = _norm(decoder.norm)
         everywhere = torch.arange(cache.positions, device=cache.tensor.device)[None]
         cosine, sine = decoder.rotary.at(everywhere, cache.tensor.dtype)
+        self._scratch = FewScratch.of(cache.tensor, self.heads)
         self._turns = (cosine[0, 0].contiguous(), sine[0, 0].contiguous())
 
     @torch.no_grad()
@@ -70,14 +72,22 @@ class StaticDecoder:
 
         Keys and values enter the cache. Starts kernels and nothing else.
         """
-        splits = self._splits(rows)
         flow = Flow(tokens)
         for layer in self._layers:
             merged = layer.merged.of_normed(flow, layer.before)
-            place(merged, rows, layer.cache, self._turns, (self.heads, layer.head_norms))
-            layer.out.onto(attend(merged, rows, layer.cache, self.heads, splits), flow)
+            found = self._attended(layer, merged, rows)
+            layer.out.onto(found, flow)
             layer.down.onto(layer.opened.of_normed(flow, layer.between), flow)
         return flow.normed(self._last)
+
+    def _attended(self, layer: _Layer, merged: Tensor, rows: Rows) -> Tensor:
+        shape = (self.heads, layer.head_norms)
+        splits = self._splits(rows)
+        if len(merged) <= self.heads.narrow:
+            scratch = (self._scratch, splits)
+            return place_and_attend(merged, rows, layer.cache, self._turns, shape, scratch)
+        place(merged, rows, layer.cache, self._turns, shape)
+        return attend(merged, rows, layer.cache, self.heads, splits)
 
     def _splits(self, rows: Rows) -> int:
         """A power of two."""
