@@ -219,9 +219,13 @@ class ScriptedConversation:
 
 
 class ToldDetector:
-    """A voice detector that believes the test: `voiced` says whether somebody speaks."""
+    """A voice detector that believes the test: `voiced` says whether somebody speaks.
 
-    def __init__(self) -> None:
+    It finds the end of speech after `patience` samples of silence.
+    """
+
+    def __init__(self, patience: int = 0) -> None:
+        self.patience = patience
         self.voiced = False
         self.speaking = False
         self.voiced_until = 0
@@ -252,10 +256,12 @@ class ToldDetector:
         self.speaking = self.speaking and not self._off
 
     def _turn(self, until: int) -> list[SpeechStarted | SpeechEnded]:
-        if self.voiced == self.speaking:
+        lasts = self.speaking and until - self.voiced_until < self.patience
+        if self.voiced == self.speaking or lasts:
             return []
         self.speaking = self.voiced
-        return [SpeechStarted(max(0, until - 4800)) if self.voiced else SpeechEnded(until)]
+        ended = SpeechEnded(self.voiced_until if self.patience else until)
+        return [SpeechStarted(max(0, until - 4800)) if self.voiced else ended]
 
 
 class OrderedFrontEnd(FrontEnd):
@@ -286,11 +292,12 @@ class DrivenCall:
         conversation: ScriptedConversation | None = None,
         max_queued_ms: int = 30_000,
         abilities: Abilities = ABLE,
+        detector: ToldDetector | None = None,
     ) -> None:
         self.clock = DrivenClock()
         self.peer = ScriptedPeer()
         self.engine = conversation or ScriptedConversation()
-        self.detector = ToldDetector()
+        self.detector = detector or ToldDetector()
         self.front_end = OrderedFrontEnd(self.detector)
         self.playout = Playout(max_queued_ms)
         self.telemetry = Telemetry()
