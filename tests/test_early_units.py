@@ -244,6 +244,24 @@ def test_who_is_eager_is_quicker_and_who_is_not_waits() -> None:
 
 
 @pytest.mark.parametrize(
+    ("detection", "frames"),
+    [
+        (TurnDetection(silence_duration_ms=1000), 12),
+        (TurnDetection(silence_duration_ms=10_000), 20),
+        (TurnDetection(silence_duration_ms=100), 4),
+        (TurnDetection("semantic_vad", eagerness="low"), 8),
+        (TurnDetection("semantic_vad", eagerness="high"), 6),
+        (TurnDetection("semantic_vad", silence_duration_ms=1000), 6),
+    ],
+)
+def test_who_asks_for_longer_silence_gets_it(detection: TurnDetection, frames: int) -> None:
+    watched = Watched(turn_detection=detection).hear(*SPOKEN)
+    while not watched.is_due(12_000):
+        watched.hear(0.05)
+    assert watched.now // 512 - len(SPOKEN) == frames
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"early_units": False},

@@ -73,6 +73,16 @@ def test_starts_with_three_voiced_frames_in_a_row() -> None:
     assert judge([0.0, 0.5, 0.5, 0.5]) == [SpeechStarted(512)]
 
 
+def test_somebody_else_may_end_speech_and_what_follows_is_speech_anew() -> None:
+    likelihoods = [0.9] * 4 + [0.1] * 4 + [0.9] * 3
+    detector = SileroVad(FakeModel(likelihoods), UNPADDED)
+    assert detector.end() == []
+    assert detector.push(np.full(512 * 8, 0.01, np.float32)) == [SpeechStarted(0)]
+    assert detector.end() == [SpeechEnded(4 * 512)]
+    assert not detector.speaking and detector.end() == []
+    assert detector.push(np.full(512 * 3, 0.01, np.float32)) == [SpeechStarted(8 * 512)]
+
+
 def test_ends_where_the_voice_ended_once_the_silence_is_long_enough() -> None:
     # 500 ms are 16 frames; likelihoods between 0.35 and 0.5 keep a segment open.
     voiced = [0.9] * 3 + [0.4]

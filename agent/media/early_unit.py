@@ -6,12 +6,17 @@ to be silence too. Should he speak before that second is really over, the unit w
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from agent.media.vad import Judged
-from agent.types import MIC_RATE_HZ, UNIT_SAMPLES, SessionSettings
+from agent.types import MIC_RATE_HZ, UNIT_SAMPLES, Eagerness, SessionSettings, TurnDetection
 
 _SAMPLES_PER_MS = MIC_RATE_HZ // 1000
 _VOICED = 0.5
+_USUAL_SILENCE_MS = TurnDetection().silence_duration_ms
+_SEMANTIC: Final[dict[Eagerness, float]] = {"low": 0.25, "medium": 0.5, "high": 0.75}
+"""How eager the model is made by the words of `semantic_vad`."""
+_LEAST_MS, _MOST_MS = 128, 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +24,9 @@ class EarlyUnitRules:
     """When silence is sure. `bench.unit_wait` shows what other values would do."""
 
     silence_ms: int = 192
-    """Of sure silence, which the detector tells of some 140 ms late. A session that is not eager
-    waits up to 1.4 times as long, an eager one down to 0.7."""
+    """Of sure silence, which the detector tells of some 140 ms late. Sessions that are not eager
+    wait up to 1.4 times as long, eager ones down to 0.7, those for which the detector has to wait
+    longer as much longer."""
     quiet: float = 0.2
     """Frames of the detector that are less likely than this to hold speech are silence."""
     speech_ms: int = 128
@@ -54,12 +60,21 @@ class EarlyUnit:
 
     def update(self, settings: SessionSettings) -> None:
         """Whoever commits his turns himself, or asks for answers, is not guessed at."""
+        self._silence = int(self._silence_ms(settings)) * _SAMPLES_PER_MS
         detection = settings.turn_detection
         free = detection is not None and detection.create_response and settings.mode == "duplex"
         # Text cannot be unsaid, sound that was not heard can.
         self._is_on = settings.early_units and free and "audio" in settings.output_modalities
-        patience = 2 ** (0.5 - settings.eagerness)
-        self._silence = int(self._rules.silence_ms * patience) * _SAMPLES_PER_MS
+
+    def _silence_ms(self, settings: SessionSettings) -> float:
+        eagerness, detection = settings.eagerness, settings.turn_detection
+        asked = 1.0
+        if detection is not None and detection.kind == "semantic_vad":
+            eagerness = _SEMANTIC.get(detection.eagerness, eagerness)
+        elif detection is not None:
+            asked = detection.silence_duration_ms / _USUAL_SILENCE_MS
+        needed_ms = self._rules.silence_ms * asked * 2 ** (0.5 - eagerness)
+        return min(max(needed_ms, _LEAST_MS), _MOST_MS)
 
     def hear(self, judged: Judged) -> None:
         """The next frame of the detector."""
