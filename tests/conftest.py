@@ -4,21 +4,24 @@ Fixtures of one part of the system live in that part's own test file.
 """
 
 import asyncio
+import importlib.util
 import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import pytest_asyncio
 
+# Tests of a GPU run where little more than torch is installed.
+if importlib.util.find_spec("pytest_asyncio") is not None:
+    import pytest_asyncio
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
-async def page_driver_ends() -> AsyncIterator[None]:
-    """Stops what drives the browser, where a test has started it."""
-    yield
-    if (browser := sys.modules.get("tests.web_page.browser")) is not None:
-        await browser.stop_driving()
+    @pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
+    async def page_driver_ends() -> AsyncIterator[None]:
+        """Stops what drives the browser, where a test has started it."""
+        yield
+        if (browser := sys.modules.get("tests.web_page.browser")) is not None:
+            await browser.stop_driving()
 
 
 @pytest.fixture(scope="session", autouse=True)
