@@ -19,7 +19,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agent.duplex.cuda.kernels_linear import begin_early, starts_early, wait_for_last
+from agent.duplex.cuda.kernels_linear import (
+    begin_early,
+    fast_memory,
+    starts_early,
+    wait_for_last,
+)
 
 NARROW_ROWS = 16
 _WIDE_ROWS = 64
@@ -333,7 +338,7 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
         cache.stride(1), cache.stride(2), LOG2_E * width**-0.5,
         heads.group, heads.kv_heads, width, splits,
         NARROW_ROWS, max(NARROW_ROWS, heads.wide * heads.group), BLOCK, early,
-        num_warps=4, num_stages=3, launch_pdl=early,
+        num_warps=4, num_stages=stages_for(merged, heads), launch_pdl=early,
     )  # fmt: skip
     if splits > 1:
         grid = (count, heads.heads)
@@ -342,6 +347,12 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
             num_warps=2, launch_pdl=early,
         )  # fmt: skip
     return found
+
+
+def stages_for(merged: Tensor, heads: Heads) -> int:
+    """How many blocks of keys and values are on their way at once: 3 where there is room."""
+    block = 2 * BLOCK * heads.width * merged.element_size()
+    return 3 if fast_memory(merged.device) >= 4 * block else 2
 
 
 # ---- splits -------------------------------------------------------------------------------------

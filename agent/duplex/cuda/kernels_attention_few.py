@@ -23,6 +23,7 @@ from agent.duplex.cuda.kernels_attention import (
     Rows,
     normed_heads,
     splits_used,
+    stages_for,
     turned_heads,
 )
 from agent.duplex.cuda.kernels_linear import begin_early, starts_early, wait_for_last
@@ -204,6 +205,6 @@ def place_and_attend(
         LOG2_E * heads.width**-0.5, 0.0 if norms is None else norms.epsilon,
         heads.group, heads.kv_heads, heads.width, splits,
         NARROW_ROWS, BLOCK, norms is not None, early,
-        num_warps=4, num_stages=3, launch_pdl=early,
+        num_warps=4, num_stages=stages_for(merged, heads), launch_pdl=early,
     )  # fmt: skip
     return left.found[: len(merged)]

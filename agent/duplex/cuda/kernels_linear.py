@@ -103,7 +103,8 @@ def _multiply(
                 if GATES:
                     up = tl.load(first + beside + (chunk + 1) * BK, eviction_policy=_ONCE)
             else:
-                first = weight + after.to(tl.int64)[:, None] * K + column[None, :]
+                held = tl.minimum(after, outputs - 1).to(tl.int64)[:, None] * K
+                first = weight + held + column[None, :]
                 left = (after < outputs)[:, None]
                 now = tl.load(first, mask=left, other=0.0, eviction_policy=_ONCE)
                 if GATES:
@@ -135,7 +136,11 @@ def _dot(
     there = (row < count)[None, :]
     total = tl.zeros([BM, BN], tl.float32)
     more = total
-    for k in tl.range(0, K, BK, num_stages=STAGES):
+    # All programs read the same few rows: if each begins elsewhere, they do not queue for them.
+    chunks: tl.constexpr = K // BK
+    begin = tl.program_id(0) % chunks
+    for step in tl.range(0, chunks, num_stages=STAGES):
+        k = (begin + step) % chunks * BK
         token = tl.load(given + k, mask=there, other=0.0)
         one = tl.load(first + k, eviction_policy=_ONCE)
         total = tl.dot(one, token, total, input_precision="ieee")
@@ -220,9 +225,12 @@ def dot(
     outputs, inputs = weight.shape[0] // (1 + gates), weight.shape[1]
     out = _output(tokens, outputs) if onto is None else onto
     rows = max(_FEWEST_ROWS, triton.next_power_of_2(len(tokens)))
+    # Of smaller cards: less is on its way at once.
+    stage = (how.outputs * (1 + gates) + rows) * how.inputs * tokens.element_size()
+    stages = max(1, min(how.stages, fast_memory(tokens.device) // stage))
     _dot[(triton.cdiv(outputs, how.outputs),)](
         tokens, weight, out, out, len(tokens), outputs, inputs, rows, how.outputs, how.inputs,
-        gates, onto is not None, how.stages, num_warps=how.warps,
+        gates, onto is not None, stages, num_warps=how.warps,
     )  # fmt: skip
     return out
 
@@ -235,6 +243,16 @@ def _output(tokens: Tensor, outputs: int) -> Tensor:
 def starts_early(device: torch.device) -> bool:
     """Whether kernels may be started before the last one is over: from Hopper on."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+@lru_cache(maxsize=16)
+def fast_memory(device: torch.device) -> int:
+    """Bytes of the memory of a multiprocessor that a program may have."""
+    if device.type != "cuda":
+        return 1 << 18
+    index = torch.cuda.current_device() if device.index is None else device.index
+    memory = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return int(memory)
 
 
 @lru_cache(maxsize=16)
