@@ -59,7 +59,12 @@ class StaticDecoder:
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         attention = layers[0].self_attn
         self.heads = Heads(attention.heads, attention.kv_heads, cache.tensor.shape[-1])
-        self._layers = [_layer(layer, cache.tensor[index]) for index, layer in enumerate(layers)]
+        self._layers: list[_Layer] = []
+        for index, layer in enumerate(layers):
+            self._layers.append(_layer(layer, cache.tensor[index]))
+            if cache.tensor.is_cuda:
+                # Weights that were brought together elsewhere: their old places fit nothing else.
+                torch.cuda.empty_cache()
         self._last = _norm(decoder.norm)
         everywhere = torch.arange(cache.positions, device=cache.tensor.device)[None]
         cosine, sine = decoder.rotary.at(everywhere, cache.tensor.dtype)
