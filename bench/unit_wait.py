@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, pairwise
 from multiprocessing import get_context
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from bench.unit_wait_talk import Talker
 _UTTERANCES_A_CALL = 10
 _WORKERS = 2
 _BANDS = 24
+_Waits: TypeAlias = Callable[[Measured], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +96,7 @@ def _print(
     hasty: list[Measured],
     hasty_late: list[Measured],
 ) -> None:
-    for name, waits in (
-        ("wait_ms", lambda one: one.waits_ms),
-        ("answer_ms", lambda one: one.answers_ms),
-    ):
-        mine, theirs = (list(chain.from_iterable(map(waits, calls))) for calls in (early, late))
-        for share in (50, 95):
-            value, against = (float(np.percentile(some, share)) for some in (mine, theirs))
-            report.row(
-                f"{name}_p{share}",
-                value,
-                "ms",
-                target=at_most(against),
-                against=against,
-                n=len(mine),
-            )
+    _print_waits(report, early, late)
     tries = _sum(early, lambda one: one.tries)
     retracted = _sum(early, lambda one: one.retracted)
     report.row("tries_per_min", _per_minute(early, lambda one: one.tries), "", n=tries)
@@ -118,6 +106,26 @@ def _print(
     report.row("extra_units_per_min", units - before, "", n=len(early))
     _print_hasty(report, hasty, hasty_late)
     _print_guesses(report, early)
+
+
+def _print_waits(report: Report, early: list[Measured], late: list[Measured]) -> None:
+    """From the user's last sound to the unit that holds it, and to the first of the answer."""
+    kinds: tuple[tuple[str, _Waits, tuple[float, float]], ...] = (
+        ("wait_ms", lambda one: one.waits_ms, (350.0, 500.0)),
+        ("answer_ms", lambda one: one.answers_ms, (900.0, 1050.0)),
+    )
+    for name, waits, targets in kinds:
+        mine, theirs = (list(chain.from_iterable(map(waits, calls))) for calls in (early, late))
+        for share, target in zip((50, 95), targets, strict=True):
+            value, against = (float(np.percentile(some, share)) for some in (mine, theirs))
+            report.row(
+                f"{name}_p{share}",
+                value,
+                "ms",
+                target=at_most(target),
+                against=against,
+                n=len(mine),
+            )
 
 
 def _print_hasty(report: Report, early: list[Measured], late: list[Measured]) -> None:

@@ -19,8 +19,8 @@ from agent.errors import (
 )
 from agent.fleet.channel import Channel, ChannelClosed
 from agent.fleet.link import Link, LinkClosed, QueueLink, SocketLink
-from agent.fleet.messages import Answered, Finish, Message, Push, Said
-from agent.types import Failed, SpeechAudio, Unit, VideoFrame
+from agent.fleet.messages import Answered, Control, Finish, Message, Push, Said
+from agent.types import Failed, Retract, SpeechAudio, Unit, VideoFrame
 
 Ends = tuple[Link, Link]
 
@@ -53,12 +53,14 @@ def picture(seed: int) -> VideoFrame:
 
 def test_a_unit_with_pictures_comes_out_the_same(ends: Ends) -> None:
     audio = np.random.default_rng(0).normal(size=16000).astype(np.float32)
-    sent = Unit(3, audio, 15000, (picture(1), picture(2)))
+    sent = Unit(3, audio, 15000, (picture(1), picture(2)), True, 640)
     received = across(ends, Push(7, sent))
     assert isinstance(received, Push) and received.number == 7
     unit = received.item
     assert isinstance(unit, Unit)
     assert (unit.index, unit.samples_valid, unit.pictures[1].captured_at) == (3, 15000, 2)
+    assert unit.speculative and unit.start == 3 * 16_000 - 640
+    assert across(ends, Control(1, 7, Retract(3))) == Control(1, 7, Retract(3))
     np.testing.assert_array_equal(unit.audio, audio)
     for one, other in zip(unit.pictures, sent.pictures, strict=True):
         np.testing.assert_array_equal(one.rgb, other.rgb)
