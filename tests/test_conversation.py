@@ -16,7 +16,7 @@ from agent.duplex.prompt import DuplexPrompt, duplex_prompt
 from agent.duplex.sampling import TextSampler, TextSampling
 from agent.duplex.tokens import Token
 from agent.duplex.window import WindowSettings
-from agent.duplex.work import Hear, Look, Read, Speak
+from agent.duplex.work import Hear, Read, Speak, Together
 from agent.errors import CapacityError, ContextOverflow, EngineError, RequestError
 from agent.types import UNIT_SAMPLES, Unit, VideoFrame
 from tests.rig import tiny_model as tiny
@@ -86,7 +86,7 @@ def test_a_unit_is_one_prefill_with_what_ended_the_one_before(
             reads.append((type(work), work.count if is_read else 0))
         kinds.append(reads)
     assert kinds[0] == [(Hear, 0), (Read, 11)]
-    speaking = [(Look, 0), (Hear, 0), (Read, 2 + 1 + 66 + 10), *[(Read, 1)] * 3, (Speak, 0)]
+    speaking = [(Together, 0), (Read, 2 + 1 + 66 + 10), *[(Read, 1)] * 3, (Speak, 0)]
     assert kinds[1] == speaking
 
 

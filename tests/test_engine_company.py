@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent.chat_types import ChatDone, ChatMessage, ChatRequest, ChatText
@@ -21,6 +22,7 @@ from agent.types import (
     SpeechEnded,
     SpeechStarted,
     TextDelta,
+    VideoFrame,
 )
 from tests.rig.late_desk import Desk
 from tests.rig.late_lanes import Watch
@@ -28,6 +30,9 @@ from tests.rig.scripted_call import SETTINGS, Beeper
 from tests.rig.tiny_mind import LISTEN, says, second
 
 # ---- random schedules ---------------------------------------------------------------------------
+
+
+SHOWN = VideoFrame(np.full((24, 32, 3), 90, np.uint8), 0)
 
 
 @dataclass
@@ -75,7 +80,7 @@ def _hear(made: Program, start: int, count: int) -> Callable[[DuplexEngine, int]
     def push(engine: DuplexEngine, number: int) -> None:
         made.turn = engine._calls[number].voice.turn
         for index in range(start, start + count):
-            engine.push(number, second(index))
+            engine.push(number, second(index, (SHOWN,) if index % 3 == 1 else ()))
 
     return push
 

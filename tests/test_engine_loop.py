@@ -27,7 +27,8 @@ def in_the_middle(desk: Desk, kind: type[Work], number: int = 1) -> None:
     for _ in range(500):
         desk.step()
         task = desk.engine._calls[number].task
-        if task is not None and task.is_under_way and isinstance(task.work, kind):
+        parts = task.parts if task is not None else []
+        if any(part.is_begun and isinstance(part.work, kind) for part in parts):
             return
     pytest.fail(f"no {kind.__name__} came")
 

@@ -368,7 +368,7 @@ class DuplexEngine:
 
     def _collect(self, number: int) -> None:
         line = self._calls.get(number)
-        if line is not None:
+        if line is not None and line.voice.waits:
             self._said += [(number, event) for event in line.voice.take()]
 
 

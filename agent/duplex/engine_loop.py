@@ -1,18 +1,18 @@
 """All conversations' work on all lanes: what is ready is begun, what is done is taken in.
 
 Each lane has one batch under way at most, and all lanes' batches overlap on the device. A task has
-one work under way at most; while it has, its conversation's slot must be left alone, also by
-whoever drops the task: `drop` says when that is over.
+one work under way, or the parts of one; while it has, its conversation's slot must be left alone,
+also by whoever drops the task: `drop` says when that is over.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.duplex.job import Job
-from agent.duplex.lanes import LANES, Batch, Failures, Lane, Runner
-from agent.duplex.work import LaneName, Read, Work
+from agent.duplex.lanes import LANES, Batch, Lane, Runner
+from agent.duplex.work import LaneName, Read, Together, Work
 from agent.errors import AgentError
 from agent.scheduler import UNIT_S, Costs, Rank, Waiting, line_up
 from agent.torch_parts.device import breaks_device
@@ -35,13 +35,24 @@ class Task:
     due_s: float = math.inf
     """A call's work is due a second after it could be begun: so long after it came, where the call
     is not behind; one that is must not crowd out the others."""
-    since_s: float = 0.0
-    work: Work | None = None
-    is_under_way: bool = False
+    parts: list["Part"] = field(default_factory=list)
+    """Of its work, those that are not done."""
+    error: Exception | None = None
+    """What went wrong with one that is."""
     steps: dict[str, int] = field(default_factory=dict)
     """How many works of each stage it has asked for."""
     released: Callable[[], None] | None = None
-    """It was dropped: to be called when its work is finished."""
+    """It was dropped: to be called when nothing of it is under way."""
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """A task's work on one lane."""
+
+    task: Task
+    work: Work
+    since_s: float
+    is_begun: bool = False
 
 
 @dataclass(slots=True)
@@ -49,9 +60,9 @@ class _Station:
     """A lane, who waits for it, and what is under way on it."""
 
     lane: Lane
-    waiting: list[Task] = field(default_factory=list)
+    waiting: list[Part] = field(default_factory=list)
     batch: Batch | None = None
-    tasks: list[Task] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     begun_s: float = 0.0
     expected_s: float = 0.0
     used_s: float = 0.0
@@ -101,19 +112,17 @@ class LaneLoop:
     def drop(self, task: Task, released: Callable[[], None]) -> None:
         """Nobody wants it any more; `released` is called, maybe at once, when it does nothing."""
         self._units.discard(task)
-        if task.is_under_way:
-            task.released = released
-            return
-        if task.work is not None:
-            self._stations[task.work.lane].waiting.remove(task)
-            task.work = None
-        task.job.drop()
-        released()
+        for part in task.parts:
+            if not part.is_begun:
+                self._stations[part.work.lane].waiting.remove(part)
+        task.parts = [part for part in task.parts if part.is_begun]
+        task.released = released
+        _release(task)
 
     def settle(self) -> None:
         """Wait until nothing is under way for whoever was dropped."""
         for station in self._stations.values():
-            if any(task.released is not None for task in station.tasks):
+            if any(part.task.released is not None for part in station.parts):
                 self._take_in(station)
 
     # ---- a step ---------------------------------------------------------------------------------
@@ -145,7 +154,7 @@ class LaneLoop:
         return begun
 
     def _begin(self, station: _Station, now_s: float) -> bool:
-        waiting = [_as_waiting(task) for task in station.waiting]
+        waiting = [_as_waiting(part) for part in station.waiting]
         first = min(waiting, key=lambda one: (one.rank, one.order))
         places = line_up(
             waiting,
@@ -154,18 +163,18 @@ class LaneLoop:
             takes_s=self._costs.expected_s(_cost_kind(first.kind, is_unit=False), 1),
             held=self.holds_chats,
         )
-        lined = [station.waiting[at] for at in places]
-        works = [task.work for task in lined if task.work is not None]
-        if not works:
+        if not places:
             return False
-        tasks = lined[: station.lane.count(works)]
-        for task in tasks:
-            task.is_under_way = True
-            station.waiting.remove(task)
+        works = [station.waiting[at].work for at in places]
+        count = station.lane.count(works)
+        parts = [station.waiting[at] for at in places[:count]]
+        for part in parts:
+            part.is_begun = True
+            station.waiting.remove(part)
         self._share_use()
-        station.tasks, station.begun_s, station.used_s = tasks, self._used_until_s, 0.0
-        station.expected_s = self._costs.expected_s(_batch_kind(tasks), len(tasks))
-        station.batch = station.lane.begin(works[: len(tasks)])
+        station.parts, station.begun_s, station.used_s = parts, self._used_until_s, 0.0
+        station.expected_s = self._costs.expected_s(_batch_kind(parts), count)
+        station.batch = station.lane.begin(works[:count])
         return True
 
     def _spare_s(self, now_s: float) -> float:
@@ -180,29 +189,29 @@ class LaneLoop:
         failures = station.batch.finish()
         self._share_use()
         took_ms = (self._used_until_s - station.begun_s) * 1000
-        self._costs.took(_batch_kind(station.tasks), len(station.tasks), station.used_s)
-        tasks, station.tasks, station.batch = station.tasks, [], None
-        for place, task in enumerate(tasks):
-            task.is_under_way = False
-            self._took(task, took_ms, place, failures)
+        self._costs.took(_batch_kind(station.parts), len(station.parts), station.used_s)
+        parts, station.parts, station.batch = station.parts, [], None
+        for place, part in enumerate(parts):
+            self._took(part, took_ms, failures.get(place))
 
-    def _took(self, task: Task, took_ms: float, place: int, failures: Failures) -> None:
-        work, task.work = task.work, None
-        assert work is not None, "it was under way"
+    def _took(self, part: Part, took_ms: float, error: Exception | None) -> None:
+        task = part.task
+        task.parts.remove(part)
         if task.released is not None:
-            task.job.drop()
-            task.released()
-        elif place in failures:
-            error = failures[place]
-            self._go_on(task, lambda: task.job.fail(error))
-        else:
-            task.job.did(work, took_ms)
-            self._go_on(task, task.job.next)
+            _release(task)
+            return
+        if error is None:
+            task.job.did(part.work, took_ms)
+        task.error = task.error or error
+        if task.parts:
+            return
+        failure, task.error = task.error, None
+        self._go_on(task, task.job.next if failure is None else lambda: task.job.fail(failure))
 
     def _go_on(self, task: Task, step: Callable[[], Work | None]) -> None:
         """Let its conversation say what comes next."""
         try:
-            task.work = step()
+            work = step()
         except (AgentError, RuntimeError) as error:
             # Whatever it is, torch's included, it is this one's alone, unless nothing works now.
             if breaks_device(error):
@@ -210,13 +219,16 @@ class LaneLoop:
             self._units.discard(task)
             task.over(error)
             return
-        if task.work is None:
+        if work is None:
             self._units.discard(task)
             task.over(None)
             return
-        task.since_s = self._clock.now_s()
-        task.steps[task.work.stage] = task.steps.get(task.work.stage, 0) + 1
-        self._stations[task.work.lane].waiting.append(task)
+        now_s = self._clock.now_s()
+        works = work.parts if isinstance(work, Together) else [work]
+        task.parts = [Part(task, one, now_s) for one in works]
+        for part in task.parts:
+            task.steps[part.work.stage] = task.steps.get(part.work.stage, 0) + 1
+            self._stations[part.work.lane].waiting.append(part)
 
     # ---- time -----------------------------------------------------------------------------------
 
@@ -246,24 +258,27 @@ def _is_done(station: _Station) -> bool:
 
 def _urgency(station: _Station) -> tuple[bool, int, float, int]:
     """Those that would hold up the others come last."""
-    first = min((task.rank, task.due_s, task.order) for task in station.waiting)
-    return station.blocks, *first
+    tasks = [part.task for part in station.waiting]
+    return station.blocks, *min((task.rank, task.due_s, task.order) for task in tasks)
 
 
-def _as_waiting(task: Task) -> Waiting:
-    work = task.work
-    assert work is not None, "it waits for its lane with one"
+def _as_waiting(part: Part) -> Waiting:
+    task, work = part.task, part.work
     size = work.count if isinstance(work, Read) else 1
-    return Waiting(task.rank, task.order, work.stage, size, task.due_s, task.since_s)
+    return Waiting(task.rank, task.order, work.stage, size, task.due_s, part.since_s)
 
 
-def _batch_kind(tasks: Iterable[Task]) -> str:
+def _release(task: Task) -> None:
+    """It was dropped: let go of it when nothing of it is under way."""
+    if not task.parts and task.released is not None:
+        task.job.drop()
+        task.released()
+
+
+def _batch_kind(parts: Sequence[Part]) -> str:
     """What its cost is kept under: that of units alone tells what units cost."""
-    listed = list(tasks)
-    assert listed[0].work is not None, "it has one"
-    return _cost_kind(
-        listed[0].work.stage, is_unit=all(task.job.due_s is not None for task in listed)
-    )
+    is_unit = all(part.task.job.due_s is not None for part in parts)
+    return _cost_kind(parts[0].work.stage, is_unit=is_unit)
 
 
 def _cost_kind(stage: str, *, is_unit: bool) -> str:

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias, TypeVar, get_args
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.duplex.model import DuplexModel
 from agent.duplex.slots import Slots
-from agent.duplex.work import LaneName, Work
+from agent.duplex.work import LaneName, Together, Work
 from agent.errors import AgentError
 from agent.torch_parts.device import breaks_device
 
@@ -107,9 +107,10 @@ class Runner:
 
     def do(self, work: Work) -> None:
         """One piece of work, to its end, while nothing else is under way."""
-        failures = self.lane(work.lane).begin([work]).finish()
-        if failures:
-            raise failures[0]
+        parts = work.parts if isinstance(work, Together) else [work]
+        for batch in [self.lane(part.lane).begin([part]) for part in parts]:
+            for failure in batch.finish().values():
+                raise failure
 
     def run(self, steps: Generator[Work, None, T]) -> tuple[T, StageTimes]:
         """Do one conversation's steps to their end → the result, and milliseconds by stage.

@@ -10,7 +10,7 @@ from agent.duplex.memory import keep_audio
 from agent.duplex.pictures import Patches, patch_picture
 from agent.duplex.slots import Slots
 from agent.duplex.tokens import Token
-from agent.duplex.work import Hear, Look, Work
+from agent.duplex.work import Hear, Look, Together, Work
 from agent.errors import RequestError
 from agent.types import UNIT_SAMPLES, Unit
 
@@ -33,12 +33,10 @@ def sense(
     shown = [patch_picture(one.rgb, max_slices) for one in unit.pictures]
     pictures, memory.pictures = [*memory.pictures, *shown], ()
     seen = Look([piece for pieces in pictures for piece in pieces])
-    if pictures:
-        yield seen
     keep_audio(memory, slots)
     (mel,) = memory.mel.push(unit.audio)
     heard = Hear(mel, memory.audio)
-    yield heard
+    yield Together([seen, heard]) if pictures else heard
     put_in, memory.put_in = memory.put_in, ()
     parts = [context.embed([Token.UNIT]), *_spans(context, pictures, seen.vectors), heard.vectors]
     return torch.cat([*parts, context.embed(put_in)] if put_in else parts)

@@ -48,6 +48,26 @@ class Work(Protocol):
         """Do it, for this conversation alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Pieces of work for different lanes that do not need each other: each is done on its own."""
+
+    parts: Sequence[Work]
+
+    @property
+    def stage(self) -> str:
+        return self.parts[0].stage
+
+    @property
+    def lane(self) -> LaneName:
+        return self.parts[0].lane
+
+    def run(self, model: DuplexModel, slots: Slots) -> None:
+        """One after the other."""
+        for part in self.parts:
+            part.run(model, slots)
+
+
 class TokenSampler(Protocol):
     """How tokens are drawn; holds nothing of any conversation."""
 
