@@ -384,9 +384,8 @@ class Session:
         self._engine.tell(item)
 
     def _refused(self, error: Refusal, command: Command) -> None:
-        if isinstance(command, Retract):
-            return  # no client asked for it, and the whole unit takes the other's place
-        self._apply(self._protocol.failed(error, command))
+        if not isinstance(command, Retract):  # no client asked for it
+            self._apply(self._protocol.failed(error, command))
 
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:
