@@ -12,12 +12,13 @@ import pytest
 from agent.chat_types import ChatDone, ChatMessage, ChatRequest, ChatText
 from agent.duplex.engine import PARK_AFTER_S
 from agent.duplex.work import Look
-from agent.errors import CapacityError, RequestError
+from agent.errors import CapacityError, EngineError, RequestError
 from agent.scheduler import ENOUGH, RECOVERED_UNITS
 from agent.types import Listened, Pause, Resume, VideoFrame
+from tests.rig.answer_voice import Choir
 from tests.rig.late_desk import Desk
 from tests.rig.late_lanes import Watch
-from tests.rig.scripted_call import SETTINGS
+from tests.rig.scripted_call import SETTINGS, Beeper
 from tests.rig.tiny_mind import LISTEN, second
 
 WIDE = VideoFrame(np.full((448, 896, 3), 90, np.uint8), 0)
@@ -132,3 +133,27 @@ def test_what_batches_took_is_measured_as_they_are_done(watch: Watch) -> None:
     assert 0.005 < desk.engine.costs.expected_s("audio", 1) < 0.2
     assert desk.engine.costs.expected_s("prefill", 1) > 0.005
     assert desk.engine.costs.expected_s("speech", 1) == 0
+
+
+def test_what_batches_take_is_rehearsed_before_the_first_call(watch: Watch) -> None:
+    desk = Desk(itertools.cycle(LISTEN), slots=2, watch=watch, vocoder=Beeper())
+    clock = desk.clock
+    passes = iter(range(1, 1 << 30))
+    clock.now_s = lambda: 0.001 * next(passes)  # type: ignore[method-assign]
+    desk.engine.rehearse()
+    stages = {work.stage for work in watch.works}
+    assert stages == {"audio", "vision", "prefill", "decode", "speech", "vocoder"}
+    for stage in stages:
+        assert desk.engine.costs.expected_s(stage, 1) > 0
+    assert max(watch.sizes) == 2 and desk.engine.load().slots_used == 0
+    del clock.now_s  # type: ignore[method-assign]
+    desk.engine.open(1, SETTINGS)
+    desk.engine.push(1, second(0))
+    desk.work()
+    assert desk.of(1) == [Listened(0)]
+
+
+def test_a_voice_that_fails_is_found_out_before_the_first_call() -> None:
+    desk = Desk(slots=1, vocoder=Choir(fails_at=0))
+    with pytest.raises(EngineError, match="not finite"):
+        desk.engine.rehearse()

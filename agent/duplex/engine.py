@@ -31,6 +31,7 @@ from agent.duplex.engine_members import Asked, Asking, Call, Line
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
 from agent.duplex.reading import Reading
+from agent.duplex.rehearsal import rehearse
 from agent.duplex.speakers import find_speaker
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
@@ -87,6 +88,13 @@ class DuplexEngine:
         self._admission = Admission(self.costs)
         self._relief = Relief()
         self._loop = LaneLoop(parts.runner, self.costs, pause)
+
+    def rehearse(self) -> None:
+        """Find out what batches take, before the first call; a second or two on a GPU.
+
+        EngineError, RequestError where it cannot speak.
+        """
+        rehearse(self._parts, self.costs)
 
     # ---- who comes and goes ---------------------------------------------------------------------
 
