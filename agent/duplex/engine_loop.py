@@ -155,12 +155,12 @@ class LaneLoop:
 
     def _begin(self, station: _Station, now_s: float) -> bool:
         waiting = [_as_waiting(part) for part in station.waiting]
-        first = min(waiting, key=lambda one: (one.rank, one.order))
+        behind = {_cost_kind(one.kind, is_unit=False) for one in waiting if one.rank}
         places = line_up(
             waiting,
             now_s,
             spare_s=self._spare_s(now_s),
-            takes_s=self._costs.expected_s(_cost_kind(first.kind, is_unit=False), 1),
+            takes_s=max((self._costs.expected_s(kind, 1) for kind in behind), default=0.0),
             held=self.holds_chats,
         )
         if not places:
