@@ -2,22 +2,26 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from agent.duplex.call_parts import CallParts
-from agent.duplex.config import Numerics, read_config
+from agent.duplex.config import Numerics, ServiceParts, read_config
+from agent.duplex.cuda import cuda_lanes, has_triton
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.heard_voices import HeardVoices, Voices
-from agent.duplex.lanes import Runner
+from agent.duplex.lanes import EagerLane, Lane, Runner
 from agent.duplex.model import DuplexModel, load_model
 from agent.duplex.prompt import duplex_system
-from agent.duplex.slots import Slots, SlotSizes
+from agent.duplex.slots import TURN_TOKENS, Slots, SlotSizes
 from agent.duplex.speech_lm import UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import load_vocabulary
+from agent.duplex.voice_lane import VoiceLane
 from agent.duplex.window import WindowSettings
+from agent.duplex.work import LaneName
 from agent.engines import EngineSettings, ModelSettings, Progress, VoiceSettings
 from agent.engines.voices import load_voice
 from agent.errors import CheckpointError, ConfigError, RequestError, VocoderError
@@ -37,6 +41,9 @@ ABILITIES = Abilities(
     languages=LANGUAGES,
     default_instructions=tuple((one, duplex_system(one, camera=False)) for one in LANGUAGES),
 )
+_ALL, _READING = 1000, 800
+"""Steps of loading that are told, and how many of them are reading the weights."""
+_MOST_LANES = 4
 _ROOM_SHARE = 0.75
 """Above so much of a slot the window's `basic` rule forgets; the rest is room for a turn."""
 
@@ -51,9 +58,11 @@ def load_core(settings: EngineSettings, on_progress: Progress) -> DuplexEngine:
 
 def abilities(parts: CallParts) -> Abilities:
     """What an engine of these parts can do."""
+    sees = parts.runner.model.config.parts.vision
+    able = replace(ABILITIES, camera=sees, pictures=sees)
     if parts.vocoder is None:
-        return ABILITIES
-    return replace(ABILITIES, speech=True, text_to_speech=True, voices=parts.voices.ids())
+        return able
+    return replace(able, speech=True, text_to_speech=True, voices=parts.voices.ids())
 
 
 def load_parts(
@@ -68,7 +77,9 @@ def load_parts(
         # One core is the server's: a call that waits for it is heard to stutter.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     try:
-        return parts_of(_weights(model, target, on_progress), model, settings)
+        needed = ServiceParts(vision=model.vision, speech=settings.voice is not None)
+        weights = _weights(model, needed, target, _first_part_of(on_progress))
+        return parts_of(weights, model, settings, on_progress)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"{target.device} has too little memory for the model and {settings.slots} slots of "
@@ -76,24 +87,61 @@ def load_parts(
         ) from error
 
 
-def parts_of(weights: DuplexModel, model: ModelSettings, settings: EngineSettings) -> CallParts:
+def parts_of(
+    weights: DuplexModel,
+    model: ModelSettings,
+    settings: EngineSettings,
+    on_progress: Progress = lambda done, total: None,
+) -> CallParts:
     """What all calls on these weights share; `model` says how they run. Errors: `load_parts`."""
     most = weights.config.llm.max_positions
     if model.context_tokens > most:
         raise ConfigError(f"model.context_tokens: {model.context_tokens} is more than {most}")
-    sizes = SlotSizes(slots=settings.slots, context_tokens=model.context_tokens)
-    runner = Runner(weights, Slots(weights.config, sizes, weights.target))
+    turn_tokens = TURN_TOKENS if weights.config.parts.speech else 1
+    sizes = SlotSizes(settings.slots, model.context_tokens, turn_tokens)
+    slots = Slots(weights.config, sizes, weights.target)
+    log.info("a slot takes %s", _sizes(slots.bytes_each))
+    runner = Runner(weights, slots, lanes=_lanes(weights, slots, model, on_progress))
     parts = CallParts(runner, window=_window(model), parity=model.parity)
     return _voiced(parts, settings.voice, settings.assets) if settings.voice else parts
 
 
-def _weights(model: ModelSettings, target: Target, on_progress: Progress) -> DuplexModel:
+def _lanes(
+    weights: DuplexModel, slots: Slots, model: ModelSettings, on_progress: Progress
+) -> Mapping[LaneName, Lane]:
+    """Those that are not eager."""
+    if weights.target.device.type != "cuda" or not model.graphs or model.attention == "eager":
+        return {}
+    if not has_triton():
+        log.warning("the engine is slow: it has no CUDA graphs, as Triton is not installed")
+        return {}
+    lanes: dict[LaneName, Lane] = {}
+    for name, lane in cuda_lanes(weights, slots):
+        lanes[name] = lane
+        on_progress(_READING + len(lanes) * (_ALL - _READING) // _MOST_LANES, _ALL)
+    return lanes
+
+
+def _first_part_of(on_progress: Progress) -> Progress:
+    """Reading, as part of all that there is to do."""
+    return lambda done, total: on_progress(done * _READING // max(1, total), _ALL)
+
+
+def _sizes(bytes_each: Mapping[str, int]) -> str:
+    """What a slot takes, in words."""
+    parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in bytes_each.items())
+    return f"{sum(bytes_each.values()) / 1e6:.0f} MB: {parts}"
+
+
+def _weights(
+    model: ModelSettings, parts: ServiceParts, target: Target, on_progress: Progress
+) -> DuplexModel:
     return load_model(
         open_checkpoint(model.folder, model.extra_weights),
-        read_config(model.folder),
+        replace(read_config(model.folder), parts=parts),
         load_vocabulary(model.folder),
         target=target,
-        numerics=Numerics(model.attention, model.rope_precision),
+        numerics=Numerics(model.attention, model.rope_precision, model.quantisation),
         on_progress=on_progress,
     )
 
@@ -104,7 +152,11 @@ def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallPart
     vocoder, voices = load_voice(settings, assets / "ref_audio", model.target.device)
     heard = HeardVoices(model, voices)
     _warm(vocoder, heard, lengths=model.target.device.type == "cuda")
-    return replace(parts, vocoder=vocoder, voices=heard)
+    runner = parts.runner
+    if runner.lanes:
+        eager = EagerLane(model, runner.slots)
+        runner = replace(runner, lanes={**runner.lanes, "voice": VoiceLane(eager, vocoder)})
+    return replace(parts, runner=runner, vocoder=vocoder, voices=heard)
 
 
 def _warm(vocoder: Vocoder, voices: Voices, *, lengths: bool) -> None:
