@@ -53,7 +53,10 @@ def load_core(settings: EngineSettings, on_progress: Progress) -> DuplexEngine:
     parts = load_parts(settings, on_progress)
     if settings.voice is None:
         log.warning("no vocoder is installed: the agent speaks in captions only")
-    return DuplexEngine(parts, abilities(parts))
+    engine = DuplexEngine(parts, abilities(parts))
+    if parts.runner.lanes:
+        engine.rehearse()
+    return engine
 
 
 def abilities(parts: CallParts) -> Abilities:
