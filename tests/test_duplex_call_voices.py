@@ -29,7 +29,7 @@ from agent.types import (
 from tests.rig.jobs import sounded
 from tests.rig.scripted_call import SETTINGS, Beeper, Driven
 from tests.rig.scripted_call import parts as scripted_parts
-from tests.rig.tiny_mind import LISTEN, says, second, tiny_mind
+from tests.rig.tiny_mind import LISTEN, runner, says, second, tiny_mind
 
 VECTORS = {"a": 3, "b": 5}
 
@@ -273,9 +273,10 @@ def test_a_pace_makes_up_for_a_short_first_piece() -> None:
 def test_only_the_first_sound_of_a_turn_is_held_and_none_without_a_pace() -> None:
     for pace, holds in ((Pace(Watch(), 1000), [100, 0]), (None, [0, 0])):
         line = VoiceLine(Beeper())
-        sounded(line.begin("", speaks=True, pace=pace))
+        for opening in line.begin("", speaks=True, pace=pace):
+            opening.run(tiny_mind(), runner().slots)
         for unit in range(2):
-            sounded(line.say(unit, "", tuple(range(24))))
+            sounded(line.say(unit, tuple(range(24))))
         sounds = [event for event in line.take() if isinstance(event, SpeechAudio)]
         assert [sound.hold_ms for sound in sounds] == holds
 

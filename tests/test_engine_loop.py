@@ -8,12 +8,22 @@ from typing import Any
 
 import pytest
 
+from agent.duplex.answer_speech import OpenVoice
 from agent.duplex.engine import PARK_AFTER_S
 from agent.duplex.job import Job
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.work import Hear, Read, Speak, Voice, Work
 from agent.errors import CapacityError, EngineError
-from agent.types import Failed, Listened, Pause, Paused, UpdateSettings
+from agent.types import (
+    Failed,
+    Listened,
+    Pause,
+    Paused,
+    SpeechAudio,
+    TextDelta,
+    TurnStarted,
+    UpdateSettings,
+)
 from tests.rig.late_desk import Desk
 from tests.rig.late_lanes import Watch, slot_of
 from tests.rig.scripted_call import SETTINGS, Beeper
@@ -198,3 +208,18 @@ def test_a_step_waits_for_the_device_no_longer_than_a_moment(watch: Watch) -> No
         desk.step()
         assert 0 < sum(paused) <= 0.01
         paused.clear()
+
+
+def test_words_are_told_and_the_voice_is_opened_while_they_become_speech(watch: Watch) -> None:
+    watch.patience = 30
+    desk = Desk(iter([*says("ab"), *LISTEN]), watch=watch, vocoder=Beeper())
+    desk.engine.open(1, SETTINGS)
+    for index in range(4):
+        desk.engine.push(1, second(index))
+    in_the_middle(desk, Speak)
+    assert desk.of(1)[-2:] == [TurnStarted(1), TextDelta(3, 1, "ab")]
+    task = desk.engine._calls[1].task
+    assert task is not None and {type(part.work) for part in task.parts} == {Speak, OpenVoice}
+    assert all(part.is_begun for part in task.parts)
+    in_the_middle(desk, Voice)
+    assert not any(isinstance(event, SpeechAudio) for event in desk.of(1))

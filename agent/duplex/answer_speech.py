@@ -186,7 +186,7 @@ class OpenVoice:
     open: Callable[[], VocoderStream]
     stream: VocoderStream | None = None
     error: VocoderError | None = None
-    stage = "vocoder"
+    stage = "voice"
     lane: LaneName = "voice"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:

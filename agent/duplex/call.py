@@ -7,8 +7,9 @@ work on the conversation between two units.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
@@ -22,7 +23,7 @@ from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
 from agent.duplex.pace import Pace
-from agent.duplex.policy import Order
+from agent.duplex.policy import Order, Outcome
 from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
 from agent.duplex.tokens import Vocabulary
 from agent.duplex.trial import Trial, TurnNumbers
@@ -246,8 +247,9 @@ class DuplexCall:
         order = self._order()
         if order == "speak":
             self._is_asked = False
-        result = yield from self._talk.steps(taken, order, self._sight.slices)
-        yield from self._say(came_s, result)
+        said = partial(self._tell, unit.index, came_s)
+        result = yield from self._talk.steps(taken, order, self._sight.slices, said)
+        yield from self._say(result)
         return result
 
     def _order(self) -> Order:
@@ -268,18 +270,25 @@ class DuplexCall:
         seen = self._sight.seen(pictures, self._talk.unit_room_tokens)
         return replace(unit, audio=whole_second(unit.audio), pictures=seen)
 
-    def _say(self, came_s: float, result: UnitResult) -> Steps:
-        """Tell what came of a unit that came at `came_s`."""
-        outcome, line = result.outcome, self._line
+    def _tell(self, unit: int, came_s: float, outcome: Outcome, text: str) -> Sequence[Work]:
+        """Tell what a unit that came at `came_s` decides → what can be done while it speaks."""
+        line, beside = self._line, list[Work]()
         self._pace.begin(came_s)
         if outcome.begins_turn:
             speaks = self._talk.settings.speaks
-            yield from line.begin(self._voices.spoken, speaks=speaks, pace=self._pace)
+            beside += line.begin(self._voices.spoken, speaks=speaks, pace=self._pace)
             self._turns.begin(line.turn, outcome.turn)
+        if not outcome.listened:
+            line.tell_words(unit, text)
+        return beside
+
+    def _say(self, result: UnitResult) -> Steps:
+        """Let its speech be heard."""
+        outcome, line = result.outcome, self._line
         if outcome.listened:
             line.tell(Listened(result.unit))
         else:
-            yield from line.say(result.unit, result.text, result.speech_tokens)
+            yield from line.say(result.unit, result.speech_tokens)
         if outcome.ends_turn is not None:
             yield from line.finish(outcome.ends_turn, result.unit)
         if not outcome.listened:

@@ -7,7 +7,7 @@ runs it; `step` runs it here and now. What is refused is refused before anything
 conversation goes on as if it had not come.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -36,7 +36,7 @@ from agent.duplex.speech_lm import SPEECH_TOKEN_MS, UNIT_SPEECH_TOKENS
 from agent.duplex.tokens import TextStream, Token, Vocabulary
 from agent.duplex.unit_senses import MAX_PICTURES, sense
 from agent.duplex.window import Window
-from agent.duplex.work import Choice, Read, Speak, Work
+from agent.duplex.work import Choice, Read, Speak, Together, Work
 from agent.errors import EngineError, RequestError
 from agent.types import ByteArray, Unit
 
@@ -137,11 +137,17 @@ class Conversation:
         return replace(result, stage_ms=stage_ms)
 
     def steps(
-        self, unit: Unit, order: Order = "free", max_slices: int | None = None
+        self,
+        unit: Unit,
+        order: Order = "free",
+        max_slices: int | None = None,
+        tell: Callable[[Outcome, str], Sequence[Work]] | None = None,
     ) -> Generator[Work, None, UnitResult]:
         """The same, piece of work by piece of work; to be run to its end.
 
-        `max_slices` of the unit's own pictures, where it is less than the settings say.
+        `max_slices` of the unit's own pictures, where it is less than the settings say. `tell` is
+        called with what was decided and its text before it is spoken; what it returns is done
+        meanwhile.
         """
         self._check_awake()
         slices = max_slices or self.settings.max_slices
@@ -151,11 +157,12 @@ class Conversation:
         decision = UnitDecision(memory.floor, rules, self._vocabulary.text, order)
         states = yield from self._decide(senses, decision)
         outcome = decision.close()
-        speech = yield from self._speak(outcome, states)
+        text = self._text(outcome)
+        beside = tell(outcome, text) if tell is not None else ()
+        speech = yield from self._speak(outcome, states, beside)
         self._settle(unit, senses, outcome, self._sounds(outcome, len(states), len(speech)))
         memory.is_uncut = True
         yield from self._context.forget()
-        text = self._text(outcome)
         return UnitResult(unit.index, outcome, text, tuple(speech), memory.context_tokens)
 
     def put_in_text(self, text: str) -> None:
@@ -230,12 +237,15 @@ class Conversation:
             self._memory.history.append(token, decision.turn)
         return is_fed
 
-    def _speak(self, outcome: Outcome, states: list[Tensor]) -> Generator[Work, None, list[int]]:
-        """The unit's speech tokens; the first token it decided is never spoken."""
+    def _speak(
+        self, outcome: Outcome, states: list[Tensor], beside: Sequence[Work]
+    ) -> Generator[Work, None, list[int]]:
+        """The unit's speech tokens, with `beside`; the first token it decided is never spoken."""
         memory = self._memory
         if outcome.drops_speech:
             memory.forget_speech()
         if outcome.listened or not self.settings.speaks:
+            yield from beside
             return []
         most = memory.speech.length + len(outcome.said) + 1 + UNIT_SPEECH_TOKENS
         if most > self._runner.slots.speech.positions:
@@ -250,7 +260,7 @@ class Conversation:
             self._random,
             may_end=outcome.ends_turn is not None or not memory.speech.length,
         )
-        yield speech
+        yield Together([speech, *beside]) if beside else speech
         return speech.tokens
 
     def _settle(self, unit: Unit, senses: Tensor, outcome: Outcome, heard: "_Sounds") -> None:

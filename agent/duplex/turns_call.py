@@ -316,7 +316,8 @@ class TurnsCall:
         unit = self._units[-1].index if self._units else -1
         if piece.finish is not None:
             self._answers = False
-        yield from self._line.say(unit, piece.text, piece.speech_tokens)
+        self._line.tell_words(unit, piece.text)
+        yield from self._line.say(unit, piece.speech_tokens)
         if piece.finish is not None:
             reason: TurnEndReason = "completed" if piece.finish == "stop" else "max_tokens"
             yield from self._line.finish(reason, unit)

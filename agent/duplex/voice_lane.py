@@ -23,7 +23,7 @@ class PrepareVoice:
     vocoder: Vocoder
     voice: str
     error: VocoderError | None = None
-    stage = "vocoder"
+    stage = "voice"
     lane: LaneName = "voice"
 
     def run(self, model: DuplexModel, slots: Slots) -> None:

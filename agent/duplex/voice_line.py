@@ -7,7 +7,7 @@ fails.
 
 import logging
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from agent.duplex.answer_speech import OpenVoice
 from agent.duplex.pace import Pace
@@ -43,6 +43,7 @@ class VoiceLine:
         self._silent_turns: deque[int] = deque(maxlen=_MAX_SILENT_TURNS)
         self._position = 0
         self._speaks = False
+        self._opening: OpenVoice | None = None
         self._pace: Pace | None = None
         self.turn = 0
         """The newest turn."""
@@ -76,40 +77,46 @@ class VoiceLine:
             if preparing.error is not None:
                 self._lose_voice(preparing.error)
 
-    def begin(
-        self, voice: str, *, speaks: bool, pace: Pace | None = None
-    ) -> Generator[Work, None, None]:
-        """The next turn opens; without a pace its sound comes as fast as it can be made."""
+    def begin(self, voice: str, *, speaks: bool, pace: Pace | None = None) -> Sequence[Work]:
+        """The next turn opens; without a pace its sound comes as fast as it can be made.
+
+        → what is to be done before its first `say`, along with anything else.
+        """
         self.end("interrupted")
         self.turn += 1
         self.is_open = True
         self._position = 0
         self._pace = pace
-        self._stream = None
+        self._stream = self._opening = None
         self._speaks = speaks and self._vocoder is not None
-        if not self._speaks:
-            self._silent_turns.append(self.turn)
         self._events.append(TurnStarted(self.turn))
-        if self._speaks:
-            yield from self._open(voice)
+        if not speaks or self._vocoder is None:
+            self._silent_turns.append(self.turn)
+            return ()
+        vocoder = self._vocoder
+        self._opening = OpenVoice(lambda: vocoder.open(voice))
+        return (self._opening,)
 
     def mute(self) -> None:
         """The rest of the turn is captions only."""
         if self.is_open and self._speaks:
-            self._speaks, self._stream = False, None
+            self._speaks, self._stream, self._opening = False, None, None
             self._silent_turns.append(self.turn)
 
-    def say(
-        self, unit: int, text: str, tokens: tuple[int, ...] = ()
-    ) -> Generator[Work, None, None]:
-        """Words of the turn, and the speech tokens that came with them."""
+    def tell_words(self, unit: int, text: str) -> None:
+        """Words of the turn: they are there before they sound."""
         if text:
             self._events.append(TextDelta(unit, self.turn, text))
+
+    def say(self, unit: int, tokens: tuple[int, ...]) -> Generator[Work, None, None]:
+        """The speech tokens that came with the words."""
+        self._take_stream()
         if tokens and self._stream is not None:
             yield from self._sound(unit, Voice(self._stream, tokens))
 
     def finish(self, reason: TurnEndReason, unit: int = -1) -> Generator[Work, None, None]:
         """The turn is over, and the rest of its sound is heard. Idempotent."""
+        self._take_stream()
         if self.is_open and self._stream is not None and reason != "interrupted":
             yield from self._sound(unit, Voice(self._stream, last=True))
         self.end(reason)
@@ -119,7 +126,7 @@ class VoiceLine:
         if not self.is_open:
             return
         self.is_open = self._speaks = False
-        self._stream = None
+        self._stream = self._opening = None
         self._events.append(TurnEnded(self.turn, reason))
 
     def _sound(self, unit: int, voice: Voice) -> Generator[Work, None, None]:
@@ -138,13 +145,11 @@ class VoiceLine:
             self._events.append(event)
         self._position += samples.size
 
-    def _open(self, voice: str) -> Generator[Work, None, None]:
-        vocoder, turn = self._vocoder, self.turn
-        assert vocoder is not None, "the turn speaks"
-        opening = OpenVoice(lambda: vocoder.open(voice))
-        yield opening
-        if turn != self.turn or not self._speaks:
-            return  # the turn was ended, or muted, meanwhile
+    def _take_stream(self) -> None:
+        """The turn's stream, which was opened meanwhile, unless nobody wants it any more."""
+        opening, self._opening = self._opening, None
+        if opening is None or not self._speaks:
+            return
         if opening.error is not None:
             self._lose_voice(opening.error)
         self._stream = opening.stream
