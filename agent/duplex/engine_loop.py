@@ -189,7 +189,8 @@ class LaneLoop:
         failures = station.batch.finish()
         self._share_use()
         took_ms = (self._used_until_s - station.begun_s) * 1000
-        self._costs.took(_batch_kind(station.parts), len(station.parts), station.used_s)
+        if len({part.work.stage for part in station.parts}) == 1:  # a mixture tells of neither
+            self._costs.took(_batch_kind(station.parts), len(station.parts), station.used_s)
         parts, station.parts, station.batch = station.parts, [], None
         for place, part in enumerate(parts):
             self._took(part, took_ms, failures.get(place))
