@@ -53,8 +53,8 @@ _NEWEST = 0.1
 """The weight of the newest measurement in an average."""
 _CROWD = 1.5
 """By so much more a unit of many calls takes than if all came at once: it waits for batches that
-were begun without it, and shares the device with what others are at. Of works as large as a GPU's
-it was 1.0 to 1.4 with 8 to 128 calls at random phases."""
+were begun without it, and shares the device with what others are at. In virtual time, with works as
+large as a GPU's, it was 1.0 to 1.4 for 8 to 128 calls at random phases."""
 _WATCHED_UNITS = 256
 _LATEST_UNITS = 64
 _WATCHED_ENDS = 32
