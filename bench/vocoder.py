@@ -1,7 +1,8 @@
 """The vocoder at full size with random weights: `python -m bench.vocoder --json`.
 
-On a GPU: the time that a second of sound takes, the first sound of a turn, what a voice and a
-stream weigh, and how long a recording of six seconds takes to become a voice. With `--device cpu`
+On a GPU: the time that a second of sound takes, of one stream and of 32 together, the first sound
+of a turn, what a voice and a stream weigh, and how long a recording of six seconds takes to become
+a voice. With `--device cpu`
 the last alone, for that is what a machine without a GPU does of it.
 """
 
@@ -12,14 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from agent.clock import SYSTEM_CLOCK
-from agent.interfaces import VocoderStream
+from agent.interfaces import VocoderPush, VocoderStream
 from agent.torch_parts.checkpoint import Target
 from agent.types import FloatArray
 from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2
@@ -27,7 +29,14 @@ from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
 from agent.vocoder.files import HIFT, HIFT_ORIGINAL
 from agent.vocoder.flow import EstimatorMemory
 from agent.vocoder.hift_stream import open_tail
-from agent.vocoder.loading import Token2wavSettings, hift_noise, load_hift, load_token2wav
+from agent.vocoder.loading import (
+    Token2wavSettings,
+    hift_noise,
+    load_hift,
+    load_token2wav,
+    prepare_graphs,
+)
+from agent.vocoder.prepared_voice import PreparedVoice
 from agent.vocoder.speech_tokenizer import TokenizerConfig
 from agent.vocoder.token2wav import StreamSettings, Token2wav
 from agent.vocoder.voice import VoicePreparation
@@ -42,6 +51,8 @@ from bench.random_vocoder import (
 )
 from bench.report import Report, add_arguments, at_most
 
+StreamT = TypeVar("StreamT", bound=VocoderStream)
+
 HOP_TOKENS = 25
 """A second of sound."""
 FIRST_HOP_TOKENS = 12
@@ -55,7 +66,12 @@ _LAUNCHES = 1000
 _MEGABYTE = 1e6
 _PREPARATION_RATE_HZ = 24_000
 
+TOGETHER = 32
+"""Streams whose seconds come at once."""
+
 SECOND_MS = at_most(40)
+ONE_SECOND_MS, TOGETHER_MS = at_most(12), at_most(45)
+"""Of one stream, and of all that come at once."""
 STREAM_MB = at_most(240)
 VOICE_MS = at_most(150)
 PREPARATION_S = {"cuda": at_most(1), "cpu": at_most(5)}
@@ -94,9 +110,10 @@ def measure_speech(
     square @= square
     _measure_launch(report, square)
     took_ms: dict[int, float] = {}
+    measure_together(report, token2wav, target, sizes)
     for steps in (10, 5):
         vocoder = _loaded(report, f"token2wav_n{steps}", token2wav, steps, target)
-        _record_graphs(report, vocoder, told=not took_ms)
+        _record_graphs(report, vocoder, 2, told=not took_ms)
         _measure_voice(report, f"token2wav_n{steps}", vocoder, sizes)
         took_ms[steps] = _measure_time(report, f"token2wav_n{steps}", vocoder, sizes)
         del vocoder
@@ -111,6 +128,62 @@ def measure_speech(
     _measure_voice(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_time(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_streams(report, "cosyvoice2", cosyvoice2, sizes)
+
+
+def measure_together(report: Report, folder: Path, target: Target, sizes: VocoderSizes) -> None:
+    """One stream, and many at once, as a call's seconds come; against the eager way."""
+    settings = Token2wavSettings(
+        estimator_memory="prompt_plus_recent", stream=StreamSettings(eager=True)
+    )
+    eager, vocoder = (load_token2wav(folder, settings, target) for _ in range(2))
+    before, began_s = taken_mb(), SYSTEM_CLOCK.now_s()
+    prepare_graphs(vocoder, TOGETHER)
+    _finish_device()
+    report.row("token2wav_graphs_capture_s", SYSTEM_CLOCK.now_s() - began_s, "s")
+    each_mb = (taken_mb() - before) / TOGETHER
+    report.row("token2wav_graphs_stream_mb", each_mb, "MB", target=STREAM_MB, n=TOGETHER)
+    prompt = random_prompt(PROMPT_TOKENS, sizes)
+    voices = [one.voice(prompt, "anna") for one in (eager, vocoder)]
+    pairs = list(zip((eager, vocoder), voices, strict=True))
+    for name, streams, limit in (
+        ("token2wav_ms_per_s", 1, ONE_SECOND_MS),
+        (f"token2wav_{TOGETHER}_streams_ms_per_s", TOGETHER, TOGETHER_MS),
+    ):
+        seconds = TURN_S if streams == 1 else _WARM_UP_S + _REPEATS
+        before_ms, took = (seconds_of(*pair, streams, seconds) for pair in pairs)
+        against, median = statistics.median(before_ms), statistics.median(took)
+        report.row(name, median, "ms", target=limit, against=against, n=len(took))
+        report.row(f"{name}_max", max(took), "ms", against=max(before_ms), n=len(took))
+    before_ms, took = (timed(partial(first_sound, *pair), _REPEATS)[1:] for pair in pairs)
+    against, median = statistics.median(before_ms), statistics.median(took)
+    report.row("token2wav_first_sound_ms", median, "ms", against=against, n=len(took))
+    stream, other = (spoken(one.open(voice)) for one, voice in pairs)
+    report.row(
+        "token2wav_stream_mb",
+        other.nbytes / _MEGABYTE,
+        "MB",
+        target=STREAM_MB,
+        against=stream.nbytes / _MEGABYTE,
+    )
+
+
+def first_sound(vocoder: Token2wav, voice: PreparedVoice) -> FloatArray:
+    """What a new turn says of its first second of tokens."""
+    return vocoder.open(voice).push(random_tokens(HOP_TOKENS).tolist())
+
+
+def seconds_of(vocoder: Token2wav, voice: PreparedVoice, streams: int, seconds: int) -> list[float]:
+    """Milliseconds that each second of so many turns takes, once what comes first is over."""
+    turns = [vocoder.open(voice) for _ in range(streams)]
+    tokens = random_tokens(seconds * HOP_TOKENS).reshape(seconds, -1).tolist()
+    coming = iter(tokens)
+
+    def say() -> None:
+        second = next(coming)
+        answers = vocoder.begin([VocoderPush(turn, second) for turn in turns]).take()
+        assert all(isinstance(answer, np.ndarray) for answer in answers), "every turn speaks"
+
+    return timed(say, seconds)[_WARM_UP_S:]
 
 
 def _measure_launch(report: Report, square: torch.Tensor) -> None:
@@ -134,10 +207,10 @@ def _loaded(report: Report, name: str, folder: Path, steps: int, target: Target)
     return vocoder
 
 
-def _record_graphs(report: Report, vocoder: Token2wav, *, told: bool) -> None:
-    """As at load. What it takes does not depend on the number of steps, so it is told once."""
+def _record_graphs(report: Report, vocoder: Token2wav, streams: int, *, told: bool) -> None:
+    """As at load, with room for so many turns."""
     before, began_s = taken_mb(), SYSTEM_CLOCK.now_s()
-    vocoder.prepare_graphs()
+    prepare_graphs(vocoder, streams)
     _finish_device()
     if told:
         report.row("graphs_capture_s", SYSTEM_CLOCK.now_s() - began_s, "s")
@@ -200,7 +273,7 @@ def _measure_streams(report: Report, name: str, vocoder: Any, sizes: VocoderSize
     del other, streams
 
 
-def spoken(stream: VocoderStream) -> VocoderStream:
+def spoken(stream: StreamT) -> StreamT:
     """The stream after half a minute of speech."""
     for second in random_tokens(TURN_S * HOP_TOKENS).reshape(TURN_S, -1).tolist():
         stream.push(second)

@@ -137,7 +137,7 @@ def _turn(
     """The pieces of a turn's sound, and what HiFT says of its mel as a whole."""
     vocoder = _vocoder(folders, kind, case)
     voice = vocoder.voice(_prompt(case.voice), case.voice)
-    hift, noise = vocoder.sounding._streaming, vocoder.sounding._streaming_noise
+    hift, noise = vocoder.sounding.streaming, vocoder.sounding.noise
     own = noise.of_voice(case.voice)
     mel = _said(vocoder.open(voice), _Silent()).mel
     make_speaking(hift, torch.cat(mel, -1))

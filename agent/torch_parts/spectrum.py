@@ -37,12 +37,14 @@ class Spectrum:
         half = self.window_samples // 2
         padded = F.pad(sound.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
         frames = padded.unfold(-1, self.window_samples, self.hop_samples)
-        forward, _, _ = _tables(self.window_samples, self.hop_samples, sound.device)
+        forward, _, _ = transform_tables(self.window_samples, self.hop_samples, sound.device)
         return (frames @ forward).transpose(1, 2)
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
         """[B, 2·bins, F] as above → the sound [B, hop · (F − 1)]."""
-        _, backward, squared = _tables(self.window_samples, self.hop_samples, spectrum.device)
+        _, backward, squared = transform_tables(
+            self.window_samples, self.hop_samples, spectrum.device
+        )
         frames = spectrum.transpose(1, 2) @ backward
         windows = squared.expand(1, frames.shape[1], -1)
         half = self.window_samples // 2
@@ -62,7 +64,7 @@ class Spectrum:
 
 
 @lru_cache(maxsize=16)
-def _tables(window: int, hop: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def transform_tables(window: int, hop: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Forward [window, 2·bins] and backward [2·bins, window] with the window in both; window²."""
     samples = torch.arange(window, dtype=torch.float64)
     shape = 0.5 - 0.5 * torch.cos(2 * math.pi * samples / window)

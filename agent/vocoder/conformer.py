@@ -311,6 +311,10 @@ class RelativeAttention(nn.Module):
             table = self._table = self._make_table(reach)
         return table, reach
 
+    def distances(self, reach: int) -> Tensor:
+        """P(r) of r from -`reach` to `reach`, [H, 2R + 1, D]: the table, as rows."""
+        return self._make_table(reach).flip(2).transpose(1, 2).contiguous()
+
     def _make_table(self, reach: int) -> Tensor:
         weight = self.linear_pos.weight
         encoded = _encode_distances(reach, weight.shape[1]).to(weight.device)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from agent.errors import VocoderError
+from agent.interfaces import VocoderBatch, VocoderPush
 from agent.types import FloatArray
 from agent.vocoder.config import FRAMES_PER_TOKEN
 from agent.vocoder.cosyvoice2_flow import BLOCK_TOKENS, Cosyvoice2Flow, FlowChunk, FlowState
 from agent.vocoder.late_failure import made_of
+from agent.vocoder.one_by_one import done_one_by_one
 from agent.vocoder.token2wav import Sounding
 from agent.vocoder.voice import SpeakerPrompt
 
@@ -128,6 +130,15 @@ class Cosyvoice2:
     def open(self, voice: Cosyvoice2Voice) -> "Cosyvoice2Stream":
         """A stream for one turn in that voice."""
         return Cosyvoice2Stream(self, voice)
+
+    @property
+    def most_pushes(self) -> int:
+        """How many go together: it does one after the other."""
+        return 1
+
+    def begin(self, pushes: Sequence[VocoderPush]) -> VocoderBatch:
+        """See `BatchVocoder`."""
+        return done_one_by_one(pushes)
 
     @torch.inference_mode()
     def whole(self, voice: Cosyvoice2Voice, tokens: Sequence[int]) -> FloatArray:

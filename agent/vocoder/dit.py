@@ -82,8 +82,6 @@ class TimeTable:
     """By step and layer: shift, 1 + scale, gate of attention, MLP and convolution."""
     last: tuple[tuple[Tensor, ...], ...]
     """By step: shift and 1 + scale."""
-    steps: tuple[Tensor, ...]
-    """By step, all of the above in one [9 · layers + 2, W], which they are views of."""
 
     @classmethod
     def of_steps(cls, together: Tensor) -> "TimeTable":
@@ -93,12 +91,11 @@ class TimeTable:
         return cls(
             tuple(tuple(layer.unbind() for layer in step) for step in layers),
             tuple(step.unbind() for step in together[:, -2:]),
-            together.unbind(),
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _LayerWeights:
+class LayerWeights:
     """One layer's weights as they are multiplied with, collected once."""
 
     qkv: tuple[Tensor, Tensor]
@@ -123,7 +120,8 @@ class Dit(nn.Module):
         self.in_proj = nn.Linear(4 * config.mel_bins, width)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.final_layer = _FinalLayer(width, config.mel_bins)
-        self._layers: list[_LayerWeights] = []
+        self.layer_weights: list[LayerWeights] = []
+        """Of each layer, as they are multiplied with."""
 
     def folds(self) -> Mapping[str, Fold]:
         """Query, key and value of each layer are one product."""
@@ -150,7 +148,7 @@ class Dit(nn.Module):
 
     def collect(self) -> None:
         """To be called when the weights are in place, and again when they are others."""
-        self._layers = [cast(_Block, block).weights() for block in self.blocks]
+        self.layer_weights = [cast(_Block, block).weights() for block in self.blocks]
 
     def forget_times(self) -> None:
         """Drop the weights that only `at_times` reads: a third of all."""
@@ -216,7 +214,7 @@ class Dit(nn.Module):
 
     def asked(self, states: Tensor, index: int, vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What layer `index` asks [2, H, T, D], and the new keys and values [2, T, 2 · H · D]."""
-        layer = self._layers[index]
+        layer = self.layer_weights[index]
         heads = (self.config.heads, self.config.head_width)
         mixed = F.linear(_modulated(states, vectors[0], vectors[1], layer.out[0].dtype), *layer.qkv)
         split = mixed.view(*mixed.shape[:2], 3, *heads)
@@ -242,7 +240,7 @@ class Dit(nn.Module):
         tails: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The states after layer `index`, and the ends of what its two convolutions saw."""
-        layer = self._layers[index]
+        layer = self.layer_weights[index]
         states = torch.addcmul(states, vectors[2], F.linear(seen, *layer.out))
         states, first, second = _convolved(states, layer, vectors, tails)
         return _widened(states, layer, vectors), first, second
@@ -250,7 +248,7 @@ class Dit(nn.Module):
 
 def _convolved(
     states: Tensor,
-    layer: _LayerWeights,
+    layer: LayerWeights,
     vectors: Sequence[Tensor],
     tails: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,7 +270,7 @@ def _convolution(seen: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
     return F.linear(columns.flatten(2), *weights)
 
 
-def _widened(states: Tensor, layer: _LayerWeights, vectors: Sequence[Tensor]) -> Tensor:
+def _widened(states: Tensor, layer: LayerWeights, vectors: Sequence[Tensor]) -> Tensor:
     """The states after the MLP."""
     inside = _modulated(states, vectors[3], vectors[4], layer.wide[0].dtype)
     wide = F.gelu(F.linear(inside, *layer.wide), approximate="tanh")
@@ -317,11 +315,11 @@ class _Block(nn.Module):
         linear = nn.Linear(config.width, MODULATIONS * config.width)
         self.adaLN_modulation = nn.ModuleDict({"1": linear})
 
-    def weights(self) -> _LayerWeights:
+    def weights(self) -> LayerWeights:
         """All but what depends on the time."""
         norms = (self.attn.q_norm, self.attn.k_norm)
         convolutions = self.conv.block
-        return _LayerWeights(
+        return LayerWeights(
             qkv=_weights(self.attn.to_qkv),
             head_scale=torch.stack([norm.weight for norm in norms])[:, None],
             head_shift=torch.stack([norm.bias for norm in norms])[:, None],

@@ -9,7 +9,7 @@ own, since step s of this chunk attends to step s of the past.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -20,11 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agent.errors import VocoderError
 from agent.torch_parts.checkpoint import Fold
-from agent.torch_parts.cuda_graph import GraphRecorder
 from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, FlowConfig
 from agent.vocoder.conformer import Encoder, EncoderState
 from agent.vocoder.dit import Dit, DitMemory, TimeTable
-from agent.vocoder.dit_graphs import DitGraphs, record_graphs
 from agent.vocoder.segments import nbytes_of
 
 EstimatorMemory: TypeAlias = Literal["reference", "prompt_plus_recent"]
@@ -157,14 +155,20 @@ class Flow(nn.Module):
         self.encoder_proj = nn.Linear(config.encoder.width, config.mel_bins)
         self.decoder = nn.ModuleDict({"estimator": Dit(config.dit)})
         self._table: TimeTable | None = None
-        self._spans: list[float] = []
-        self._graphs: dict[int, DitGraphs] = {}
+        self.spans: list[float] = []
+        """How far each step of the solver goes."""
 
     @property
     def estimator(self) -> Dit:
         inner = self.decoder["estimator"]
         assert isinstance(inner, Dit)
         return inner
+
+    @property
+    def table(self) -> TimeTable:
+        """What depends on the time alone; to be asked for when the weights are loaded."""
+        assert self._table is not None, "the weights are loaded"
+        return self._table
 
     @property
     def dtype(self) -> torch.dtype:
@@ -187,7 +191,7 @@ class Flow(nn.Module):
     def derive(self, device: torch.device) -> None:
         """Compute all that depends on the time alone, and drop the weights that it came from."""
         schedule = euler_times(self.settings.steps)
-        self._spans = schedule.diff().tolist()
+        self.spans = schedule.diff().tolist()
         with torch.no_grad():
             self._table = self.estimator.at_times(schedule[:-1].to(device))
         self.estimator.forget_times()
@@ -195,25 +199,13 @@ class Flow(nn.Module):
 
     def narrow(self, dtype: torch.dtype) -> "Flow":
         """Its weights in `dtype` from now on; time, noise and norms stay float32."""
-        self._graphs = {}
         self.to(dtype)
         self.estimator.collect()
         return self
 
     def in_float32(self) -> "Flow":
-        """Another one that is exact; it has no graphs, for these read the weights of this one."""
-        other = copy.copy(self)
-        other._graphs = {}
-        return copy.deepcopy(other).narrow(torch.float32)
-
-    def prepare_graphs(self, counts: Iterable[int]) -> None:
-        """Have chunks of so many frames run as CUDA graphs from now on; nothing without a GPU.
-
-        ConfigError when that does not work. Not to be called while a stream speaks.
-        """
-        if self.device.type == "cuda":
-            recorder = GraphRecorder(self.device, "set vocoder.graphs to false to go without")
-            self._graphs = record_graphs(self.estimator, counts, recorder)
+        """Another one that is exact."""
+        return copy.deepcopy(self).narrow(torch.float32)
 
     # ---- one pass over all ----------------------------------------------------------------------
 
@@ -309,21 +301,11 @@ class Flow(nn.Module):
         kept: Sequence[slice],
     ) -> tuple[Tensor, tuple[DitMemory, ...]]:
         """From noise f32 [1, T, M] to mel along the guided velocity, in float32."""
-        table = self._table
-        assert table is not None, "the weights are loaded"
-        guidance = self.config.guidance
+        table, guidance = self.table, self.config.guidance
         after: list[DitMemory] = []
-        graphs = self._graphs.get(mel.shape[1])
-        if graphs is not None and not graphs.fits(memories[0]):
-            graphs = None
-        if graphs is not None:
-            graphs.begin(conditions)
-        for step, (span, memory) in enumerate(zip(self._spans, memories, strict=True)):
-            if graphs is None:
-                modulation = (table.layers[step], table.last[step])
-                velocity, extended = self.estimator(mel, conditions, modulation, memory, kept)
-            else:
-                velocity, extended = graphs.step(mel, table.steps[step], memory, kept)
+        for step, (span, memory) in enumerate(zip(self.spans, memories, strict=True)):
+            modulation = (table.layers[step], table.last[step])
+            velocity, extended = self.estimator(mel, conditions, modulation, memory, kept)
             after.append(extended)
             mel = torch.add(mel, guided(velocity, guidance), alpha=span)
         return mel, tuple(after)

@@ -33,8 +33,10 @@ from agent.vocoder.source import HarmonicSource
 LIMIT = 0.99
 """The loudest sample."""
 _LOUDEST_BIN = 100.0
-_SLOPE = 0.1
-_LAST_SLOPE = 0.01
+SLOPE = 0.1
+"""Of what is negative before a stage, …"""
+LAST_SLOPE = 0.01
+"""… and before the last convolution."""
 _SPECTRUM = Spectrum(WINDOW_SAMPLES, HOP_SAMPLES)
 
 
@@ -76,13 +78,13 @@ class HiftBody(nn.Module):
     def _shape(self, hidden: Tensor, source: Tensor) -> Tensor:
         """The first convolution's output [B, C, T] and the excitation's spectrum → [B, 480 T]."""
         for stage in range(len(UP_RATES)):
-            hidden = self._raise(F.leaky_relu(hidden, _SLOPE), stage)
+            hidden = self._raise(F.leaky_relu(hidden, SLOPE), stage)
             if stage == len(UP_RATES) - 1:
                 hidden = F.pad(hidden, (1, 0), mode="reflect")
             hidden = hidden + self.source_resblocks[stage](self._lower(source, stage))
             blocks = self.resblocks[stage * len(BLOCK_KERNELS) :][: len(BLOCK_KERNELS)]
             hidden = torch.stack([block(hidden) for block in blocks]).mean(0)
-        drawn = self.conv_post(F.leaky_relu(hidden, _LAST_SLOPE))
+        drawn = self.conv_post(F.leaky_relu(hidden, LAST_SLOPE))
         level, angle = drawn[:, :BINS].exp().clamp(max=_LOUDEST_BIN), drawn[:, BINS:].sin()
         spectrum = torch.cat([level * angle.cos(), level * angle.sin()], dim=1)
         return _SPECTRUM.synthesise(spectrum).clamp(-LIMIT, LIMIT)

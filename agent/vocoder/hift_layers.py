@@ -43,7 +43,8 @@ class NormedUp(nn.ConvTranspose1d):
     """An upsampling convolution whose weight norm is over its input channels."""
 
     def __init__(self, channels: int, out_channels: int, kernel: int, rate: int) -> None:
-        super().__init__(channels, out_channels, kernel, rate, padding=(kernel - rate) // 2)
+        self.edge = (kernel - rate) // 2
+        super().__init__(channels, out_channels, kernel, rate, padding=self.edge)
 
 
 def weight_norm_folds(module: nn.Module, doubled: str | None = None) -> dict[str, Fold]:

@@ -78,7 +78,7 @@ class HiftStreamSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class HeardWindow:
     """`mel` [1, 80, W] from frame `first` on; `f0` of those of its frames that more cannot change.
 
     `before` is the phase of the frame before it, `held` what was said of the frames from `emitted`.
@@ -105,22 +105,25 @@ class HiftStream:
     """The classic network without its seams: phase, noise and past go on from piece to piece."""
 
     def __init__(
-        self, hift: Hift, noise: SourceNoise, settings: HiftStreamSettings = HiftStreamSettings()
+        self,
+        hift: Hift,
+        noise: SourceNoise,
+        settings: HiftStreamSettings = HiftStreamSettings(),
+        window: HeardWindow | None = None,
     ) -> None:
+        """For one turn; with a `window` it goes on from there."""
         self._hift = hift
         self._noise = noise
         self._settings = settings
         nothing = torch.zeros(0, device=hift.device)
-        self._window = _Window(_no_mel(hift), nothing, nothing)
+        self._window = window or HeardWindow(_no_mel(hift), nothing, nothing)
 
     @property
     def held_frames(self) -> int:
         return self._settings.held_frames
 
     def clone(self) -> "HiftStream":
-        other = HiftStream(self._hift, self._noise, self._settings)
-        other._window = self._window
-        return other
+        return HiftStream(self._hift, self._noise, self._settings, self._window)
 
     def push(self, mel: Tensor, last: bool = False) -> Tensor:
         window = _widened(self._window, mel)
@@ -141,13 +144,13 @@ class HiftStream:
         self._window = self._narrowed(window, source.cycles)
         return sound[:emitted]
 
-    def _pitch(self, window: _Window, heard: Tensor) -> Tensor:
+    def _pitch(self, window: HeardWindow, heard: Tensor) -> Tensor:
         settled = len(window.f0)
         start = max(0, settled - CONTEXT_FRAMES)
         fresh = self._hift.f0(heard[..., start:])[0, settled - start :]
         return torch.cat([window.f0, fresh])
 
-    def _narrowed(self, window: _Window, cycles: Tensor) -> _Window:
+    def _narrowed(self, window: HeardWindow, cycles: Tensor) -> HeardWindow:
         """Without what nothing to come depends on, and without the pitch that may still change."""
         drop = max(0, window.emitted - self._settings.context_frames - window.first)
         settled = max(0, window.frames - CONTEXT_FRAMES)
@@ -164,7 +167,7 @@ def _extended(mel: Tensor, frames: int) -> Tensor:
     return torch.cat([mel, mel[..., -1:].expand(-1, -1, frames)], dim=-1)
 
 
-def _widened(window: _Window, mel: Tensor) -> _Window:
+def _widened(window: HeardWindow, mel: Tensor) -> HeardWindow:
     if window.over:
         raise _over()
     return replace(window, mel=torch.cat([window.mel, mel.float()], dim=-1))
@@ -271,7 +274,7 @@ def _weighted(old: Tensor, new: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bounded:
+class BoundedWindow:
     """`mel` [1, 80, W] from frame `mel_from` on, `source` [480 V] from frame `source_from` on.
 
     Counted in frames: `sourced` have their excitation, `emitted` are said. `phase` f64 [harmonics]
@@ -294,22 +297,28 @@ class CausalHiftStream:
     `block_frames` are decoded at once; the network's memory is that of 36 frames more.
     """
 
-    def __init__(self, hift: CausalHift, noise: SourceNoise, block_frames: int = 50) -> None:
+    def __init__(
+        self,
+        hift: CausalHift,
+        noise: SourceNoise,
+        block_frames: int = 50,
+        window: BoundedWindow | None = None,
+    ) -> None:
+        """For one turn; with a `window` it goes on from there."""
         self._hift = hift
         self._noise = noise
         self._block_frames = block_frames
         device = hift.device
         phase = torch.zeros(hift.config.harmonics, dtype=torch.float64, device=device)
-        self._state = _Bounded(_no_mel(hift), torch.zeros(0, device=device), phase)
+        nothing = torch.zeros(0, device=device)
+        self._state = window or BoundedWindow(_no_mel(hift), nothing, phase)
 
     @property
     def held_frames(self) -> int:
         return F0_LOOK_RIGHT_FRAMES + RIGHT_FRAMES
 
     def clone(self) -> "CausalHiftStream":
-        other = CausalHiftStream(self._hift, self._noise, self._block_frames)
-        other._state = self._state
-        return other
+        return CausalHiftStream(self._hift, self._noise, self._block_frames, self._state)
 
     def push(self, mel: Tensor, last: bool = False) -> Tensor:
         if self._state.over:
@@ -329,7 +338,7 @@ class CausalHiftStream:
         self._state = _forgotten(state)
         return said
 
-    def _excited(self, state: _Bounded, last: bool) -> _Bounded:
+    def _excited(self, state: BoundedWindow, last: bool) -> BoundedWindow:
         """With the excitation of all frames whose pitch can be told."""
         known = state.mel_from + state.mel.shape[-1] - (0 if last else F0_LOOK_RIGHT_FRAMES)
         if known <= state.sourced:
@@ -342,7 +351,7 @@ class CausalHiftStream:
         source = torch.cat([state.source, fresh.wave])
         return replace(state, source=source, phase=fresh.cycles[-1] % 1, sourced=known)
 
-    def _decoded(self, state: _Bounded, last: bool) -> Tensor:
+    def _decoded(self, state: BoundedWindow, last: bool) -> Tensor:
         start = max(0, state.emitted - HISTORY_FRAMES)
         mel = state.mel[..., start - state.mel_from : state.sourced - state.mel_from]
         source = state.source[(start - state.source_from) * FRAME_SAMPLES :]
@@ -350,7 +359,7 @@ class CausalHiftStream:
         return sound[(state.emitted - start) * FRAME_SAMPLES :]
 
 
-def _forgotten(state: _Bounded) -> _Bounded:
+def _forgotten(state: BoundedWindow) -> BoundedWindow:
     """Without the mel and the excitation that nothing to come depends on."""
     history = state.emitted - HISTORY_FRAMES
     mel_from = max(state.mel_from, min(history, state.sourced - CAUSAL_LEFT_FRAMES))

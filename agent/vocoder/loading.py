@@ -3,14 +3,18 @@
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from agent.torch_parts.checkpoint import Target, load_parts, unfilled
+from agent.torch_parts.cuda_graph import GraphRecorder
+from agent.vocoder.batched.layout import Capacity
 from agent.vocoder.causal_hift import CausalHift
 from agent.vocoder.files import Token2wavFiles, find_token2wav, open_pt, read_flow_config
 from agent.vocoder.flow import (
+    RECENT_FRAMES,
     EncoderMemory,
     EstimatorMemory,
     Flow,
@@ -24,6 +28,12 @@ from agent.vocoder.hift_stream import Crossfade, VocoderTail, open_tail
 from agent.vocoder.source import SourceNoise, gaussian_noise, uniform_noise
 from agent.vocoder.token2wav import StreamSettings, Token2wav
 
+if TYPE_CHECKING:
+    from agent.vocoder.batched.machine import Machine, Recorder
+
+_REFERENCE_FRAMES = 300
+"""What the reference remembers of a turn is as long as its voice: up to six seconds have room."""
+
 
 @dataclass(frozen=True, slots=True)
 class Token2wavSettings:
@@ -35,7 +45,8 @@ class Token2wavSettings:
     noise_place: NoisePlace = "held"
     crossfade: Crossfade = "unity"
     seed: int = 0
-    graphs: bool = False  # on a GPU, chunks of a full hop as CUDA graphs, prepared at load
+    graphs: bool = False  # on a GPU, chunks as CUDA graphs, recorded at load
+    streams: int = 8  # turns at once that those have room for; others speak without
     stream: StreamSettings = field(default_factory=StreamSettings)
 
 
@@ -49,14 +60,14 @@ class HiftSound:
         seed: int,
         crossfade: Crossfade,
     ) -> None:
-        self._streaming = streaming
+        self.streaming = streaming
+        self.crossfade: Crossfade = crossfade
+        self.noise = hift_noise(streaming, seed)
         self._whole = whole
-        self._crossfade: Crossfade = crossfade
-        self._streaming_noise = hift_noise(streaming, seed)
-        self._whole_noise = self._streaming_noise if whole is streaming else hift_noise(whole, seed)
+        self._whole_noise = self.noise if whole is streaming else hift_noise(whole, seed)
 
     def open_tail(self, name: str) -> VocoderTail:
-        return open_tail(self._streaming, self._streaming_noise.of_voice(name), self._crossfade)
+        return open_tail(self.streaming, self.noise.of_voice(name), self.crossfade)
 
     def whole(self, mel: Tensor, name: str) -> Tensor:
         return self._whole.whole(mel, self._whole_noise.of_voice(name))
@@ -114,5 +125,35 @@ def load_token2wav(folder: Path, settings: Token2wavSettings, target: Target) ->
         functools.cache(flow.in_float32),
     )
     if settings.graphs:
-        vocoder.prepare_graphs()
+        prepare_graphs(vocoder, settings.streams)
     return vocoder
+
+
+def prepare_graphs(vocoder: Token2wav, streams: int) -> None:
+    """Have chunks made as CUDA graphs, those of many streams at once; room for so many turns.
+
+    ConfigError when that does not work. Nothing without a GPU, and where the pieces of sound are to
+    be joined as the reference does. To be called before anything speaks.
+    """
+    sounding, device = vocoder.sounding, vocoder.flow.device
+    is_known = isinstance(sounding, HiftSound) and sounding.crossfade == "unity"
+    if device.type != "cuda" or not is_known or vocoder.flow.settings.encoder_memory != "recent":
+        return
+    recorder = GraphRecorder(device, "set vocoder.graphs to false to go without")
+    vocoder.machine = machine_of(vocoder, streams, recorder)
+
+
+def machine_of(vocoder: Token2wav, streams: int, recorder: "Recorder") -> "Machine":
+    """What makes the chunks of `streams` turns, recorded by `recorder`."""
+    # Triton is there where CUDA is.
+    from agent.vocoder.batched.machine import Machine, Parts
+
+    sounding, flow = vocoder.sounding, vocoder.flow
+    assert isinstance(sounding, HiftSound), "the network is known"
+    hops = (vocoder.settings.first_hop_tokens, vocoder.settings.hop_tokens)
+    prompt_plus_recent = flow.settings.estimator_memory == "prompt_plus_recent"
+    frames = RECENT_FRAMES if prompt_plus_recent else _REFERENCE_FRAMES
+    parts = Parts(flow, vocoder.noise, sounding.streaming, sounding.noise)
+    machine = Machine(parts, Capacity(max(hops), frames), streams)
+    machine.record(recorder)
+    return machine

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 from agent.errors import ConfigError
-from agent.interfaces import VocoderStream
+from agent.interfaces import VocoderBatch, VocoderPush, VocoderStream
 from agent.torch_parts.checkpoint import Target
 from agent.types import SPEECH_RATE_HZ, FloatArray
 from agent.vocoder.config import TOKEN_SAMPLES
@@ -52,9 +52,18 @@ class Speaking(Protocol[VoiceT]):
         """An utterance at once."""
         ...
 
+    @property
+    def most_pushes(self) -> int:
+        """How many go together."""
+        ...
+
+    def begin(self, pushes: Sequence[VocoderPush]) -> VocoderBatch:
+        """Begin to make the sound of many streams; one batch at a time."""
+        ...
+
 
 class VoicedVocoder(Generic[VoiceT]):
-    """A `Vocoder`: it knows voices by name, and keeps each prepared as long as its prompt lives.
+    """A `BatchVocoder`: it knows voices by name, and keeps each ready as long as its prompt lives.
 
     Who finds the prompts decides how many there are, and so how much of the device's memory they
     take. For one thread.
@@ -74,6 +83,15 @@ class VoicedVocoder(Generic[VoiceT]):
     def open(self, voice: str) -> VocoderStream:
         """A stream for one turn in that voice; to give it up, drop it."""
         return self.speaking.open(self._ready(voice))
+
+    @property
+    def most_pushes(self) -> int:
+        """How many go together."""
+        return self.speaking.most_pushes
+
+    def begin(self, pushes: Sequence[VocoderPush]) -> VocoderBatch:
+        """See `BatchVocoder`."""
+        return self.speaking.begin(pushes)
 
     def whole(self, voice: str, tokens: Sequence[int]) -> FloatArray:
         """An utterance at once f32 [T] at 24 kHz. `VocoderError`."""

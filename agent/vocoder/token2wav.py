@@ -10,7 +10,7 @@ the head of the next window.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -18,11 +18,17 @@ import torch
 from torch import Tensor
 
 from agent.errors import VocoderError
+from agent.interfaces import VocoderBatch, VocoderPush
 from agent.types import FloatArray
-from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, TOKEN_SAMPLES
+from agent.vocoder.batched.batches import Batch
+from agent.vocoder.batched.places import Full
+from agent.vocoder.batched.turn import Chunk, TurnState, VoicePlace, begun
+from agent.vocoder.config import SILENCE_TOKEN, TOKEN_SAMPLES
 from agent.vocoder.flow import Flow, FlowState, Noise
 from agent.vocoder.hift_stream import VocoderTail
 from agent.vocoder.late_failure import made_of
+from agent.vocoder.one_by_one import done_one_by_one
+from agent.vocoder.prepared_voice import BatchedVoice, Machine, PreparedVoice
 from agent.vocoder.voice import SpeakerPrompt
 
 LEAD_TOKENS = 3
@@ -78,28 +84,16 @@ class Sounding(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedVoice:
-    """A voice with all computed that does not depend on what it says; shared, never changed."""
-
-    state: FlowState
-    prompt_tokens: Tensor  # i64 [P]
-    prompt_mel: Tensor  # f32 [2P, M]
-    embedding: Tensor  # f32 [S]
-    name: str
-
-    @property
-    def nbytes(self) -> int:
-        """What its memory of the flow takes."""
-        return self.state.bytes_held
-
-
 class Token2wav:
     """Shared by all streams; the weights and voices hold nothing of a turn.
 
     A chunk that is not finite is computed once more by `exact`, the same flow in float32, and the
     stream stays there; a second failure is a `VocoderError`.
     """
+
+    machine: Machine | None = None
+    """What makes the chunks of many streams at once; without one they are made one by one. To be
+    given before any voice is prepared."""
 
     def __init__(
         self,
@@ -112,21 +106,28 @@ class Token2wav:
         self.flow = flow
         self.settings = settings
         self.sounding = sounding
-        self._noise = noise
+        self.noise = noise
         self._exact = exact
+        self._begun: Batch | None = None
 
     @property
     def lag_ms(self) -> int:
         """How much of a turn's sound comes before that of its first token."""
         return 40 * LEAD_TOKENS if self.settings.lead == "heard" else 0
 
-    def prepare_graphs(self) -> None:
-        """Have full hops, the first and the later ones, run as CUDA graphs; nothing without a GPU.
+    @property
+    def most_pushes(self) -> int:
+        """How many go together."""
+        return 1 if self.machine is None else self.machine.most
 
-        ConfigError when that does not work. To be called before anything speaks.
-        """
-        hops = (self.settings.first_hop_tokens, self.settings.hop_tokens)
-        self.flow.prepare_graphs(FRAMES_PER_TOKEN * hop for hop in hops)
+    def begin(self, pushes: Sequence[VocoderPush]) -> VocoderBatch:
+        """See `BatchVocoder`. A batch that was not taken is finished first."""
+        if self.machine is None:
+            return done_one_by_one(pushes)
+        if self._begun is not None:
+            self._begun.settle()
+        self._begun = Batch(self.machine, pushes, [_stream_of(push) for push in pushes])
+        return self._begun
 
     @torch.inference_mode()
     def voice(self, prompt: SpeakerPrompt, name: str) -> PreparedVoice:
@@ -136,12 +137,23 @@ class Token2wav:
         tokens = torch.tensor(prompt.speech_tokens, dtype=torch.long, device=device)
         mel = torch.tensor(prompt.mel, device=device)
         embedding = torch.tensor(prompt.embedding, device=device)
-        state = self.flow.setup(tokens, mel, embedding, self._noise)
+        state = self.flow.setup(tokens, mel, embedding, self.noise)
         if not state.is_finite and self.flow.dtype != torch.float32:
-            state = self._exact().setup(tokens, mel, embedding, self._noise)
+            state = self._exact().setup(tokens, mel, embedding, self.noise)
         if not state.is_finite:
             raise VocoderError("the voice gave numbers that are not finite")
-        return PreparedVoice(state, tokens, mel, embedding, name)
+        return self._batched(PreparedVoice(state, tokens, mel, embedding, name))
+
+    def _batched(self, voice: PreparedVoice) -> PreparedVoice:
+        """The same, known to the machine where that is possible."""
+        if self.machine is None or voice.state.dtype != self.flow.dtype:
+            return voice
+        memory = self.machine.packed(voice.state)
+        try:
+            place = self.machine.place(memory, voice.name)
+        except Full:
+            return voice
+        return replace(voice, state=memory.state, batched=BatchedVoice(memory, place))
 
     def open(self, voice: PreparedVoice) -> "Token2wavStream":
         """A stream for one turn in that voice."""
@@ -157,9 +169,9 @@ class Token2wav:
             return np.zeros(0, np.float32)
         said = self._tensor(tokens)
         prompt = (voice.prompt_tokens, voice.prompt_mel, voice.embedding)
-        mel = self.flow.whole(said, *prompt, self._noise)
+        mel = self.flow.whole(said, *prompt, self.noise)
         if not _is_finite(mel) and self.flow.dtype != torch.float32:
-            mel = self._exact().whole(said, *prompt, self._noise)
+            mel = self._exact().whole(said, *prompt, self.noise)
         _require_finite(mel, "flow")
         sound = self.sounding.whole(mel, voice.name)
         _require_finite(sound, "HiFT")
@@ -171,11 +183,9 @@ class Token2wav:
         """The next tokens as in `Flow.chunk`, in float32 where less does not do."""
         said = self._tensor(tokens)
         flow = self.flow if state.dtype == self.flow.dtype else self._exact()
-        mel, after = flow.chunk(state, said, self._noise, final=final)
+        mel, after = flow.chunk(state, said, self.noise, final=final)
         if not _is_finite(mel) and state.dtype != torch.float32:
-            mel, after = self._exact().chunk(
-                state.to(torch.float32), said, self._noise, final=final
-            )
+            mel, after = self._exact().chunk(state.to(torch.float32), said, self.noise, final=final)
         _require_finite(mel, "flow")
         return mel, after
 
@@ -205,11 +215,17 @@ class Token2wav:
 
 
 class Token2wavStream:
-    """One turn's `VocoderStream`; drop it to give the turn up."""
+    """One turn's `VocoderStream`; drop it to give the turn up.
+
+    As long as a machine makes its chunks it has a `memory`; else a state of its own.
+    """
 
     def __init__(self, shared: Token2wav, voice: PreparedVoice) -> None:
         self._shared = shared
-        self._state = voice.state
+        self._voice = voice
+        self._state: FlowState | TurnState = voice.state
+        if shared.machine is not None and voice.batched is not None:
+            self._state = begun(voice.batched.place, shared.machine.rooms)
         self._tail = shared.sounding.open_tail(voice.name)
         lead = 0 if shared.settings.lead == "none" else LEAD_TOKENS
         self._waiting = [SILENCE_TOKEN] * lead
@@ -222,7 +238,9 @@ class Token2wavStream:
     @property
     def nbytes(self) -> int:
         """What its memory of the flow takes beside that of the voice."""
-        return self._state.bytes_owned
+        if isinstance(self._state, FlowState):
+            return self._state.bytes_owned
+        return self._machine.nbytes_of(self._state)
 
     def clone(self) -> "Token2wavStream":
         """A stream that goes on from here by itself."""
@@ -231,38 +249,105 @@ class Token2wavStream:
         other._tail = self._tail.clone()
         return other
 
-    @torch.inference_mode()
     def push(self, tokens: Sequence[int]) -> FloatArray:
         """The next tokens, any number: the sound f32 [T] that they complete.
 
         `VocoderError` for what is no speech token, and when the turn is over or has failed. Where
         a later chunk fails, what came before it is returned, and the next call raises.
         """
-        self._shared.check_tokens(tokens)
-        self._require_open()
-        self._waiting += tokens
-        self._received += len(tokens)
-        sound, self._failure = made_of(self._due_chunks())
-        return sound
+        return self._answered(tokens, last=False)
 
-    @torch.inference_mode()
     def finish(self) -> FloatArray:
         """The end of the turn: what is left of its sound f32 [T], which may be nothing."""
-        self._require_open()
-        sound = np.zeros(0, np.float32)
-        if self._received:
-            sound = self._sound(len(self._waiting), final=True).cpu().numpy()
+        return self._answered((), last=True)
+
+    def _answered(self, tokens: Sequence[int], *, last: bool) -> FloatArray:
+        if self._shared.machine is None:
+            return self.say(tokens, last=last)
+        (answer,) = self._shared.begin([VocoderPush(self, tokens, last)]).take()
+        if isinstance(answer, VocoderError):
+            raise answer
+        return answer
+
+    # ---- by itself ------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def say(self, tokens: Sequence[int], *, last: bool) -> FloatArray:
+        """The sound that these tokens complete, and with the `last` of them all that is left."""
+        chunks = self.accept(tokens, last=last)
+        # A turn that fails stays failed: what came after it would not fit what came before.
         self._over = True
+        sound, self._failure = made_of(self._sound(chunk) for chunk in chunks)
+        if last and self._failure:
+            raise VocoderError(self._failure)
+        self._over = last
         return sound
 
-    def _require_open(self) -> None:
+    def _sound(self, chunk: Chunk) -> Tensor:
+        assert isinstance(self._state, FlowState)
+        mel, self._state = self._shared.advance(self._state, chunk.tokens, final=chunk.final)
+        sound = self._tail.push(mel, last=chunk.final)
+        _require_finite(sound, "HiFT")
+        return sound[self._dropped(len(sound)) :]
+
+    # ---- in a batch -----------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> tuple[VoicePlace, TurnState] | None:
+        """See `agent.vocoder.batched.batches.Turn`."""
+        if isinstance(self._state, FlowState) or self._voice.batched is None:
+            return None
+        return self._voice.batched.place, self._state
+
+    def accept(self, tokens: Sequence[int], *, last: bool) -> list[Chunk]:
+        """Take these tokens: the chunks that are due. `VocoderError`."""
+        self._shared.check_tokens(tokens)
         if self._over or self._failure:
             raise VocoderError(self._failure or "this turn is over, or has failed")
+        self._waiting += tokens
+        self._received += len(tokens)
+        chunks = list(self._due_chunks())
+        if last:
+            self._over = True
+            if self._received:
+                chunks.append(Chunk(tuple(self._waiting), len(self._waiting), final=True))
+        return chunks
 
-    def _due_chunks(self) -> Iterator[Tensor]:
-        """The sound of each full hop that waits."""
+    def advance(self, state: TurnState) -> None:
+        """A chunk was begun, after which it remembers this."""
+        self._state = state
+
+    def heard(self, sound: FloatArray) -> FloatArray:
+        """What of the next sound is to be heard."""
+        return sound[self._dropped(len(sound)) :]
+
+    @torch.inference_mode()
+    def fall_back(self, state: TurnState, chunks: Sequence[Chunk]) -> tuple[FloatArray, str]:
+        """Go on without the machine, from `state` with these chunks: their sound as far as it
+        comes, and why no more came. What fails the first is raised."""
+        voice = self._voice.batched
+        assert voice is not None, "it was a batch's"
+        self._state = self._machine.flow_state(state, voice.memory, voice.place)
+        self._tail = self._machine.tail(state, self._voice.name)
+        return made_of(self._sound(chunk) for chunk in chunks)
+
+    def lose(self, failure: str) -> None:
+        """The turn has failed."""
+        self._failure = failure
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    @property
+    def _machine(self) -> Machine:
+        assert self._shared.machine is not None, "its state is the machine's"
+        return self._shared.machine
+
+    def _due_chunks(self) -> Iterator[Chunk]:
+        """Each full hop that waits."""
+        ahead = self._shared.flow.config.encoder.lookahead_tokens
         while hop := self._due_tokens():
-            yield self._sound(hop, final=False)
+            yield Chunk(tuple(self._waiting[: hop + ahead]), hop, final=False)
+            del self._waiting[:hop]
             self._next_hop = self._shared.settings.hop_tokens
 
     def _due_tokens(self) -> int:
@@ -272,21 +357,16 @@ class Token2wavStream:
             return self._next_hop
         return ready if self._shared.settings.eager and ready >= _LEAST_EAGER_TOKENS else 0
 
-    def _sound(self, count: int, *, final: bool) -> Tensor:
-        """The sound of the next `count` waiting tokens."""
-        ahead = 0 if final else self._shared.flow.config.encoder.lookahead_tokens
-        # A turn that fails stays failed: what came after it would not fit what came before.
-        self._over = True
-        mel, self._state = self._shared.advance(
-            self._state, self._waiting[: count + ahead], final=final
-        )
-        sound = self._tail.push(mel, last=final)
-        _require_finite(sound, "HiFT")
-        self._over = False
-        del self._waiting[:count]
-        dropped = min(self._to_drop, len(sound))
+    def _dropped(self, samples: int) -> int:
+        """How many of the next so many are of the silence before the turn."""
+        dropped = min(self._to_drop, samples)
         self._to_drop -= dropped
-        return sound[dropped:]
+        return dropped
+
+
+def _stream_of(push: VocoderPush) -> Token2wavStream:
+    assert isinstance(push.stream, Token2wavStream), "a stream of this vocoder"
+    return push.stream
 
 
 def _is_finite(numbers: Tensor) -> bool:

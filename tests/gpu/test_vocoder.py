@@ -1,6 +1,5 @@
 """Tiny vocoders on a GPU: the CPU's numbers, half precision that stays near, streams that share."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from agent.torch_parts.cuda_graph import GraphRecorder
 from agent.types import FloatArray
 from agent.vocoder.cosyvoice2_loading import Cosyvoice2Settings, load_cosyvoice2
 from agent.vocoder.loading import Token2wavSettings, load_token2wav
-from agent.vocoder.voice import SpeakerPrompt, VoicePreparation
+from agent.vocoder.voice import VoicePreparation
 from tests.rig.tiny_model import recipe
 from tests.rig.tiny_vocoder import write_cosyvoice2, write_token2wav
+from tests.rig.vocoder_voices import TOKENS, voice_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-TOKENS = [(37 * number) % 6561 for number in range(110)]
 KINDS = ("classic", "causal", "cosyvoice2")
 
 
@@ -47,17 +46,6 @@ def loaded(folders: dict[str, Path], kind: str, device: torch.device, dtype: tor
         return load_cosyvoice2(folders[kind], Cosyvoice2Settings(steps=4), target)
     settings = Token2wavSettings(steps=4, estimator_memory="prompt_plus_recent")
     return load_token2wav(folders[kind], settings, target)
-
-
-@functools.cache
-def prompt(folder: Path, fit: Any) -> SpeakerPrompt:
-    preparation = VoicePreparation.of_folder(folder)
-    return preparation.prepare(recipe().audio(2.5, 9, 24_000), 24_000, fit)
-
-
-def voice_of(vocoder: Any, folders: dict[str, Path], kind: str) -> Any:
-    fit = "crop" if kind == "cosyvoice2" else "repeat"
-    return vocoder.voice(prompt(folders[kind], fit), "anna")
 
 
 def said(vocoder: Any, voice: Any, heard: list[torch.Tensor] | None = None) -> FloatArray:
@@ -167,113 +155,6 @@ def test_a_voice_is_prepared_on_a_gpu_as_on_the_cpu(folders: dict[str, Path]) ->
     assert np.array_equal(made[0].speech_tokens, made[1].speech_tokens)
     assert np.abs(made[0].mel - made[1].mel).max() < 1e-4
     assert np.abs(made[0].embedding - made[1].embedding).max() < 1e-4
-
-
-# ---- CUDA graphs --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=["classic", "causal"])
-def recorded(folders: dict[str, Path], request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
-    """A vocoder with graphs, the same without, and a voice of both."""
-    target = Target(GPU, torch.float16)
-    with_graphs, without = (
-        load_token2wav(folders[request.param], Token2wavSettings(steps=4, graphs=graphs), target)
-        for graphs in (True, False)
-    )
-    return with_graphs, without, voice_of(without, folders, request.param)
-
-
-def replays_of(vocoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each step that a graph makes."""
-    (graphs,) = vocoder.flow._graphs.values()
-    count: list[int] = []
-    step = graphs.step
-
-    def counted(*arguments: Any) -> Any:
-        count.append(1)
-        return step(*arguments)
-
-    monkeypatch.setattr(graphs, "step", counted)
-    return count
-
-
-def test_graphs_say_what_eager_says(
-    recorded: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_graphs, without, voice = recorded
-    count = replays_of(with_graphs, monkeypatch)
-    assert not without.flow._graphs
-    # 110 tokens: four full hops, of four steps each, and the rest eager.
-    mel, expected = (mel_of(one, voice) for one in (with_graphs, without))
-    assert len(count) == 4 * 4
-    assert float((mel - expected).abs().max()) <= 2e-3 * float(expected.abs().max())
-    sounds = [said(one, voice) for one in (with_graphs, without)]
-    assert float(np.abs(sounds[0] - sounds[1]).max()) < 0.02 and np.abs(sounds[1]).max() > 0.05
-
-
-def mels_of(stream: Any, texts: list[list[int]]) -> list[torch.Tensor]:
-    """What each push of the stream gives, before HiFT, which does not repeat to the bit."""
-    heard: list[torch.Tensor] = []
-    stream._tail.push = _listening(type(stream._tail).push.__get__(stream._tail), heard)
-    for text in texts:
-        stream.push(text)
-    return heard
-
-
-def assert_near(mels: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    for one, other in zip(mels, expected, strict=True):
-        assert float((one - other).abs().max()) <= 2e-3 * float(other.abs().max())
-
-
-def test_streams_that_share_graphs_do_not_hear_each_other(
-    recorded: tuple[Any, Any, Any], folders: dict[str, Path]
-) -> None:
-    vocoder, without, voice = recorded
-    other = vocoder.voice(prompt(folders["classic"], "crop"), "other")
-    texts = [[part[at : at + 25] for at in range(0, 100, 25)] for part in (TOKENS, TOKENS[::-1])]
-    pairs = list(zip((voice, other), texts, strict=True))
-    alone = [mels_of(without.open(one), said) for one, said in pairs]
-    streams = [vocoder.open(one) for one, _ in pairs]
-    for number in range(4):
-        for stream, text, expected in zip(streams, texts, alone, strict=True):
-            assert_near(mels_of(stream, [text[number]]), [expected[number]])
-    apart = (alone[0][2] - alone[1][2]).abs().max()
-    assert float(apart) > 0.05 * float(alone[0][2].abs().max())
-
-
-def test_a_clone_goes_on_by_itself_with_graphs(recorded: tuple[Any, Any, Any]) -> None:
-    vocoder, _, voice = recorded
-    stream = vocoder.open(voice)
-    stream.push(TOKENS[:50])
-    clone = stream.clone()
-    rest = [TOKENS[50:75], TOKENS[75:100]]
-    expected = mels_of(stream, rest)
-    vocoder.open(voice).push(TOKENS[::-1])
-    assert_near(mels_of(clone, rest), expected)
-
-
-def test_with_graphs_too_a_chunk_that_is_not_finite_is_computed_in_float32(
-    recorded: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vocoder, _, voice = recorded
-    expected = vocoder.open(voice).push(TOKENS[:28])
-    asked: list[Any] = []
-    made = vocoder._exact
-
-    def again() -> Any:
-        asked.append(made())
-        return asked[-1]
-
-    monkeypatch.setattr(vocoder, "_exact", again)
-    projection = dict(_named(vocoder))["encoder_proj.bias"]
-    exact_flow, kept = made(), projection.clone()
-    projection.data.fill_(torch.inf)
-    sound = vocoder.open(voice).push(TOKENS[:28])
-    projection.data.copy_(kept)
-    assert asked == [exact_flow] and not exact_flow._graphs
-    assert np.isfinite(sound).all() and sound.shape == expected.shape
-    # And the graphs remember nothing of it.
-    assert np.allclose(vocoder.open(voice).push(TOKENS[:28]), expected, atol=1e-4)
 
 
 def test_a_call_that_cannot_be_recorded_says_the_way_out() -> None:

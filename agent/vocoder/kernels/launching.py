@@ -1,0 +1,146 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
+"""How every kernel here is started, and what they have in common.
+
+On a Hopper GPU a kernel is set up while the one before it ends: it waits, as its first act, until
+that one is over (`begun`). So each of them must call `begun` before it reads or writes.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""On the CPU: programs run one after the other, so few large ones are best."""
+
+
+def _overlaps() -> bool:
+    if INTERPRETED or not torch.cuda.is_available():
+        return False
+    return bool(torch.cuda.get_device_capability() >= (9, 0))
+
+
+OVERLAPS = _overlaps()
+_COMPILERS = 16
+"""Threads that compile; most of their work leaves the interpreter free."""
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **meta: Any
+) -> None:
+    """Start `kernel` on the current stream."""
+    meta |= {"OVERLAPS": OVERLAPS, "num_warps": warps}
+    if OVERLAPS:
+        meta["launch_pdl"] = True
+    if _gathering.starts is None:
+        kernel[grid](*arguments, **meta)
+    else:
+        _gathering.add(kernel, grid, arguments, meta)
+
+
+@triton.jit
+def begun(OVERLAPS: tl.constexpr):
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+@triton.jit
+def is_number(value):
+    return tl.abs(value) >= 0
+
+
+@triton.jit
+def to_tf32(value):
+    """Rounded as the matrix unit's operands are, which would cut the digits off; NaN stays."""
+    bits = value.to(tl.int32, bitcast=True)
+    rounded = ((bits + 0x1000) & -8192).to(tl.float32, bitcast=True)
+    return tl.where(is_number(value), rounded, value)
+
+
+@triton.jit
+def mish(value):
+    """x·tanh(ln(1 + e^x)), written without the logarithm."""
+    grown = tl.exp(tl.minimum(value, 20.0))
+    up = grown * (grown + 2.0)
+    return tl.where(value > 20.0, value, value * up / (up + 2.0))
+
+
+@triton.jit
+def gelu(value):
+    """The tanh form; x/2·(1 + tanh y) is x·sigmoid(2y)."""
+    inner = 1.5957691216057308 * (value + 0.044715 * value * value * value)
+    return value / (1.0 + tl.exp(-inner))
+
+
+@triton.jit
+def snake(value, rate):
+    """x + sin²(αx)/α. The square repeats with every half turn, and within one a polynomial does."""
+    angle = value * rate
+    turns = tl.floor(angle * 0.3183098861837907 + 0.5)
+    # π in two parts, the first of which is exact in a product with a small whole number.
+    angle = angle - turns * 3.140625
+    angle = angle - turns * 9.67653589793e-4
+    square = angle * angle
+    sine = -2.5052108385e-8 * square + 2.7557319224e-6
+    sine = sine * square - 1.9841269841e-4
+    sine = sine * square + 8.3333333333e-3
+    sine = sine * square - 1.6666666667e-1
+    sine = angle + angle * square * sine
+    return value + sine * sine / (rate + 1e-9)
+
+
+# ---- compiling ----------------------------------------------------------------------------------
+
+_Start: TypeAlias = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
+
+
+class _Gathering:
+    """What is started while kernels are gathered is not started, but remembered: once of a kind."""
+
+    def __init__(self) -> None:
+        self.starts: dict[object, _Start] | None = None
+
+    def add(self, kernel: Any, grid: tuple[int, ...], arguments: Any, meta: dict[str, Any]) -> None:
+        """One more, if it is new."""
+        kinds = tuple(_kind(one) for one in arguments)
+        key = (id(kernel), kinds, tuple(sorted(meta.items())))
+        if self.starts is not None:
+            self.starts.setdefault(key, (kernel, grid, arguments, meta))
+
+
+_gathering = _Gathering()
+
+
+def _kind(argument: Any) -> object:
+    if isinstance(argument, torch.Tensor):
+        return argument.dtype, argument.data_ptr() % 16 == 0
+    return isinstance(argument, float) or (argument == 1, argument % 16 == 0)
+
+
+@contextmanager
+def compiled_together() -> Iterator[None]:
+    """Kernels that are started inside are compiled at the end of it, side by side, and not run."""
+    if INTERPRETED:
+        yield
+        return
+    _gathering.starts = {}
+    try:
+        yield
+        starts = list(_gathering.starts.values())
+    finally:
+        _gathering.starts = None
+    device = torch.cuda.current_device()
+
+    def compile_one(start: _Start) -> None:
+        kernel, grid, arguments, meta = start
+        with torch.cuda.device(device):
+            kernel.warmup(*arguments, grid=grid, **meta)
+
+    with ThreadPoolExecutor(max_workers=_COMPILERS) as pool:
+        list(pool.map(compile_one, starts))
