@@ -31,7 +31,7 @@ if not (found := importlib.metadata.version("triton")).startswith(TRIED):
     _unable(f"Triton {found} is installed; the kernels are tried with {TRIED}0")
 os.environ["TRITON_INTERPRET"] = "1"
 
-from triton.runtime import interpreter
+from triton.runtime import interpreter  # noqa: E402  it reads the variable
 
 _patched = interpreter._patch_lang_tensor
 
