@@ -4,7 +4,6 @@ For time and memory, which do not depend on what weights say. Decisions are writ
 since random weights would decide at random.
 """
 
-import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from agent.duplex.config import DuplexConfig, parse_config
 from agent.duplex.model import DuplexModel, build_parts, by_prefix, load_model
-from agent.duplex.tokens import Token, Vocabulary
+from agent.duplex.tokens import Vocabulary
 from agent.torch_parts.checkpoint import Target, TensorHeader, stored_shapes
 
-_SPOKEN_WORDS = 5
 _SEED = 4_5
 
 FULL_SIZE: dict[str, Any] = {
@@ -103,16 +101,3 @@ def random_model(target: Target) -> DuplexModel:
     config = parse_config(FULL_SIZE)
     vocabulary = Vocabulary(_Letters(), unspeakable=(42, 43))
     return load_model(RandomSource(config), config, vocabulary, target=target)
-
-
-def listen_speak_end() -> Iterator[int]:
-    """Decisions for unit after unit: it listens, begins a turn, ends it."""
-    for unit in itertools.count():
-        if unit % 3 == 0:
-            yield Token.LISTEN
-            continue
-        yield Token.SPEAK
-        yield from range(1000, 1000 + _SPOKEN_WORDS)
-        if unit % 3 == 2:
-            yield Token.TURN_EOS
-        yield Token.CHUNK_EOS

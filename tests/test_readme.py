@@ -79,7 +79,7 @@ def test_every_command_and_its_flags_exist(
 def test_every_flag_that_stands_alone_is_one_of_ours(
     code: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = ("serve", "doctor", "chat", "config")
+    commands = ("serve", "doctor", "chat", "bench", "config")
     known = set().union(*(_flags(command, capsys) for command in commands))
     assert {text.split()[0] for text in code if text.startswith("--")} <= known
 

@@ -39,8 +39,11 @@ _BFLOAT16_BYTES = 2
 _TURN_TOKENS = 2048
 """Positions of the speech LM in a slot, as `Slots` has them."""
 _WORK_BYTES = 1_650_000_000
-"""What is set aside besides weights and caches. `bench.model` measured 0.3 GB of torch's at full
-size; the rest is room for the driver, long prompts and pictures in many tiles."""
+"""What is set aside besides weights and caches: torch's own, the driver, and what
+passes through the model."""
+_GRAPH_BYTES = 2_300_000_000
+"""What CUDA graphs and their buffers take: `bench.engine unit` measured 25.7 GB in all, with one
+conversation of 8192 tokens and its voice."""
 
 _VOCODER_BYTES = 730_000_000
 _VOICE_BYTES = 205_000_000
@@ -83,6 +86,10 @@ class ModelSize:
         """The same model with its projections kept so."""
         kept = round(self.projections * BITS[quantisation] / BITS["none"])
         return replace(self, weights=self.weights - self.projections + kept, projections=kept)
+
+    def with_graphs(self) -> "ModelSize":
+        """The same model whose work is recorded as CUDA graphs."""
+        return replace(self, weights=self.weights + _GRAPH_BYTES)
 
     def in_float32(self) -> "ModelSize":
         """The same model with twice the bytes a number."""

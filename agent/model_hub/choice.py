@@ -111,7 +111,13 @@ def room_fault(gpu: Gpu | NoGpu, source: Source, config: Config) -> str:
         f"{needed / _GIB:.1f}"
     )
     fitting = size.slots_in(gpu.free_bytes, model.context_tokens)
-    return f"{lack}: set model.slots to {fitting}" if fitting > 0 else lack
+    if fitting > 0:
+        return f"{lack}: set model.slots to {fitting}"
+    fewer_bits = size.quantised("int4").slots_in(gpu.free_bytes, model.context_tokens)
+    if model.quantisation == "none" and fewer_bits > 0:
+        slots = f", and model.slots to {fewer_bits}" if fewer_bits < model.slots else ""
+        return f"{lack}: set model.quantisation to int4{slots}"
+    return lack
 
 
 def model_size(source: Source, config: Config) -> ModelSize:
@@ -119,6 +125,8 @@ def model_size(source: Source, config: Config) -> ModelSize:
     folder = source if isinstance(source, Path) else None
     size = inspection.identify(folder).size if folder is not None else inspection.FULL_SIZE
     size = size.quantised(config.model.quantisation)
+    if config.model.graphs:
+        size = size.with_graphs()
     if config.model.dtype == "float32":
         size = size.in_float32()
     return size.with_voice(config.vocoder.prepared_voices) if will_speak(config, folder) else size
