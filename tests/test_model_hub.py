@@ -95,7 +95,7 @@ def test_auto_says_how_much_room_is_missing() -> None:
     assert chosen(roomy, published, piecewise)[1].endswith("take 26.2: set model.slots to 1")
     assert chosen(roomy, published, piecewise, "model.slots=1")[0] == "minicpm-o"
     assert chosen(roomy, published, "model.slots=2", "model.dtype=float32")[0] == "echo"
-    small = ("model.quantisation=int4", "model.slots=1", "model.context_tokens=2048")
+    small = ("model.quantisation=int4", "model.slots=1", "model.context_tokens=2048", piecewise)
     assert chosen(BUSY, published, *small)[0] == "minicpm-o"
     assert chosen(BUSY, published, *small[1:])[0] == "echo"
 
