@@ -119,7 +119,7 @@ def flow_state(
     steps = len(voice.state.steps)
     kept = [slice(first, first + count) for first, count in runs_of(state.prompt)]
     turn = _chosen(estimator.rows, state.rows.numbers).flatten(-2)
-    turn = turn.view(steps, -1, ROWS, *turn.shape[1:])
+    turn = turn.view(steps, len(turn) // (steps * ROWS), ROWS, *turn.shape[1:])
     memories = []
     for number, of_voice in enumerate(voice.state.steps):
         (prompt,) = of_voice.prompt
