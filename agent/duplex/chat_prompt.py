@@ -160,3 +160,9 @@ def answer_tokens(request: ChatRequest, prompt_tokens: int, positions: int) -> i
             code="context_length_exceeded",
         )
     return max_tokens
+
+
+def shows(request: ChatRequest) -> bool:
+    """Whether there is anything to be seen in it."""
+    parts = (part for message in request.messages for part in message.content)
+    return any(isinstance(part, ChatPicture | ChatVideo) for part in parts)

@@ -9,6 +9,7 @@ more. Who leaves while a work of his is under way has his slot until that is fin
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from agent.chat_types import (
@@ -25,7 +26,7 @@ from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.chat import Chat
-from agent.duplex.chat_prompt import asked_language
+from agent.duplex.chat_prompt import asked_language, shows
 from agent.duplex.engine_loop import LaneLoop, Task
 from agent.duplex.engine_members import Asked, Asking, Call, Line
 from agent.duplex.job import Job
@@ -35,7 +36,7 @@ from agent.duplex.rehearsal import rehearse
 from agent.duplex.speakers import find_speaker
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
-from agent.errors import AgentError, CapacityError, EngineError, RequestError
+from agent.errors import AgentError, CapacityError, EngineError, RequestError, UnsupportedError
 from agent.scheduler import UNIT_S, Admission, Costs, Demand, Rank, Relief
 from agent.types import (
     Abilities,
@@ -113,7 +114,7 @@ class DuplexEngine:
         """Start a chat, or a text read aloud.
 
         CapacityError without a slot, RequestError for what cannot be, UnsupportedError where a
-        voice is wanted and there is none.
+        voice is wanted and there is none, or pictures are shown to a model that does not see.
         """
         slots = self._parts.runner.slots
         if len(self._chats) >= MAX_CHATS or (slots.free <= 1 and slots.count > 1):
@@ -128,6 +129,10 @@ class DuplexEngine:
         if isinstance(request, SpeechRequest):
             speaker = find_speaker(parts, request.voice, request.language, "model")
             return Reading(parts.runner, request, speaker)
+        if not self._sees and shows(request):
+            raise UnsupportedError(
+                "the model was started without what sees (model.vision)", param="messages"
+            )
         if request.speaks:
             speaker = find_speaker(parts, request.voice, asked_language(request), "modalities")
             return Chat(parts.runner, request, speaker=speaker)
@@ -189,13 +194,20 @@ class DuplexEngine:
         free = self._parts.runner.slots.free
         return Load(slots_used=self._parts.runner.slots.count - free, slots_free=free)
 
+    @property
+    def _sees(self) -> bool:
+        return self._parts.runner.model.config.parts.vision
+
     # ---- what calls are told --------------------------------------------------------------------
 
     def push(self, number: int, item: Unit | SpeechStarted | SpeechEnded) -> None:
         """What a call hears next; while it is paused it hears nothing."""
         line = self._calls.get(number)
-        if line is not None and line.paused_s is None:
-            line.call.push(item)
+        if line is None or line.paused_s is not None:
+            return
+        if isinstance(item, Unit) and not self._sees:
+            item = replace(item, pictures=())
+        line.call.push(item)
 
     def control(self, number: int, command: Command) -> None:
         """Carry out a command; RequestError if it cannot be."""
