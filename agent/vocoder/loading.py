@@ -1,17 +1,22 @@
 """A token2wav folder, as a vocoder that speaks: both generations, told apart by shape."""
 
 import functools
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from agent.torch_parts.checkpoint import Target, load_parts, unfilled
 from agent.torch_parts.cuda_graph import GraphRecorder
 from agent.vocoder.batched.layout import Capacity
+from agent.vocoder.batched.proof import PROMPT_TOKENS, Launching, Modules, proof_of
 from agent.vocoder.causal_hift import CausalHift
+from agent.vocoder.config import FRAMES_PER_TOKEN
 from agent.vocoder.files import Token2wavFiles, find_token2wav, open_pt, read_flow_config
 from agent.vocoder.flow import (
     RECENT_FRAMES,
@@ -27,9 +32,12 @@ from agent.vocoder.hift_config import read_hift_config
 from agent.vocoder.hift_stream import Crossfade, VocoderTail, open_tail
 from agent.vocoder.source import SourceNoise, gaussian_noise, uniform_noise
 from agent.vocoder.token2wav import StreamSettings, Token2wav
+from agent.vocoder.voice import SpeakerPrompt
 
 if TYPE_CHECKING:
     from agent.vocoder.batched.machine import Machine, Recorder
+
+log = logging.getLogger(__name__)
 
 _REFERENCE_FRAMES = 300
 """What the reference remembers of a turn is as long as its voice: up to six seconds have room."""
@@ -132,15 +140,50 @@ def load_token2wav(folder: Path, settings: Token2wavSettings, target: Target) ->
 def prepare_graphs(vocoder: Token2wav, streams: int) -> None:
     """Have chunks made as CUDA graphs, those of many streams at once; room for so many turns.
 
-    ConfigError when that does not work. Nothing without a GPU, and where the pieces of sound are to
-    be joined as the reference does. To be called before anything speaks.
+    ConfigError when they cannot be recorded; where they do not say what the modules say, a warning,
+    and nothing. Nothing without a GPU, and where pieces of sound are to be joined as the reference
+    does. To be called before anything speaks.
     """
     sounding, device = vocoder.sounding, vocoder.flow.device
     is_known = isinstance(sounding, HiftSound) and sounding.crossfade == "unity"
     if device.type != "cuda" or not is_known or vocoder.flow.settings.encoder_memory != "recent":
         return
     recorder = GraphRecorder(device, "set vocoder.graphs to false to go without")
-    vocoder.machine = machine_of(vocoder, streams, recorder)
+    install_machine(vocoder, lambda: machine_of(vocoder, streams, recorder))
+
+
+def install_machine(vocoder: Token2wav, make: Callable[[], Launching]) -> None:
+    """Give the vocoder a machine, if it can be made here and says what the modules say."""
+    try:
+        machine = make()
+    except _kernel_errors() as error:
+        log.warning("token2wav goes without graphs: %s", error)
+        return
+    vocoder.machine = machine
+    voice = vocoder.voice(_proof_prompt(vocoder), "")
+    modules = Modules(vocoder.flow, vocoder.noise, vocoder.sounding.open_tail(""))
+    proof = proof_of(machine, voice, modules)
+    if not proof.holds:
+        log.warning("token2wav goes without graphs: they say something else (%s)", proof)
+        vocoder.machine = None
+
+
+def _kernel_errors() -> tuple[type[Exception], ...]:
+    """What says that kernels cannot be compiled here."""
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return (ImportError,)
+    return (ImportError, TritonError)
+
+
+def _proof_prompt(vocoder: Token2wav) -> SpeakerPrompt:
+    """Any voice."""
+    rng, config = np.random.default_rng(5), vocoder.flow.config
+    mel = rng.standard_normal((FRAMES_PER_TOKEN * PROMPT_TOKENS, config.mel_bins)) - 4
+    embedding = rng.standard_normal(config.speaker_width)
+    tokens = rng.integers(0, config.vocabulary, PROMPT_TOKENS).astype(np.int32)
+    return SpeakerPrompt(tokens, mel.astype(np.float32), embedding.astype(np.float32))
 
 
 def machine_of(vocoder: Token2wav, streams: int, recorder: "Recorder") -> "Machine":

@@ -216,7 +216,8 @@ class Batch:
             except Full:
                 pass
             if is_settled:
-                job.fall_back(state, job.begun)
+                with self._machine.working():
+                    job.fall_back(state, job.begun)
             else:
                 # What is under way holds places that it leaves behind.
                 self._finish_rounds(0)
@@ -233,4 +234,5 @@ class Batch:
                 if finite[row] and np.isfinite(piece).all():
                     job.made.append(job.turn.heard(piece))
                 else:
-                    job.fall_back(entry.before, entry.number)
+                    with self._machine.working():
+                        job.fall_back(entry.before, entry.number)

@@ -137,11 +137,13 @@ class Round:
 class Machine:
     """Room for `streams` turns, and the graphs of their chunks."""
 
+    @torch.inference_mode(False)
     def __init__(self, parts: Parts, capacity: Capacity, streams: int) -> None:
         flow, hift = parts.flow, parts.hift
         self._parts = parts
         self._layout = layout_of(capacity)
-        self._buckets = buckets(streams)
+        self.buckets = buckets(streams)
+        """Numbers of streams that have a graph."""
         schedule = Schedule(flow.table, tuple(flow.spans), flow.config.guidance)
         self._encoder = BatchedEncoder(flow, capacity, self._layout)
         self._estimator = BatchedDit(flow.estimator, schedule, parts.noise, capacity, self._layout)
@@ -157,7 +159,7 @@ class Machine:
         self.rooms = self._rooms(capacity, streams)
         self._stores = self._make_stores()
         self._plan = torch.zeros(
-            self._buckets[-1], self._layout.columns, dtype=torch.long, device=flow.device
+            self.buckets[-1], self._layout.columns, dtype=torch.long, device=flow.device
         )
         self._calls: dict[int, Recorded] = {}
         self._stagings: list[Staging] = []
@@ -167,7 +169,7 @@ class Machine:
     @property
     def most(self) -> int:
         """Streams of a round."""
-        return self._buckets[-1]
+        return self.buckets[-1]
 
     @property
     def nbytes(self) -> int:
@@ -176,7 +178,7 @@ class Machine:
 
     def _rooms(self, capacity: Capacity, streams: int) -> Rooms:
         # Each stream's own, and what those of two rounds leave before the old is given back.
-        under_way = min(streams, self._buckets[-1])
+        under_way = min(streams, self.buckets[-1])
         slots = _VOICES + streams + 2 * under_way
         token_rows = streams * RECENT_TOKENS + 2 * under_way * capacity.hop_tokens
         mel_rows = streams * RECENT_FRAMES + 2 * under_way * capacity.frames
@@ -207,7 +209,7 @@ class Machine:
 
     def record(self, recorder: Recorder) -> None:
         """Record a graph for each bucket. ConfigError when that does not work."""
-        plans = [self._plan[:count] for count in reversed(self._buckets)]
+        plans = [self._plan[:count] for count in reversed(self.buckets)]
         with torch.inference_mode(False), torch.no_grad(), recorder.recording():
             with compiled_together():
                 for plan in plans:
@@ -219,18 +221,25 @@ class Machine:
     def chunks(self, plan: Tensor) -> tuple[Tensor, Tensor]:
         """The next chunk of each stream of a plan i64 [B, columns]: its sound f32 [B, samples], of
         which the plan's number counts, and whether what it is made of is finite, bool [B]."""
-        mu = self._encoder(plan, self._stores.encoder)
-        mel = self._estimator(mu, plan, self._stores.estimator)
-        sound = self._hift(mel, plan, self._stores.window)
+        mel, sound = self._made(plan)
         frame = torch.arange(mel.shape[1], device=mel.device)
         there = (frame < plan[:, self._layout.frames, None])[..., None]
         finite = mel.masked_fill(~there, 0).isfinite().flatten(1).all(1)
         return sound, finite
 
+    def launched(self, plans: Numbers) -> tuple[Tensor, Tensor]:
+        """The mel f32 [B, T, M] and the sound f32 [B, samples] of a round, without its graph."""
+        return self._made(torch.from_numpy(plans).to(self._plan.device))
+
+    def _made(self, plan: Tensor) -> tuple[Tensor, Tensor]:
+        mu = self._encoder(plan, self._stores.encoder)
+        mel = self._estimator(mu, plan, self._stores.estimator)
+        return mel, self._hift(mel, plan, self._stores.window)
+
     def begin(self, plans: Numbers) -> "Round":
         """Begin a round of so many streams."""
         count = len(plans)
-        bucket = next(one for one in self._buckets if one >= count)
+        bucket = next(one for one in self.buckets if one >= count)
         staging = self._stagings.pop() if self._stagings else self._new_staging()
         staging.plan.numpy()[:count] = plans
         staging.plan.numpy()[count:bucket] = 0

@@ -74,8 +74,15 @@ def mish(value):
 @triton.jit
 def gelu(value):
     """The tanh form; x/2·(1 + tanh y) is x·sigmoid(2y)."""
+    # What is less is 0 either way, and nothing overflows.
     inner = 1.5957691216057308 * (value + 0.044715 * value * value * value)
-    return value / (1.0 + tl.exp(-inner))
+    return value / (1.0 + tl.exp(-tl.maximum(inner, -80.0)))
+
+
+@triton.jit
+def silu(value):
+    """x·sigmoid(x)."""
+    return value / (1.0 + tl.exp(-tl.maximum(value, -80.0)))
 
 
 @triton.jit
@@ -108,10 +115,14 @@ class _Gathering:
 
     def add(self, kernel: Any, grid: tuple[int, ...], arguments: Any, meta: dict[str, Any]) -> None:
         """One more, if it is new."""
-        kinds = tuple(_kind(one) for one in arguments)
+        if self.starts is None or INTERPRETED:
+            return
+        kinds = tuple(
+            None if parameter.do_not_specialize else _kind(one)
+            for parameter, one in zip(kernel.params, arguments, strict=False)
+        )
         key = (id(kernel), kinds, tuple(sorted(meta.items())))
-        if self.starts is not None:
-            self.starts.setdefault(key, (kernel, grid, arguments, meta))
+        self.starts.setdefault(key, (kernel, grid, arguments, meta))
 
 
 _gathering = _Gathering()
@@ -126,15 +137,14 @@ def _kind(argument: Any) -> object:
 @contextmanager
 def compiled_together() -> Iterator[None]:
     """Kernels that are started inside are compiled at the end of it, side by side, and not run."""
-    if INTERPRETED:
-        yield
-        return
     _gathering.starts = {}
     try:
         yield
         starts = list(_gathering.starts.values())
     finally:
         _gathering.starts = None
+    if INTERPRETED:
+        return
     device = torch.cuda.current_device()
 
     def compile_one(start: _Start) -> None:

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agent.vocoder.kernels.launching import INTERPRETED, begun, gelu, launch, snake, to_tf32
+from agent.vocoder.kernels.launching import INTERPRETED, begun, gelu, launch, silu, snake, to_tf32
 
 Act: TypeAlias = Literal["none", "gelu", "silu", "leaky", "snake"]
 _ACTS: dict[Act, int] = {"none": 0, "gelu": 1, "silu": 2, "leaky": 3, "snake": 4}
@@ -36,7 +36,7 @@ def _activated(value, alpha, col, slope, N, ACT: tl.constexpr):
     if ACT == 1:
         value = gelu(value)
     if ACT == 2:
-        value = value / (1.0 + tl.exp(-value))
+        value = silu(value)
     if ACT == 3:
         value = tl.where(value < 0, value * slope, value)
     if ACT == 4:

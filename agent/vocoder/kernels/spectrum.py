@@ -168,7 +168,7 @@ def _frames(
     mine = drawn + row[:, None] * 2 * BINS + bin_[None, :]
     inside = (row < rows)[:, None] & real[None, :]
     level = tl.load(mine, mask=inside, other=0.0)
-    level = tl.where(is_number(level), tl.minimum(tl.exp(level), 100.0), level)
+    level = tl.where(is_number(level), tl.minimum(tl.exp(tl.minimum(level, 10.0)), 100.0), level)
     angle = tl.sin(tl.load(mine + BINS, mask=inside, other=0.0))
     wave = tl.dot(level * tl.cos(angle), upper, input_precision="ieee")
     wave = tl.dot(level * tl.sin(angle), lower, wave, input_precision="ieee")

@@ -1,0 +1,96 @@
+"""The machine in Triton's interpreter: many streams' chunks are what the modules say of each."""
+
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tests.rig.triton_on_cpu  # noqa: F401  before any kernel
+from agent.interfaces import VocoderPush
+from agent.vocoder.batched.machine import buckets
+from agent.vocoder.token2wav import StreamSettings
+from tests.rig.machine_streams import TOKENS, Alone, with_machine
+from tests.rig.tiny_cosyvoice2 import golden_prompt
+from tests.rig.tiny_hift import classic_hift
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Any:
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+
+
+# ---- tokens to mel ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("memory", "frames"), [("prompt_plus_recent", 100), ("reference", 120)])
+def test_mel_of_two_streams_is_that_of_each_alone(memory: Any, frames: int) -> None:
+    vocoder, machine = with_machine(memory, classic_hift(), 25, frames)
+    streams = [Alone(vocoder, machine, 30), Alone(vocoder, machine, 55)]
+    lengths = [(25, 25), (25, 25), (9, 25), (25, 3)]
+    for number, counts in enumerate(lengths):
+        last = number == len(lengths) - 1
+        made = [
+            stream.chunk(count, final=last) for stream, count in zip(streams, counts, strict=True)
+        ]
+        plan = torch.from_numpy(np.stack([plan for plan, _ in made]))
+        mu = machine._encoder(plan, machine._stores.encoder)
+        mel = machine._estimator(mu, plan, machine._stores.estimator)
+        for ours, (_, theirs) in zip(mel, made, strict=True):
+            assert float((ours[: len(theirs)] - theirs).abs().max()) < 3e-5
+    for stream in streams:
+        stream.assert_remembers_alike()
+
+
+# ---- whole rounds -------------------------------------------------------------------------------
+
+
+class Started:
+    """A "graph" that starts its kernels anew."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.output: Any = None
+
+    def replay(self) -> None:
+        self.output = self._call()
+
+
+class Recorder:
+    @contextmanager
+    def recording(self) -> Any:
+        yield
+
+    def record(self, call: Any) -> Started:
+        return Started(call)
+
+
+def test_a_batch_says_what_its_streams_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocoder, machine = with_machine("prompt_plus_recent", classic_hift(), 8, 100)
+    vocoder.settings = StreamSettings(first_hop_tokens=8, hop_tokens=8, lead="none")
+    # Sound is another test's: here what is said of it tells whose it is.
+    monkeypatch.setattr(type(machine._hift), "__call__", _loudness)
+    machine.record(Recorder())
+    voices = [vocoder.voice(golden_prompt(tokens), "anna") for tokens in (30, 40)]
+    streams = [vocoder.open(voice) for voice in voices]
+    texts = [TOKENS[:12], TOKENS[60:72]]
+    pushes = [VocoderPush(stream, text) for stream, text in zip(streams, texts, strict=True)]
+    answers = vocoder.begin(pushes).take()
+    expected = vocoder.open(voices[1]).push(texts[1])
+    assert len(answers[1]) == len(expected) > 0
+    assert np.allclose(answers[1], expected, atol=1e-5) and expected.std() > 0
+    assert not np.allclose(answers[0], answers[1])
+
+
+def _loudness(hift: Any, mel: Tensor, plan: Tensor, slots: Any) -> Tensor:
+    """Instead of sound: the sum of each band's mel, over and over."""
+    return mel.sum(1).repeat(1, 1 + hift.samples // 80)[:, : hift.samples]
+
+
+def test_there_is_a_graph_for_each_number_of_streams() -> None:
+    assert buckets(1) == [1] and buckets(3) == [1, 2, 4]
+    assert buckets(32) == buckets(200) == [1, 2, 4, 8, 16, 32]
