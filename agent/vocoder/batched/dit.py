@@ -100,17 +100,18 @@ class BatchedDit:
         conditions = self._conditions(mu[:, :frames].contiguous(), plan, stores)
         at = plan[:, self._layout.noise, None] + torch.arange(frames, device=plan.device)
         mel = self._noise[at % len(self._noise)]
+        rounded = mel.to(self._dtype, copy=True)
         velocity = mel.new_empty(count, ROWS, frames, self.config.mel_bins)
         spans = self._schedule.spans
         for step, span in enumerate(spans):
-            states = self._entered(mel, conditions)
+            states = self._entered(rounded, conditions)
             for layer in range(self.config.layers):
                 self._pass(states, step, layer, plan, stores)
             vectors = self._schedule.table.last[step]
             narrow = states.new_empty(states.shape, dtype=self._dtype)
             norm(states, (vectors[1], vectors[0]), _PLAIN_EPS, narrow)
             product(narrow, self._leave, self._along(), After(out=velocity))
-            advance(mel, velocity, span, self._schedule.guidance)
+            advance(mel, velocity, rounded, span, self._schedule.guidance)
         return mel
 
     def _conditions(self, mu: Tensor, plan: Tensor, stores: DitStores) -> Tensor:
@@ -127,8 +128,7 @@ class BatchedDit:
     def _entered(self, mel: Tensor, conditions: Tensor) -> Tensor:
         states = torch.empty_like(conditions)
         along = Along(self._frames, self._frames, share=ROWS)
-        narrow = mel.to(self._dtype)
-        product(narrow, self._enter, along, After(out=states, added=conditions))
+        product(mel, self._enter, along, After(out=states, added=conditions))
         return states
 
     def _pass(self, states: Tensor, step: int, index: int, plan: Tensor, stores: DitStores) -> None:

@@ -231,6 +231,17 @@ class Machine:
         """The mel f32 [B, T, M] and the sound f32 [B, samples] of a round, without its graph."""
         return self._made(torch.from_numpy(plans).to(self._plan.device))
 
+    def stages(self, count: int) -> dict[str, Callable[[], Tensor]]:
+        """The parts of a round of so many streams by name, each to be measured by itself."""
+        plan, stores = self._plan[:count], self._stores
+        mu = self._encoder(plan, stores.encoder)
+        mel = self._estimator(mu, plan, stores.estimator)
+        return {
+            "encoder": lambda: self._encoder(plan, stores.encoder),
+            "solver": lambda: self._estimator(mu, plan, stores.estimator),
+            "hift": lambda: self._hift(mel, plan, stores.window),
+        }
+
     def _made(self, plan: Tensor) -> tuple[Tensor, Tensor]:
         mu = self._encoder(plan, self._stores.encoder)
         mel = self._estimator(mu, plan, self._stores.estimator)

@@ -4,7 +4,6 @@
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -144,28 +143,26 @@ def carry(rows: Tensor, ends: Ends) -> None:
 
 @triton.jit(do_not_specialize=["size", "each", "span", "guidance"])
 def _advance(
-    mel, velocity, size, each, span, guidance, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr
-):
+    mel, velocity, narrow, size, each, span, guidance, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr
+):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     begun(OVERLAPS)
     known = velocity + (at // each) * 2 * each + at % each
-    with_conditions = tl.load(known, mask=inside)
+    way = tl.load(known, mask=inside)
     without = tl.load(known + each, mask=inside)
-    # As torch.lerp beyond its end.
-    way = with_conditions - (without - with_conditions) * guidance
-    tl.store(mel + at, tl.load(mel + at, mask=inside) + span * way, mask=inside)
+    # Away from what is thought without conditions, and beyond what is thought with them.
+    way += (way - without) * guidance
+    value = tl.load(mel + at, mask=inside) + span * way
+    tl.store(mel + at, value, mask=inside)
+    tl.store(narrow + at, value, mask=inside)
 
 
-def advance(mel: Tensor, velocity: Tensor, span: float, guidance: float) -> None:
-    """A step of the solver, in place: `mel` f32 [B, T, M] along `velocity` f32 [B, 2, T, M]."""
+def advance(mel: Tensor, velocity: Tensor, narrow: Tensor, span: float, guidance: float) -> None:
+    """A step of the solver, in place: `mel` f32 [B, T, M] along `velocity` f32 [B, 2, T, M]; the
+    same rounded to `narrow`."""
     block = 1024
     launch(
-        _advance, (triton.cdiv(mel.numel(), block),), mel, velocity, mel.numel(),
+        _advance, (triton.cdiv(mel.numel(), block),), mel, velocity, narrow, mel.numel(),
         mel[0].numel(), span, guidance, BLOCK=block,
     )  # fmt: skip
-
-
-def like(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Room for as many rows in another precision."""
-    return torch.empty(rows.shape, dtype=dtype, device=rows.device)
