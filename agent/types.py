@@ -260,7 +260,7 @@ class SessionSettings:
     mode: CallMode = "duplex"
     max_slices: int = 1
     pictures_per_unit: int = 1
-    early_units: bool = True
+    early_units: bool = False
 
 
 # ---- what an engine is told -------------------------------------------------------------------

@@ -12,7 +12,7 @@ from agent.media.units import UnitBuilder
 from agent.media.vad import Judged
 from agent.types import FloatArray, SessionSettings, TurnDetection, Unit, VideoFrame
 
-SETTINGS = SessionSettings(model="echo")
+SETTINGS = SessionSettings(model="echo", early_units=True)
 FRAME = 160
 SILENCE_FRAMES = 6  # of the detector: 192 ms
 

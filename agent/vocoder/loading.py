@@ -166,6 +166,8 @@ def install_machine(vocoder: Token2wav, make: Callable[[], Launching]) -> None:
     if not proof.holds:
         log.warning("token2wav goes without graphs: they say something else (%s)", proof)
         vocoder.machine = None
+    # What was needed for recording and for the proof is not the graphs'.
+    torch.cuda.empty_cache()
 
 
 def _kernel_errors() -> tuple[type[Exception], ...]:

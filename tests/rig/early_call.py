@@ -15,7 +15,7 @@ from agent.types import (
 )
 from tests.rig.call_parts import DrivenCall, ScriptedConversation, ToldDetector, settle, voice
 
-SETTINGS = SessionSettings(model="echo")
+SETTINGS = SessionSettings(model="echo", early_units=True)
 
 
 class EarlyCall(DrivenCall):
