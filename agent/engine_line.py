@@ -9,6 +9,7 @@ from typing import TypeAlias
 from agent.errors import CapacityError, EngineError, RequestError
 from agent.interfaces import Conversation
 from agent.types import (
+    AddAudio,
     AddPicture,
     AddText,
     Command,
@@ -36,7 +37,7 @@ class EngineLine:
     the engine cannot carry out. `due` says what a command has become by the time that its turn
     comes.
 
-    The pictures and the text of one item are told one after the other: when one of them is
+    The pictures, sounds and text of one item are told one after the other: when one of them is
     refused, the engine gets none of the item.
     """
 
@@ -104,4 +105,4 @@ class EngineLine:
 
 def _item_of(told: Told) -> str:
     """The item that a command is a part of; "" for all else."""
-    return told.item_id if isinstance(told, AddPicture | AddText) else ""
+    return told.item_id if isinstance(told, AddAudio | AddPicture | AddText) else ""

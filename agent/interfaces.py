@@ -1,6 +1,6 @@
 """The seams: what one part may expect of another, and nothing more."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from agent.types import (
     LinkQuality,
     Load,
     SessionSettings,
+    SoundFormat,
     SpeechEnded,
     SpeechStarted,
     TurnDetection,
@@ -249,6 +250,40 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Hang up and release everything. Idempotent."""
+
+
+class EventMicrophone(Protocol):
+    """Takes the user's sound out of events, where the wire has no track for it."""
+
+    @property
+    def end(self) -> int:
+        """Where the sound that has come so far ends, on the microphone's clock (16 kHz)."""
+
+    def push(self, data: bytes, coding: SoundFormat) -> None:
+        """The next sound; `RequestError` when too much of it waits."""
+
+
+class CallDesk(Protocol):
+    """Where an attendant takes part in a call."""
+
+    def receive(self, message: str) -> None:
+        """Do what this client event asks, as if the client had sent it."""
+
+    def says(self, event: EngineEvent) -> None:
+        """Let the engine have said this."""
+
+
+class Attendant(Protocol):
+    """Somebody on this server who follows a call and may take part in it."""
+
+    def told_engine(self, item: Unit | SpeechStarted | SpeechEnded | Command) -> None:
+        """What the engine is told next. Never waits."""
+
+    def told_client(self, event: Mapping[str, object]) -> None:
+        """The server event that was just sent. Never waits."""
+
+    async def run(self, desk: CallDesk) -> None:
+        """Follow the call until cancelled; may end before."""
 
 
 class EchoCanceller(Protocol):

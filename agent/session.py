@@ -8,14 +8,15 @@ The transport pulls the `Loudspeaker`; the echo canceller is told there what is 
 import asyncio
 import json
 import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.early_try import EarlyTry
 from agent.engine_line import EngineLine, Refusal, Told
-from agent.errors import AgentError, EngineError, PeerTimeout, SessionError
-from agent.interfaces import Conversation, Transport
+from agent.errors import AgentError, EngineError, PeerTimeout, RequestError, SessionError
+from agent.interfaces import Attendant, Conversation, EventMicrophone, Transport
 from agent.loudspeaker import Loudspeaker
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.media.front_end import FrontEnd, FrontEndEvent
@@ -24,6 +25,7 @@ from agent.realtime import (
     CancelTurn,
     ClearPlayout,
     CloseCall,
+    HearAudio,
     PlayoutReport,
     Reaction,
     RealtimeCall,
@@ -38,6 +40,7 @@ from agent.types import (
     Interrupt,
     Pause,
     Retract,
+    SoundFormat,
     SpeechAudio,
     SpeechEnded,
     SpeechStarted,
@@ -55,17 +58,24 @@ _LONGEST_ANSWER_S = 10.0
 """What is said later than that answers nothing."""
 
 ClearReason = Literal["turn_detected", "client_cancelled"]
+Watcher: TypeAlias = Callable[[dict[str, object]], None]
+"""Is given every server event once it was sent. Never waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallParts:
-    """What one call is made of; all of it belongs to this call alone."""
+    """What one call is made of; all of it belongs to this call alone.
+
+    `event_microphone` where sound comes inside of events, and not by the transport's track.
+    """
 
     protocol: RealtimeCall
     transport: Transport
     conversation: Conversation
     front_end: FrontEnd
     playout: Playout
+    event_microphone: EventMicrophone | None = None
+    attendants: tuple[Attendant, ...] = ()
 
 
 class Session:
@@ -84,6 +94,9 @@ class Session:
         self._engine = EngineLine(parts.conversation, self._refused, parts.protocol.due)
         self._front_end = parts.front_end
         self._playout = parts.playout
+        self._event_microphone = parts.event_microphone
+        self._attendants = parts.attendants
+        self._watchers: dict[int, Watcher] = {}
         self._loudspeaker = Loudspeaker(parts.playout, parts.transport, clock)
         self._early = EarlyTry(parts.front_end, parts.playout, clock)
         self._telemetry = telemetry
@@ -125,6 +138,41 @@ class Session:
         """Ask the call to end; `run` returns soon after."""
         self._outcome = outcome
         self._hang_up.set()
+
+    # ---- whoever takes part besides the client -------------------------------------------------
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The session object in force, ready for JSON."""
+        return self._protocol.session
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """From now on `watcher` is given every server event, until what comes back is called."""
+        key = max(self._watchers, default=0) + 1
+        self._watchers[key] = watcher
+
+        def leave() -> None:
+            self._watchers.pop(key, None)
+
+        return leave
+
+    def receive(self, message: str | bytes) -> None:
+        """Do what a client event asks, whoever it comes from."""
+        if self._sounding_turn:
+            heard_ms = self._loudspeaker.heard_ms(self._sounding_turn)
+            self._protocol.heard(self._sounding_turn, heard_ms)
+        self._apply(self._protocol.receive(message, self._microphone_end))
+
+    def says(self, event: EngineEvent) -> None:
+        """Let the engine have said `event`, which is no sound."""
+        self._apply(self._protocol.engine(event))
+
+    @property
+    def _microphone_end(self) -> int:
+        line = self._event_microphone
+        return self._front_end.position if line is None else line.end
+
+    # ---- ending -------------------------------------------------------------------------------
 
     async def _leave(self) -> None:
         """Release both sides, each whatever the other does: a place must become free again."""
@@ -179,12 +227,16 @@ class Session:
                     self._downlink(),
                     self._follow_playout(),
                     self._report(),
+                    *self._attended(),
                 )
             ]
             await asyncio.wait(from_peer)
             # Nobody listens any more, and nobody pulls playout that the downlink may wait for.
             for task in to_peer:
                 task.cancel()
+
+    def _attended(self) -> list[Coroutine[None, None, None]]:
+        return [attendant.run(self) for attendant in self._attendants]
 
     def _note(self, outcome: str, error: AgentError) -> None:
         self._outcome = outcome
@@ -252,10 +304,7 @@ class Session:
 
     async def _inbox(self) -> None:
         async for message in self._transport.messages():
-            if self._sounding_turn:
-                heard_ms = self._loudspeaker.heard_ms(self._sounding_turn)
-                self._protocol.heard(self._sounding_turn, heard_ms)
-            self._apply(self._protocol.receive(message, self._front_end.position))
+            self.receive(message)
 
     async def _downlink(self) -> None:
         async for event in self._conversation.events():
@@ -358,10 +407,20 @@ class Session:
                     self.hang_up(reason)
                 case RestoreSettings(settings=settings):
                     self._front_end.update(settings)
+                case HearAudio(data=data, coding=coding):
+                    self._take_in(data, coding)
                 case PlayoutReport(rtp_timestamp=timestamp, at_ms=at_ms):
                     self._loudspeaker.reported(timestamp, at_ms)
                 case _:
                     self._command(action)
+
+    def _take_in(self, data: bytes, coding: SoundFormat) -> None:
+        if self._event_microphone is None:
+            return
+        try:
+            self._event_microphone.push(data, coding)
+        except RequestError as error:
+            self._apply(self._protocol.failed(error))
 
     def _cancel(self, turn: int) -> None:
         """Stop generating; what is queued plays out, so it counts as heard."""
@@ -381,6 +440,8 @@ class Session:
 
     def _tell_engine(self, item: Told) -> None:
         self._early.told(item)
+        for attendant in self._attendants:
+            attendant.told_engine(item)
         self._engine.tell(item)
 
     def _refused(self, error: Refusal, command: Command) -> None:
@@ -390,6 +451,10 @@ class Session:
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:
             self._transport.send(json.dumps(event, allow_nan=False))
+            for attendant in self._attendants:
+                attendant.told_client(event)
+            for watcher in list(self._watchers.values()):
+                watcher(event)
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -114,6 +114,21 @@ TurnEndReason: TypeAlias = Literal["completed", "interrupted", "max_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What one turn cost in tokens: taken in since the turn before it, and generated.
+
+    `cached_in` of those taken in were known from before.
+    """
+
+    text_in: int = 0
+    audio_in: int = 0
+    pictures_in: int = 0
+    cached_in: int = 0
+    text_out: int = 0
+    audio_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Listened:
     """Unit `unit` was taken in and the engine decided to listen on."""
 
@@ -158,11 +173,15 @@ class TurnEnded:
 
     turn: int
     reason: TurnEndReason
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCalled:
-    """The model calls a function; `arguments` is its JSON text."""
+    """The model calls a function; `arguments` is its JSON text.
+
+    `turn` 0: beside the conversation, in no turn of the agent.
+    """
 
     turn: int
     call_id: str
@@ -176,6 +195,14 @@ class UserText:
 
     item_id: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserTextFailed:
+    """What the user said could not be written down; `reason` is for the client to read."""
+
+    item_id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +236,7 @@ EngineEvent: TypeAlias = (
     | TurnEnded
     | ToolCalled
     | UserText
+    | UserTextFailed
     | Paused
     | Failed
     | UnitReport
@@ -220,6 +248,28 @@ EngineEvent: TypeAlias = (
 Eagerness: TypeAlias = Literal["low", "medium", "high", "auto"]
 CallMode: TypeAlias = Literal["duplex", "half_duplex"]
 Modality: TypeAlias = Literal["audio", "text"]
+SoundFormat: TypeAlias = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
+"""PCM16 little-endian at 24 kHz; G.711 µ-law and A-law at 8 kHz. All mono."""
+Wire: TypeAlias = Literal["webrtc", "websocket"]
+"""How a client is connected: sound as media beside the events, or inside of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is the JSON text of its JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Transcription:
+    """The user's speech is to be written down; empty texts leave the choice to the engine."""
+
+    model: str = ""
+    language: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +277,8 @@ class TurnDetection:
     """How the end of the user's turn is found, as in OpenAI's session object.
 
     `create_response` lets the end of speech start an answer, `interrupt_response` lets its start
-    silence the agent.
+    silence the agent. `idle_timeout_ms`: after so much silence behind the agent's last word the
+    client is told, and the agent asked to go on; None: never.
     """
 
     kind: Literal["server_vad", "semantic_vad"] = "server_vad"
@@ -237,6 +288,7 @@ class TurnDetection:
     create_response: bool = True
     interrupt_response: bool = True
     eagerness: Eagerness = "auto"
+    idle_timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +299,8 @@ class SessionSettings:
     answers. `eagerness` is the agent's readiness to speak, 0 (waits) to 1 (jumps in). The model
     takes its manner from `prompt_voice`, which is `voice` where it is empty. `early_units`: once
     the user seems to have finished, the engine is not kept waiting for the rest of the second.
+    `tool_choice` is "auto", "none", "required" or the name of one of `tools`. `max_output_tokens`
+    bounds a turn, None as the engine likes. The formats are those of sound inside of events.
     """
 
     model: str
@@ -261,6 +315,12 @@ class SessionSettings:
     max_slices: int = 1
     pictures_per_unit: int = 1
     early_units: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    max_output_tokens: int | None = None
+    transcription: Transcription | None = None
+    input_format: SoundFormat = "audio/pcm"
+    output_format: SoundFormat = "audio/pcm"
 
 
 # ---- what an engine is told -------------------------------------------------------------------
@@ -304,6 +364,14 @@ class AddPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class AddAudio:
+    """A recording joins the conversation."""
+
+    item_id: str
+    samples: FloatArray  # [T] at 16 kHz
+
+
+@dataclass(frozen=True, slots=True)
 class AddToolResult:
     """What the function that the model called returned."""
 
@@ -320,9 +388,16 @@ class DeleteItem:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """Speak now, by these instructions if there are any."""
+    """Speak now, by these instructions if there are any.
+
+    What is None is as in the session's settings; all of it is for this one answer.
+    """
 
     instructions: str | None = None
+    output_modalities: tuple[Modality, ...] | None = None
+    max_output_tokens: int | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +447,7 @@ Command: TypeAlias = (
     | UpdateSettings
     | AddText
     | AddPicture
+    | AddAudio
     | AddToolResult
     | DeleteItem
     | Respond
@@ -397,6 +473,8 @@ class Abilities:
     camera: bool = False
     typed_text: bool = False
     pictures: bool = False
+    recordings: bool = False
+    """A message may hold sound (`AddAudio`)."""
     tools: bool = False
     transcription: bool = False
     text_to_speech: bool = False

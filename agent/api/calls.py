@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from agent.api.caller import ANYONE, Caller
 from agent.config import Config
 from agent.errors import CapacityError
-from agent.interfaces import Conversation, EchoCanceller, Engine
+from agent.interfaces import Conversation, EchoCanceller, Engine, Transport
 from agent.media.barge_in import BargeIn, BargeInRules
 from agent.media.echo_canceller import Aec3, PassThrough
 from agent.media.front_end import FrontEnd
@@ -61,6 +62,7 @@ class Answered:
 class _Live:
     session: Session
     task: asyncio.Task[str]
+    caller: Caller
 
 
 class Calls:
@@ -79,18 +81,29 @@ class Calls:
         """Calls that hold a place, those being answered included."""
         return len(self._live) + self._opening
 
-    async def open(self, offer: str, session: object = None) -> Answered:
+    async def open(self, offer: str, session: object = None, caller: Caller = ANYONE) -> Answered:
         """Answer `offer`; `session` is OpenAI's session object as parsed JSON, or None.
 
         Raises CapacityError without a free place, RequestError for an offer or session that
         cannot be used.
         """
+        with self._place(caller):
+            return await self._open(offer, session, caller)
+
+    def find(self, call_id: str) -> Session | None:
+        """The call in progress of that id."""
+        live = self._live.get(call_id)
+        return live.session if live is not None else None
+
+    @contextmanager
+    def _place(self, caller: Caller) -> Iterator[None]:
+        """Held while a call is made; `CapacityError` when there is no room for it."""
         self._refuse_when_closing()
         if self.count >= self._limits.max_calls:
             raise self._no_capacity("every line is busy")
         self._opening += 1
         try:
-            return await self._open(offer, session)
+            yield
         finally:
             self._opening -= 1
 
@@ -136,9 +149,8 @@ class Calls:
         wait_s = float(self._limits.retry_after_s)
         return CapacityError(f"{reason}; try again later", retry_after_s=wait_s)
 
-    async def _open(self, offer: str, session: object) -> Answered:
+    def _protocol(self, call_id: str, session: object) -> RealtimeCall:
         engine, config = self._services.engine, self._services.config
-        call_id = f"rtc_{secrets.token_hex(16)}"
         limits = Limits(max_message_bytes=config.calls.max_message_bytes)
         settings = config.session_settings(engine.name)
         abilities = self._services.abilities
@@ -147,7 +159,11 @@ class Calls:
         tools: tuple[object, ...] = ()
         if session is not None:
             settings, tools = parse_opening(session, settings, abilities, limits)
-        protocol = RealtimeCall(call_id, settings, abilities, limits, tools)
+        return RealtimeCall(call_id, settings, abilities, limits, tools)
+
+    async def _open(self, offer: str, session: object, caller: Caller) -> Answered:
+        config = self._services.config
+        protocol = self._protocol(f"rtc_{secrets.token_hex(16)}", session)
         async with AsyncExitStack() as undo:
             telemetry = self._services.telemetry
             transport = RtcTransport(
@@ -158,13 +174,19 @@ class Calls:
             undo.push_async_callback(transport.close)
             # Before a slot is taken and a prompt is read for what may be no offer at all.
             answer = await transport.answer(offer)
-            conversation = await self._conversation(settings)
-            undo.push_async_callback(conversation.finish)
-            self._refuse_when_closing()
-            parts = CallParts(protocol, transport, conversation, *self._media(settings))
-            self._run(call_id, parts)
+            await self._begin(protocol, transport, undo, caller)
             undo.pop_all()
-        return Answered(call_id, answer)
+        return Answered(protocol.call_id, answer)
+
+    async def _begin(
+        self, protocol: RealtimeCall, transport: Transport, undo: AsyncExitStack, caller: Caller
+    ) -> _Live:
+        """The call over `transport`, which runs from now on; `undo` is for when it cannot."""
+        conversation = await self._conversation(protocol.settings)
+        undo.push_async_callback(conversation.finish)
+        self._refuse_when_closing()
+        media = self._media(protocol.settings)
+        return self._run(CallParts(protocol, transport, conversation, *media), caller)
 
     async def _conversation(self, settings: SessionSettings) -> Conversation:
         try:
@@ -185,12 +207,14 @@ class Calls:
         front_end.update(settings)
         return front_end, Playout(max_queued_ms=int(config.playout.max_queued_s * 1000))
 
-    def _run(self, call_id: str, parts: CallParts) -> None:
+    def _run(self, parts: CallParts, caller: Caller) -> _Live:
+        call_id = parts.protocol.call_id
         session = Session(parts, self._services.telemetry, self._limits.max_duration_s)
         task = asyncio.get_running_loop().create_task(session.run(), name=call_id)
-        self._live[call_id] = _Live(session, task)
+        live = self._live[call_id] = _Live(session, task, caller)
         task.add_done_callback(lambda _: self._live.pop(call_id, None))
         log.info("call %s opened, %d in progress", call_id, len(self._live))
+        return live
 
 
 class _PacketFates:

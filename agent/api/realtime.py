@@ -6,6 +6,7 @@ import json
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from agent.api.caller import caller_of
 from agent.api.calls import Calls
 from agent.errors import AgentError, RequestError
 
@@ -48,7 +49,7 @@ async def open_call(request: web.Request) -> web.Response:
     calls = request.app[CALLS]
     with calls.reading():
         offer, session = await _read_in_time(request)
-    answered = await calls.open(offer, session)
+    answered = await calls.open(offer, session, caller_of(request))
     return web.Response(
         status=201,
         text=answered.sdp,

@@ -19,6 +19,7 @@ from agent.realtime.reaction import (
     CancelTurn,
     ClearPlayout,
     CloseCall,
+    HearAudio,
     PlayoutReport,
     Reaction,
     RestoreSettings,
@@ -43,10 +44,18 @@ from agent.types import (
     UnitReport,
     UpdateSettings,
     UserText,
+    UserTextFailed,
 )
 
 DEFAULT_LIMITS = Limits()
-_NOT_FOR_THE_ENGINE = (CancelTurn, ClearPlayout, CloseCall, PlayoutReport, RestoreSettings)
+_NOT_FOR_THE_ENGINE = (
+    CancelTurn,
+    ClearPlayout,
+    CloseCall,
+    HearAudio,
+    PlayoutReport,
+    RestoreSettings,
+)
 
 
 class RealtimeCall:
@@ -139,6 +148,8 @@ class RealtimeCall:
                 return Reaction()
             case UserText():
                 return self._call.tell(self._transcribed(event))
+            case UserTextFailed():
+                return Reaction()
             case UnitReport():
                 return self._call.tell([_unit_event(event)])
             case _:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.realtime.events import Event
-from agent.types import Command, SessionSettings
+from agent.types import Command, SessionSettings, SoundFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,16 @@ class RestoreSettings:
     settings: SessionSettings
 
 
+@dataclass(frozen=True, slots=True)
+class HearAudio:
+    """The user's sound as it came inside of an event."""
+
+    data: bytes
+    coding: SoundFormat
+
+
 Action: TypeAlias = (
-    Command | CancelTurn | ClearPlayout | CloseCall | PlayoutReport | RestoreSettings
+    Command | CancelTurn | ClearPlayout | CloseCall | HearAudio | PlayoutReport | RestoreSettings
 )
 """A `Command` is for the engine, all else for the session."""
 
