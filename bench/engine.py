@@ -36,6 +36,7 @@ from bench.engine_memory import measure_memory
 from bench.engine_parts import Bed, Made, Wanted, make_bed, make_engine
 from bench.engine_report import EngineReport, gpu_name
 from bench.engine_start import measure_start, prepare_start
+from bench.engine_trace import Trace
 from bench.engine_unit import MODES, SPEAK, Mode, UnitOptions, measure_units
 from bench.report import add_arguments
 
@@ -106,10 +107,15 @@ class _Run:
         return bed
 
     @cached_property
+    def trace(self) -> Trace | None:
+        """Notes of the engine with one place, if they are wanted."""
+        return Trace() if self.options.trace is not None else None
+
+    @cached_property
     def single(self) -> Made:
         """With one place, and a window as it is served."""
         window = _LOAD_WINDOW if self.options.tiny else _WINDOW
-        return self._made("single", Wanted(1, window, SPEAK))
+        return self._made("single", Wanted(1, window, SPEAK), self.trace)
 
     @cached_property
     def loaded(self) -> Made:
@@ -119,9 +125,9 @@ class _Run:
         slots = max(*asked, *levels, 1, 1)
         return self._made("loaded", Wanted(slots, _LOAD_WINDOW, self.options.speak))
 
-    def _made(self, name: str, wanted: Wanted) -> Made:
+    def _made(self, name: str, wanted: Wanted, trace: Trace | None = None) -> Made:
         bed, began_s = self.bed, SYSTEM_CLOCK.now_s()
-        made = make_engine(bed, wanted)
+        made = make_engine(bed, wanted, trace=trace)
         self.report.row(f"{name}_engine_s", SYSTEM_CLOCK.now_s() - began_s, "s")
         self.report.row(f"{name}_slots", wanted.slots, "calls")
         return made
@@ -130,7 +136,8 @@ class _Run:
         measure_floor(self.report, self.device, small=self.options.tiny)
 
     def unit(self) -> None:
-        options = UnitOptions(self.options.cycles, self.options.eager_cycles)
+        asked = self.options
+        options = UnitOptions(asked.cycles, asked.eager_cycles, self.trace, asked.trace)
         measure_units(self.report, self.single, options)
 
     def memory(self) -> None:
@@ -189,6 +196,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--settle", type=float, default=4.0, help="seconds before those, which do not count")
     add("--confirm", type=float, default=120.0, help="of sweep: seconds of the highest level")
     add("--cycles", type=int, default=20, help="of unit: five units heard and five spoken, each")
+    add("--trace", type=Path, metavar="FILE", help="of unit: what each was made of, as JSON")
     add("--eager-cycles", type=int, default=1, help="of unit: the same without lanes")
     add("--units", type=int, default=600, help="of hour")
     add("--slots", type=int, default=4, help="of start: places of the engine")

@@ -167,6 +167,7 @@ class Taken:
     samples: int = 0
     """Of its sound."""
     context_tokens: int = 0
+    began_s: float = 0.0
 
 
 class OneCall:
@@ -223,7 +224,13 @@ class OneCall:
             raise EngineError(f"the engine rests, and did not report unit {unit.index}")
         stage_ms = dict(report.stage_ms)
         return Taken(
-            took_s * 1000, stage_ms, listened, first_s * 1000, samples, report.context_tokens
+            took_s * 1000,
+            stage_ms,
+            listened,
+            first_s * 1000,
+            samples,
+            report.context_tokens,
+            began_s,
         )
 
     def end(self) -> None:

@@ -19,6 +19,7 @@ from agent.duplex.config import Numerics, parse_config
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.lanes import LANES, Runner
 from agent.duplex.model import DuplexModel, load_model
+from agent.duplex.rehearsal import rehearse
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import WRITTEN, Vocabulary
 from agent.engines import EngineSettings, ModelSettings, VoiceSettings
@@ -31,6 +32,7 @@ from agent.vocoder.preparing import FITS, vocoder_key
 from agent.vocoder.voice_store import VoiceStore
 from bench import random_model, random_vocoder
 from bench.engine_script import TURN_UNITS, DecidedLane, WholeSeconds, plans
+from bench.engine_trace import Trace
 from bench.random_vocoder import VocoderSizes, random_prompt, write_token2wav
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -156,13 +158,17 @@ class Made:
     core: DuplexEngine
     parts: CallParts
     wanted: Wanted
-    has_lanes: bool
-    """Whether it does its work in lanes of the device; else it is eager throughout."""
+    served: CallParts
+    """The same, of which nothing is decided beforehand."""
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether it does its work in lanes of the device; else it is eager throughout."""
+        return bool(self.served.runner.lanes)
 
     def renewed(self) -> "Made":
-        """The same with nothing learned: no call, and no memory of what was late."""
-        core = DuplexEngine(self.parts, abilities(self.parts), self.parts.runner.clock)
-        return replace(self, core=core)
+        """As it was when it was made: no call, and no memory of what was late."""
+        return replace(self, core=_rehearsed(self.parts, self.served))
 
     @property
     def device(self) -> torch.device:
@@ -181,12 +187,17 @@ class Made:
         vars(self.core._admission).pop("fits", None)
 
 
-def make_engine(bed: Bed, wanted: Wanted, clock: Clock = SYSTEM_CLOCK) -> Made:
-    """As it is served; what was taken of the device's memory before does not count as its peak."""
+def make_engine(
+    bed: Bed, wanted: Wanted, clock: Clock = SYSTEM_CLOCK, trace: Trace | None = None
+) -> Made:
+    """As it is served; what was taken of the device's memory before does not count as its peak.
+
+    With a `trace` its lanes are noted there.
+    """
     forget_peak(bed.device)
     model = ModelSettings(Path(), context_tokens=wanted.context_tokens, graphs=bed.graphs)
     settings = EngineSettings(ASSETS, wanted.slots, model, bed.voice)
-    made = _decided(parts_of(bed.weights, model, settings), wanted, clock)
+    made = _decided(parts_of(bed.weights, model, settings), wanted, clock, trace)
     settle()
     return made
 
@@ -200,15 +211,23 @@ def make_eager(made: Made, wanted: Wanted) -> Made:
     return _decided(replace(made.parts, runner=runner), wanted, shared.clock)
 
 
-def _decided(parts: CallParts, wanted: Wanted, clock: Clock) -> Made:
+def _decided(parts: CallParts, wanted: Wanted, clock: Clock, trace: Trace | None = None) -> Made:
     served = parts.runner
     lanes = {name: served.lane(name) for name in LANES}
     lanes["llm"] = DecidedLane(served.lane("llm"), plans(wanted.speak, wanted.turn_units))
     lanes["speech"] = WholeSeconds(served.lane("speech"))
-    runner = replace(served, clock=clock, lanes=lanes)
-    parts = replace(parts, runner=runner, seed=_SEED)
-    core = DuplexEngine(parts, abilities(parts), clock)
-    return Made(core, parts, wanted, bool(served.lanes))
+    if trace is not None:
+        lanes = {name: trace.lane(name, lane) for name, lane in lanes.items()}
+    decided = replace(parts, runner=replace(served, clock=clock, lanes=lanes), seed=_SEED)
+    return Made(_rehearsed(decided, parts), decided, wanted, parts)
+
+
+def _rehearsed(parts: CallParts, served: CallParts) -> DuplexEngine:
+    """An engine that knows what batches take, as one that is served."""
+    core = DuplexEngine(parts, abilities(parts), parts.runner.clock)
+    if served.runner.lanes:
+        rehearse(served, core.costs)
+    return core
 
 
 def settle() -> None:

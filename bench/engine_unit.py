@@ -7,9 +7,10 @@ device never rests; a unit is over when the engine and the device have nothing m
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from agent.clock import SYSTEM_CLOCK, Clock
@@ -18,6 +19,7 @@ from bench.engine_drive import OneCall, Taken
 from bench.engine_parts import SETTINGS, Made, finish_device, make_eager, most_taken_gb
 from bench.engine_report import EngineReport
 from bench.engine_script import cycle
+from bench.engine_trace import Trace, keep
 from bench.report import at_most
 
 Mode: TypeAlias = Literal["audio", "omni"]
@@ -41,6 +43,9 @@ class UnitOptions:
 
     cycles: int = 20
     eager_cycles: int = 1
+    trace: Trace | None = None
+    keep: Path | None = None
+    """Where the trace of each unit is written to."""
 
 
 def measure_units(
@@ -52,7 +57,7 @@ def measure_units(
     the engine: memory is counted from its making on.
     """
     report.row("unit_lanes", float(made.has_lanes), "")
-    taken = {mode: units_of(made, mode, options.cycles, clock) for mode in MODES}
+    taken = {mode: _traced_units(made, mode, options, clock) for mode in MODES}
     first_gb = most_taken_gb(made.device)
     against: dict[Mode, list[Taken]] = {}
     if made.has_lanes and options.eager_cycles:
@@ -66,13 +71,38 @@ def measure_units(
         report.row("vram_first_gb", first_gb, "GB", target=FIRST_GB)
 
 
-def units_of(made: Made, mode: Mode, cycles: int, clock: Clock) -> list[Taken]:
-    """A call's units in whole cycles, but for the first ones, in which much is done once."""
+def _traced_units(made: Made, mode: Mode, options: UnitOptions, clock: Clock) -> list[Taken]:
+    notes: list[dict[str, object]] = []
+    trace = options.trace
+
+    def note(one: Taken) -> None:
+        if trace is not None:
+            figures = {"took_ms": round(one.took_ms, 2), "listened": one.listened}
+            notes.append({**figures, "stages": one.stage_ms, "did": trace.taken(one.began_s)})
+
+    taken = units_of(made, mode, options.cycles, clock, note)
+    if options.keep is not None:
+        keep(options.keep, mode, notes)
+    return taken
+
+
+def units_of(
+    made: Made,
+    mode: Mode,
+    cycles: int,
+    clock: Clock,
+    note: Callable[[Taken], None] = lambda one: None,
+) -> list[Taken]:
+    """A call's units in whole cycles, but for the first ones, in which much is done once; `note`
+    is told of all."""
     made.look_at_all()
     finish = partial(finish_device, made.device)
     call = OneCall(made.core, SETTINGS, clock, finish)
     material, length = Material(camera=mode == "omni"), len(cycle(SPEAK))
-    units = [call.take(material.unit(index)) for index in range((cycles + 1) * length)]
+    units = []
+    for index in range((cycles + _WARM_UP_CYCLES) * length):
+        units.append(call.take(material.unit(index)))
+        note(units[-1])
     call.end()
     return units[_WARM_UP_CYCLES * length :]
 

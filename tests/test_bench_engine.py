@@ -259,7 +259,7 @@ def test_the_rows_of_units(rows: Rows, monkeypatch: pytest.MonkeyPatch, has_lane
     made = SimpleNamespace(has_lanes=has_lanes, device=CPU, wanted=Wanted())
     asked: list[tuple[str, int]] = []
 
-    def units_of(of: object, mode: str, cycles: int, clock: object) -> list[Taken]:
+    def units_of(of: object, mode: str, cycles: int, *others: object) -> list[Taken]:
         asked.append((mode, cycles))
         return taken(mode, 100, 100, 5.0 if of is made else 500.0)
 
