@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from agent.api.caller import ANYONE, Caller
 from agent.config import Config
-from agent.errors import CapacityError
+from agent.errors import AgentError, CapacityError
 from agent.interfaces import Conversation, EchoCanceller, Engine, Transport
 from agent.media.barge_in import BargeIn, BargeInRules
 from agent.media.echo_canceller import Aec3, PassThrough
@@ -29,6 +29,20 @@ log = logging.getLogger(__name__)
 
 _MAX_READING = 64
 _FATES = ("received", "late", "duplicate", "malformed", "lost", "repaired", "resynchronised")
+
+
+class CallNotFound(AgentError):
+    """No call of that id is in progress, or it is somebody else's: ids cannot be probed."""
+
+    status = 404
+    code = "call_not_found"
+
+
+class TooManyCalls(CapacityError):
+    """Whoever asks has as many calls as they may."""
+
+    status = 429
+    code = "call_limit_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +86,14 @@ class Calls:
         self._services = services
         self._limits = services.config.calls
         self._live: dict[str, _Live] = {}
-        self._opening = 0
+        self._opening: list[Caller] = []
         self._reading = 0
         self._closing = False
 
     @property
     def count(self) -> int:
         """Calls that hold a place, those being answered included."""
-        return len(self._live) + self._opening
+        return len(self._live) + len(self._opening)
 
     async def open(self, offer: str, session: object = None, caller: Caller = ANYONE) -> Answered:
         """Answer `offer`; `session` is OpenAI's session object as parsed JSON, or None.
@@ -90,10 +104,9 @@ class Calls:
         with self._place(caller):
             return await self._open(offer, session, caller)
 
-    def find(self, call_id: str) -> Session | None:
-        """The call in progress of that id."""
-        live = self._live.get(call_id)
-        return live.session if live is not None else None
+    def owned_by(self, call_id: str, caller: Caller) -> Session:
+        """The call in progress of that id. `CallNotFound`, also when it is not `caller`'s."""
+        return self._owned_by(call_id, caller).session
 
     @contextmanager
     def _place(self, caller: Caller) -> Iterator[None]:
@@ -101,11 +114,12 @@ class Calls:
         self._refuse_when_closing()
         if self.count >= self._limits.max_calls:
             raise self._no_capacity("every line is busy")
-        self._opening += 1
+        self._refuse_beyond_share(caller)
+        self._opening.append(caller)
         try:
             yield
         finally:
-            self._opening -= 1
+            self._opening.remove(caller)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -118,14 +132,11 @@ class Calls:
         finally:
             self._reading -= 1
 
-    async def hang_up(self, call_id: str) -> bool:
-        """End a call and wait until it is gone; False when there is no such call."""
-        live = self._live.get(call_id)
-        if live is None:
-            return False
+    async def hang_up(self, call_id: str, caller: Caller = ANYONE) -> None:
+        """End a call and wait until it is gone. `CallNotFound`, also when it is not `caller`'s."""
+        live = self._owned_by(call_id, caller)
         live.session.hang_up()
         await asyncio.wait((live.task,), timeout=self._limits.shutdown_s)
-        return True
 
     async def close(self) -> None:
         """End all calls, by force those that do not end within `calls.shutdown_s`."""
@@ -139,6 +150,22 @@ class Calls:
                 task.cancel()
             if stuck:
                 await asyncio.wait(stuck, timeout=1)
+
+    def _owned_by(self, call_id: str, caller: Caller) -> _Live:
+        live = self._live.get(call_id)
+        if live is None or not caller.owns(live.caller):
+            raise CallNotFound(f"there is no call {call_id[:80]!r}; it may have ended already")
+        return live
+
+    def _refuse_beyond_share(self, caller: Caller) -> None:
+        callers = [*self._opening, *(live.caller for live in self._live.values())]
+        for share in caller.shares:
+            held = sum(any(each.name == share.name for each in one.shares) for one in callers)
+            if held >= share.most:
+                raise TooManyCalls(
+                    f"{share.name} may have {share.most} call(s) at a time; hang one up first",
+                    retry_after_s=float(self._limits.retry_after_s),
+                )
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
@@ -156,10 +183,9 @@ class Calls:
         abilities = self._services.abilities
         if not abilities.speech:
             settings = replace(settings, output_modalities=("text",))
-        tools: tuple[object, ...] = ()
         if session is not None:
-            settings, tools = parse_opening(session, settings, abilities, limits)
-        return RealtimeCall(call_id, settings, abilities, limits, tools)
+            settings = parse_opening(session, settings, abilities, limits)
+        return RealtimeCall(call_id, settings, abilities, limits)
 
     async def _open(self, offer: str, session: object, caller: Caller) -> Answered:
         config = self._services.config

@@ -8,7 +8,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.api.caller import caller_of
 from agent.api.calls import Calls
-from agent.errors import AgentError, RequestError
+from agent.errors import RequestError
 
 CALLS = web.AppKey("calls", Calls)
 
@@ -28,13 +28,6 @@ class SlowBody(RequestError):
 
     status = 408
     code = "request_timeout"
-
-
-class CallNotFound(AgentError):
-    """No call of that id is in progress."""
-
-    status = 404
-    code = "call_not_found"
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -60,9 +53,7 @@ async def open_call(request: web.Request) -> web.Response:
 
 async def hang_up(request: web.Request) -> web.Response:
     """200 once the call is gone."""
-    call_id = request.match_info["call_id"]
-    if not await request.app[CALLS].hang_up(call_id):
-        raise CallNotFound(f"there is no call {call_id[:80]!r}; it may have ended already")
+    await request.app[CALLS].hang_up(request.match_info["call_id"], caller_of(request))
     return web.Response(status=200)
 
 
