@@ -26,6 +26,8 @@ LAYERS = {
     "agent.model_settings": 1,
     "agent.resources": 1,
     "agent.onnx_wire": 1,
+    "agent.tools": 1,
+    "agent.tool_settings": 1,
     "agent.media.audio": 1,
     "agent.media.files": 1,
     "agent.torch_parts": 1,
@@ -40,6 +42,7 @@ LAYERS = {
     "agent.voices_shelf": 3,
     "agent.voices_workshop": 3,
     "agent.engines": 3,
+    "agent.attendants": 3,
     "agent.scheduler": 1,
     "agent.fleet.messages": 4,
     "agent.fleet.worker": 4,
@@ -67,6 +70,7 @@ PARTS = {
     "agent.settings": "config",
     "agent.setting_kinds": "config",
     "agent.model_settings": "config",
+    "agent.tool_settings": "config",
     "agent.config": "config",
     "agent.__main__": "command line",
     "agent.bench_command": "command line",
@@ -87,7 +91,13 @@ PARTS = {
 }
 """Modules that are one part without sharing a folder."""
 
-CONFIG = ("agent.config", "agent.settings", "agent.setting_kinds", "agent.model_settings")
+CONFIG = (
+    "agent.config",
+    "agent.settings",
+    "agent.setting_kinds",
+    "agent.model_settings",
+    "agent.tool_settings",
+)
 ISLANDS = ("agent.media", "agent.duplex", "agent.vocoder", "agent.realtime", "agent.telemetry")
 ENGINE_SIDE = (
     "agent.duplex",
