@@ -250,6 +250,8 @@ CallMode: TypeAlias = Literal["duplex", "half_duplex"]
 Modality: TypeAlias = Literal["audio", "text"]
 SoundFormat: TypeAlias = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
 """PCM16 little-endian at 24 kHz; G.711 µ-law and A-law at 8 kHz. All mono."""
+ToolChannel: TypeAlias = Literal["native", "side"]
+"""Who decides that a function is called: the engine in the conversation, or a chat beside it."""
 Wire: TypeAlias = Literal["webrtc", "websocket"]
 """How a client is connected: sound as media beside the events, or inside of them."""
 
@@ -317,6 +319,7 @@ class SessionSettings:
     early_units: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
+    tool_channel: ToolChannel = "native"
     max_output_tokens: int | None = None
     transcription: Transcription | None = None
     input_format: SoundFormat = "audio/pcm"
@@ -476,6 +479,8 @@ class Abilities:
     recordings: bool = False
     """A message may hold sound (`AddAudio`)."""
     tools: bool = False
+    side_tools: bool = False
+    """Functions can be called beside the conversation (`tool_channel` "side")."""
     transcription: bool = False
     text_to_speech: bool = False
     """It reads texts aloud (`SpeechRequest`), and speaks its chat answers where that is asked."""
