@@ -134,6 +134,31 @@ def test_eager_and_patient_streams_are_as_long() -> None:
     assert len(np.concatenate(eager)) == 960 * 77
 
 
+def test_the_last_hop_of_an_eager_turn_is_one_chunk_where_the_end_comes_with_it() -> None:
+    vocoder = _token2wav(StreamSettings(eager=True))
+    stream = vocoder.open(_voice())
+    (first,) = stream.accept(TOKENS[:25], last=False)
+    assert (first.count, first.final) == (25, False), "three of them are the lead"
+    (end,) = stream.accept(TOKENS[25:50], last=True)
+    assert (end.count, end.tokens, end.final) == (28, tuple(TOKENS[22:50]), True)
+    assert end.count == vocoder.settings.most_tokens(3)
+    patient = _token2wav(StreamSettings()).open(_voice())
+    patient.accept(TOKENS[:25], last=False)
+    assert [one.count for one in patient.accept(TOKENS[25:50], last=True)] == [25, 3]
+
+
+def test_a_turn_whose_end_comes_with_its_last_tokens_is_as_long_and_begins_alike() -> None:
+    vocoder = _token2wav(StreamSettings(eager=True))
+    stream, other = vocoder.open(_voice()), vocoder.open(_voice())
+    at_once = [stream.say(TOKENS[:25], last=False), stream.say(TOKENS[25:50], last=True)]
+    apart = [other.push(TOKENS[:25]), other.push(TOKENS[25:50]), other.finish()]
+    whole, parts = np.concatenate(at_once), np.concatenate(apart)
+    assert len(whole) == len(parts) == 960 * 50
+    before = 960 * 22 - _held_samples()
+    _same(whole[:before], parts[:before])
+    assert np.abs(whole[before:]).max() > 0
+
+
 @pytest.mark.parametrize(
     "fields", [{"first_hop_tokens": 3}, {"hop_tokens": 51}, {"hop_tokens": 4, "eager": True}]
 )

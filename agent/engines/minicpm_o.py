@@ -152,9 +152,10 @@ def _weights(
 def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallParts:
     """With a voice: that of the vocoder, and those that are cloned."""
     model = parts.runner.model
-    vocoder, voices = load_voice(settings, assets / "ref_audio", model.target.device)
+    turns, device = parts.runner.slots.count, model.target.device
+    vocoder, voices = load_voice(settings, assets / "ref_audio", device, turns)
     heard = HeardVoices(model, voices)
-    _warm(vocoder, heard, lengths=model.target.device.type == "cuda")
+    _warm(vocoder, heard, lengths=device.type == "cuda")
     runner = parts.runner
     if runner.lanes:
         eager = EagerLane(model, runner.slots)

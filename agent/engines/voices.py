@@ -149,9 +149,10 @@ def _damaged(voice_id: str) -> RequestError:
 
 
 def load_voice(
-    settings: VoiceSettings, built_in: Path, device: torch.device
+    settings: VoiceSettings, built_in: Path, device: torch.device, turns: int = 1
 ) -> tuple[VoicedVocoder[Any], StoredVoices]:
-    """The vocoder, and its voices with all prepared that was not. CheckpointError, ConfigError."""
+    """The vocoder, with room for so many turns at once, and its voices with all prepared that was
+    not. CheckpointError, ConfigError."""
     store, fit = VoiceStore(settings.voices, built_in), FITS[settings.name]
     try:
         refused = prepare_voices(store, store.voices(), settings.folder, fit, device)
@@ -163,7 +164,7 @@ def load_voice(
     if not voices.ids():
         raise CheckpointError(f"{built_in} and {settings.voices} hold no voice to speak with")
     target = Target(device, _dtype(settings, device))
-    chosen = _vocoder_settings(settings)
+    chosen = _vocoder_settings(settings, turns)
     return load_vocoder(settings.name, settings.folder, chosen, target, voices.prompt), voices
 
 
@@ -179,7 +180,7 @@ def _dtype(settings: VoiceSettings, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _vocoder_settings(settings: VoiceSettings) -> VocoderSettings:
+def _vocoder_settings(settings: VoiceSettings, turns: int) -> VocoderSettings:
     first = settings.first_hop_tokens
     # A call's second of tokens comes at once: all that can be said of it is said at once.
     hops = StreamSettings(first_hop_tokens=first + LEAD_TOKENS, eager=True)
@@ -190,6 +191,8 @@ def _vocoder_settings(settings: VoiceSettings) -> VocoderSettings:
             crossfade=settings.crossfade,
             seed=settings.seed,
             graphs=settings.graphs,
+            # A slot's next turn may begin while the last one is let go of.
+            streams=turns + 1,
             stream=hops,
         ),
         cosyvoice2=Cosyvoice2Settings(

@@ -195,10 +195,10 @@ def machine_of(vocoder: Token2wav, streams: int, recorder: "Recorder") -> "Machi
 
     sounding, flow = vocoder.sounding, vocoder.flow
     assert isinstance(sounding, HiftSound), "the network is known"
-    hops = (vocoder.settings.first_hop_tokens, vocoder.settings.hop_tokens)
+    tokens = vocoder.settings.most_tokens(flow.config.encoder.lookahead_tokens)
     prompt_plus_recent = flow.settings.estimator_memory == "prompt_plus_recent"
     frames = RECENT_FRAMES if prompt_plus_recent else _REFERENCE_FRAMES
     parts = Parts(flow, vocoder.noise, sounding.streaming, sounding.noise)
-    machine = Machine(parts, Capacity(max(hops), frames), streams)
+    machine = Machine(parts, Capacity(tokens, frames), streams)
     machine.record(recorder)
     return machine

@@ -53,7 +53,8 @@ class StreamSettings:
     """How a turn is cut into chunks.
 
     A smaller first hop is heard sooner. `eager` waits for no full hop: of each push it says all
-    that can be said in chunks of at least five tokens, as the reference's duplex mode.
+    that can be said in chunks of at least five tokens, as the reference's duplex mode; and where
+    the turn ends with a push, its last hop is not made in two for what it had only looked at.
     """
 
     first_hop_tokens: int = 25
@@ -70,6 +71,10 @@ class StreamSettings:
                 )
         if self.eager and self.hop_tokens < _LEAST_EAGER_TOKENS:
             raise ValueError(f"hop_tokens is {self.hop_tokens}, too little for eager chunks")
+
+    def most_tokens(self, lookahead: int) -> int:
+        """What a chunk has at most."""
+        return max(self.first_hop_tokens, self.hop_tokens) + (lookahead if self.eager else 0)
 
 
 class Sounding(Protocol):
@@ -306,7 +311,7 @@ class Token2wavStream:
             raise VocoderError(self._failure or "this turn is over, or has failed")
         self._waiting += tokens
         self._received += len(tokens)
-        chunks = list(self._due_chunks())
+        chunks = [] if last and self._ends_at_once else list(self._due_chunks())
         if last:
             self._over = True
             if self._received:
@@ -341,6 +346,12 @@ class Token2wavStream:
     def _machine(self) -> Machine:
         assert self._shared.machine is not None, "its state is the machine's"
         return self._shared.machine
+
+    @property
+    def _ends_at_once(self) -> bool:
+        """Whether all that waits is one chunk, now that nothing follows."""
+        ahead = self._shared.flow.config.encoder.lookahead_tokens
+        return self._shared.settings.eager and len(self._waiting) <= self._next_hop + ahead
 
     def _due_chunks(self) -> Iterator[Chunk]:
         """Each full hop that waits."""

@@ -59,7 +59,8 @@ class ModuleMachine:
         settings = self.vocoder.settings
         flow = self.vocoder.flow.settings
         frames = 300 if flow.estimator_memory == "reference" else 100
-        capacity = Capacity(max(settings.first_hop_tokens, settings.hop_tokens), frames)
+        ahead = self.vocoder.flow.config.encoder.lookahead_tokens
+        capacity = Capacity(settings.most_tokens(ahead), frames)
         reach = Reach.of_causal() if self.causal else Reach.of_classic(HiftStreamSettings())
         self.rules = Rules(
             capacity, layout_of(capacity), reach, flow.estimator_memory, flow.noise_place
