@@ -104,7 +104,8 @@ def test_tools_that_changed_since_stay(call: Watched) -> None:
     refused = update(call, "a", instructions="One.", tools=[{"name": "old"}])
     call.send("session.update", session={"tools": [{"name": "new"}]})
     call.send("session.update", session={"tools": [{"name": "newest"}]})
-    assert refuse(call, refused)[1]["session"]["tools"] == [{"name": "newest"}]
+    (tool,) = refuse(call, refused)[1]["session"]["tools"]
+    assert tool == {"type": "function", "name": "newest", "parameters": {}}
 
 
 def test_a_refusal_that_turns_detection_off_again_ends_the_speech(call: Watched) -> None:

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from agent.config import Config
 from agent.errors import RequestError, UnsupportedError
 from agent.realtime import Limits, RealtimeCall, parse_opening, parse_session, session_object
-from agent.types import Abilities, SessionSettings, TurnDetection
+from agent.types import Abilities, SessionSettings, Tool, Transcription, TurnDetection
 from tests.rig.realtime_schema import check_event
 
 BASE = SessionSettings(model="echo", instructions="Be kind.", voice="anna")
@@ -53,19 +53,22 @@ def test_the_first_update_of_the_agents_sdk_is_served() -> None:
             },
             "output": {"format": audio_format, "speed": 1, "voice": "marin"},
         },
-        "tools": [{"type": "function", "name": "f", "parameters": {}}],
+        "tools": [],
         "tool_choice": "auto",
     }
     settings = parsed(session)
     assert settings.turn_detection == TurnDetection(kind="semantic_vad")
     expected = replace(
-        BASE, instructions="You are a guide.", turn_detection=settings.turn_detection
+        BASE,
+        instructions="You are a guide.",
+        turn_detection=settings.turn_detection,
+        transcription=Transcription("gpt-4o-mini-transcribe"),
     )
     assert settings == expected
     echoed = told(settings)
     assert (echoed["model"], echoed["tools"]) == ("echo", [])
     assert echoed["audio"]["output"]["voice"] == "anna"
-    assert "transcription" not in echoed["audio"]["input"]
+    assert echoed["audio"]["input"]["transcription"] == {"model": "gpt-4o-mini-transcribe"}
 
 
 def test_what_is_told_back_can_be_sent_again() -> None:
@@ -129,13 +132,7 @@ def test_turn_detection_is_off_when_null_and_kept_when_absent() -> None:
     assert merged == TurnDetection(threshold=0.9, silence_duration_ms=900)
 
 
-def test_abilities_show_in_the_session() -> None:
-    able = Abilities(tools=True, transcription=True)
-    session = session_object(BASE, able, "sess_1", [{"type": "function", "name": "f"}])
-    event = {"type": "session.created", "event_id": "event_1", "session": session}
-    checked = check_event(event)["session"]
-    assert checked["tools"] == [{"type": "function", "name": "f"}]
-    assert checked["audio"]["input"]["transcription"] == {"model": "echo"}
+def test_a_session_without_a_voice_names_none() -> None:
     assert "voice" not in told(replace(BASE, voice=""))["audio"]["output"]
 
 
@@ -281,17 +278,17 @@ def test_a_client_may_send_back_the_session_it_was_given(abilities: Abilities) -
 TOOL = {"type": "function", "name": "f", "parameters": {}}
 
 
-@pytest.mark.parametrize(("able", "shown"), [(True, [TOOL]), (False, [])])
-def test_tools_of_the_offer_are_those_of_an_update(able: bool, shown: list[object]) -> None:
-    abilities = Abilities(tools=able)
+def test_tools_of_the_offer_are_those_of_an_update() -> None:
+    abilities = Abilities(tools=True)
     document = {"type": "realtime", "instructions": "Hi.", "tools": [TOOL]}
-    settings, tools = parse_opening(document, BASE, abilities, Limits())
-    opened = RealtimeCall("rtc_1", settings, abilities, Limits(), tools)
+    settings = parse_opening(document, BASE, abilities, Limits())
+    opened = RealtimeCall("rtc_1", settings, abilities, Limits())
     updated = RealtimeCall("rtc_2", BASE, abilities)
     updated.receive(json.dumps({"type": "session.update", "session": document}))
-    assert opened.session["tools"] == updated.session["tools"] == shown
-    assert opened.settings == updated.settings == replace(BASE, instructions="Hi.")
-    assert parse_opening({}, BASE, abilities, Limits()) == (BASE, ())
+    assert opened.session["tools"] == updated.session["tools"] == [TOOL]
+    assert opened.settings == updated.settings
+    assert opened.settings == replace(BASE, instructions="Hi.", tools=(Tool("f"),))
+    assert parse_opening({}, BASE, abilities, Limits()) == BASE
 
 
 @pytest.mark.parametrize(

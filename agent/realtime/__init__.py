@@ -1,7 +1,7 @@
 """OpenAI Realtime (GA) without sockets: client events in, server events and actions out.
 
 `RealtimeCall` is one call. The HTTP layer reads the session that came with an offer by
-`parse_opening`, and hands the settings and tools in it to the call.
+`parse_opening`, and hands the settings in it to the call.
 """
 
 from agent.realtime.call import RealtimeCall

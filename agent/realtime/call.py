@@ -6,9 +6,9 @@ what the client is to be told and what is to be done comes out as a `Reaction`.
 
 import math
 from collections import deque
-from collections.abc import Sequence
 
 from agent.errors import AgentError, CapacityError, RequestError
+from agent.realtime import transcripts
 from agent.realtime.client_events import check_values, client_event_id, read_message
 from agent.realtime.events import Event, error_event, new_id, server_event
 from agent.realtime.fields import Fields
@@ -45,6 +45,7 @@ from agent.types import (
     UpdateSettings,
     UserText,
     UserTextFailed,
+    Wire,
 )
 
 DEFAULT_LIMITS = Limits()
@@ -67,12 +68,11 @@ class RealtimeCall:
         settings: SessionSettings,
         abilities: Abilities,
         limits: Limits = DEFAULT_LIMITS,
-        tools: Sequence[object] = (),
+        wire: Wire = "webrtc",
     ) -> None:
-        """`settings` and `tools` are what `parse_opening` gave, or the defaults."""
+        """`settings` are what `parse_opening` gave, or the defaults."""
         self.call_id = call_id
-        self._call = CallState(settings, abilities, limits)
-        self._call.tools = tuple(tools)
+        self._call = CallState(settings, abilities, limits, wire)
         self._commands: deque[tuple[Command, str]] = deque(maxlen=limits.max_commands)
 
     @property
@@ -147,9 +147,9 @@ class RealtimeCall:
             case Listened():
                 return Reaction()
             case UserText():
-                return self._call.tell(self._transcribed(event))
+                return self._call.tell(transcripts.completed(self._call.items, event))
             case UserTextFailed():
-                return Reaction()
+                return self._call.tell(transcripts.failed(self._call.items, event))
             case UnitReport():
                 return self._call.tell([_unit_event(event)])
             case _:
@@ -181,6 +181,13 @@ class RealtimeCall:
         return command
 
     # ---- the loudspeaker ----------------------------------------------------------------------
+
+    def speech_sent(self, turn: int, data: bytes) -> Reaction:
+        """The next sound of `turn`, in the output format, goes out inside of an event.
+
+        To be told in the order in which it is sent, the last of it before `playout_drained`.
+        """
+        return self._call.tell(self._call.responses.speech_sent(turn, data))
 
     def playout_started(self, turn: int) -> Reaction:
         """The first sample of `turn` was pulled (or the next one, after an underrun)."""
@@ -244,26 +251,10 @@ class RealtimeCall:
             case SpeechAudio(turn=turn, start=start, samples=samples):
                 self._call.spoke = True
                 return responses.sound(turn, start + len(samples))
-            case TurnEnded(turn=turn, reason=reason):
-                return responses.ended(turn, reason)
+            case TurnEnded():
+                return responses.ended(event)
             case ToolCalled():
-                return responses.tool_called(event)
-
-    def _transcribed(self, event: UserText) -> list[Event]:
-        """An engine that does not know the item's id means what was said last."""
-        items = self._call.items
-        item = items.get(event.item_id) if event.item_id in items else items.last_speech()
-        if not isinstance(item, UserSpeechItem):
-            return []
-        item.transcript = event.text
-        completed = server_event(
-            "conversation.item.input_audio_transcription.completed",
-            item_id=item.id,
-            content_index=0,
-            transcript=event.text,
-            usage={"type": "duration", "seconds": item.duration_s},
-        )
-        return [completed]
+                return responses.tool_called(event, self.settings)
 
     def _engine_failed(self, error: Exception) -> Reaction:
         """What a foreign exception says is for the log, not for the client."""

@@ -10,7 +10,7 @@ from agent.realtime.events import new_id
 from agent.realtime.fields import Fields, wrong_type
 from agent.realtime.items import Item, TextItem, ToolResultItem
 from agent.realtime.limits import Limits
-from agent.realtime.settings import parse_session, parse_tools, voice_name
+from agent.realtime.settings import parse_session, voice_name
 from agent.types import (
     Abilities,
     AddPicture,
@@ -61,13 +61,13 @@ def read_message(message: str | bytes, limits: Limits) -> dict[str, object]:
 
 def parse_opening(
     document: object, base: SessionSettings, abilities: Abilities, limits: Limits
-) -> tuple[SessionSettings, tuple[object, ...]]:
-    """The session object that came with the offer: settings and tools for `RealtimeCall`.
+) -> SessionSettings:
+    """The session object that came with the offer: settings for `RealtimeCall`.
 
     It is held to exactly what `session.update` is held to; `RequestError` for anything else.
     """
     check_values(document, limits)
-    return parse_session(document, base, abilities), parse_tools(document, ())
+    return parse_session(document, base, abilities)
 
 
 def client_event_id(document: dict[str, object]) -> str | None:

@@ -8,6 +8,8 @@ nothing before an item, user speech that is not transcribed.
 import secrets
 from typing import TypeAlias
 
+from agent.types import Usage
+
 Event: TypeAlias = dict[str, object]
 
 
@@ -36,17 +38,19 @@ def error_event(
     return server_event("error", error=error)
 
 
-def no_usage() -> dict[str, object]:
-    """A response's `usage`: tokens are not billed here, yet clients add these numbers up."""
+def usage_object(usage: Usage) -> dict[str, object]:
+    """A response's `usage`: nothing is billed here, yet clients add these numbers up."""
+    taken_in = usage.text_in + usage.audio_in + usage.pictures_in
+    given_out = usage.text_out + usage.audio_out
+    known = {"cached_tokens": usage.cached_in}
     return {
-        "total_tokens": 0,
-        "input_tokens": 0,
-        "output_tokens": 0,
-        "input_token_details": {
-            "text_tokens": 0,
-            "audio_tokens": 0,
-            "image_tokens": 0,
-            "cached_tokens": 0,
-        },
-        "output_token_details": {"text_tokens": 0, "audio_tokens": 0},
+        "total_tokens": taken_in + given_out,
+        "input_tokens": taken_in,
+        "output_tokens": given_out,
+        "input_token_details": _by_kind(usage.text_in, usage.audio_in, usage.pictures_in) | known,
+        "output_token_details": {"text_tokens": usage.text_out, "audio_tokens": usage.audio_out},
     }
+
+
+def _by_kind(text: int, audio: int, pictures: int) -> dict[str, int]:
+    return {"text_tokens": text, "audio_tokens": audio, "image_tokens": pictures}

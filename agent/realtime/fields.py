@@ -4,10 +4,14 @@ Everywhere `null` counts as absent; where it means something, ask `is_null` firs
 """
 
 import math
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard, TypeVar
 
 from agent.errors import RequestError
+
+MAX_BASE64_CHARS = 32 * 1024 * 1024
+"""Far above what a transport takes in one message; its own limits come first."""
 
 Choice = TypeVar("Choice", bound=str)
 Value = TypeVar("Value")
@@ -45,6 +49,10 @@ class Fields:
         value = self._object.get(field)
         return Fields({} if value is None else value, self.name(field))
 
+    def mapping(self, field: str) -> Mapping[str, object]:
+        """The object in `field` as it came; an empty one when absent."""
+        return self.section(field)._object
+
     def text(self, field: str, default: str | None = None, *, most: int = 100_000) -> str:
         """A string of at most `most` characters; required when there is no default."""
         value = self._object.get(field)
@@ -59,6 +67,25 @@ class Fields:
                 code="string_above_max_length",
             )
         return value
+
+    def base64(self, field: str) -> bytes:
+        """What base64 text stands for, at least one byte; required."""
+        text = self.text(field, most=MAX_BASE64_CHARS)
+        try:
+            data = b64decode(text, validate=True)
+        except ValueError as error:
+            raise RequestError(
+                f"The base64 of '{self.name(field)}' is damaged.",
+                param=self.name(field),
+                code="invalid_value",
+            ) from error
+        if not data:
+            raise RequestError(
+                f"'{self.name(field)}' is empty; send it in base64.",
+                param=self.name(field),
+                code="invalid_value",
+            )
+        return data
 
     def flag(self, field: str, default: bool | None = None) -> bool:
         """A boolean; required when there is no default."""

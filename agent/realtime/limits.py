@@ -24,6 +24,8 @@ class Limits:
     max_waiting: int = 1_024
     """Engine events held while an earlier turn waits for its first sample to be played; beyond
     it that turn is closed without waiting."""
+    max_waiting_calls: int = 16
+    """Function calls beside all turns that wait for a response to be done; more are not made."""
     max_commands: int = 64
     """Recent commands whose client `event_id` is known, and recent updates of the session that can
     be taken back, should the engine refuse one."""

@@ -18,10 +18,16 @@ from agent.realtime.client_events import (
 from agent.realtime.events import new_id, server_event
 from agent.realtime.fields import Fields, quoted
 from agent.realtime.items import SpokenItem, UserSpeechItem, added, done
-from agent.realtime.reaction import Action, CancelTurn, ClearPlayout, PlayoutReport, Reaction
-from agent.realtime.settings import parse_session, parse_tools
+from agent.realtime.reaction import (
+    Action,
+    CancelTurn,
+    ClearPlayout,
+    HearAudio,
+    PlayoutReport,
+    Reaction,
+)
+from agent.realtime.settings import parse_session
 from agent.realtime.state import CallState
-from agent.realtime.updates import InForce
 from agent.types import (
     ClearInput,
     CommitInput,
@@ -66,13 +72,14 @@ def update_session(call: CallState, event: Fields) -> Reaction:
             param="session",
             code="missing_required_parameter",
         )
-    before = InForce(call.settings, call.tools)
-    settings = parse_session(document, call.settings, call.abilities, voice_locked=call.spoke)
-    call.tools = parse_tools(document, call.tools)
-    command = UpdateSettings(settings) if settings != call.settings else None
-    call.settings = settings
-    call.updates.add(command, before, InForce(settings, call.tools))
-    actions: tuple[Action, ...] = (command,) if command is not None else ()
+    before = call.settings
+    settings = parse_session(document, before, call.abilities, voice_locked=call.spoke)
+    actions: list[Action] = []
+    if settings != before:
+        command = UpdateSettings(settings)
+        call.settings = settings
+        call.updates.add(command, before)
+        actions.append(command)
     stopped = call.give_up_speech() if settings.turn_detection is None else []
     updated = server_event("session.updated", session=call.session())
     return call.tell([*stopped, updated], *actions)
@@ -81,14 +88,17 @@ def update_session(call: CallState, event: Fields) -> Reaction:
 # ---- audio buffers ----------------------------------------------------------------------------
 
 
-def refuse_append(call: CallState, event: Fields) -> Reaction:
-    """`input_audio_buffer.append`: belongs to the WebSocket transport."""
-    raise RequestError(
-        "Over WebRTC the microphone comes by its media track; do not send "
-        "'input_audio_buffer.append'.",
-        param="type",
-        code="unsupported_over_webrtc",
-    )
+def append_input(call: CallState, event: Fields) -> Reaction:
+    """`input_audio_buffer.append`: the microphone where sound comes inside of events."""
+    if call.wire != "websocket":
+        raise RequestError(
+            "Over WebRTC the microphone comes by its media track; do not send "
+            "'input_audio_buffer.append'.",
+            param="type",
+            code="unsupported_over_webrtc",
+        )
+    coding = call.settings.input_format
+    return Reaction(actions=(HearAudio(event.base64("audio"), coding),))
 
 
 def commit_input(call: CallState, event: Fields) -> Reaction:
@@ -117,11 +127,18 @@ def clear_input(call: CallState, event: Fields) -> Reaction:
 
 def clear_output(call: CallState, event: Fields) -> Reaction:
     """`output_audio_buffer.clear`: `playout_cleared` reports it once the queue is dropped."""
+    if call.wire == "websocket":
+        raise RequestError(
+            "Here the output buffer is the client's own: stop playing, then send "
+            "'response.cancel' and 'conversation.item.truncate'.",
+            param="type",
+            code="unsupported_over_websocket",
+        )
     active, last = call.responses.active, call.responses.last()
     if call.responses.pending_sound():
         actions: list[Action] = [CancelTurn(active.turn)] if active is not None else []
         return call.tell([], *actions, ClearPlayout())
-    return call.tell([last.buffered("cleared")] if last is not None else [])
+    return call.tell(last.buffered("cleared") if last is not None else [])
 
 
 # ---- conversation items -----------------------------------------------------------------------
@@ -218,7 +235,11 @@ def cancel_response(call: CallState, event: Fields) -> Reaction:
     """`response.cancel`: done at once; what is queued plays out unless it is cleared too."""
     response_id = event.text("response_id", "", most=256) or None
     response = call.responses.to_cancel(response_id)
-    return call.tell(call.responses.cancel(response), CancelTurn(response.turn))
+    actions: list[Action] = [CancelTurn(response.turn)]
+    if call.wire == "websocket":
+        # What is queued here would come after `response.done`.
+        actions.append(ClearPlayout())
+    return call.tell(call.responses.cancel(response), *actions)
 
 
 # ---- our extension ----------------------------------------------------------------------------
@@ -254,7 +275,7 @@ def note_playout(call: CallState, event: Fields) -> Reaction:
 
 OBEY: dict[str, Obey] = {
     "session.update": update_session,
-    "input_audio_buffer.append": refuse_append,
+    "input_audio_buffer.append": append_input,
     "input_audio_buffer.commit": commit_input,
     "input_audio_buffer.clear": clear_input,
     "output_audio_buffer.clear": clear_output,

@@ -1,16 +1,17 @@
-"""One response: one turn of the agent as the protocol tells it.
+"""One response: one turn of the agent, or one function call of its own, as the protocol tells it.
 
 The chain of events is fixed (a client builds its history from it); this class knows what each
 link looks like, `Responses` knows when it is due.
 """
 
+import base64
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from agent.realtime.events import Event, new_id, no_usage, server_event
+from agent.realtime.events import Event, new_id, server_event, usage_object
 from agent.realtime.items import Item, SpokenItem, ToolCallItem, added, done
-from agent.realtime.settings import speech_output
-from agent.types import SessionSettings, TurnEndReason
+from agent.realtime.settings import speech_output, token_limit
+from agent.types import SessionSettings, TurnEndReason, Usage, Wire
 
 Status: TypeAlias = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
 StopReason: TypeAlias = Literal["turn_detected", "client_cancelled", "max_output_tokens"]
@@ -19,24 +20,31 @@ Buffer: TypeAlias = Literal["empty", "playing", "stopped"]
 
 @dataclass(slots=True)
 class Response:
-    """A turn under way or over; `buffer` says whether its sound is still to come, on, or over."""
+    """A turn under way or over; `buffer` says whether its sound is still to come, on, or over.
+
+    Its message joins the conversation with the first word or sound: a turn that only calls a
+    function has none.
+    """
 
     turn: int
     item: SpokenItem
     settings: SessionSettings
     conversation_id: str
+    wire: Wire = "webrtc"
     metadata: dict[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: new_id("resp"))
     status: Status = "in_progress"
     stop_reason: StopReason | None = None
     error_code: str | None = None
     ended: TurnEndReason | None = None
+    usage: Usage = field(default_factory=Usage)
     buffer: Buffer = "empty"
     drained: bool = False
     lost_ms: int = 0
     """Sound up to here was dropped before its turn to play."""
     previous_id: str | None = None
-    tools: list[ToolCallItem] = field(default_factory=list)
+    output: list[Item] = field(default_factory=list)
+    """Its items, each at its `output_index`."""
 
     @property
     def closed(self) -> bool:
@@ -44,14 +52,25 @@ class Response:
         return self.status != "in_progress"
 
     @property
+    def has_message(self) -> bool:
+        """Whether its message was announced."""
+        return self.item in self.output
+
+    @property
     def live(self) -> bool:
         """Whether text goes out as it comes: text at once, speech from its first sample on."""
         return self.item.shape == "text" or self.buffer != "empty"
 
     @property
-    def waits_for_sound(self) -> bool:
-        """Whether all is generated and only the first sample has yet to be played."""
-        return not self.closed and self.ended is not None and not self.live
+    def waits(self) -> bool:
+        """Whether all is generated and only playout is behind.
+
+        Where sound has a track of its own, its first sample must have been played; where it comes
+        inside of events, its last one must have been sent.
+        """
+        if self.closed or self.ended is None or self.item.shape == "text":
+            return False
+        return not self.drained if self.wire == "websocket" else self.buffer == "empty"
 
     @property
     def pending_sound(self) -> bool:
@@ -60,12 +79,17 @@ class Response:
 
     # ---- the links of the chain ---------------------------------------------------------------
 
-    def opening(self) -> list[Event]:
-        """`response.created` up to the item; the content part follows when its type is known."""
+    def created(self) -> Event:
+        """`response.created`."""
+        return server_event("response.created", response=self.document())
+
+    def message_added(self, previous_id: str | None) -> list[Event]:
+        """The message joins the conversation; its content part follows when its type is known."""
+        self.previous_id = previous_id
+        self.output.append(self.item)
         return [
-            server_event("response.created", response=self.document()),
-            self._output_item("response.output_item.added", 0, self.item),
-            added(self.item, self.previous_id),
+            self._output_item("response.output_item.added", self.item),
+            added(self.item, previous_id),
         ]
 
     def part_added(self) -> Event:
@@ -77,35 +101,50 @@ class Response:
         name = "text" if self.item.shape == "text" else "audio_transcript"
         return self._content(f"response.output_{name}.delta", delta=text)
 
-    def buffered(self, what: Literal["started", "stopped", "cleared"]) -> Event:
-        """`output_audio_buffer.*`."""
-        return server_event(f"output_audio_buffer.{what}", response_id=self.id)
+    def audio_delta(self, data: bytes) -> Event:
+        """A piece of sound, in the session's output format."""
+        delta = base64.b64encode(data).decode("ascii")
+        return self._content("response.output_audio.delta", delta=delta)
+
+    def buffered(self, what: Literal["started", "stopped", "cleared"]) -> list[Event]:
+        """`output_audio_buffer.*`, where there is such a buffer: not inside of events."""
+        if self.wire == "websocket":
+            return []
+        return [server_event(f"output_audio_buffer.{what}", response_id=self.id)]
 
     def closing(self) -> list[Event]:
         """From the end of the content to `response.done`; call `finish` first."""
-        events = self._content_closing() if self.item.shape != "undecided" else []
-        events.append(self._output_item("response.output_item.done", 0, self.item))
-        events.append(done(self.item, self.previous_id))
-        events.append(self.finished())
-        return events
+        events: list[Event] = []
+        if self.has_message:
+            events += self._content_closing() if self.item.shape != "undecided" else []
+            events.append(self._output_item("response.output_item.done", self.item))
+            events.append(done(self.item, self.previous_id))
+        return [*events, self.finished()]
 
     def finished(self) -> Event:
         """`response.done`."""
         return server_event("response.done", response=self.document())
 
-    def truncated(self, end_ms: int) -> Event:
-        """`conversation.item.truncated`."""
-        return server_event(
+    def truncated(self, end_ms: int) -> list[Event]:
+        """`conversation.item.truncated`, by the server itself.
+
+        Not where sound comes inside of events: there the client alone knows what was heard, and
+        truncates itself.
+        """
+        if self.wire == "websocket" or not self.has_message:
+            return []
+        event = server_event(
             "conversation.item.truncated",
             item_id=self.item.id,
             content_index=0,
             audio_end_ms=end_ms,
         )
+        return [event]
 
     def tool_call(self, item: ToolCallItem, previous_id: str | None) -> list[Event]:
         """A whole function call: stock clients act on `output_item.done` with its arguments."""
-        self.tools.append(item)
-        index = len(self.tools)
+        index = len(self.output)
+        self.output.append(item)
         where = {
             "response_id": self.id,
             "item_id": item.id,
@@ -113,7 +152,7 @@ class Response:
             "call_id": item.call_id,
         }
         opening = [
-            self._output_item("response.output_item.added", index, item),
+            self._output_item("response.output_item.added", item),
             added(item, previous_id),
         ]
         item.status = "completed"
@@ -123,7 +162,7 @@ class Response:
             *opening,
             server_event(f"{arguments}.delta", delta=text, **where),
             server_event(f"{arguments}.done", arguments=text, name=item.name, **where),
-            self._output_item("response.output_item.done", index, item),
+            self._output_item("response.output_item.done", item),
             done(item, previous_id),
         ]
 
@@ -150,15 +189,15 @@ class Response:
             "output": [],
             "conversation_id": self.conversation_id,
             "output_modalities": list(self.settings.output_modalities),
+            "max_output_tokens": token_limit(self.settings),
             "audio": {"output": speech_output(self.settings)},
         }
         if self.metadata:
             told["metadata"] = dict(self.metadata)
         if not self.closed:
             return told
-        output: list[Item] = [self.item, *self.tools]
-        told["output"] = [item.content() for item in output]
-        told["usage"] = no_usage()
+        told["output"] = [item.content() for item in self.output]
+        told["usage"] = usage_object(self.usage)
         if self.status != "completed":
             told["status_details"] = self._status_details()
         return told
@@ -187,10 +226,12 @@ class Response:
             type_,
             response_id=self.id,
             item_id=self.item.id,
-            output_index=0,
+            output_index=self.output.index(self.item),
             content_index=0,
             **fields,
         )
 
-    def _output_item(self, type_: str, index: int, item: Item) -> Event:
-        return server_event(type_, response_id=self.id, output_index=index, item=item.content())
+    def _output_item(self, type_: str, item: Item) -> Event:
+        return server_event(
+            type_, response_id=self.id, output_index=self.output.index(item), item=item.content()
+        )

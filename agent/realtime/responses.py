@@ -3,7 +3,8 @@
 Two clocks meet here. The engine generates faster than the loudspeaker plays; the documented order
 puts `output_audio_buffer.started` before the first word of the transcript. So words wait for the
 first sample, and a turn that is generated to its end before it is heard waits with its closing,
-and the turn after it waits behind it.
+and the turn after it waits behind it. Where sound comes inside of events, a response is open until
+its last sample was sent.
 """
 
 from collections import OrderedDict, deque
@@ -11,11 +12,11 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from agent.errors import RequestError
-from agent.realtime.events import Event, new_id
+from agent.realtime.events import Event, error_event, new_id
 from agent.realtime.items import Items, SpokenItem, ToolCallItem
 from agent.realtime.limits import Limits
 from agent.realtime.response import Response, Status, StopReason
-from agent.types import SPEECH_RATE_HZ, Interrupt, SessionSettings, ToolCalled, TurnEndReason
+from agent.types import SPEECH_RATE_HZ, Interrupt, SessionSettings, ToolCalled, TurnEnded, Wire
 
 Step: TypeAlias = Callable[[], list[Event]]
 ClearReason: TypeAlias = Literal["turn_detected", "client_cancelled"]
@@ -24,15 +25,17 @@ ClearReason: TypeAlias = Literal["turn_detected", "client_cancelled"]
 class Responses:
     """All responses that may still be generated or played; older ones are forgotten."""
 
-    def __init__(self, items: Items, limits: Limits) -> None:
+    def __init__(self, items: Items, limits: Limits, wire: Wire) -> None:
         self._items = items
         self._limits = limits
+        self._wire = wire
         self._conversation_id = new_id("conv")
         self._by_turn: OrderedDict[int, Response] = OrderedDict()
         self._active: Response | None = None
         self._playing: Response | None = None
         self._newest_turn = 0
         self._held: deque[tuple[int, Step]] = deque()
+        self._calls: deque[tuple[ToolCalled, SessionSettings]] = deque()
         self.next_metadata: dict[str, str] = {}
         """`metadata` of the `response.create` that asked for the next response."""
 
@@ -90,13 +93,23 @@ class Responses:
         """The turn has sound up to `end_samples` (24 kHz)."""
         return self._in_order(turn, lambda: self._sound(turn, end_samples))
 
-    def ended(self, turn: int, reason: TurnEndReason) -> list[Event]:
+    def ended(self, end: TurnEnded) -> list[Event]:
         """Nothing more will be generated for the turn."""
-        return self._in_order(turn, lambda: self._end(turn, reason))
+        return self._in_order(end.turn, lambda: self._end(end))
 
-    def tool_called(self, call: ToolCalled) -> list[Event]:
-        """The agent calls a function within its turn."""
-        return self._in_order(call.turn, lambda: self._call_tool(call))
+    def tool_called(self, call: ToolCalled, settings: SessionSettings) -> list[Event]:
+        """The agent calls a function within its turn, or beside all turns.
+
+        Beside them it is a response of its own, as soon as no other is open; beyond
+        `limits.max_waiting_calls` the newest is not made, and an error says so.
+        """
+        if call.turn:
+            return self._in_order(call.turn, lambda: self._call_tool(call))
+        if len(self._calls) >= self._limits.max_waiting_calls:
+            message = f"The function '{call.name}' is not called: too many calls wait already."
+            return [error_event(message, kind="server_error", code="too_many_function_calls")]
+        self._calls.append((call, settings))
+        return self._release()
 
     # ---- what the loudspeaker does ------------------------------------------------------------
 
@@ -113,13 +126,28 @@ class Responses:
             events += self._stop(self._playing)
         return events + self._start_playing(response) + self._release()
 
+    def speech_sent(self, turn: int, data: bytes) -> list[Event]:
+        """Sound of the turn goes to the client inside of an event.
+
+        Nothing of a response that is done: its client has closed that book.
+        """
+        events = self.playout_started(turn)
+        response = self._by_turn.get(turn)
+        if response is None or response.closed or response.item.shape != "audio" or not data:
+            return events
+        return [*events, response.audio_delta(data)]
+
     def playout_drained(self, turn: int) -> list[Event]:
         """The queue ran empty; reported once nothing more can come."""
         response = self._by_turn.get(turn)
         if response is None or response.buffer != "playing":
             return []
         response.drained = True
-        return self._stop(response) if response.closed else []
+        if response.closed:
+            return self._stop(response)
+        if self._wire == "websocket" and response.ended is not None:
+            return self._complete(response) + self._release()
+        return []
 
     def playout_cleared(self, turn: int, heard_ms: int, reason: ClearReason) -> list[Event]:
         """All that was queued is dropped; the user heard `heard_ms` of `turn`, and nothing of
@@ -128,7 +156,7 @@ class Responses:
         events += self._clear(turn, heard_ms, reason)
         while self._active is not None and self._active.buffer == "empty":
             self._active.lost_ms = self._active.item.generated_ms
-            if not self._active.waits_for_sound:
+            if not self._active.waits:
                 break
             events += self._clear(self._active.turn, 0, reason)
         return events
@@ -184,20 +212,26 @@ class Responses:
 
     def _must_wait(self, turn: int) -> bool:
         active = self._active
-        return active is not None and active.waits_for_sound and turn > active.turn
+        return active is not None and active.waits and turn > active.turn
 
     def _release(self) -> list[Event]:
         events: list[Event] = []
         while self._held and not self._must_wait(self._held[0][0]):
             _, step = self._held.popleft()
             events += step()
+        while self._calls and self._active is None and not self._held:
+            events += self._call_beside(*self._calls.popleft())
         return events
 
     def _drop_waiting_before(self, turn: int) -> list[Event]:
-        """Turns are played in order: one that still waits when a later one plays was dropped."""
+        """Turns are played in order: one that still waits when a later one plays was sent to its
+        end, or dropped if none of it was."""
         events: list[Event] = []
         while self._active is not None and self._must_wait(turn):
-            events += self._clear(self._active.turn, 0, "turn_detected")
+            if self._active.buffer == "playing":
+                events += self._complete(self._active) + self._release()
+            else:
+                events += self._clear(self._active.turn, 0, "turn_detected")
         return events
 
     # ---- steps --------------------------------------------------------------------------------
@@ -210,23 +244,22 @@ class Responses:
         if self._active is not None:
             events += self._close(self._active, "cancelled", "turn_detected")
         response = self._new_response(turn, settings)
-        events += response.opening()
+        response.metadata, self.next_metadata = self.next_metadata, {}
         if settings.output_modalities == ("text",):
             response.item.shape = "text"
-            events.append(response.part_added())
-        return events
+        self._keep(response)
+        return [*events, response.created()]
 
     def _new_response(self, turn: int, settings: SessionSettings) -> Response:
         item = SpokenItem(new_id("item"), self._limits)
-        response = Response(turn, item, settings, self._conversation_id, self.next_metadata)
-        response.previous_id = self._items.add(item)
-        self.next_metadata = {}
-        self._active = self._by_turn[turn] = response
+        return Response(turn, item, settings, self._conversation_id, self._wire)
+
+    def _keep(self, response: Response) -> None:
+        self._active = self._by_turn[response.turn] = response
         if len(self._by_turn) > self._limits.max_responses:
             _, forgotten = self._by_turn.popitem(last=False)
             forgotten.silence()
             self._forget_playing(forgotten)
-        return response
 
     def _open(self, turn: int) -> Response | None:
         """The active response if it is that turn's and still being generated."""
@@ -239,8 +272,16 @@ class Responses:
         response = self._open(turn)
         if response is None or not text:
             return []
+        events = self._announce(response)
         response.item.say(text)
-        return [response.delta(text)] if response.live else []
+        return [*events, response.delta(text)] if response.live else events
+
+    def _announce(self, response: Response) -> list[Event]:
+        """The message joins the conversation with its first word or sound."""
+        if response.has_message:
+            return []
+        events = response.message_added(self._items.add(response.item))
+        return [*events, response.part_added()] if response.item.shape == "text" else events
 
     def _sound(self, turn: int, end_samples: int) -> list[Event]:
         response = self._open(turn)
@@ -251,16 +292,16 @@ class Responses:
         response.drained = False
         return self._decide_audio(response)
 
-    def _end(self, turn: int, reason: TurnEndReason) -> list[Event]:
-        response = self._open(turn)
+    def _end(self, end: TurnEnded) -> list[Event]:
+        response = self._open(end.turn)
         if response is None:
             return []
-        response.ended = reason
+        response.ended, response.usage = end.reason, end.usage
         dropped = 0 < response.item.generated_ms <= response.lost_ms
-        if reason == "interrupted" or dropped:
+        if end.reason == "interrupted" or dropped:
             return self._close(response, "cancelled", "turn_detected")
         events = self._decide_text(response)
-        if response.item.shape == "audio" and response.buffer == "empty":
+        if response.item.shape == "audio" and response.waits:
             return events
         return events + self._complete(response)
 
@@ -272,12 +313,12 @@ class Responses:
             return []
         response.silence()
         self._forget_playing(response)
-        events = [response.buffered("cleared")]
+        events = response.buffered("cleared")
         if response.item.shape == "text":
             return events + self._close(response, "cancelled", reason) + self._release()
         end_ms = response.item.cut(heard_ms)
         events += self._close(response, "cancelled", reason)
-        events.append(response.truncated(end_ms))
+        events += response.truncated(end_ms)
         return events + self._release()
 
     def _call_tool(self, call: ToolCalled) -> list[Event]:
@@ -287,16 +328,24 @@ class Responses:
         item = ToolCallItem(new_id("item"), call.call_id, call.name, call.arguments)
         return response.tool_call(item, self._items.add(item))
 
+    def _call_beside(self, call: ToolCalled, settings: SessionSettings) -> list[Event]:
+        """A response that is nothing but this call."""
+        response = self._new_response(0, settings)
+        item = ToolCallItem(new_id("item"), call.call_id, call.name, call.arguments)
+        events = [response.created(), *response.tool_call(item, self._items.add(item))]
+        response.finish("completed")
+        return [*events, response.finished()]
+
     def _start_playing(self, response: Response) -> list[Event]:
         events = [] if response.closed else self._decide_audio(response)
         response.buffer = "playing"
         self._playing = response
-        events.append(response.buffered("started"))
+        events += response.buffered("started")
         if response.closed:
             return events
         if response.item.shape == "audio":
             events += [response.delta(text) for _, text in response.item.pieces]
-        if response.ended is not None:
+        if response.ended is not None and not response.waits:
             events += self._complete(response)
         return events
 
@@ -304,8 +353,9 @@ class Responses:
         """The first sound makes the content part an audio part."""
         if response.item.shape != "undecided":
             return []
+        events = self._announce(response)
         response.item.shape = "audio"
-        return [response.part_added()]
+        return [*events, response.part_added()]
 
     def _decide_text(self, response: Response) -> list[Event]:
         """A turn that ends without a sound was text."""
@@ -340,7 +390,7 @@ class Responses:
         if response.buffer != "playing":
             return []
         response.silence()
-        return [response.buffered("stopped")]
+        return response.buffered("stopped")
 
     def _forget_playing(self, response: Response) -> None:
         if self._playing is response:

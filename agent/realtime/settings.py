@@ -4,22 +4,18 @@
 with its dotted path, and nothing has changed.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from agent.errors import RequestError, UnsupportedError
 from agent.realtime.fields import Fields, wrong_type
+from agent.realtime.session_audio import format_object, input_object, parse_format, parse_input
+from agent.realtime.tools import choice_object, parse_tools, tool_objects
 from agent.types import (
     Abilities,
     CallMode,
-    Eagerness,
     Modality,
     SessionSettings,
-    TurnDetection,
 )
-
-SPEECH_FORMAT: dict[str, object] = {"type": "audio/pcm", "rate": 24_000}
-"""What the session object names as its format; on WebRTC the SDP decides the real codec."""
 
 OPENAI_VOICES = frozenset(
     {"alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"}
@@ -27,8 +23,9 @@ OPENAI_VOICES = frozenset(
 )
 """Names that stock clients send by default: one that the engine has not got changes nothing."""
 
+MAX_OUTPUT_TOKENS = 65_536
+
 MODALITIES: tuple[Modality, ...] = ("audio", "text")
-EAGERNESS: tuple[Eagerness, ...] = ("low", "medium", "high", "auto")
 MODES: tuple[CallMode, ...] = ("duplex", "half_duplex")
 
 
@@ -57,26 +54,19 @@ def parse_session(
         base,
         instructions=session.text("instructions", base.instructions),
         output_modalities=_modalities(session, base, abilities),
-        turn_detection=_turn_detection(audio.section("input"), base.turn_detection),
+        max_output_tokens=parse_token_limit(session, base.max_output_tokens),
         voice=_voice(audio.section("output"), base.voice, abilities, locked=voice_locked),
+        output_format=parse_format(audio.section("output"), base.output_format),
     )
+    changed = parse_input(audio.section("input"), changed)
+    changed = parse_tools(session, changed, abilities)
     return _extension(session.section("voice_agent"), changed, abilities)
-
-
-def parse_tools(document: object, base: Sequence[object]) -> tuple[object, ...]:
-    """The session's tools: those of `document` if it has any say, else `base`; `[]` clears."""
-    session = Fields(document, "session")
-    if session.raw("tools") is None:
-        return tuple(base)
-    session.objects("tools")
-    return tuple(session.items("tools"))
 
 
 def session_object(
     settings: SessionSettings,
     abilities: Abilities,
     session_id: str,
-    tools: Sequence[object] = (),
 ) -> dict[str, object]:
     """The session as it is in force, in OpenAI's shape plus `voice_agent`, ready for JSON."""
     return {
@@ -87,10 +77,12 @@ def session_object(
         "instructions": settings.instructions,
         "output_modalities": list(settings.output_modalities),
         "audio": {
-            "input": _input_object(settings, abilities),
+            "input": input_object(settings),
             "output": speech_output(settings),
         },
-        "tools": list(tools) if abilities.tools else [],
+        "max_output_tokens": token_limit(settings),
+        "tools": tool_objects(settings.tools),
+        "tool_choice": choice_object(settings.tool_choice),
         "voice_agent": {
             "language": settings.language,
             "prompt_voice": settings.prompt_voice,
@@ -105,10 +97,24 @@ def session_object(
 
 def speech_output(settings: SessionSettings) -> dict[str, object]:
     """`audio.output` of a session or a response: format, and the voice where one is set."""
-    output: dict[str, object] = {"format": dict(SPEECH_FORMAT)}
+    output: dict[str, object] = {"format": format_object(settings.output_format)}
     if settings.voice:
         output["voice"] = settings.voice
     return output
+
+
+def parse_token_limit(asked: Fields, base: int | None) -> int | None:
+    """`max_output_tokens` of a session or a response; None for "inf": as the engine likes."""
+    if asked.raw("max_output_tokens") == "inf":
+        return None
+    if not asked.has("max_output_tokens"):
+        return base
+    return asked.integer("max_output_tokens", least=1, most=MAX_OUTPUT_TOKENS)
+
+
+def token_limit(settings: SessionSettings) -> int | str:
+    """`max_output_tokens` of a session or a response."""
+    return "inf" if settings.max_output_tokens is None else settings.max_output_tokens
 
 
 def voice_name(output: Fields) -> str | None:
@@ -127,16 +133,10 @@ def voice_name(output: Fields) -> str | None:
 def _check_tolerated(session: Fields) -> None:
     """Fields that change nothing here still have to be of their type."""
     session.text("model", "", most=256)
-    session.objects("tools")
     session.items("include")
     session.flag("parallel_tool_calls", True)
-    if not isinstance(session.raw("tool_choice"), str):
-        session.section("tool_choice")
     audio = session.section("audio")
-    audio.section("input").section("format")
     audio.section("input").section("noise_reduction")
-    audio.section("input").section("transcription")
-    audio.section("output").section("format")
     audio.section("output").number("speed", 1.0, least=0.25, most=4.0)
 
 
@@ -157,32 +157,6 @@ def _modalities(
             f"'{param}' is empty; use ['audio'] or ['text'].", param=param, code="invalid_value"
         )
     return tuple(chosen) if abilities.speech else ("text",)
-
-
-def _turn_detection(audio_input: Fields, base: TurnDetection | None) -> TurnDetection | None:
-    if audio_input.is_null("turn_detection"):
-        return None
-    if not audio_input.has("turn_detection"):
-        return base
-    asked = audio_input.section("turn_detection")
-    kind = asked.choice(
-        "type", ("server_vad", "semantic_vad"), base.kind if base is not None else "server_vad"
-    )
-    old = base if base is not None and base.kind == kind else TurnDetection()
-    asked.integer("idle_timeout_ms", 0, least=0, most=3_600_000)
-    return TurnDetection(
-        kind="semantic_vad" if kind == "semantic_vad" else "server_vad",
-        threshold=asked.number("threshold", old.threshold, least=0, most=1),
-        prefix_padding_ms=asked.integer(
-            "prefix_padding_ms", old.prefix_padding_ms, least=0, most=5_000
-        ),
-        silence_duration_ms=asked.integer(
-            "silence_duration_ms", old.silence_duration_ms, least=100, most=10_000
-        ),
-        create_response=asked.flag("create_response", old.create_response),
-        interrupt_response=asked.flag("interrupt_response", old.interrupt_response),
-        eagerness=asked.choice("eagerness", EAGERNESS, old.eagerness),
-    )
 
 
 def _voice(output: Fields, current: str, abilities: Abilities, *, locked: bool) -> str:
@@ -243,33 +217,3 @@ def _prompt_voice(asked: Fields, current: str, abilities: Abilities) -> str:
             code="invalid_value",
         )
     return voice
-
-
-# ---- telling ----------------------------------------------------------------------------------
-
-
-def _input_object(settings: SessionSettings, abilities: Abilities) -> dict[str, object]:
-    audio_input: dict[str, object] = {
-        "format": dict(SPEECH_FORMAT),
-        "turn_detection": _detection_object(settings.turn_detection),
-    }
-    if abilities.transcription:
-        audio_input["transcription"] = {"model": settings.model}
-    return audio_input
-
-
-def _detection_object(detection: TurnDetection | None) -> dict[str, object] | None:
-    if detection is None:
-        return None
-    told: dict[str, object] = {
-        "type": detection.kind,
-        "create_response": detection.create_response,
-        "interrupt_response": detection.interrupt_response,
-    }
-    if detection.kind == "semantic_vad":
-        return told | {"eagerness": detection.eagerness}
-    return told | {
-        "threshold": detection.threshold,
-        "prefix_padding_ms": detection.prefix_padding_ms,
-        "silence_duration_ms": detection.silence_duration_ms,
-    }

@@ -8,8 +8,9 @@ from agent.realtime.limits import Limits
 from agent.realtime.reaction import Action, Reaction
 from agent.realtime.responses import Responses
 from agent.realtime.settings import session_object
+from agent.realtime.transcripts import impossible
 from agent.realtime.updates import Updates
-from agent.types import MIC_RATE_HZ, Abilities, SessionSettings
+from agent.types import MIC_RATE_HZ, Abilities, SessionSettings, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,16 @@ class OpenSpeech:
 class CallState:
     """Settings, items and responses of one call, and the state that the client was told."""
 
-    def __init__(self, settings: SessionSettings, abilities: Abilities, limits: Limits) -> None:
+    def __init__(
+        self, settings: SessionSettings, abilities: Abilities, limits: Limits, wire: Wire
+    ) -> None:
         self.settings = settings
         self.abilities = abilities
         self.limits = limits
-        self.tools: tuple[object, ...] = ()
+        self.wire = wire
         self.updates = Updates(limits.max_commands)
         self.items = Items(limits)
-        self.responses = Responses(self.items, limits)
+        self.responses = Responses(self.items, limits, wire)
         self.opened = False
         self.spoke = False
         """Whether there was sound: from then on the voice stays."""
@@ -64,7 +67,7 @@ class CallState:
 
     def session(self) -> dict[str, object]:
         """The session object in force, ready for JSON."""
-        return session_object(self.settings, self.abilities, self._session_id, self.tools)
+        return session_object(self.settings, self.abilities, self._session_id)
 
     def tell(self, events: list[Event], *actions: Action) -> Reaction:
         """The reaction, with `voice_agent.state` behind it where the state changed."""
@@ -82,7 +85,10 @@ class CallState:
         committed = server_event(
             "input_audio_buffer.committed", previous_item_id=previous_id, item_id=item.id
         )
-        return [committed, added(item, previous_id), done(item, previous_id)]
+        events = [committed, added(item, previous_id), done(item, previous_id)]
+        if self.settings.transcription is not None and not self.abilities.transcription:
+            events.append(impossible(item))
+        return events
 
     def give_up_speech(self) -> list[Event]:
         """Nobody listens for its end any more: it stops, of no length, and becomes no item."""

@@ -3,7 +3,6 @@
 from agent.realtime.events import Event, server_event
 from agent.realtime.reaction import RestoreSettings
 from agent.realtime.state import CallState
-from agent.realtime.updates import InForce
 from agent.types import (
     AddPicture,
     AddText,
@@ -36,11 +35,10 @@ def _restore(
     call: CallState, command: UpdateSettings
 ) -> tuple[list[Event], tuple[RestoreSettings, ...]]:
     """The settings before it, but for what later updates changed; the client hears them all."""
-    held = call.updates.refused(command, InForce(call.settings, call.tools))
-    call.settings, call.tools = held.settings, held.tools
-    stopped = call.give_up_speech() if held.settings.turn_detection is None else []
+    held = call.settings = call.updates.refused(command, call.settings)
+    stopped = call.give_up_speech() if held.turn_detection is None else []
     updated = server_event("session.updated", session=call.session())
-    return [*stopped, updated], (RestoreSettings(held.settings),)
+    return [*stopped, updated], (RestoreSettings(held),)
 
 
 def _take_out(call: CallState, item_id: str) -> list[Event]:

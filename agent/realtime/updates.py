@@ -10,20 +10,12 @@ _Data = TypeVar("_Data")
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """All that `session.update` changes."""
-
-    settings: SessionSettings
-    tools: tuple[object, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Update:
-    """One step; `command` None where the engine is not asked, as for tools alone."""
+    """One step: what the engine is told, and what held before."""
 
-    command: UpdateSettings | None
-    before: InForce
-    after: InForce
+    command: UpdateSettings
+    before: SessionSettings
+    after: SessionSettings
 
 
 class Updates:
@@ -33,13 +25,9 @@ class Updates:
     def __init__(self, most: int) -> None:
         self._steps: deque[_Update] = deque(maxlen=most)
 
-    def add(self, command: UpdateSettings | None, before: InForce, after: InForce) -> None:
-        """The client changed `before` to `after`; the engine is told so by `command`."""
-        if command is None and not self._steps:
-            return
-        if command is None and self._steps[-1].command is None:
-            before = self._steps.pop().before
-        self._steps.append(_Update(command, before, after))
+    def add(self, command: UpdateSettings, before: SessionSettings) -> None:
+        """The client changed `before` to what `command` tells the engine."""
+        self._steps.append(_Update(command, before, command.settings))
 
     def due(self, command: UpdateSettings) -> UpdateSettings:
         """What the engine is to be told instead of `command`, now that its turn has come.
@@ -49,9 +37,9 @@ class Updates:
         at = self._index(command)
         for _ in range(max(at, 0)):
             self._steps.popleft()
-        return UpdateSettings(self._steps[0].after.settings) if at >= 0 else command
+        return UpdateSettings(self._steps[0].after) if at >= 0 else command
 
-    def refused(self, command: UpdateSettings, now: InForce) -> InForce:
+    def refused(self, command: UpdateSettings, now: SessionSettings) -> SessionSettings:
         """What holds without what `command` changed; `now` as it is when that is forgotten."""
         at = self._index(command)
         if at < 0:

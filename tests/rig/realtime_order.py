@@ -4,12 +4,15 @@ A response: created → output_item.added → conversation.item.added → conten
 output_audio_buffer.started → transcript deltas → the closing chain → response.done → (playout)
 output_audio_buffer.stopped or .cleared. A barge-in: cleared → response.done (unless done before)
 → conversation.item.truncated, with nothing in between. The user: speech_started → speech_stopped
-→ committed → item.added → item.done.
+→ committed → item.added → item.done. Of a response that only calls a function there is no message.
+
+On a WebSocket there is no output buffer: `response.output_audio.delta` stands within the open
+content part, and a response is done when its last sample was sent.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Event = Mapping[str, Any]
 
@@ -47,27 +50,50 @@ NEEDS_ITEM = (
     "conversation.item.deleted",
     "conversation.item.input_audio_transcription.",
 )
+TOOL_CHAIN = [
+    "response.output_item.added",
+    "conversation.item.added",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "response.output_item.done",
+    "conversation.item.done",
+]
+MESSAGE_START = OPENING[1:]
 DELTAS = ("response.output_audio_transcript.delta", "response.output_text.delta")
+SOUND = "response.output_audio.delta"
+Wire = Literal["webrtc", "websocket"]
+
+
+@dataclass
+class _Output:
+    """An item of a response."""
+
+    id: str
+    is_call: bool
+    seen: list[str] = field(default_factory=list)
+    text: str = ""
+    audio: bool = False
 
 
 @dataclass
 class _Response:
     id: str
-    item_id: str = ""
-    seen: list[str] = field(default_factory=list)
-    text: str = ""
+    outputs: list[_Output] = field(default_factory=list)
     status: str = "in_progress"
-    audio: bool = False
     buffer: str = "empty"
 
+    @property
+    def message(self) -> _Output | None:
+        return next((output for output in self.outputs if not output.is_call), None)
 
-def check_order(events: Iterable[Event]) -> None:
+
+def check_order(events: Iterable[Event], wire: Wire = "webrtc") -> None:
     """`OrderError` naming the first event that is out of place.
 
     Takes the events of a call from its start, as they came; events of `voice_agent.*` may stand
     anywhere, errors and answers to requests anywhere but inside a barge-in.
     """
-    checker = _Checker()
+    checker = _Checker(wire)
     for number, event in enumerate(events):
         try:
             checker.take(event)
@@ -81,13 +107,13 @@ def _require(condition: object, message: str) -> None:
 
 
 class _Checker:
-    def __init__(self) -> None:
+    def __init__(self, wire: Wire) -> None:
+        self.spoken_by_events = wire == "websocket"
         self.event_ids: set[str] = set()
         self.items: set[str] = set()
         self.deleted: set[str] = set()  # their last events may follow; their ids are free again
         self.responses: dict[str, _Response] = {}
-        self.by_item: dict[str, _Response] = {}
-        self.tool_items: set[str] = set()
+        self.by_item: dict[str, _Output] = {}
         self.open: _Response | None = None
         self.users: dict[str, list[str]] = {}
         self.speech_start_ms: dict[str, int] = {}
@@ -116,7 +142,7 @@ class _Checker:
         if self.expected is None:
             return
         kind, about = self.expected
-        known = event.get("item_id") or event.get("response", {}).get("id")
+        known = event.get("item_id") or event.get("response", event.get("item", {})).get("id")
         _require((event["type"], known) == (kind, about), f"expected {kind} of {about}")
         self.expected = None
 
@@ -133,56 +159,75 @@ class _Checker:
         response = self.open
         _require(response and event["response_id"] == response.id, "not the open response")
         assert response is not None
-        if event["output_index"] > 0:
-            self._tool_event(event)
-        elif kind == "response.output_item.added":
-            response.item_id = event["item"]["id"]
-            self.by_item[response.item_id] = response
-            self._step(response, kind)
-        elif kind in DELTAS:
-            self._delta(response, event)
+        if kind == "response.output_item.added":
+            self._announced(response, event)
+        output = self._output(response, event)
+        if kind in DELTAS:
+            self._delta(response, output, event)
+        elif kind == SOUND:
+            self._sound(output)
         else:
-            self._content_event(response, event)
+            self._content_event(response, output, event)
 
     def _created(self, document: Mapping[str, Any]) -> None:
         _require(self.open is None, f"{self.open and self.open.id} is still open")
         _require(document["id"] not in self.responses, "response id used twice")
         _require(document["status"] == "in_progress", "created, yet not in progress")
         self.open = self.responses[document["id"]] = _Response(document["id"])
-        self._step(self.open, "response.created")
 
-    def _content_event(self, response: _Response, event: Event) -> None:
+    def _announced(self, response: _Response, event: Event) -> None:
+        item = event["item"]
+        is_call = item["type"] == "function_call"
+        _require(item["status"] == "in_progress", "clients would call it twice")
+        _require(is_call or response.message is None, "a second message")
+        output = self.by_item[item["id"]] = _Output(item["id"], is_call)
+        response.outputs.append(output)
+        self.expected = ("conversation.item.added", output.id)
+
+    def _output(self, response: _Response, event: Event) -> _Output:
+        """The item that an event is about, which is at its index."""
+        index, item_id = event["output_index"], event.get("item_id") or event["item"]["id"]
+        _require(index < len(response.outputs), "output item was not added")
+        output = response.outputs[index]
+        _require(output.id == item_id, "another item stands at that output_index")
+        return output
+
+    def _content_event(self, response: _Response, output: _Output, event: Event) -> None:
         kind = event["type"]
         if kind == "response.content_part.added":
-            response.audio = event["part"]["type"] == "audio"
+            output.audio = event["part"]["type"] == "audio"
         if kind == "response.output_audio_transcript.done":
-            _require(event["transcript"] == response.text, "transcript is not its deltas")
+            _require(event["transcript"] == output.text, "transcript is not its deltas")
         if kind == "response.output_text.done":
-            _require(event["text"] == response.text, "text is not its deltas")
+            _require(event["text"] == output.text, "text is not its deltas")
         if kind == "response.content_part.done":
             part = event["part"]
-            said = part["transcript"] if response.audio else part["text"]
-            _require(said == response.text, "part is not its deltas")
-        self._step(response, kind)
-
-    def _delta(self, response: _Response, event: Event) -> None:
-        _require(response.seen == OPENING, "delta outside of the open content part")
-        spoken = event["type"] == "response.output_audio_transcript.delta"
-        _require(spoken == response.audio, "delta does not fit the content part")
-        if spoken:
-            _require(response.buffer != "empty", "transcript before output_audio_buffer.started")
-        response.text += event["delta"]
-
-    def _step(self, response: _Response, kind: str) -> None:
-        """The next link of the one chain; a response that says nothing has no content part."""
-        chain = OPENING + (AUDIO_CHAIN if response.audio else TEXT_CHAIN)
-        seen = [*response.seen, kind]
-        silent = [*OPENING[:3], *AUDIO_CHAIN[3:]]
-        fits = seen in (chain[: len(seen)], silent[: len(seen)])
-        _require(fits, f"after {response.seen[-1:]}")
-        if response.audio and kind == AUDIO_CHAIN[0]:
+            said = part["transcript"] if output.audio else part["text"]
+            _require(said == output.text, "part is not its deltas")
+        if output.audio and kind == AUDIO_CHAIN[0] and not self.spoken_by_events:
             _require(response.buffer != "empty", "audio done before it started")
-        response.seen = seen
+        self._step(output, kind)
+
+    def _delta(self, response: _Response, output: _Output, event: Event) -> None:
+        _require(output.seen == MESSAGE_START, "delta outside of the open content part")
+        spoken = event["type"] == "response.output_audio_transcript.delta"
+        _require(spoken == output.audio, "delta does not fit the content part")
+        if spoken and not self.spoken_by_events:
+            _require(response.buffer != "empty", "transcript before output_audio_buffer.started")
+        output.text += event["delta"]
+
+    def _sound(self, output: _Output) -> None:
+        _require(self.spoken_by_events, "sound has a track of its own here")
+        _require(output.audio, "sound in a content part that is none")
+        _require(output.seen == MESSAGE_START, "sound outside of the open content part")
+
+    def _step(self, output: _Output, kind: str) -> None:
+        """The next link of the one chain."""
+        end = (AUDIO_CHAIN if output.audio else TEXT_CHAIN)[:-1]
+        chain = TOOL_CHAIN if output.is_call else MESSAGE_START + end
+        seen = [*output.seen, kind]
+        _require(seen == chain[: len(seen)], f"after {output.seen[-1:]}")
+        output.seen = seen
 
     def _done(self, document: Mapping[str, Any]) -> None:
         response = self.open
@@ -190,35 +235,32 @@ class _Checker:
         assert response is not None
         status = document["status"]
         _require(status != "in_progress", "done, yet in progress")
+        unfinished = [o.id for o in response.outputs if o.seen[-1] != "conversation.item.done"]
         if status in ("completed", "incomplete"):
-            self._step(response, "response.done")
+            _require(not unfinished, f"done before {unfinished}")
         details = document.get("status_details")
         _require((status == "completed") == (details is None), "status_details")
         outputs = [item["id"] for item in document["output"]]
-        _require(outputs[:1] == [response.item_id], "output without its item")
+        _require(outputs == [output.id for output in response.outputs], "output is not its items")
         response.status = status
         self.open = None
-        spoken = response.audio or "response.content_part.added" not in response.seen
-        if response.buffer == "cleared" and spoken:
-            self.expected = ("conversation.item.truncated", response.item_id)
-
-    def _tool_event(self, event: Event) -> None:
-        item_id = event.get("item_id") or event["item"]["id"]
-        if event["type"] == "response.output_item.added":
-            _require(event["item"]["status"] == "in_progress", "clients would call it twice")
-            self.tool_items.add(item_id)
-        _require(item_id in self.tool_items, "function call not announced")
+        message = response.message
+        spoken = message and (message.audio or MESSAGE_START[2] not in message.seen)
+        if response.buffer == "cleared" and spoken and message:
+            self.expected = ("conversation.item.truncated", message.id)
 
     # ---- loudspeaker --------------------------------------------------------------------------
 
     def _buffer_event(self, event: Event) -> None:
+        _require(not self.spoken_by_events, "there is no output buffer on a WebSocket")
         response = self.responses.get(event["response_id"])
         _require(response, "unknown response")
         assert response is not None
         what = event["type"].rpartition(".")[2]
         if what == "started":
             _require(response.buffer == "empty", f"buffer is {response.buffer}")
-            _require(response.seen[3:4] or response.status != "in_progress", "no content part yet")
+            begun = response.message and MESSAGE_START[2] in response.message.seen
+            _require(begun or response.status != "in_progress", "no content part yet")
             playing = [r for r in self.responses.values() if r.buffer == "started"]
             _require(not playing, "another response is still playing")
         if what == "stopped":
@@ -232,8 +274,8 @@ class _Checker:
         """A barge-in leads at once to response.done and conversation.item.truncated."""
         if response is self.open:
             self.expected = ("response.done", response.id)
-        elif response.buffer == "started":
-            self.expected = ("conversation.item.truncated", response.item_id)
+        elif response.buffer == "started" and response.message:
+            self.expected = ("conversation.item.truncated", response.message.id)
 
     # ---- items --------------------------------------------------------------------------------
 
@@ -248,9 +290,9 @@ class _Checker:
             _require(item_id in self.items, "item was not added")
         if kind == "conversation.item.deleted":
             self.deleted.add(item_id)
-        response = self.by_item.get(item_id)
-        if kind == "conversation.item.done" and response and response is self.open:
-            self._step(response, kind)
+        output = self.by_item.get(item_id)
+        if kind == "conversation.item.done" and output:
+            self._step(output, kind)
 
     def _added(self, event: Event, item_id: str) -> None:
         _require(item_id not in self.items - self.deleted, "item added twice")
@@ -258,9 +300,9 @@ class _Checker:
         before = event.get("previous_item_id")
         _require(before is None or before in self.items, "previous_item_id is unknown")
         self.items.add(item_id)
-        response = self.by_item.get(item_id)
-        if response is not None:
-            self._step(response, "conversation.item.added")
+        output = self.by_item.get(item_id)
+        if output is not None:
+            self._step(output, "conversation.item.added")
 
     def _is_user(self, event: Event, item_id: str) -> bool:
         return event["type"].startswith("input_audio_buffer.") or item_id in self.users

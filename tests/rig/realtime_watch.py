@@ -15,6 +15,7 @@ from agent.types import (
     TextDelta,
     TurnEnded,
     TurnStarted,
+    Wire,
 )
 from tests.rig.realtime_schema import check_event, check_order
 
@@ -30,10 +31,11 @@ class Watched:
         abilities: Abilities = ABLE,
         settings: SessionSettings | None = None,
         limits: Limits | None = None,
+        wire: Wire = "webrtc",
     ) -> None:
-        self.call = RealtimeCall(
-            "rtc_test", settings or SessionSettings(model="echo"), abilities, limits or Limits()
-        )
+        settings = settings or SessionSettings(model="echo")
+        self.wire = wire
+        self.call = RealtimeCall("rtc_test", settings, abilities, limits or Limits(), wire)
         self.events: list[dict[str, Any]] = []
         self.actions: list[Action] = []
         self._generated: dict[int, int] = {}
@@ -98,7 +100,7 @@ class Watched:
 
     def finish(self) -> None:
         """The whole call was in the documented order."""
-        check_order(self.events)
+        check_order(self.events, self.wire)
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,140 @@
+"""The functions that a client offers to the model, and which of them it must call."""
+
+import json
+import re
+from dataclasses import replace
+
+from agent.errors import RequestError, UnsupportedError
+from agent.realtime.fields import Fields, quoted, wrong_type
+from agent.types import Abilities, SessionSettings, Tool
+
+MAX_TOOLS = 128
+MAX_TOOL_CHARS = 32_768
+"""Of one function's description, and of its parameters as JSON."""
+MAX_TOOLS_CHARS = 131_072
+"""Of all functions together: all of it stands in the prompt."""
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_MODES = ("auto", "none", "required")
+
+
+def parse_tools(asked: Fields, base: SessionSettings, abilities: Abilities) -> SessionSettings:
+    """`base` with the `tools` and the `tool_choice` of a session or of one response.
+
+    `[]` takes all functions away. A choice that is not sent again falls back to ``auto`` when its
+    function is gone. `UnsupportedError` for an engine that calls none.
+    """
+    tools = _tools(asked, abilities) if asked.has("tools") else base.tools
+    names = {tool.name for tool in tools}
+    choice = _choice(asked, names, abilities) if asked.has("tool_choice") else base.tool_choice
+    if choice not in names and choice not in _MODES:
+        choice = "auto"
+    return replace(base, tools=tools, tool_choice=choice)
+
+
+def tool_objects(tools: tuple[Tool, ...]) -> list[dict[str, object]]:
+    """The functions in OpenAI's shape."""
+    return [_tool_object(tool) for tool in tools]
+
+
+def choice_object(choice: str) -> str | dict[str, object]:
+    """`tool_choice` in OpenAI's shape."""
+    return choice if choice in _MODES else {"type": "function", "name": choice}
+
+
+def _tool_object(tool: Tool) -> dict[str, object]:
+    told: dict[str, object] = {"type": "function", "name": tool.name}
+    if tool.description:
+        told["description"] = tool.description
+    return told | {"parameters": json.loads(tool.parameters)}
+
+
+def _tools(asked: Fields, abilities: Abilities) -> tuple[Tool, ...]:
+    offered = asked.objects("tools")
+    if len(offered) > MAX_TOOLS:
+        raise wrong_type(asked.name("tools"), f"at most {MAX_TOOLS} functions", asked.raw("tools"))
+    tools = tuple(_tool(one) for one in offered)
+    _require_unique(offered, tools)
+    size = sum(len(tool.description) + len(tool.parameters) for tool in tools)
+    if size > MAX_TOOLS_CHARS:
+        raise RequestError(
+            f"The functions take {size} characters together; shorten them to {MAX_TOOLS_CHARS}.",
+            param=asked.name("tools"),
+            code="string_above_max_length",
+        )
+    if tools and not abilities.tools:
+        raise UnsupportedError("The engine calls no functions.", param=asked.name("tools"))
+    return tools
+
+
+def _tool(one: Fields) -> Tool:
+    kind = one.text("type", "function", most=256)
+    if kind == "mcp":
+        raise UnsupportedError(
+            "This server calls no MCP servers; offer the function itself, as type 'function'.",
+            param=one.path,
+        )
+    if kind != "function":
+        raise UnsupportedError(
+            f"Tools of type {quoted(kind)} are not supported; use 'function'.",
+            param=one.name("type"),
+        )
+    name = one.text("name", most=256)
+    if not _NAME.fullmatch(name) or name in _MODES:
+        raise RequestError(
+            f"Invalid function name {quoted(name)}; use 1 to 64 letters, digits, '_' or '-', "
+            f"and none of {', '.join(_MODES)}.",
+            param=one.name("name"),
+            code="invalid_value",
+        )
+    return Tool(name, one.text("description", "", most=MAX_TOOL_CHARS), _parameters(one))
+
+
+def _parameters(one: Fields) -> str:
+    schema = json.dumps(one.mapping("parameters"), ensure_ascii=False, separators=(",", ":"))
+    if len(schema) > MAX_TOOL_CHARS:
+        raise RequestError(
+            f"'{one.name('parameters')}' takes {len(schema)} characters; shorten it to "
+            f"{MAX_TOOL_CHARS}.",
+            param=one.name("parameters"),
+            code="string_above_max_length",
+        )
+    return schema
+
+
+def _require_unique(offered: list[Fields], tools: tuple[Tool, ...]) -> None:
+    seen: set[str] = set()
+    for one, tool in zip(offered, tools, strict=True):
+        if tool.name in seen:
+            raise RequestError(
+                f"There are two functions {quoted(tool.name)}; give each a name of its own.",
+                param=one.name("name"),
+                code="invalid_value",
+            )
+        seen.add(tool.name)
+
+
+def _choice(asked: Fields, names: set[str], abilities: Abilities) -> str:
+    """A mode, or the name of the function that has to be called."""
+    if isinstance(asked.raw("tool_choice"), str):
+        choice: str = asked.choice("tool_choice", _MODES, "auto")
+    else:
+        choice = _named_choice(asked.section("tool_choice"), names, abilities)
+    if choice not in ("auto", "none") and not abilities.tools:
+        raise UnsupportedError("The engine calls no functions.", param=asked.name("tool_choice"))
+    return choice
+
+
+def _named_choice(asked: Fields, names: set[str], abilities: Abilities) -> str:
+    if asked.text("type", most=256) != "function":
+        raise UnsupportedError(
+            "Only a choice of type 'function' is supported.", param=asked.name("type")
+        )
+    name = asked.text("name", most=256)
+    if abilities.tools and name not in names:
+        raise RequestError(
+            f"There is no function {quoted(name)} to choose; offer it in 'tools' first.",
+            param=asked.name("name"),
+            code="invalid_value",
+        )
+    return name

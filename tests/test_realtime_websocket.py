@@ -1,0 +1,165 @@
+"""The protocol where sound comes inside of events."""
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+
+from agent.realtime import CancelTurn, ClearPlayout, HearAudio
+from agent.types import SessionSettings, ToolCalled
+from tests.rig.realtime_order import AUDIO_CHAIN, OPENING, TEXT_CHAIN, TOOL_CHAIN
+from tests.rig.realtime_watch import Watched, kinds
+
+SOUND = "response.output_audio.delta"
+DELTA = "response.output_audio_transcript.delta"
+
+
+@pytest.fixture
+def call() -> Iterator[Watched]:
+    """An open call; at the end the order of everything it said is checked."""
+    watched = Watched(wire="websocket")
+    yield watched
+    watched.finish()
+
+
+def sent(call: Watched, turn: int, data: bytes = b"\x01\x02") -> list[str]:
+    """Sound of the turn goes out; what the client is told."""
+    return kinds(call.take(call.call.speech_sent(turn, data)))
+
+
+def drained(call: Watched, turn: int) -> list[str]:
+    """All of the turn was sent."""
+    return kinds(call.take(call.call.playout_drained(turn)))
+
+
+# ---- sound in ---------------------------------------------------------------------------------
+
+
+def test_the_users_sound_is_handed_on_without_a_word(call: Watched) -> None:
+    assert call.send("input_audio_buffer.append", audio=base64.b64encode(b"abcd").decode()) == []
+    assert call.actions == [HearAudio(b"abcd", "audio/pcm")]
+
+
+def test_it_is_in_the_format_that_the_session_names(call: Watched) -> None:
+    call.send("session.update", session={"audio": {"input": {"format": {"type": "audio/pcmu"}}}})
+    call.send("input_audio_buffer.append", audio="/w==")
+    assert call.actions[-1] == HearAudio(b"\xff", "audio/pcmu")
+
+
+@pytest.mark.parametrize("audio", ["", "====", "AAA", "not base64", 5, None])
+def test_sound_that_is_none_is_refused(call: Watched, audio: object) -> None:
+    (told,) = call.send("input_audio_buffer.append", audio=audio, event_id="mine")
+    assert (told["error"]["param"], told["error"]["event_id"]) == ("audio", "mine")
+    assert call.actions == []
+
+
+# ---- sound out --------------------------------------------------------------------------------
+
+
+def test_a_spoken_response_ends_with_its_last_sound(call: Watched) -> None:
+    assert kinds(call.start(1)) == OPENING[:1]
+    assert kinds(call.text(1, "Good ")) == OPENING[1:3]
+    assert kinds(call.sound(1, 400)) == OPENING[3:]
+    assert sent(call, 1) == [DELTA, SOUND]
+    assert call.last(SOUND)["delta"] == base64.b64encode(b"\x01\x02").decode()
+    assert kinds(call.text(1, "day.")) == [DELTA]
+    assert call.end(1) == []
+    assert sent(call, 1) == [SOUND]
+    assert drained(call, 1) == AUDIO_CHAIN
+    assert sent(call, 1) == [], "its book is closed"
+    assert call.last("voice_agent.state")["state"] == "listening"
+
+
+def test_a_response_that_was_sent_before_it_ended_ends_with_the_engine(call: Watched) -> None:
+    call.start(1)
+    call.sound(1, 400)
+    sent(call, 1)
+    assert drained(call, 1) == []
+    assert kinds(call.end(1)) == AUDIO_CHAIN
+
+
+def test_the_next_response_waits_until_the_last_was_sent(call: Watched) -> None:
+    for turn in (1, 2):
+        call.start(turn)
+        call.sound(turn, 400)
+        call.end(turn)
+    sent(call, 1)
+    assert kinds(call.events).count("response.created") == 1
+    assert drained(call, 1) == [*AUDIO_CHAIN, *OPENING]
+    sent(call, 2)
+    drained(call, 2)
+
+
+def test_a_barge_in_is_for_the_client_to_truncate(call: Watched) -> None:
+    call.start(1)
+    call.text(1, "One ")
+    call.sound(1, 1000)
+    sent(call, 1)
+    call.text(1, "two ")
+    call.sound(1, 1000)
+    call.end(1)
+    events = call.take(call.call.speech_started(16_000))
+    events += call.take(call.call.playout_cleared(1, 1200, "turn_detected"))
+    assert kinds(events) == ["input_audio_buffer.speech_started", "response.done"]
+    details = call.last("response.done")["response"]["status_details"]
+    assert details == {"type": "cancelled", "reason": "turn_detected"}
+    assert sent(call, 1) == []
+    item_id = call.last("response.output_item.added")["item"]["id"]
+    (retrieved,) = call.send("conversation.item.retrieve", item_id=item_id)
+    assert retrieved["item"]["content"][0]["transcript"] == "One"
+    where = {"item_id": item_id, "content_index": 0, "audio_end_ms": 800}
+    (truncated,) = call.send("conversation.item.truncate", **where)
+    assert truncated["audio_end_ms"] == 800
+
+
+def test_nothing_is_sent_of_a_response_that_was_cancelled(call: Watched) -> None:
+    call.start(1)
+    call.sound(1, 1000)
+    sent(call, 1)
+    assert kinds(call.send("response.cancel")) == ["response.done"]
+    assert call.actions == [CancelTurn(1), ClearPlayout()]
+    assert sent(call, 1) == []
+    assert call.take(call.call.playout_cleared(1, 200, "client_cancelled"))[:1] == [
+        call.last("voice_agent.state")
+    ]
+    assert drained(call, 1) == []
+
+
+def test_an_answer_in_text_waits_for_no_sound() -> None:
+    settings = SessionSettings(model="echo", output_modalities=("text",))
+    call = Watched(settings=settings, wire="websocket")
+    call.start(1)
+    call.text(1, "Hi")
+    assert kinds(call.end(1)) == TEXT_CHAIN
+    call.finish()
+
+
+def test_there_is_no_output_buffer_to_clear(call: Watched) -> None:
+    (told,) = call.send("output_audio_buffer.clear", event_id="mine")
+    assert told["error"]["code"] == "unsupported_over_websocket"
+
+
+# ---- function calls ---------------------------------------------------------------------------
+
+
+def test_a_turn_that_only_calls_a_function_has_no_message(call: Watched) -> None:
+    call.start(1)
+    events = call.engine(ToolCalled(1, "call_1", "weather", "{}"))
+    assert kinds(events) == TOOL_CHAIN
+    assert {event["output_index"] for event in events if "output_index" in event} == {0}
+    assert kinds(call.end(1)) == ["response.done"]
+    output = call.last("response.done")["response"]["output"]
+    assert [item["type"] for item in output] == ["function_call"]
+
+
+def test_a_call_beside_all_turns_waits_for_the_response_in_progress(call: Watched) -> None:
+    call.start(1)
+    call.sound(1, 400)
+    assert call.engine(ToolCalled(0, "call_1", "weather", '{"a":1}')) == []
+    sent(call, 1)
+    call.end(1)
+    aside = ["response.created", *TOOL_CHAIN, "response.done"]
+    assert drained(call, 1) == [*AUDIO_CHAIN, *aside]
+    (item,) = call.last("response.done")["response"]["output"]
+    assert (item["call_id"], item["name"], item["arguments"]) == ("call_1", "weather", '{"a":1}')
+    assert kinds(call.engine(ToolCalled(0, "call_2", "weather", "{}"))) == aside
