@@ -1,8 +1,11 @@
 """What the `echo` engine keeps: units and utterances that it heard, and the turn it hands out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.types import SPEECH_RATE_HZ, FloatArray, VideoFrame
+import numpy as np
+
+from agent.types import MIC_RATE_HZ, SPEECH_RATE_HZ, FloatArray, TurnEndReason, VideoFrame
 
 CHUNK_SAMPLES = SPEECH_RATE_HZ // 5
 _LEAD_S = 0.4
@@ -17,6 +20,9 @@ class Speech:
     turn: int
     samples: FloatArray
     since_s: float
+    reason: TurnEndReason = "completed"
+    """Why it ends where it does, unless it is stopped."""
+    words: int = 0
     position: int = 0
 
     def due_samples(self, now_s: float) -> int:
@@ -63,3 +69,42 @@ class Glimpse:
     def of(cls, picture: VideoFrame) -> "Glimpse":
         height, width = picture.rgb.shape[:2]
         return cls(width, height, float(picture.rgb[::4, ::4].mean()) / 255)
+
+
+# ---- utterances ---------------------------------------------------------------------------------
+
+
+def recalled(
+    units: Sequence[Heard], utterance: Utterance, tail_samples: int, most_samples: int
+) -> FloatArray:
+    """The sound of `utterance` and its tail, the last of it at most, as far as it is still kept."""
+    end = utterance.end + tail_samples
+    start = max(utterance.start, end - most_samples)
+    pieces = [
+        unit.audio[max(0, start - at) : max(0, end - at)] for unit in units for at in (unit.start,)
+    ]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+def caption_of(
+    units: Sequence[Heard], utterance: Utterance, tail_samples: int, most_samples: int
+) -> str:
+    """What there is to say about `utterance`."""
+    seconds = (utterance.end - utterance.start) / MIC_RATE_HZ
+    caption = f"You spoke for {seconds:.1f} s."
+    if utterance.end + tail_samples - utterance.start > most_samples:
+        caption += f" Here are the last {most_samples // MIC_RATE_HZ}."
+    return caption + _camera_caption(units, utterance.start, utterance.end)
+
+
+def _camera_caption(units: Sequence[Heard], start: int, end: int) -> str:
+    """What was seen meanwhile."""
+    meanwhile = [unit for unit in units if unit.end > start and unit.start <= end]
+    seen = [glimpse for unit in meanwhile for glimpse in unit.pictures]
+    if not seen:
+        return ""
+    rate_hz = len(seen) / len(meanwhile)
+    return (
+        f" I saw {seen[-1].width}×{seen[-1].height} pixels,"
+        f" brightness {seen[-1].brightness:.0%}, {rate_hz:.1f} pictures a second."
+    )
