@@ -30,6 +30,7 @@ LAYERS = {
     "agent.tool_settings": 1,
     "agent.media.audio": 1,
     "agent.media.files": 1,
+    "agent.media.wire_sound": 1,
     "agent.torch_parts": 1,
     "agent.media": 2,
     "agent.duplex": 2,
@@ -122,10 +123,11 @@ ONLY_IMPORTERS = {
     "aiortc": (
         "agent.transport.rtc",
         "agent.transport.aiortc_inside",
+        "agent.transport.ice_inside",
         "agent.transport.short_ways",
         "agent.transport.voice_track",
     ),
-    "aioice": ("agent.transport.aiortc_inside",),
+    "aioice": ("agent.transport.aiortc_inside", "agent.transport.ice_inside"),
     "aiohttp": ("agent.api", "agent.transport.websocket"),
     "ray": ("agent.fleet.pool",),
 }

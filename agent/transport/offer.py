@@ -9,7 +9,16 @@ import re
 
 from agent.errors import RequestError
 from agent.transport import aiortc_inside
+from agent.transport.ice_fragment import without_candidates
 from agent.transport.repair import RedFormat
+from agent.transport.sdp_text import (
+    sdp_head,
+    sdp_kind,
+    sdp_lines,
+    sdp_names,
+    sdp_sections,
+    sdp_text,
+)
 
 _MAX_SECTIONS = {"audio": 1, "video": 2, "application": 1}
 _AUDIO_CODECS = {
@@ -25,12 +34,13 @@ _BUNDLE = "a=group:BUNDLE"
 
 
 def checked_offer(offer: str) -> str:
-    """`offer` with clean line ends, open to candidates that come late, without useless sections.
+    """`offer` with clean line ends, without useless sections and without candidates.
 
-    Of those see `with_refused`. `RequestError` when it is no offer, lacks what a connection
-    needs, has more sections than a call has, or bundles sections that are not there.
+    What becomes of those see `with_refused` and `PeerIce`. `RequestError` when it is no offer,
+    lacks what a connection needs, has more sections than a call has, or bundles sections that are
+    not there.
     """
-    lines = _lines(offer)
+    lines = sdp_lines(offer)
     if lines[0] != "v=0":
         raise _refused("the body is not an SDP offer: it must begin with v=0")
     _check_bundle(lines)
@@ -41,15 +51,13 @@ def checked_offer(offer: str) -> str:
     for kind, most in _MAX_SECTIONS.items():
         if sum(line.startswith(f"m={kind} ") for line in lines) > most:
             raise _refused(f"the SDP offer has more than {most} {kind} section(s)")
-    # "No more candidates" would make an offer without any fail at once.
-    kept = [line for line in lines if line != "a=end-of-candidates"]
-    return _text(_with_one_audio_codec(kept))
+    return sdp_text(_with_one_audio_codec(without_candidates(lines)))
 
 
 def has_channel(offer: str) -> bool:
     """Whether `offer` has a data channel that is not refused already."""
-    sections = _sections(_lines(offer))
-    return any(_kind(section) == "application" and _is_useful(section) for section in sections)
+    sections = sdp_sections(sdp_lines(offer))
+    return any(sdp_kind(section) == "application" and _is_useful(section) for section in sections)
 
 
 def with_refused(answer: str, offer: str) -> str:
@@ -58,21 +66,21 @@ def with_refused(answer: str, offer: str) -> str:
     Those that no call can use are refused by the port 0: refused by the offer itself, of a kind
     that is not known, or a camera in formats that cannot be decoded.
     """
-    lines = _lines(answer)
-    answered = _sections(lines)
-    whole = _head(lines)
-    for section in _sections(_lines(offer)):
+    lines = sdp_lines(answer)
+    answered = sdp_sections(lines)
+    whole = sdp_head(lines)
+    for section in sdp_sections(sdp_lines(offer)):
         if not _is_useful(section):
             whole += _refusal(section)
         elif answered:
             whole += answered.pop(0)
-    return _text(whole)
+    return sdp_text(whole)
 
 
 def audio_codec(answer: str) -> str:
     """The name of the audio codec of an answer, in lower case, as "opus"; "" without audio."""
-    for section in _sections(_lines(answer)):
-        if _kind(section) == "audio":
+    for section in sdp_sections(sdp_lines(answer)):
+        if sdp_kind(section) == "audio":
             names = _codec_names(section)
             known = (names[each] for each in _payloads(section[0]) if each in names)
             return next(known, "")
@@ -84,8 +92,8 @@ def red_format(offer: str) -> RedFormat | None:
 
     None when it offers none, or one that holds something else.
     """
-    for section in _sections(_lines(offer)):
-        if _kind(section) == "audio":
+    for section in sdp_sections(sdp_lines(offer)):
+        if sdp_kind(section) == "audio":
             return _red_format(section)
     return None
 
@@ -107,7 +115,7 @@ def asking_for_repair(answer: str, red: RedFormat | None = None) -> str:
     Without the first browsers send none, without the second they do not ask. With `red`, which
     the offer must have, packets may come in that format, too; Opus stays the first choice.
     """
-    lines = _lines(answer)
+    lines = sdp_lines(answer)
     told = set(lines) | {line.split()[0] for line in lines if line.startswith("a=fmtp:")}
     asking: list[str] = []
     for line in lines:
@@ -118,7 +126,7 @@ def asking_for_repair(answer: str, red: RedFormat | None = None) -> str:
                 asking.append(f"{parameters} minptime=10;useinbandfec=1")
             if again not in told:
                 asking.append(again)
-    return _text(_with_red(asking, red) if red else asking)
+    return sdp_text(_with_red(asking, red) if red else asking)
 
 
 def _with_red(lines: list[str], red: RedFormat) -> list[str]:
@@ -138,11 +146,11 @@ def _with_red(lines: list[str], red: RedFormat) -> list[str]:
 
 def _useful(lines: list[str]) -> list[str]:
     """Without the sections that are refused, of which a bundle must not speak either."""
-    sections = _sections(lines)
+    sections = sdp_sections(lines)
     useful = [section for section in sections if _is_useful(section)]
-    gone = {name for each in sections if each not in useful for name in _names(each)}
+    gone = {name for each in sections if each not in useful for name in sdp_names(each)}
     kept: list[str] = []
-    for line in _head(lines):
+    for line in sdp_head(lines):
         if not line.startswith(_BUNDLE):
             kept.append(line)
         elif names := [name for name in line.split()[1:] if name not in gone]:
@@ -161,7 +169,7 @@ def _without_orphans(section: list[str]) -> list[str]:
 
 
 def _is_useful(section: list[str]) -> bool:
-    kind = _kind(section)
+    kind = sdp_kind(section)
     if kind not in _MAX_SECTIONS:
         return False
     # A browser that bundles all offers the port 0 for what goes through another section's.
@@ -172,7 +180,7 @@ def _is_useful(section: list[str]) -> bool:
 
 def _refusal(section: list[str]) -> list[str]:
     words = section[0].split()
-    mids = [f"a=mid:{name}" for name in _names(section)]
+    mids = [f"a=mid:{name}" for name in sdp_names(section)]
     head = " ".join([words[0], "0", *words[2:]])
     return [head, "c=IN IP4 0.0.0.0", "a=inactive", *mids]
 
@@ -183,9 +191,9 @@ def _with_one_audio_codec(lines: list[str]) -> list[str]:
     One stream, one clock: comfort noise, tones and redundancy in packets of their own would have
     to be told apart for each packet.
     """
-    kept = _head(lines)
-    for section in _sections(lines):
-        kept += _reduced(section) if _kind(section) == "audio" else section
+    kept = sdp_head(lines)
+    for section in sdp_sections(lines):
+        kept += _reduced(section) if sdp_kind(section) == "audio" else section
     return kept
 
 
@@ -230,37 +238,11 @@ def _codec_names(section: list[str]) -> dict[str, str]:
 
 def _check_bundle(lines: list[str]) -> None:
     bundled = {name for line in lines if line.startswith(_BUNDLE) for name in line.split()[1:]}
-    named = [_names(section) for section in _sections(lines)]
+    named = [sdp_names(section) for section in sdp_sections(lines)]
     if bundled and any(len(names) != 1 for names in named):
         raise _refused("each section of a bundled SDP offer needs one line 'a=mid:'")
     if missing := bundled - {name for names in named for name in names}:
         raise _refused(f"the SDP offer bundles sections that it does not have: {sorted(missing)}")
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.strip().split("\n")]
-
-
-def _text(lines: list[str]) -> str:
-    return "\r\n".join(lines) + "\r\n"
-
-
-def _head(lines: list[str]) -> list[str]:
-    return lines[: next((at for at, line in enumerate(lines) if line.startswith("m=")), None)]
-
-
-def _kind(section: list[str]) -> str:
-    return section[0].split()[0].removeprefix("m=")
-
-
-def _sections(lines: list[str]) -> list[list[str]]:
-    starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
-    ends = [*starts[1:], len(lines)]
-    return [lines[a:b] for a, b in zip(starts, ends, strict=False)]
-
-
-def _names(section: list[str]) -> list[str]:
-    return [line[len("a=mid:") :].strip() for line in section if line.startswith("a=mid:")]
 
 
 def _refused(message: str) -> RequestError:

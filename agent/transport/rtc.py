@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
 
 import av
 from aiortc import (
@@ -29,6 +28,7 @@ from agent.media.jitter import LineCounts, LineOptions, MicrophoneLine
 from agent.transport import aiortc_inside
 from agent.transport.beat import shared_beat
 from agent.transport.codecs import audio_decoder, speech_encoder
+from agent.transport.event_channel import EventChannel
 from agent.transport.microphone import Microphone
 from agent.transport.offer import (
     asking_for_repair,
@@ -38,7 +38,9 @@ from agent.transport.offer import (
     red_format,
     with_refused,
 )
+from agent.transport.options import IceServer, RtcOptions
 from agent.transport.opus import OpusDecoder, OpusEncoder
+from agent.transport.peer_ice import Agreed, NotConnected, PeerIce
 from agent.transport.pictures import NewestPicture, PictureOrder
 from agent.transport.repair import RedFormat
 from agent.transport.short_ways import ShortWayOut, speak_through
@@ -48,9 +50,8 @@ from agent.types import AudioFrame, LinkQuality, VideoFrame
 
 log = logging.getLogger(__name__)
 
-EVENTS_LABEL = "oai-events"
-_MAX_MESSAGES = 1024
-_MAX_BUFFERED_BYTES = 1 << 20
+__all__ = ["IceServer", "RtcOptions", "RtcTransport"]
+
 _OLD_CODECS_RATE_HZ = 8_000
 """G.711, and G.722 by an old mistake in its standard."""
 _PROBE_EVERY_S = 0.5
@@ -70,24 +71,6 @@ _BAD_SDP = (
     OperationError,
 )
 """What aiortc's SDP parser lets through when the text is not an offer."""
-
-
-@dataclass(frozen=True, slots=True)
-class IceServer:
-    """A STUN or TURN server that helps to find a way through a NAT."""
-
-    url: str
-    username: str = ""
-    credential: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RtcOptions:
-    """Limits and helpers of one connection; times in seconds."""
-
-    ice_servers: tuple[IceServer, ...] = ()
-    connect_timeout_s: float = 10.0
-    watchdog_s: float = 4.0
 
 
 class RtcTransport:
@@ -119,12 +102,12 @@ class RtcTransport:
         self._clock_rate_hz = WIRE_RATE_HZ
         self._camera = NewestPicture(clock)
         self._link = LinkQuality()
-        self._channel: RTCDataChannel | None = None
         self._expects_channel = False
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
         self._reason: SessionError | None = None
-        self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue(_MAX_MESSAGES + 1)
+        self._events = EventChannel(self._hear, self._end)
+        self._ice: PeerIce | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard_s = clock.now_s()
         self._closed = False
@@ -147,6 +130,12 @@ class RtcTransport:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             self._track.sender = self._peer.addTrack(self._track)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
+            red = red_format(original)
+            answer = asking_for_repair(self._peer.localDescription.sdp, red)
+            agreed = Agreed(original, with_refused(answer, original))
+            limit_s = self._options.connect_timeout_s
+            self._ice = PeerIce(self._peer, agreed, self._clock, limit_s, self._start)
+            await self._ice.begin()
         except _BAD_SDP as error:
             await self.close()
             raise RequestError(
@@ -154,10 +143,16 @@ class RtcTransport:
                 param="sdp",
                 code="invalid_offer",
             ) from error
-        red = red_format(original)
         self._choose_codec(codec, red)
         self._start(self._watch())
-        return with_refused(asking_for_repair(self._peer.localDescription.sdp, red), original)
+        return agreed.answer
+
+    def signalled(self) -> PeerIce:
+        """For what the peer says of its ICE by another way: whoever does is there."""
+        if self._ice is None:
+            raise NotConnected("no offer was answered yet")
+        self._hear()
+        return self._ice
 
     def _choose_codec(self, name: str, red: RedFormat | None) -> None:
         clock_rate_hz = WIRE_RATE_HZ if name == "opus" else _OLD_CODECS_RATE_HZ
@@ -194,7 +189,7 @@ class RtcTransport:
 
     async def messages(self) -> AsyncIterator[str | bytes]:
         """Client events as they came."""
-        while (message := await self._messages.get()) is not None:
+        async for message in self._events.messages():
             yield message
         self._raise_reason()
 
@@ -219,13 +214,7 @@ class RtcTransport:
 
     def send(self, message: str) -> None:
         """Send one event; a peer that lets more than 1 MiB pile up is disconnected."""
-        channel = self._channel
-        if channel is None or channel.readyState != "open":
-            return
-        if channel.bufferedAmount > _MAX_BUFFERED_BYTES:
-            self._end(TransportClosed("the peer does not read its events"))
-            return
-        channel.send(message)
+        self._events.send(message)
 
     async def close(self) -> None:
         """Hang up. Idempotent."""
@@ -256,19 +245,8 @@ class RtcTransport:
     # ---- what aiortc tells --------------------------------------------------------------------
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label != EVENTS_LABEL or self._channel is not None:
-            return
-        self._channel = channel
-        channel.on("message", self._on_message)
-        channel.on("close", lambda: self._end(None))
-        self._ready.set()
-
-    def _on_message(self, message: str | bytes) -> None:
-        self._hear()
-        if self._messages.qsize() >= _MAX_MESSAGES:
-            self._end(TransportClosed("the peer sends events faster than they can be read"))
-        else:
-            self._messages.put_nowait(message)
+        if self._events.use(channel):
+            self._ready.set()
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         receiver = next(
@@ -369,7 +347,7 @@ class RtcTransport:
             self._reason = TransportClosed("the connection ended before it stood")
         self._ended.set()
         self._ready.set()
-        self._messages.put_nowait(None)
+        self._events.finish()
         self._microphone.end()
         self._packets(self._microphone.counts)
 
@@ -377,10 +355,11 @@ class RtcTransport:
         if self._reason:
             raise self._reason
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
+        return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """A reader that fails must not leave a call that is deaf: the call ends."""

@@ -64,10 +64,16 @@ class ShortWayIn:
         self._receiver = receiver
         self._on_packet = on_packet
         self._dtls = receiver.transport
-        connection = self._dtls.transport._connection
-        self._long_way = getattr(connection, RECEIVED)
         self._source: int | None = None
         self._payload_type = 0
+        self._long_way: Callable[[bytes, int], None]
+        self.stand_at(self._dtls.transport._connection)
+
+    def stand_at(self, connection: Any) -> None:
+        """Take what comes in there, too; the long way is that one's from now on."""
+        if vars(connection).get(RECEIVED) == self.receive:
+            delattr(connection, RECEIVED)
+        self._long_way = getattr(connection, RECEIVED)
         setattr(connection, RECEIVED, self.receive)
 
     def learn(self, packet: RtpPacket) -> None:

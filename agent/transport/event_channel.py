@@ -1,0 +1,59 @@
+"""The data channel by which a peer and the agent send each other events; knows no aiortc."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from agent.errors import SessionError, TransportClosed
+
+EVENTS_LABEL = "oai-events"
+_MAX_MESSAGES = 1024
+_MAX_BUFFERED_BYTES = 1 << 20
+
+
+class EventChannel:
+    """One channel of that label; without one, what is sent goes nowhere and nothing comes."""
+
+    def __init__(
+        self, heard: Callable[[], None], end: Callable[[SessionError | None], None]
+    ) -> None:
+        """`heard` is told of each message; `end` is asked for when the connection has to end."""
+        self._heard = heard
+        self._end = end
+        self._channel: Any = None
+        self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue(_MAX_MESSAGES + 1)
+
+    def use(self, channel: Any) -> bool:
+        """Whether `channel`, which the peer has opened, is the one."""
+        if channel.label != EVENTS_LABEL or self._channel is not None:
+            return False
+        self._channel = channel
+        channel.on("message", self._on_message)
+        channel.on("close", lambda: self._end(None))
+        return True
+
+    async def messages(self) -> AsyncIterator[str | bytes]:
+        """Client events as they came, until `finish`."""
+        while (message := await self._messages.get()) is not None:
+            yield message
+
+    def send(self, message: str) -> None:
+        """Send one event; a peer that lets more than 1 MiB pile up is disconnected."""
+        channel = self._channel
+        if channel is None or channel.readyState != "open":
+            return
+        if channel.bufferedAmount > _MAX_BUFFERED_BYTES:
+            self._end(TransportClosed("the peer does not read its events"))
+            return
+        channel.send(message)
+
+    def finish(self) -> None:
+        """No more messages; to be called once."""
+        self._messages.put_nowait(None)
+
+    def _on_message(self, message: str | bytes) -> None:
+        self._heard()
+        if self._messages.qsize() >= _MAX_MESSAGES:
+            self._end(TransportClosed("the peer sends events faster than they can be read"))
+        else:
+            self._messages.put_nowait(message)
