@@ -311,7 +311,7 @@ class Token2wavStream:
             raise VocoderError(self._failure or "this turn is over, or has failed")
         self._waiting += tokens
         self._received += len(tokens)
-        chunks = [] if last and self._ends_at_once else list(self._due_chunks())
+        chunks = list(self._due_chunks(last=last))
         if last:
             self._over = True
             if self._received:
@@ -353,10 +353,10 @@ class Token2wavStream:
         ahead = self._shared.flow.config.encoder.lookahead_tokens
         return self._shared.settings.eager and len(self._waiting) <= self._next_hop + ahead
 
-    def _due_chunks(self) -> Iterator[Chunk]:
-        """Each full hop that waits."""
+    def _due_chunks(self, *, last: bool) -> Iterator[Chunk]:
+        """Each full hop that waits, but for what is to be the turn's end."""
         ahead = self._shared.flow.config.encoder.lookahead_tokens
-        while hop := self._due_tokens():
+        while not (last and self._ends_at_once) and (hop := self._due_tokens()):
             yield Chunk(tuple(self._waiting[: hop + ahead]), hop, final=False)
             del self._waiting[:hop]
             self._next_hop = self._shared.settings.hop_tokens
