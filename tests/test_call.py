@@ -215,17 +215,25 @@ async def test_cancel_and_clear_silence_the_agent(caller: Caller) -> None:
     check_order(caller.events)
 
 
-async def test_what_the_echo_engine_cannot_do_is_said(caller: Caller) -> None:
-    content = [{"type": "input_text", "text": "hello"}]
-    item = {"type": "message", "role": "user", "content": content}
-    caller.send({"type": "conversation.item.create", "event_id": "e1", "item": item})
+async def test_what_is_typed_is_answered_aloud_and_what_cannot_be_seen_is_refused(
+    caller: Caller,
+) -> None:
+    await caller.wait_for(STOPPED)
+    typed = {"type": "input_text", "text": "hello"}
+    damaged = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    for event_id, content in (("e1", damaged), ("e2", typed)):
+        item = {"type": "message", "role": "user", "content": [content]}
+        caller.send({"type": "conversation.item.create", "event_id": event_id, "item": item})
     error = await caller.wait_for("error")
-    assert error["error"]["code"] == "unsupported_by_engine"  # type: ignore[index]
-    created = await caller.wait_for("conversation.item.added")
-    item_id = created["item"]["id"]  # type: ignore[index]
-    caller.send({"type": "conversation.item.retrieve", "item_id": item_id})
+    assert error["error"]["event_id"] == "e1"  # type: ignore[index]
+    after = len(caller.events)
+    caller.send({"type": "response.create"})
+    said = await caller.wait_for("response.output_audio_transcript.done", after=after)
+    assert said["transcript"] == "You wrote: hello"
+    caller.send({"type": "conversation.item.retrieve", "item_id": said["item_id"]})
     retrieved = await caller.wait_for("conversation.item.retrieved")
-    assert retrieved["item"]["id"] == item_id  # type: ignore[index]
+    assert retrieved["item"]["id"] == said["item_id"]  # type: ignore[index]
+    check_events(caller.events)
 
 
 @pytest.mark.parametrize("how", ["post", "delete", "peer", "server"])
