@@ -8,6 +8,7 @@ import argparse
 import errno
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import socket
@@ -103,6 +104,8 @@ def _config(arguments: argparse.Namespace) -> "Config":
         value = getattr(arguments, flag, None)
         if value is not None:
             overrides.append(f"{key}={value}")
+    if files := getattr(arguments, "tools", None):
+        overrides.append(f"tools.files={json.dumps(files)}")
     if getattr(arguments, "http", False):
         overrides.append("server.http_only=true")
     return load_config(arguments.config, os.environ, overrides)
@@ -178,6 +181,12 @@ def _add_serve(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
     _add_model(serve)
     serve.add_argument("--host", help="address to listen on (server.host)")
     serve.add_argument("--port", help="TCP port (server.port)")
+    serve.add_argument(
+        "--tools",
+        action="append",
+        metavar="FILE",
+        help="Python file or module with functions (@tool); may be repeated (tools.files)",
+    )
     serve.add_argument("--http", action="store_true", help="never use TLS (server.http_only)")
     serve.add_argument("--log-level", metavar="LEVEL", help="least serious line (logging.level)")
     _add_settings(serve)

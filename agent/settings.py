@@ -9,6 +9,7 @@ from pydantic import Field
 
 from agent.model_settings import ChatSettings, ModelSection, VocoderSection, VoicesSection
 from agent.setting_kinds import Addresses, IceServers, Origins, Section
+from agent.tool_settings import ToolSettings
 from agent.types import CallMode, SessionSettings, TurnDetection
 
 # The defaults of a call and of turn taking stand beside the fields of these two types.
@@ -129,6 +130,11 @@ class SessionDefaults(Section):
         default=_CALL.early_units,
         description="Once the user seems to have finished, do not wait for the end of the second: "
         "let the engine decide as if silence followed, and take that back if it does not.",
+    )
+    transcription: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Write down what users say where their clients ask for it; `auto` asks the "
+        "model by a chat of its own where it does not do so by itself, which costs GPU time.",
     )
 
 
@@ -267,6 +273,7 @@ class Config(Section):
     echo: EchoSettings = EchoSettings()
     playout: PlayoutSettings = PlayoutSettings()
     chat: ChatSettings = ChatSettings()
+    tools: ToolSettings = ToolSettings()
     logging: LogSettings = LogSettings()
 
     def session_settings(self, model: str) -> SessionSettings:
@@ -278,6 +285,10 @@ class Config(Section):
             prefix_padding_ms=turns.prefix_padding_ms,
             silence_duration_ms=turns.silence_duration_ms,
         )
+        defaults = self.session.model_dump(mode="python", exclude={"transcription"})
         return SessionSettings(
-            model=model, turn_detection=detection, **self.session.model_dump(mode="python")
+            model=model,
+            turn_detection=detection,
+            tool_channel=self.tools.channel,
+            **defaults,
         )

@@ -19,6 +19,7 @@ from agent.api.loading import Started, start
 from agent.api.realtime import CALLS
 from agent.api.voices import add_to as add_voices_to
 from agent.api.voices import open_voices
+from agent.attendants.tool_files import load_tools
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.config import Config
 from agent.engines import Choice, EngineSettings
@@ -90,6 +91,8 @@ def make_app(config: Config, started: Started) -> web.Application:
 
 async def _serve(config: Config) -> int:
     plan = listen_plan(config)
+    # What is wrong with them is to be said now, too, and not after minutes of loading.
+    load_tools(config.tools.files)
     await check_fit()
     # Says so now, and not in the first call, when sound has to go a poorer way.
     codec_source()
