@@ -287,11 +287,10 @@ class DuplexCall:
         outcome, line = result.outcome, self._line
         if outcome.listened:
             line.tell(Listened(result.unit))
+            if outcome.ends_turn is not None:
+                yield from line.say(result.unit, ends=outcome.ends_turn)
         else:
-            yield from line.say(result.unit, result.speech_tokens)
-        if outcome.ends_turn is not None:
-            yield from line.finish(outcome.ends_turn, result.unit)
-        if not outcome.listened:
+            yield from line.say(result.unit, result.speech_tokens, outcome.ends_turn)
             self._pace.over()
 
     def _reported(self, result: UnitResult, stage_ms: StageTimes) -> None:

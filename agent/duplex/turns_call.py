@@ -317,10 +317,10 @@ class TurnsCall:
         if piece.finish is not None:
             self._answers = False
         self._line.tell_words(unit, piece.text)
-        yield from self._line.say(unit, piece.speech_tokens)
+        ends: TurnEndReason | None = None
         if piece.finish is not None:
-            reason: TurnEndReason = "completed" if piece.finish == "stop" else "max_tokens"
-            yield from self._line.finish(reason, unit)
+            ends = "completed" if piece.finish == "stop" else "max_tokens"
+        yield from self._line.say(unit, piece.speech_tokens, ends)
         return unit
 
     def _reported(self, unit: int, stage_ms: StageTimes) -> None:

@@ -108,18 +108,17 @@ class VoiceLine:
         if text:
             self._events.append(TextDelta(unit, self.turn, text))
 
-    def say(self, unit: int, tokens: tuple[int, ...]) -> Generator[Work, None, None]:
-        """The speech tokens that came with the words."""
+    def say(
+        self, unit: int, tokens: tuple[int, ...] = (), ends: TurnEndReason | None = None
+    ) -> Generator[Work, None, None]:
+        """The speech tokens that came with the words; where the turn ends with them, the rest of
+        its sound is heard, too. Ending it twice does nothing."""
         self._take_stream()
-        if tokens and self._stream is not None:
-            yield from self._sound(unit, Voice(self._stream, tokens))
-
-    def finish(self, reason: TurnEndReason, unit: int = -1) -> Generator[Work, None, None]:
-        """The turn is over, and the rest of its sound is heard. Idempotent."""
-        self._take_stream()
-        if self.is_open and self._stream is not None and reason != "interrupted":
-            yield from self._sound(unit, Voice(self._stream, last=True))
-        self.end(reason)
+        is_last = ends is not None and ends != "interrupted"
+        if self._stream is not None and (tokens or is_last):
+            yield from self._sound(unit, Voice(self._stream, tokens, is_last))
+        if ends is not None:
+            self.end(ends)
 
     def end(self, reason: TurnEndReason) -> None:
         """The turn is over, and what is left of its sound is given up. Idempotent."""
