@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from agent.types import ByteArray, Failed, FloatArray, Role
+from agent.types import ByteArray, Failed, FloatArray, Role, Tool
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 """stop: the model ended its answer, or a stop token did. length: `max_tokens` did."""
@@ -68,6 +68,8 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     thinking: bool = False
+    tools: tuple[Tool, ...] = ()
+    """Functions that the model may call instead of answering, or behind what it says first."""
     max_slices: int | None = None
     speaks: bool = False
     """The answer comes as sound too, in `voice`; empty is the first there is."""
@@ -100,6 +102,14 @@ class ChatAudio:
     """The next sound of the answer, at 24 kHz; it comes after the words that it says."""
 
     samples: FloatArray  # [T]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatToolCall:
+    """The model calls one of the request's `tools`; `arguments` is its JSON text."""
+
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
