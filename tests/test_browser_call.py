@@ -13,13 +13,12 @@ import numpy as np
 from playwright.async_api import Page, async_playwright
 
 from agent.types import FloatArray
-from tests.rig.programs import require_program
 from tests.rig.realtime_schema import check_events, check_order
 from tests.rig.server import Footprint, Running, running_server, settle
 from tests.rig.sound import alike_in_pieces, loud_s, write_wav
 from tests.rig.voices import say
 from tests.web_page.browser import PATIENCE_MS
-from tests.web_page.chromium import FLAGS
+from tests.web_page.chromium import start_chromium
 
 RATE_HZ = 48_000
 SENTENCE = "The quick brown fox jumps over the lazy dog."
@@ -96,10 +95,9 @@ async def visit(server: Running, microphone: FloatArray, folder: Path) -> AsyncI
     """Open the page in a Chromium into which `microphone` (48 kHz) is spoken, over and over."""
     recording = folder / "microphone.wav"
     write_wav(recording, microphone, RATE_HZ)
-    flags = [*FLAGS, f"--use-file-for-fake-audio-capture={recording}"]
-    chromium = require_program("chromium", apt="chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=flags)
+    async with async_playwright() as driver:
+        spoken = f"--use-file-for-fake-audio-capture={recording}"
+        browser = await start_chromium(driver, spoken)
         page = await browser.new_page()
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))

@@ -17,7 +17,7 @@ from playwright.async_api import (
     async_playwright,
 )
 
-from tests.web_page.chromium import shared_chromium
+from tests.web_page.chromium import start_chromium
 from tests.web_page.server import ScriptedServer, serve_page
 
 FAR_END = Path(__file__).with_name("far_end.js")
@@ -119,10 +119,12 @@ _drivers: list[tuple[Playwright, Browser]] = []
 
 
 async def _driven() -> Browser:
-    """The browser, driven by one driver for all tests of the process: their loop is the same."""
+    """The browser of all tests of the process: their loop is the same. A fresh one if it ended."""
+    if _drivers and not _drivers[0][1].is_connected():
+        await stop_driving()
     if not _drivers:
         driver = await async_playwright().start()
-        _drivers.append((driver, await driver.chromium.connect_over_cdp(shared_chromium())))
+        _drivers.append((driver, await start_chromium(driver)))
     return _drivers[0][1]
 
 
