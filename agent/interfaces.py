@@ -272,6 +272,9 @@ class CallDesk(Protocol):
     def says(self, event: EngineEvent) -> None:
         """Let the engine have said this."""
 
+    def tell(self, event: Mapping[str, object]) -> None:
+        """Send the client an event of this server's own, ready for JSON."""
+
 
 class Attendant(Protocol):
     """Somebody on this server who follows a call and may take part in it."""

@@ -8,7 +8,7 @@ The transport pulls the `Loudspeaker`; the echo canceller is told there what is 
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -166,6 +166,10 @@ class Session:
     def says(self, event: EngineEvent) -> None:
         """Let the engine have said `event`, which is no sound."""
         self._apply(self._protocol.engine(event))
+
+    def tell(self, event: Mapping[str, object]) -> None:
+        """Send the client an event of this server's own."""
+        self._send(Reaction((dict(event),)))
 
     @property
     def _microphone_end(self) -> int:
