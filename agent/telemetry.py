@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import HistogramMetricFamily
@@ -21,7 +21,11 @@ _ERLE_BUCKETS_DB = (3, 6, 10, 15, 20, 25, 30, 40, 50)
 _ECHO_DELAY_BUCKETS_MS = (20, 50, 100, 150, 200, 300, 400, 600, 800, 1000)
 _RTT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 _LOSS_BUCKETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_BESIDE_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _FIRST_SOUND_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+
+BesideWork: TypeAlias = Literal["function", "decision", "result", "transcript"]
+"""A function of this server; whether one is to be called; what came of that; what the user said."""
 
 
 class Telemetry:
@@ -63,6 +67,16 @@ class Telemetry:
             "first_sound_seconds",
             "User's last sound to agent's first, as handed to the sender",
             _FIRST_SOUND_BUCKETS_S,
+        )
+        self._beside = self._counter(
+            "beside", "What was done beside the engine of calls", "work", "outcome"
+        )
+        self._beside_took = Histogram(
+            "voice_agent_beside_seconds",
+            "How long that took: functions by themselves, all else from the user's last word on",
+            ("work",),
+            registry=self._registry,
+            buckets=_BESIDE_BUCKETS_S,
         )
 
     def call_started(self) -> None:
@@ -136,6 +150,12 @@ class Telemetry:
     def first_sound(self, delay_s: float) -> None:
         """The agent answered `delay_s` after the user fell silent."""
         self._first_sound.observe(delay_s)
+
+    def beside(self, work: BesideWork, outcome: str, took_s: float | None = None) -> None:
+        """Something was done, or not, beside the engine of a call; `took_s` where it counts."""
+        self._beside.labels(work, outcome).inc()
+        if took_s is not None:
+            self._beside_took.labels(work).observe(took_s)
 
     def render(self) -> bytes:
         """Everything in Prometheus's text format."""
