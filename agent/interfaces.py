@@ -262,6 +262,16 @@ class EventMicrophone(Protocol):
     def push(self, data: bytes, coding: SoundFormat) -> None:
         """The next sound; `RequestError` when too much of it waits."""
 
+    def committed(self) -> int:
+        """The user's turn ends at `end`; where it began, on the same clock."""
+
+    def dropped(self) -> int:
+        """What came since the last turn belongs to none, and nobody need hear what still waits of
+        it; where the microphone goes on."""
+
+    def client_at(self, position: int) -> int:
+        """How much the client had sent by `position` of the microphone, in samples at 16 kHz."""
+
 
 class CallDesk(Protocol):
     """Where an attendant takes part in a call."""

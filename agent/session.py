@@ -1,26 +1,30 @@
 """One call: joins transport, media, protocol and engine, and owns the call's tasks.
 
 Three streams run side by side until the peer hangs up: microphone and camera to the engine
-(uplink), engine to playout and protocol (downlink), client events to the protocol (inbox).
-The transport pulls the `Loudspeaker`; the echo canceller is told there what is sent.
+(uplink), engine to playout and protocol (downlink), client events to the protocol (inbox). What
+the agent says is the matter of `Speaking`.
 """
 
 import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
+from agent.call_parts import CallParts
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.early_try import EarlyTry
 from agent.engine_line import EngineLine, Refusal, Told
-from agent.errors import AgentError, EngineError, PeerTimeout, RequestError, SessionError
-from agent.interfaces import Attendant, Conversation, EventMicrophone, Transport
-from agent.loudspeaker import Loudspeaker
+from agent.errors import (
+    AgentError,
+    CapacityError,
+    EngineError,
+    PeerTimeout,
+    RequestError,
+    SessionError,
+)
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
-from agent.media.front_end import FrontEnd, FrontEndEvent
-from agent.media.playout import Playout, PlayoutDrained, PlayoutStarted
+from agent.media.front_end import FrontEndEvent
 from agent.realtime import (
     CancelTurn,
     ClearPlayout,
@@ -28,54 +32,37 @@ from agent.realtime import (
     HearAudio,
     PlayoutReport,
     Reaction,
-    RealtimeCall,
     RestoreSettings,
 )
+from agent.speaking import Speaking
 from agent.telemetry import Telemetry
 from agent.types import (
     MIC_RATE_HZ,
+    ClearInput,
     Command,
+    CommitInput,
     EngineEvent,
     ForceListen,
-    Interrupt,
     Pause,
     Retract,
     SoundFormat,
-    SpeechAudio,
     SpeechEnded,
     SpeechStarted,
-    TurnEnded,
     Unit,
     UnitReport,
     UpdateSettings,
 )
 
+__all__ = ["MAX_WATCHERS", "CallParts", "Session", "Watcher"]
+
 log = logging.getLogger(__name__)
 
-_REPORT_EVERY_S = 1.0
 _LEAVE_S = 10.0
-_LONGEST_ANSWER_S = 10.0
-"""What is said later than that answers nothing."""
+MAX_WATCHERS = 4
+_WATCHER_RETRY_S = 5.0
 
-ClearReason = Literal["turn_detected", "client_cancelled"]
 Watcher: TypeAlias = Callable[[dict[str, object]], None]
 """Is given every server event once it was sent. Never waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallParts:
-    """What one call is made of; all of it belongs to this call alone.
-
-    `event_microphone` where sound comes inside of events, and not by the transport's track.
-    """
-
-    protocol: RealtimeCall
-    transport: Transport
-    conversation: Conversation
-    front_end: FrontEnd
-    playout: Playout
-    event_microphone: EventMicrophone | None = None
-    attendants: tuple[Attendant, ...] = ()
 
 
 class Session:
@@ -93,21 +80,18 @@ class Session:
         self._conversation = parts.conversation
         self._engine = EngineLine(parts.conversation, self._refused, parts.protocol.due)
         self._front_end = parts.front_end
-        self._playout = parts.playout
         self._event_microphone = parts.event_microphone
         self._attendants = parts.attendants
         self._watchers: dict[int, Watcher] = {}
-        self._loudspeaker = Loudspeaker(parts.playout, parts.transport, clock)
+        self._playout = parts.playout
+        self._speaking = Speaking(parts, telemetry, clock, self._send, self._command)
         self._early = EarlyTry(parts.front_end, parts.playout, clock)
         self._telemetry = telemetry
         self._max_duration_s = max_duration_s
         self._clock = clock
         self._hang_up = asyncio.Event()
+        self._over = asyncio.Event()
         self._outcome = "hung_up"
-        self._user_fell_silent_s: float | None = None
-        self._underruns = 0
-        self._cancelled_turn = 0
-        self._sounding_turn = 0
 
     # ---- life ---------------------------------------------------------------------------------
 
@@ -130,6 +114,7 @@ class Session:
             try:
                 await self._leave()
             finally:
+                self._over.set()
                 self._telemetry.call_ended(self._outcome)
                 log.info("call %s ended: %s", self._protocol.call_id, self._outcome)
         return self._outcome
@@ -139,6 +124,11 @@ class Session:
         self._outcome = outcome
         self._hang_up.set()
 
+    async def over(self) -> str:
+        """Wait until the call has ended; how."""
+        await self._over.wait()
+        return self._outcome
+
     # ---- whoever takes part besides the client -------------------------------------------------
 
     @property
@@ -147,7 +137,15 @@ class Session:
         return self._protocol.session
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """From now on `watcher` is given every server event, until what comes back is called."""
+        """From now on `watcher` is given every server event, until what comes back is called.
+
+        `CapacityError` when `MAX_WATCHERS` follow this call.
+        """
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise CapacityError(
+                f"{MAX_WATCHERS} follow this call already; no more may",
+                retry_after_s=_WATCHER_RETRY_S,
+            )
         key = max(self._watchers, default=0) + 1
         self._watchers[key] = watcher
 
@@ -158,9 +156,7 @@ class Session:
 
     def receive(self, message: str | bytes) -> None:
         """Do what a client event asks, whoever it comes from."""
-        if self._sounding_turn:
-            heard_ms = self._loudspeaker.heard_ms(self._sounding_turn)
-            self._protocol.heard(self._sounding_turn, heard_ms)
+        self._speaking.tell_heard()
         self._apply(self._protocol.receive(message, self._microphone_end))
 
     def says(self, event: EngineEvent) -> None:
@@ -220,8 +216,7 @@ class Session:
     async def _talk(self) -> None:
         await self._transport.connected()
         self._send(self._protocol.open())
-        self._playout.tap(self._front_end.push_far)
-        self._transport.play(self._loudspeaker)
+        self._speaking.begin()
         async with asyncio.TaskGroup() as group:
             from_peer = [group.create_task(work) for work in (self._uplink(), self._inbox())]
             to_peer = [
@@ -229,8 +224,7 @@ class Session:
                 for work in (
                     self._engine.run(),
                     self._downlink(),
-                    self._follow_playout(),
-                    self._report(),
+                    *self._speaking.tasks(),
                     *self._attended(),
                 )
             ]
@@ -267,25 +261,25 @@ class Session:
         """Let the engine answer before the second is over."""
         shows = self._protocol.settings.pictures_per_unit
         unit = self._early.begin(await self._transport.latest_picture(now_at) if shows else None)
-        self._user_fell_silent_s = self._silence_began_s(self._front_end.voiced_until)
+        self._speaking.user_fell_silent(self._silence_began_s(self._front_end.voiced_until))
         self._tell_engine(unit)
 
     def _retract(self, retract: Retract) -> None:
         """He went on: what the engine made of it was never said."""
         self._tell_engine(retract)
-        self._user_fell_silent_s = None
+        self._speaking.user_fell_silent(None)
         if turn := self._early.take_back():
-            self._clear_playout("turn_detected", taken_back=turn)
+            self._speaking.clear("turn_detected", taken_back=turn)
 
     def _heard(self, event: FrontEndEvent) -> None:
         match event:
             case DuckDue():
-                self._duck()
+                self._speaking.duck()
             case ResumeDue():
-                self._resume()
+                self._speaking.resume()
             case BargeInDue():
                 self._telemetry.barge_in()
-                self._clear_playout("turn_detected")
+                self._speaking.clear("turn_detected")
             case Retract():
                 self._retract(event)
             case _:
@@ -293,18 +287,21 @@ class Session:
 
     def _listened(self, event: Unit | SpeechStarted | SpeechEnded) -> None:
         if isinstance(event, SpeechStarted):
-            self._user_fell_silent_s = None
-            self._send(self._protocol.speech_started(event.at))
+            self._speaking.user_fell_silent(None)
+            self._send(self._protocol.speech_started(self._on_client_clock(event.at)))
         elif isinstance(event, SpeechEnded):
-            self._user_fell_silent_s = self._silence_began_s(event.at)
-            self._send(self._protocol.speech_ended(event.at))
+            self._speaking.user_fell_silent(self._silence_began_s(event.at))
+            self._send(self._protocol.speech_ended(self._on_client_clock(event.at)))
         self._tell_engine(event)
 
-    def _silence_began_s(self, at: int) -> float | None:
-        """When the user's last sound came in; None while the agent speaks and cannot answer."""
-        if self._playout.playing:
-            return None
+    def _silence_began_s(self, at: int) -> float:
+        """When the user's last sound came in."""
         return self._clock.now_s() - (self._front_end.position - at) / MIC_RATE_HZ
+
+    def _on_client_clock(self, at: int) -> int:
+        """A client that sends its sound in events counts what it sent, and no silence between."""
+        line = self._event_microphone
+        return at if line is None else line.client_at(at)
 
     async def _inbox(self) -> None:
         async for message in self._transport.messages():
@@ -317,85 +314,7 @@ class Session:
             for found in self._early.heard(event):
                 self._heard(found)
             self._apply(self._protocol.engine(event))
-            await self._play(event)
-
-    async def _play(self, event: EngineEvent) -> None:
-        if isinstance(event, SpeechAudio):
-            await self._loudspeaker.play(event)
-        elif isinstance(event, TurnEnded):
-            self._playout.end(event.turn)
-            if event.reason == "interrupted" and event.turn != self._cancelled_turn:
-                self._clear_playout("client_cancelled")
-
-    # ---- what follows from playout ------------------------------------------------------------
-
-    async def _follow_playout(self) -> None:
-        while True:
-            await self._loudspeaker.pulled.wait()
-            self._loudspeaker.pulled.clear()
-            self._announce_playout()
-
-    def _announce_playout(self) -> None:
-        for event in self._playout.take_events():
-            match event:
-                case PlayoutStarted(turn=turn):
-                    self._sounding_turn = turn
-                    self._send(self._protocol.playout_started(turn))
-                    self._note_first_sound(turn)
-                case PlayoutDrained(turn=turn):
-                    self._send(self._protocol.playout_drained(turn))
-        if fresh := self._playout.underruns - self._underruns:
-            self._underruns += fresh
-            self._telemetry.underruns(fresh)
-
-    def _note_first_sound(self, turn: int) -> None:
-        if self._user_fell_silent_s is None:
-            return
-        delay_s = self._clock.now_s() - self._user_fell_silent_s
-        self._user_fell_silent_s = None
-        if delay_s > _LONGEST_ANSWER_S:
-            return
-        self._telemetry.first_sound(delay_s)
-        self._send(self._protocol.latency(turn, delay_s * 1000))
-
-    async def _report(self) -> None:
-        while True:
-            await self._clock.sleep_until(self._clock.now_s() + _REPORT_EVERY_S)
-            if self._playout.playing:
-                erle_db, delay_ms = self._front_end.erle_db, self._front_end.echo_delay_ms
-                self._telemetry.echo(erle_db, delay_ms)
-                self._telemetry.link(self._transport.link())
-                self._send(self._protocol.echo(erle_db, delay_ms))
-
-    def _duck(self) -> None:
-        """Hold the agent's breath: perhaps the user begins to speak.
-
-        Nobody is told of a turn that only begins later: there was no sound to fall silent.
-        """
-        self._announce_playout()
-        ducked = self._playout.duck()
-        if ducked and self._playout.playing:
-            self._send(self._protocol.ducked(ducked.turn, ducked.at_ms))
-
-    def _resume(self) -> None:
-        """It was nothing: go on where it was silenced."""
-        self._announce_playout()
-        has_begun, resumed = self._playout.playing, self._playout.resume()
-        if resumed and has_begun:
-            self._telemetry.duck_ended("resumed")
-            self._send(self._protocol.resumed(resumed.turn, resumed.at_ms))
-
-    def _clear_playout(self, reason: ClearReason, *, taken_back: int = 0) -> None:
-        """Silence the agent now: what was not sent is given up, by an engine that has it still."""
-        self._announce_playout()
-        if self._playout.ducked and self._playout.playing:
-            self._telemetry.duck_ended("flushed")
-        for silenced in self._loudspeaker.silence():
-            turn, heard_ms = silenced.turn, silenced.heard_ms
-            self._send(self._protocol.playout_cleared(turn, heard_ms, reason))
-            if turn != taken_back:
-                self._command(Interrupt(turn, heard_ms))
-        self._front_end.agent_silenced()
+            await self._speaking.play(event)
 
     # ---- what the protocol wants done ---------------------------------------------------------
 
@@ -404,17 +323,17 @@ class Session:
         for action in reaction.actions:
             match action:
                 case CancelTurn(turn=turn):
-                    self._cancel(turn)
+                    self._speaking.cancel(turn)
                 case ClearPlayout():
-                    self._clear_playout("client_cancelled")
+                    self._speaking.clear("client_cancelled")
                 case CloseCall(reason=reason):
                     self.hang_up(reason)
                 case RestoreSettings(settings=settings):
                     self._front_end.update(settings)
                 case HearAudio(data=data, coding=coding):
                     self._take_in(data, coding)
-                case PlayoutReport(rtp_timestamp=timestamp, at_ms=at_ms):
-                    self._loudspeaker.reported(timestamp, at_ms)
+                case PlayoutReport():
+                    self._speaking.reported(action)
                 case _:
                     self._command(action)
 
@@ -426,21 +345,23 @@ class Session:
         except RequestError as error:
             self._apply(self._protocol.failed(error))
 
-    def _cancel(self, turn: int) -> None:
-        """Stop generating; what is queued plays out, so it counts as heard."""
-        heard_ms = self._loudspeaker.to_be_heard_ms(turn)
-        self._cancelled_turn = turn
-        self._playout.end(turn)
-        self._command(Interrupt(turn, heard_ms))
-
     def _command(self, command: Command) -> None:
         match command:
             case UpdateSettings(settings=settings):
                 self._front_end.update(settings)
             case Pause() | ForceListen(on=True):
                 # An engine that has generated it all has nothing left to stop.
-                self._clear_playout("client_cancelled")
+                self._speaking.clear("client_cancelled")
+            case CommitInput():
+                self._begin_committed()
+            case ClearInput() if self._event_microphone is not None:
+                command = ClearInput(self._event_microphone.dropped())
         self._tell_engine(command)
+
+    def _begin_committed(self) -> None:
+        """Of the silence before what the client appended nothing belongs to its turn."""
+        if self._event_microphone is not None:
+            self._tell_engine(ClearInput(self._event_microphone.committed()))
 
     def _tell_engine(self, item: Told) -> None:
         self._early.told(item)

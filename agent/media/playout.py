@@ -18,6 +18,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from agent.media.audio import fade_out, falling_edge
+from agent.media.playout_events import (
+    Ducked,
+    Flushed,
+    PlayoutDrained,
+    PlayoutEvent,
+    PlayoutStarted,
+    Resumed,
+    SentSpan,
+)
 from agent.types import (
     SPEECH_FRAME_SAMPLES,
     SPEECH_RATE_HZ,
@@ -26,72 +35,25 @@ from agent.types import (
     SpeechAudio,
 )
 
+__all__ = [
+    "FADE_SAMPLES",
+    "MAX_TURNS",
+    "Ducked",
+    "Flushed",
+    "Playout",
+    "PlayoutDrained",
+    "PlayoutEvent",
+    "PlayoutStarted",
+    "Resumed",
+    "SentSpan",
+]
+
 FADE_SAMPLES = SPEECH_RATE_HZ // 100
 """10 ms: short enough to be called at once, long enough not to click."""
 MAX_TURNS = 64
 """So many turns may wait, be remembered, or have events that nobody has taken yet."""
 
 _SAMPLES_PER_MS = SPEECH_RATE_HZ // 1000
-
-
-@dataclass(frozen=True, slots=True)
-class PlayoutStarted:
-    """The first sample of `turn` was pulled."""
-
-    turn: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlayoutDrained:
-    """The last sample of `turn`, which had been ended, was pulled; or it had none at all."""
-
-    turn: int
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """Cut off: `turn`, of which `played_ms` had been pulled (the fade-out not counted).
-
-    `unheard` are the turns that waited behind it.
-    """
-
-    turn: int
-    played_ms: int
-    unheard: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ducked:
-    """Silent for now: `turn` is held at its millisecond `at_ms`."""
-
-    turn: int
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """`turn` goes on at its millisecond `at_ms`."""
-
-    turn: int
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class SentSpan:
-    """Samples `start` … `start + samples` of `turn` are those from `position` on in all that was
-    ever pulled (24 kHz).
-
-    The spans of a turn join without gap or overlap. A stretch that is faded out and in again
-    counts where it comes back, so the spans add up to what `played_ms` says.
-    """
-
-    position: int
-    turn: int
-    start: int
-    samples: int
-
-
-PlayoutEvent: TypeAlias = PlayoutStarted | PlayoutDrained
 
 _Flow: TypeAlias = Literal["flowing", "falling", "held", "rising"]
 """Falling: ducked, the fade-out not pulled yet. Rising: resumed, the fade-in not pulled yet."""
@@ -158,10 +120,14 @@ class Playout:
     audio, or because a later one begins. At most `max_queued_ms` of sound and `MAX_TURNS` turns
     wait: whoever pushes waits for `room_ms`; beyond it the newest sound is dropped and counted in
     `dropped_ms`. Of events not taken, the newest `MAX_TURNS` stay.
+
+    Without `fades` every sample is pulled once as it is, and falls silent or sounds from one to the
+    next: for whoever hands samples on instead of letting them sound.
     """
 
-    def __init__(self, max_queued_ms: int = 30_000) -> None:
+    def __init__(self, max_queued_ms: int = 30_000, *, fades: bool = True) -> None:
         self._max_queued = max_queued_ms * _SAMPLES_PER_MS
+        self._fades = fades
         self._turns: deque[_Turn] = deque()
         self._newest_turn = 0
         self._queued = 0
@@ -249,7 +215,7 @@ class Playout:
         if not head.played:
             self._flow, self._faded = "held", 0
         elif self._flow == "flowing":
-            self._flow = "falling"
+            self._flow = "falling" if self._fades else "held"
         elif self._flow == "rising":
             self._flow = "held"
         return Ducked(head.number, head.played // _SAMPLES_PER_MS)
@@ -273,7 +239,7 @@ class Playout:
         if not self._turns:
             return None
         head, *waiting = self._turns
-        if head.played and self._flow in ("flowing", "falling"):
+        if self._fades and head.played and self._flow in ("flowing", "falling"):
             self._fading = fade_out(head.peek(FADE_SAMPLES))
         self._turns.clear()
         self._queued = 0
@@ -322,6 +288,11 @@ class Playout:
     def ducked(self) -> bool:
         """Whether a turn is held in silence until `resume` or `flush`."""
         return self._flow in ("falling", "held")
+
+    def would_tear(self, samples: int) -> bool:
+        """Whether the next so many samples would have a hole in the middle of a turn."""
+        head = self._turns[0] if self._turns and not self.ducked else None
+        return head is not None and head.played > 0 and not head.ended and head.queued < samples
 
     @property
     def queued_ms(self) -> int:
