@@ -18,6 +18,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from agent.auth_settings import AuthSection
 from agent.errors import ConfigError
 from agent.model_settings import ModelSection
 from agent.setting_kinds import Allowed
@@ -36,6 +37,7 @@ from agent.settings import (
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
+    "AuthSection",
     "CallSettings",
     "Config",
     "EchoSettings",
@@ -110,8 +112,7 @@ def effective_toml(config: Config) -> str:
     for section, values in config.model_dump(mode="json").items():
         parts.append(f"[{section}]")
         for name, value in values.items():
-            shown = _starred(value) if _is_secret(section, name) else value
-            parts.append(f"{name} = {_literal(shown)}")
+            parts.append(f"{name} = {_literal(_less_secrets(section, name, value))}")
         parts.append("")
     return "\n".join(parts)
 
@@ -136,7 +137,7 @@ def _row(key: str, field: FieldInfo) -> SettingRow:
         default=_literal(field.default),
         range=notes[0].words if notes else _range(field),
         description=field.description or "",
-        secret=any(note.secret for note in notes),
+        secret=any(note.hide is not None for note in notes),
     )
 
 
@@ -172,20 +173,12 @@ def _literal(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _is_secret(section: str, name: str) -> bool:
+def _less_secrets(section: str, name: str, value: object) -> object:
     field = _sections()[section].model_fields[name]
-    return any(isinstance(note, Allowed) and note.secret for note in field.metadata)
-
-
-def _starred(urls: list[str]) -> list[str]:
-    """ICE servers without their passwords."""
-    shown = []
-    for url in urls:
-        scheme, _, rest = url.partition(":")
-        credentials, at, address = rest.rpartition("@")
-        user = credentials.partition(":")[0]
-        shown.append(f"{scheme}:{user}:***@{address}" if at else url)
-    return shown
+    for note in field.metadata:
+        if isinstance(note, Allowed) and note.hide is not None and isinstance(value, list):
+            return [note.hide(each) for each in value]
+    return value
 
 
 # ---- reading ----------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ AgentError
 │ └ CheckpointError      file missing, key or shape that differs   → exit 2 at start
 ├ RequestError           the client sent nonsense                  → 400, OpenAI-shaped body
 │ └ UnsupportedError     the engine in use cannot do that          → 400, `unsupported_by_engine`
-├ AuthError              no or wrong key                           → 401
+├ AuthError              no or wrong key, or one that may not      → 401, 403
 ├ CapacityError          no slot                                   → 503 + Retry-After
+│ └ QuotaError           whoever asks has had their share          → 429 + Retry-After
 ├ MediaError             sound that is not what it claims to be   → dropped, the call goes on
 ├ SessionError           ends one call
 │ ├ TransportClosed      the peer hung up or the connection broke
@@ -55,9 +56,10 @@ class UnsupportedError(RequestError):
 
 
 class AuthError(AgentError):
-    """No key, or one that does not open this door."""
+    """No key, or one that does not open this door. `reason` is for the metrics."""
 
     status = 401
+    reason = "key"
 
 
 class CapacityError(AgentError):
@@ -69,6 +71,14 @@ class CapacityError(AgentError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QuotaError(CapacityError):
+    """Whoever asks has had their share; others have not. `reason` is for the metrics."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    reason = "rate"
 
 
 class MediaError(AgentError):

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from agent.auth_settings import AuthSection
 from agent.model_settings import ChatSettings, ModelSection, VocoderSection, VoicesSection
-from agent.setting_kinds import Addresses, IceServers, Origins, Section
+from agent.setting_kinds import Addresses, Hosts, IceServers, Networks, Origins, Section
 from agent.tool_settings import ToolSettings
 from agent.types import CallMode, SessionSettings, TurnDetection
 
@@ -34,7 +35,21 @@ class ServerSettings(Section):
         "empty is `voice-agent` in the user's data folder.",
     )
     cors_origins: Origins = Field(
-        default=("*",), strict=False, description="Pages of which origins may call the server."
+        default=("*",),
+        strict=False,
+        description="Pages of which origins may call the server; `*` is any that has a key, and "
+        "where no key is asked for those of this machine.",
+    )
+    public_hosts: Hosts = Field(
+        default=(),
+        strict=False,
+        description="Names by which clients reach the server, as behind a proxy; addresses and "
+        "this machine's own names need not be told. Without keys others are refused.",
+    )
+    proxies: Networks = Field(
+        default=(),
+        strict=False,
+        description="Proxies in front of the server, whose X-Forwarded-For says who asks.",
     )
     max_body_bytes: int = Field(
         default=262_144, ge=1024, le=67_108_864, description="Largest HTTP request body."
@@ -261,6 +276,7 @@ class Config(Section):
     """All sections. `Config()` is the default of everything."""
 
     server: ServerSettings = ServerSettings()
+    auth: AuthSection = AuthSection()
     engine: EngineChoice = EngineChoice()
     model: ModelSection = ModelSection()
     vocoder: VocoderSection = VocoderSection()

@@ -1,8 +1,27 @@
 """Who asks: the key behind a request, and what its owner may do."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from aiohttp import web
+
+from agent.errors import AuthError
+from agent.types import Abilities
+
+
+class Forbidden(AuthError):
+    """The key is good, but this is not for its holder; `reason` is for the metrics."""
+
+    status = 403
+    code = "permission_denied"
+    reason = "forbidden"
+
+
+class VoiceForbidden(Forbidden):
+    """A voice that is not among the key's."""
+
+    code = "voice_not_allowed"
+    reason = "voice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +57,36 @@ class Caller:
         """Whether a call of `caller` is theirs: a key has those of its secrets, not the reverse."""
         return self.key == caller.key and self.secret in ("", caller.secret)
 
+    def opening(self, session: object) -> object:
+        """`session`, with all that theirs names as theirs has it; either may be None."""
+        if session is None or self.session is None:
+            return self.session if session is None else session
+        return _joined(session, self.session) if isinstance(session, Mapping) else session
+
+    def able(self, abilities: Abilities) -> Abilities:
+        """`abilities`, with none but their voices; an engine that names none has what they may."""
+        if not self.voices:
+            return abilities
+        known = abilities.voices or self.voices
+        return replace(abilities, voices=tuple(each for each in known if each in self.voices))
+
+    def voice(self, asked: str, abilities: Abilities) -> str:
+        """The voice that they get where they ask for `asked`, of an engine of these `abilities`.
+
+        "" asks for none in particular. `VoiceForbidden`.
+        """
+        if not self.voices or asked in self.voices:
+            return asked
+        if asked:
+            raise VoiceForbidden(
+                f"your key may not use the voice {asked[:64]!r}; it may use: "
+                + ", ".join(self.voices)
+            )
+        known = self.able(abilities).voices
+        if not known:
+            raise VoiceForbidden("none of the voices that your key may use is here")
+        return known[0]
+
 
 ANYONE = Caller()
 
@@ -49,3 +98,11 @@ def caller_of(request: web.Request) -> Caller:
     """Whom the request's key belongs to; `ANYONE` where the server asks for none."""
     caller: Caller = request.get(CALLER, ANYONE)
     return caller
+
+
+def _joined(session: object, by: object) -> object:
+    """`by`, and what only `session` has, field by field."""
+    if not isinstance(session, Mapping) or not isinstance(by, Mapping):
+        return by
+    both = {name: _joined(session[name], by[name]) for name in session.keys() & by.keys()}
+    return {**session, **by, **both}

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from agent.api.caller import ANYONE, Caller
+from agent.api.ice_servers import ice_servers
 from agent.config import Config
-from agent.errors import AgentError, CapacityError
+from agent.errors import AgentError, CapacityError, QuotaError, RequestError
 from agent.interfaces import Conversation, EchoCanceller, Engine, Transport
 from agent.media.barge_in import BargeIn, BargeInRules
 from agent.media.echo_canceller import Aec3, PassThrough
@@ -19,9 +20,12 @@ from agent.media.playout import Playout
 from agent.media.units import UnitBuilder
 from agent.media.vad import SileroModel, SileroVad
 from agent.realtime import Limits, RealtimeCall, parse_opening
+from agent.realtime.settings import OPENAI_VOICES
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
-from agent.transport.rtc import IceServer, RtcOptions, RtcTransport
+from agent.transport.options import RtcOptions
+from agent.transport.peer_ice import PeerIce
+from agent.transport.rtc import RtcTransport
 from agent.types import MIC_RATE_HZ, Abilities, SessionSettings
 from agent.voices import Voices
 
@@ -38,11 +42,11 @@ class CallNotFound(AgentError):
     code = "call_not_found"
 
 
-class TooManyCalls(CapacityError):
+class TooManyCalls(QuotaError):
     """Whoever asks has as many calls as they may."""
 
-    status = 429
     code = "call_limit_exceeded"
+    reason = "calls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Answered:
 
     call_id: str
     sdp: str
+    ice_tag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class _Live:
     session: Session
     task: asyncio.Task[str]
     caller: Caller
+    transport: Transport
 
 
 class Calls:
@@ -89,6 +95,11 @@ class Calls:
         self._opening: list[Caller] = []
         self._reading = 0
         self._closing = False
+
+    @property
+    def config(self) -> Config:
+        """The settings of the server."""
+        return self._services.config
 
     @property
     def count(self) -> int:
@@ -104,9 +115,28 @@ class Calls:
         with self._place(caller):
             return await self._open(offer, session, caller)
 
+    def rehearse(self, session: object, caller: Caller) -> dict[str, object]:
+        """The session object that a call of `caller` with that `session` would begin with.
+
+        `RequestError` or `AuthError` for one that could not be opened.
+        """
+        return self._protocol("", session, caller).session
+
     def owned_by(self, call_id: str, caller: Caller) -> Session:
         """The call in progress of that id. `CallNotFound`, also when it is not `caller`'s."""
         return self._owned_by(call_id, caller).session
+
+    def stands(self, call_id: str, caller: Caller) -> bool:
+        """Whether that call is connected. `CallNotFound`."""
+        transport = self._owned_by(call_id, caller).transport
+        return not isinstance(transport, RtcTransport) or transport.stands
+
+    def ice_of(self, call_id: str, caller: Caller) -> PeerIce:
+        """The way of that call through the network. `CallNotFound`; `RequestError`: has none."""
+        transport = self._owned_by(call_id, caller).transport
+        if not isinstance(transport, RtcTransport):
+            raise RequestError("the call does not go over WebRTC", code="not_webrtc")
+        return transport.signalled()
 
     @contextmanager
     def _place(self, caller: Caller) -> Iterator[None]:
@@ -176,20 +206,22 @@ class Calls:
         wait_s = float(self._limits.retry_after_s)
         return CapacityError(f"{reason}; try again later", retry_after_s=wait_s)
 
-    def _protocol(self, call_id: str, session: object) -> RealtimeCall:
+    def _protocol(self, call_id: str, session: object, caller: Caller) -> RealtimeCall:
         engine, config = self._services.engine, self._services.config
         limits = Limits(max_message_bytes=config.calls.max_message_bytes)
-        settings = config.session_settings(engine.name)
-        abilities = self._services.abilities
+        abilities = caller.able(self._services.abilities)
+        settings = _theirs(config.session_settings(engine.name), caller, abilities)
         if not abilities.speech:
             settings = replace(settings, output_modalities=("text",))
+        session = caller.opening(session)
         if session is not None:
+            _expect_voice(session, caller, self._services.abilities)
             settings = parse_opening(session, settings, abilities, limits)
         return RealtimeCall(call_id, settings, abilities, limits)
 
     async def _open(self, offer: str, session: object, caller: Caller) -> Answered:
         config = self._services.config
-        protocol = self._protocol(f"rtc_{secrets.token_hex(16)}", session)
+        protocol = self._protocol(f"rtc_{secrets.token_hex(16)}", session, caller)
         async with AsyncExitStack() as undo:
             telemetry = self._services.telemetry
             transport = RtcTransport(
@@ -202,7 +234,7 @@ class Calls:
             answer = await transport.answer(offer)
             await self._begin(protocol, transport, undo, caller)
             undo.pop_all()
-        return Answered(protocol.call_id, answer)
+        return Answered(protocol.call_id, answer, transport.ice_tag)
 
     async def _begin(
         self, protocol: RealtimeCall, transport: Transport, undo: AsyncExitStack, caller: Caller
@@ -237,7 +269,7 @@ class Calls:
         call_id = parts.protocol.call_id
         session = Session(parts, self._services.telemetry, self._limits.max_duration_s)
         task = asyncio.get_running_loop().create_task(session.run(), name=call_id)
-        live = self._live[call_id] = _Live(session, task, caller)
+        live = self._live[call_id] = _Live(session, task, caller, parts.transport)
         task.add_done_callback(lambda _: self._live.pop(call_id, None))
         log.info("call %s opened, %d in progress", call_id, len(self._live))
         return live
@@ -263,17 +295,31 @@ class _PacketFates:
         return int(getattr(counts, name) - getattr(self._told, name))
 
 
+def _theirs(settings: SessionSettings, caller: Caller, abilities: Abilities) -> SessionSettings:
+    """What calls begin with, in a voice that `caller` may use. `VoiceForbidden`."""
+    if not caller.voices:
+        return settings
+    voice, manner = (
+        each if each in caller.voices else "" for each in (settings.voice, settings.prompt_voice)
+    )
+    return replace(settings, voice=caller.voice(voice, abilities), prompt_voice=manner)
+
+
+def _expect_voice(session: object, caller: Caller, abilities: Abilities) -> None:
+    """`VoiceForbidden` for a voice that others may use; of unknown ones parsing tells."""
+    voice: object = session
+    for name in ("audio", "output", "voice"):
+        voice = voice.get(name) if isinstance(voice, Mapping) else None
+    if isinstance(voice, Mapping):
+        voice = voice.get("id")
+    # Stock clients name one of OpenAI's unasked, which an engine that has not got it passes over.
+    if isinstance(voice, str) and (voice in abilities.voices or voice not in OPENAI_VOICES):
+        caller.voice(voice, abilities)
+
+
 def _rtc_options(config: Config) -> RtcOptions:
     return RtcOptions(
-        ice_servers=tuple(_ice_server(text) for text in config.rtc.ice_servers),
+        ice_servers=ice_servers(config),
         connect_timeout_s=config.calls.connect_timeout_s,
         watchdog_s=config.calls.watchdog_s,
     )
-
-
-def _ice_server(text: str) -> IceServer:
-    """`stun:host:port` or `turn:user:password@host:port`, as the settings hold them."""
-    scheme, _, rest = text.partition(":")
-    credentials, _, address = rest.rpartition("@")
-    username, _, credential = credentials.partition(":")
-    return IceServer(f"{scheme}:{address}", username, credential)
