@@ -155,7 +155,8 @@ def _voiced(parts: CallParts, settings: VoiceSettings, assets: Path) -> CallPart
     turns, device = parts.runner.slots.count, model.target.device
     vocoder, voices = load_voice(settings, assets / "ref_audio", device, turns)
     heard = HeardVoices(model, voices)
-    _warm(vocoder, heard, lengths=device.type == "cuda")
+    # Graphs are of one length, and were recorded by now.
+    _warm(vocoder, heard, lengths=device.type == "cuda" and vocoder.most_pushes == 1)
     runner = parts.runner
     if runner.lanes:
         eager = EagerLane(model, runner.slots)
