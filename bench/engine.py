@@ -33,7 +33,7 @@ from bench.engine_floor import measure_floor
 from bench.engine_hour import HourOptions, measure_hour
 from bench.engine_load import LEVELS, LoadBench, LoadOptions
 from bench.engine_memory import measure_memory
-from bench.engine_parts import Bed, Made, Wanted, make_bed, make_engine
+from bench.engine_parts import Bed, Made, Wanted, make_bed, make_engine, taken_gb
 from bench.engine_report import EngineReport, gpu_name
 from bench.engine_start import measure_start, prepare_start
 from bench.engine_trace import Trace
@@ -104,6 +104,7 @@ class _Run:
         bed = make_bed(self.device, self.folder, numerics, tiny=self.options.tiny)
         bed = replace(bed, graphs=not self.options.no_graphs)
         self.report.row("bed_s", SYSTEM_CLOCK.now_s() - began_s, "s")
+        self._taken("bed")
         return bed
 
     @cached_property
@@ -130,7 +131,13 @@ class _Run:
         made = make_engine(bed, wanted, trace=trace)
         self.report.row(f"{name}_engine_s", SYSTEM_CLOCK.now_s() - began_s, "s")
         self.report.row(f"{name}_slots", wanted.slots, "calls")
+        self._taken(name)
         return made
+
+    def _taken(self, name: str) -> None:
+        """What is taken of a GPU's memory by now, the driver's own part included."""
+        if self.device.type == "cuda":
+            self.report.row(f"{name}_gb", taken_gb(self.device), "GB")
 
     def floor(self) -> None:
         measure_floor(self.report, self.device, small=self.options.tiny)
