@@ -5,8 +5,11 @@ from typing import Literal, TypeAlias
 
 from agent.types import ByteArray, Failed, FloatArray, Role, Tool
 
-FinishReason: TypeAlias = Literal["stop", "length"]
-"""stop: the model ended its answer, or a stop token did. length: `max_tokens` did."""
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+"""stop: the model ended its answer, or a stop token did. length: `max_tokens` did. tool_calls: the
+model ended it, and waits for what the functions return that it calls."""
+ChatRole: TypeAlias = Role | Literal["tool"]
+"""tool: what a function returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,25 @@ ChatPart: TypeAlias = ChatText | ChatPicture | ChatSound | ChatVideo
 
 
 @dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One message, its parts in order."""
+class ChatToolCall:
+    """The model calls one of the request's `tools`; `arguments` is its JSON text, as far as the
+    model wrote any: it may be none at all."""
 
-    role: Role
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message, its parts in order; `calls` are those of an earlier answer, behind its words.
+
+    What functions returned follows in the order of their calls, a message each.
+    """
+
+    role: ChatRole
     content: tuple[ChatPart, ...]
+    calls: tuple[ChatToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +71,8 @@ class ChatRequest:
     """A whole conversation, to be answered once. None leaves a choice to the engine.
 
     `greedy` takes the likeliest token each time, whatever the numbers beside it say. `max_slices`
-    is into how many tiles a picture may be cut.
+    is into how many tiles a picture may be cut. `tool_choice` is as in `SessionSettings`;
+    `one_call`: the answer is over with the first call.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -74,6 +92,8 @@ class ChatRequest:
     speaks: bool = False
     """The answer comes as sound too, in `voice`; empty is the first there is."""
     voice: str = ""
+    tool_choice: str = "auto"
+    one_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +125,6 @@ class ChatAudio:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatToolCall:
-    """The model calls one of the request's `tools`; `arguments` is its JSON text."""
-
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
 class ChatDone:
     """The answer is complete; the last event of a chat that did not fail."""
 
@@ -125,4 +137,4 @@ class ChatDone:
     """False where the voice failed on the way: the sound ends before the words."""
 
 
-ChatEvent: TypeAlias = ChatDelta | ChatAudio | ChatDone | Failed
+ChatEvent: TypeAlias = ChatDelta | ChatAudio | ChatToolCall | ChatDone | Failed

@@ -15,6 +15,7 @@ from agent.chat_types import FinishReason
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.sampling import Drawing
+from agent.duplex.tool_calls import WrittenCall
 from agent.duplex.work import Choice, Choose, Read, TokenSampler, Work
 from agent.types import FloatArray
 
@@ -27,7 +28,7 @@ class AnswerPiece:
     """What came of one step of an answer.
 
     `tokens` are those of this piece, of the reasoning too, but no terminator. `finish` is None
-    until the end; behind it nothing more comes.
+    until the end; behind it nothing more comes. `calls` are those that were complete by then.
     """
 
     text: str
@@ -37,6 +38,7 @@ class AnswerPiece:
     speech_tokens: tuple[int, ...] = ()
     samples: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32), compare=False)
     """Sound [T] at 24 kHz, where whoever answers has a voice of its own."""
+    calls: tuple[WrittenCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +59,33 @@ class AnswerRules:
 
 @dataclass(frozen=True, slots=True)
 class TokenSource:
-    """Where tokens come from: the model and chance, or the `script` of a test."""
+    """Where tokens come from: the model and chance, or the `script` of a test.
+
+    `silent` draws those of function calls, which nobody says: what cannot be read aloud, JSON is
+    full of. None: as all others.
+    """
 
     sampler: TokenSampler
     drawing: Drawing
     script: Iterator[int] | None = None
+    silent: TokenSampler | None = None
 
-    @property
-    def choice(self) -> Choice | None:
+    def choice(self, *, is_calling: bool = False) -> Choice | None:
         """What a token is to be read with, so that the one after it is drawn at once."""
-        return None if self.script is not None else Choice(self.sampler, self.drawing)
+        return None if self.script is not None else self._choice(is_calling=is_calling)
+
+    def _choice(self, *, is_calling: bool) -> Choice:
+        return Choice((self.silent if is_calling else None) or self.sampler, self.drawing)
 
     def token(self, reading: Read) -> int:
         """The token after one that was read with that."""
         return reading.token if self.script is None else next(self.script)
 
-    def draw(self, state: Tensor) -> Generator[Work, None, int]:
+    def draw(self, state: Tensor, *, is_calling: bool = False) -> Generator[Work, None, int]:
         """The token after `state` [W]."""
         if self.script is not None:
             return next(self.script)
-        choosing = Choose(state, Choice(self.sampler, self.drawing))
+        choosing = Choose(state, self._choice(is_calling=is_calling))
         yield choosing
         return choosing.token
 
@@ -119,7 +128,8 @@ class Answer:
         while self.finish is None and len(taken.ids) < count:
             self._take(taken)
             if self.finish is None:
-                reading = Read(self._stream, taken.ids[-1:], choice=self._source.choice)
+                choice = self._source.choice(is_calling=self.text.is_calling)
+                reading = Read(self._stream, taken.ids[-1:], choice=choice)
                 yield reading
                 taken.states.append(reading.state)
                 self._see(self._source.token(reading))
@@ -140,7 +150,7 @@ class Answer:
             self.finish = "length"
 
     def _look(self, state: Tensor) -> Generator[Work, None, None]:
-        self._see((yield from self._source.draw(state)))
+        self._see((yield from self._source.draw(state, is_calling=self.text.is_calling)))
 
     def _see(self, token: int) -> None:
         self._next = token

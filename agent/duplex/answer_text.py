@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from agent.duplex.tokens import SPECIAL_IDS, TextStream, Token
+from agent.duplex.tool_calls import CallReader
 
 
 class AnswerText:
@@ -15,10 +16,11 @@ class AnswerText:
 
     With `thinking`, all from a leading `<think>` to `</think>` is reasoning, shown without the
     blanks around it; an answer that begins otherwise has none. Special tokens are ignored. `stop`
-    strings count in the text alone, which ends before the first of them.
+    strings count in the text alone, which ends before the first of them; `calls` takes out of it
+    what calls functions.
 
     `settled_words` says how many of the text's tokens, from the first on, may be said: with stop
-    strings those all of whose letters were shown; without any, all.
+    strings or calls those all of whose letters were shown, before the first call; else all.
     """
 
     def __init__(
@@ -27,12 +29,14 @@ class AnswerText:
         *,
         thinking: bool = False,
         stop: Sequence[str] = (),
+        calls: CallReader | None = None,
     ) -> None:
         self._decode = decode
         self._letters = TextStream(decode)
         self._thoughts = _Trimmed()
         self._stops = StopStrings(stop)
-        self._words = _Words() if stop else None
+        self._words = _Words() if stop or calls is not None else None
+        self._calls = calls
         self._text = self._reasoning = ""
         self.settled_words = 0
         self._may_think = thinking
@@ -40,8 +44,17 @@ class AnswerText:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was met; nothing more is shown then."""
-        return self._stops.found
+        """Whether a stop string was met, or as many calls as there may be: the answer is over."""
+        return self._stops.found or (self._calls is not None and self._calls.is_over)
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether a call is being written: nothing of it is ever said."""
+        return self._calls is not None and self._calls.inside
+
+    def open_with(self, text: str) -> None:
+        """The answer begins with this, which the model does not write itself. Before all else."""
+        self._show(text)
 
     def push(self, token: int) -> bool:
         """The next token → whether it is the text's: not reasoning, nor the blanks behind that."""
@@ -62,10 +75,19 @@ class AnswerText:
 
     def finish(self) -> None:
         """No token follows: what waited for more is settled. Idempotent."""
-        if not self._is_over and not self._stops.found:
-            self._text += self._stops.finish()
-            self._settle_words()
+        if self._is_over:
+            return
         self._is_over = True
+        if not self._stops.found:
+            self._show(self._stops.finish())
+        if self._calls is not None:
+            self._text += self._calls.finish()
+        if not self._stops.found:
+            self._settle_words()
+
+    def _show(self, text: str) -> None:
+        """What is no stop string is shown, unless it is of a call."""
+        self._text += text if self._calls is None else self._calls.push(text)
 
     def _think(self, token: int) -> None:
         if token == Token.END_THINK:
@@ -81,7 +103,7 @@ class AnswerText:
             self._is_after_thought = not text
         is_blank = bool(letters) and not text
         if not is_blank:
-            self._text += self._stops.push(text)
+            self._show(self._stops.push(text))
             self._add_word(len(text))
         return not is_blank
 
@@ -93,8 +115,12 @@ class AnswerText:
             self._settle_words()
 
     def _settle_words(self) -> None:
-        if self._words is not None:
-            self.settled_words += self._words.settle(self._stops.held)
+        if self._words is None:
+            return
+        shown = self._words.letters - self._stops.held
+        self.settled_words += self._words.settle(
+            shown if self._calls is None else self._calls.letters
+        )
 
 
 class _Words:
@@ -105,19 +131,19 @@ class _Words:
 
     def __init__(self) -> None:
         self._ends: deque[int] = deque()
-        self._unfinished = self._letters = 0
+        self._unfinished = 0
+        self.letters = 0
 
     def add(self, letters: int) -> None:
         """The next word, with which so many letters are complete."""
-        self._letters += letters
+        self.letters += letters
         self._unfinished += 1
         if letters:
-            self._ends += [self._letters] * self._unfinished
+            self._ends += [self.letters] * self._unfinished
             self._unfinished = 0
 
-    def settle(self, held: int) -> int:
-        """All letters but the newest `held` are shown → how many words more are settled."""
-        shown = self._letters - held
+    def settle(self, shown: int) -> int:
+        """So many letters are shown → how many words more are settled."""
         count = sum(end <= shown for end in self._ends)
         for _ in range(count):
             self._ends.popleft()

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from agent.chat_types import ChatRequest
@@ -47,6 +48,8 @@ from agent.duplex.prompt import ChatLayout, SoundSpan
 from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History
 from agent.duplex.tokens import Token
+from agent.duplex.tool_calls import MAX_CALLS, CallReader
+from agent.duplex.tool_prompt import forced_opening
 from agent.duplex.work import NO_SOUND, Work
 from agent.errors import EngineError, RequestError, VocoderError
 
@@ -91,9 +94,15 @@ class Chat:
         most = answer_tokens(request, len(self._laid.ids), runner.slots.llm.positions)
         ends = SPOKEN_ENDS if request.speaks else ENDS
         rules = AnswerRules(ends | set(_stop_tokens(request)), most, looks_ahead=request.speaks)
+        opening = forced_opening(request.tools, request.tool_choice)
+        self._calls = _call_reader(request)
         text = AnswerText(
-            model.vocabulary.text, thinking=request.thinking, stop=_stop_strings(request)
+            model.vocabulary.text,
+            thinking=request.thinking and not opening,
+            stop=_stop_strings(request),
+            calls=self._calls,
         )
+        text.open_with(opening)
         source = _source(runner, request, ends, most, script)
         self._stream = KvStream(runner.slots.take())
         self._answer = Answer(self._stream, source, rules, text)
@@ -147,10 +156,11 @@ class Chat:
         if finish is not None:
             text.finish()
         shown, reasoning = text.take()
+        calls = tuple(self._calls.take()) if self._calls is not None else ()
         if speech is not None and is_spoken:
             speech.add(taken, text.settled_words, text_ended=finish is not None)
             finish = None if speech.waits else finish
-        return AnswerPiece(shown, reasoning, finish, len(taken.ids))
+        return AnswerPiece(shown, reasoning, finish, len(taken.ids), calls=calls)
 
     def close(self) -> None:
         """Give the slot back, whatever was under way. Idempotent."""
@@ -173,6 +183,15 @@ class Chat:
             raise EngineError("the chat is closed")
 
 
+def _call_reader(request: ChatRequest) -> CallReader | None:
+    """What finds the calls in the answer, where it may hold any."""
+    if not request.tools or request.tool_choice == "none":
+        return None
+    names = [one.name for one in request.tools]
+    is_one = request.one_call or request.tool_choice in names
+    return CallReader(names, most=1 if is_one else MAX_CALLS)
+
+
 def _source(
     runner: Runner,
     request: ChatRequest,
@@ -181,11 +200,16 @@ def _source(
     script: Iterator[int] | None,
 ) -> TokenSource:
     """How the answer's tokens are drawn; one that is spoken says nothing that nobody can read."""
-    device = runner.model.target.device
-    banned = unreadable_ids(runner.model.vocabulary, device) if request.speaks else None
-    sampler = AnswerSampler(requested_sampling(request), ends, device, banned)
+    device, sampling = runner.model.target.device, requested_sampling(request)
+    mute = unreadable_ids(runner.model.vocabulary, device) if request.speaks else None
+    banned = mute
+    if request.tools and request.tool_choice == "none":
+        calls = torch.tensor([int(Token.TOOL_CALL)]).to(device)
+        banned = calls if mute is None else torch.cat([mute, calls])
+    sampler = AnswerSampler(sampling, ends, device, banned)
+    silent = AnswerSampler(sampling, ends, device) if mute is not None else None
     drawing = Drawing(History(most), RandomSource.of(request.seed))
-    return TokenSource(sampler, drawing, script)
+    return TokenSource(sampler, drawing, script, silent)
 
 
 # ---- the voice ----------------------------------------------------------------------------------

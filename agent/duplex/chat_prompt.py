@@ -24,6 +24,7 @@ from agent.duplex.prompt import (
 )
 from agent.duplex.reading_text import is_chinese
 from agent.duplex.tokens import Vocabulary
+from agent.duplex.tool_prompt import forced_opening, tool_block, written_calls
 from agent.errors import RequestError
 
 USUAL_TOKENS = 4096
@@ -48,12 +49,24 @@ def lay_out_chat(
     if not request.messages:
         raise RequestError("there is no message to answer", param="messages")
     messages = [
-        Message(one.role, _content(vocabulary, one, senses, f"messages[{index}]"))
+        Message(
+            one.role,
+            _content(vocabulary, one, senses, f"messages[{index}]"),
+            written_calls(vocabulary, one.calls),
+        )
         for index, one in enumerate(request.messages)
     ]
     if request.speaks:
         messages = _with_voice(messages, request, voice)
     layout = layout or replace(chat_layout(request), max_tokens=_UNCUT)
+    if request.tools:
+        opening = forced_opening(request.tools, request.tool_choice)
+        layout = replace(
+            layout,
+            tools=tool_block(vocabulary, request.tools),
+            opening=opening,
+            thinking=layout.thinking and not opening,
+        )
     return lay_out(vocabulary, chat_segments(messages, layout), layout)
 
 
@@ -103,11 +116,12 @@ def _content(
 ) -> tuple[Content, ...]:
     texts = [part.text for part in message.content if isinstance(part, ChatText)]
     is_text = len(texts) == len(message.content)
-    if is_text and not any(texts) and message.role != "system":
+    says_nothing = is_text and not any(texts) and not message.calls
+    if says_nothing and message.role in ("user", "assistant"):
         raise RequestError("the message is empty; leave it out", param=name)
+    if message.role in ("assistant", "tool") and not is_text:
+        raise RequestError("pictures and sounds belong into the user's messages", param=name)
     if message.role == "assistant":
-        if not is_text:
-            raise RequestError("pictures and sounds belong into the user's messages", param=name)
         return tuple(defused_answer(vocabulary, text) for text in texts)
     return tuple(span for part in message.content for span in senses.add(part, vocabulary))
 
@@ -123,6 +137,9 @@ def check_characters(request: ChatRequest, positions: int) -> None:
     most = _prompt_room(positions) * TOKEN_CHARACTERS
     parts = [part for message in request.messages for part in message.content]
     characters = sum(len(part.text) for part in parts if isinstance(part, ChatText))
+    characters += sum(len(one.description) + len(one.parameters) for one in request.tools)
+    calls = [one for message in request.messages for one in message.calls]
+    characters += sum(len(one.arguments) for one in calls)
     if characters > most:
         raise RequestError(
             f"the messages hold {characters:,} characters of text, and more than {most:,} never "

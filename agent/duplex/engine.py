@@ -357,6 +357,8 @@ class DuplexEngine:
                 self._said.append((number, ChatDelta(piece.text)))
             if piece.samples.size:
                 self._said.append((number, ChatAudio(piece.samples)))
+            self._said += [(number, one.told()) for one in piece.calls]
+            asking.calls += len(piece.calls)
             if piece.finish is not None:
                 self._said.append((number, _done(piece.finish, asking)))
                 asking.over = True
@@ -392,8 +394,9 @@ class DuplexEngine:
             self._said += [(number, event) for event in line.voice.take()]
 
 
-def _done(reason: FinishReason, asking: Asking) -> ChatDone:
+def _done(finish: FinishReason, asking: Asking) -> ChatDone:
     chat = asking.chat
+    reason: FinishReason = "tool_calls" if asking.calls and finish == "stop" else finish
     return ChatDone(
         reason, chat.prompt_tokens, asking.answer_tokens, asking.speech_tokens, chat.is_voiced
     )

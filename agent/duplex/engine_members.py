@@ -93,4 +93,5 @@ class Asking:
     begun: bool = False
     answer_tokens: int = 0
     speech_tokens: int = 0
+    calls: int = 0
     over: bool = False

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from agent.chat_types import ChatRole
 from agent.duplex.tokens import WRITTEN, Token, Vocabulary
+from agent.duplex.tool_prompt import result_marks, with_tools
 from agent.errors import RequestError
-from agent.types import Role
 
 MAX_PROMPT_TOKENS = 8192
 PICTURE_VECTORS = 64
@@ -48,9 +49,13 @@ def duplex_system(language: str, *, camera: bool) -> str:
     return _AUDIO_ZH if _is_chinese(language) else _AUDIO_EN
 
 
-def duplex_prompt(vocabulary: Vocabulary, system: str) -> DuplexPrompt:
-    """The prompt of a duplex call; `system` as it is, but that it can write no control token."""
-    prefix = f"<|im_start|>system\n{vocabulary.defused(system)}\n<|audio_start|>"
+def duplex_prompt(vocabulary: Vocabulary, system: str, tools: str = "") -> DuplexPrompt:
+    """The prompt of a duplex call; `system` as it is, but that it can write no control token.
+
+    `tools` is what stands of functions behind it (`tool_prompt.tool_block`).
+    """
+    system = with_tools(vocabulary.defused(system), tools)
+    prefix = f"<|im_start|>system\n{system}\n<|audio_start|>"
     return DuplexPrompt(
         tuple(vocabulary.encode(prefix)), tuple(vocabulary.encode("<|audio_end|><|im_end|>"))
     )
@@ -128,10 +133,11 @@ Content: TypeAlias = str | PictureSpan | SoundSpan
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; its content in order."""
+    """One message; its content in order, and the calls behind it as they are written."""
 
-    role: Role
+    role: ChatRole
     content: tuple[Content, ...]
+    calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,10 @@ class ChatLayout:
     picture_vectors: int = PICTURE_VECTORS
     max_tokens: int = MAX_PROMPT_TOKENS
     """A longer prompt is cut at its end."""
+    tools: str = ""
+    """What stands of functions at the end of the system message (`tool_prompt.tool_block`)."""
+    opening: str = ""
+    """How the answer begins, whatever the model would say."""
 
 
 def system_content(
@@ -179,14 +189,37 @@ def chat_segments(messages: Sequence[Message], layout: ChatLayout) -> list[Conte
         default=len(messages) - 1,
     )
     segments: list[Content] = []
+    if layout.tools and (not messages or messages[0].role != "system"):
+        segments.append(f"<|im_start|>system\n{layout.tools}<|im_end|>\n")
     for index, message in enumerate(messages):
+        if message.role == "tool":
+            segments += _returned(messages, index, layout)
+            continue
         content = joined_content(message.content, layout)
         if message.role == "assistant":
             is_last = index == len(messages) - 1
-            content = _answered(content, recent=index > last_query, is_last=is_last)
+            content = _answered(message, content, recent=index > last_query, is_last=is_last)
+        elif message.role == "system" and index == 0:
+            content = _with_tools(content, layout)
         segments += [f"<|im_start|>{message.role}\n", *content, "<|im_end|>\n"]
     if layout.answer:
         segments.append(answer_header(layout))
+    return segments
+
+
+def _with_tools(content: list[Content], layout: ChatLayout) -> list[Content]:
+    return [*content, f"\n\n{layout.tools}"] if layout.tools else content
+
+
+def _returned(messages: Sequence[Message], index: int, layout: ChatLayout) -> list[Content]:
+    """What a function returned; results that follow each other are one message of the user."""
+    before, behind = result_marks()
+    segments: list[Content] = [f"\n{before}"]
+    segments += [*joined_content(messages[index].content, layout), behind]
+    if index == 0 or messages[index - 1].role != "tool":
+        segments.insert(0, "<|im_start|>user")
+    if index + 1 == len(messages) or messages[index + 1].role != "tool":
+        segments.append("<|im_end|>\n")
     return segments
 
 
@@ -194,7 +227,9 @@ def opening_segments(message: Message, layout: ChatLayout) -> list[Content]:
     """A system's or assistant's message that opens a conversation fed message by message."""
     content = joined_content(message.content, layout)
     if message.role == "assistant":
-        content = _answered(content, recent=False, is_last=False)
+        content = _answered(message, content, recent=False, is_last=False)
+    elif message.role == "system":
+        content = _with_tools(content, layout)
     return [f"<|im_start|>{message.role}\n", *content, "<|im_end|>\n"]
 
 
@@ -203,7 +238,7 @@ def answer_header(layout: ChatLayout, *, after_user: bool = False) -> str:
     closing = "<|im_end|>\n" if after_user else ""
     thinking = "" if layout.thinking else "<think>\n\n</think>\n\n"
     spoken = WRITTEN[Token.TTS_BOS] if layout.spoken else ""
-    return f"{closing}<|im_start|>assistant\n{thinking}{spoken}"
+    return f"{closing}<|im_start|>assistant\n{thinking}{spoken}{layout.opening}"
 
 
 def user_header(*, after_answer: bool) -> str:
@@ -225,17 +260,20 @@ def joined_content(content: Iterable[Content], layout: ChatLayout) -> list[Conte
     return segments
 
 
-def _answered(content: list[Content], *, recent: bool, is_last: bool) -> list[Content]:
+def _answered(
+    message: Message, content: list[Content], *, recent: bool, is_last: bool
+) -> list[Content]:
     """An answer as it is remembered: its reasoning only while it is an answer to the last query."""
     text = "".join(part for part in content if isinstance(part, str))
     reasoning = ""
     if "</think>" in text:
         reasoning = text.split("</think>")[0].rstrip("\n").split("<think>")[-1].strip("\n")
         text = text.rsplit("</think>", 1)[-1].lstrip("\n")
+    calls = f"\n{message.calls}" if text and message.calls else message.calls
     if recent and (is_last or reasoning):
         text = text.lstrip("\n")
-        return [f"<think>\n{reasoning}\n</think>\n\n{text}"]
-    return [text]
+        return [f"<think>\n{reasoning}\n</think>\n\n{text}{calls}"]
+    return [text + calls]
 
 
 # ---- ids and the places of vectors --------------------------------------------------------------

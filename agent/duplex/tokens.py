@@ -24,6 +24,10 @@ class Token(IntEnum):
     END_OF_TEXT = 151_643
     IM_START = 151_644
     IM_END = 151_645
+    TOOL_CALL = 151_657
+    END_TOOL_CALL = 151_658
+    TOOL_RESPONSE = 151_665
+    END_TOOL_RESPONSE = 151_666
     THINK = 151_667
     END_THINK = 151_668
     IMAGE = 151_669
@@ -55,6 +59,10 @@ WRITTEN = {
     Token.END_OF_TEXT: "<|endoftext|>",
     Token.IM_START: "<|im_start|>",
     Token.IM_END: "<|im_end|>",
+    Token.TOOL_CALL: "<tool_call>",
+    Token.END_TOOL_CALL: "</tool_call>",
+    Token.TOOL_RESPONSE: "<tool_response>",
+    Token.END_TOOL_RESPONSE: "</tool_response>",
     Token.THINK: "<think>",
     Token.END_THINK: "</think>",
     Token.IMAGE: "<image>",

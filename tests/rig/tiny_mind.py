@@ -42,7 +42,19 @@ class LetterCodec:
         return [one for part in ids for one in part]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
+        return "".join(_TAGS[one] if one in _TAGS else chr(one) for one in ids)
+
+
+_TAGS = {
+    int(token): WRITTEN[token]
+    for token in (
+        Token.TOOL_CALL,
+        Token.END_TOOL_CALL,
+        Token.TOOL_RESPONSE,
+        Token.END_TOOL_RESPONSE,
+    )
+}
+"""Added tokens that count as text."""
 
 
 def _letters(text: str) -> list[int]:
