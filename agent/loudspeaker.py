@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from agent.clock import Clock
 from agent.interfaces import Transport
 from agent.media.ledger import Ledger, ReportClock, path_delay_s
-from agent.media.playout import Playout
+from agent.media.playout import MAX_TURNS, Playout
 from agent.types import SPEECH_RATE_HZ, FloatArray, SpeechAudio
+
+_PLAYS_ON_S = 1.0
+"""So long a client that names what it played is taken to have played on since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Loudspeaker:
         self._clock = clock
         self._ledger = Ledger(clock)
         self._page_clock = ReportClock()
+        self._named: dict[int, tuple[int, float]] = {}  # turn to what was played of it, and when
         playout.tap_spans(self._ledger.sent)
         self.pulled = asyncio.Event()
         self._room = asyncio.Event()
@@ -56,8 +60,19 @@ class Loudspeaker:
         at_s = self._page_clock.server_s(at_ms, self._clock.now_s(), rtt_s)
         self._ledger.rendered(position, at_s)
 
+    def named(self, turn: int, heard_ms: int) -> None:
+        """A client says how much of `turn` it has played by now; less than before says nothing."""
+        known_ms, _ = self._named.get(turn, (-1, 0.0))
+        if heard_ms <= known_ms:
+            return
+        self._named[turn] = (heard_ms, self._clock.now_s())
+        if len(self._named) > MAX_TURNS:
+            del self._named[next(iter(self._named))]
+
     def heard_ms(self, turn: int) -> int:
         """How much of `turn` the user has heard by now."""
+        if turn in self._named:
+            return self._sent_ms(turn)
         self._ledger.estimate(path_delay_s(self._transport.link()))
         return self._ledger.heard_ms(turn, self._clock.now_s())
 
@@ -74,4 +89,10 @@ class Loudspeaker:
         return [Silenced(flushed.turn, self._sent_ms(flushed.turn)), *unheard]
 
     def _sent_ms(self, turn: int) -> int:
-        return self._ledger.final_ms(turn, self._clock.now_s())
+        """How much of it was sent and is heard, should no more be sent."""
+        now_s = self._clock.now_s()
+        sent_ms = self._ledger.final_ms(turn, now_s)
+        if turn not in self._named:
+            return sent_ms
+        heard_ms, at_s = self._named[turn]
+        return min(sent_ms, heard_ms + int(min(now_s - at_s, _PLAYS_ON_S) * 1000))

@@ -30,6 +30,7 @@ from agent.realtime import (
     ClearPlayout,
     CloseCall,
     HearAudio,
+    HeardReport,
     PlayoutReport,
     Reaction,
     RestoreSettings,
@@ -332,6 +333,8 @@ class Session:
                     self._front_end.update(settings)
                 case HearAudio(data=data, coding=coding):
                     self._take_in(data, coding)
+                case HeardReport():
+                    self._speaking.named(action)
                 case PlayoutReport():
                     self._speaking.reported(action)
                 case _:

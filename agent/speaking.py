@@ -8,7 +8,7 @@ from agent.clock import Clock
 from agent.event_speech import EventSpeech
 from agent.loudspeaker import Loudspeaker
 from agent.media.playout import PlayoutDrained, PlayoutStarted
-from agent.realtime import PlayoutReport, Reaction
+from agent.realtime import HeardReport, PlayoutReport, Reaction
 from agent.telemetry import Telemetry
 from agent.types import Command, EngineEvent, Interrupt, SpeechAudio, TurnEnded
 
@@ -124,6 +124,10 @@ class Speaking:
     def reported(self, report: PlayoutReport) -> None:
         """The client says what it plays, by its own clock."""
         self._loudspeaker.reported(report.rtp_timestamp, report.at_ms)
+
+    def named(self, report: HeardReport) -> None:
+        """The client says how much of a turn it has played."""
+        self._loudspeaker.named(report.turn, report.heard_ms)
 
     def tell_heard(self) -> None:
         """Let the protocol know how much of what plays was heard by now."""

@@ -26,7 +26,8 @@ from agent.telemetry import Telemetry
 from agent.transport.options import RtcOptions
 from agent.transport.peer_ice import PeerIce
 from agent.transport.rtc import RtcTransport
-from agent.types import MIC_RATE_HZ, Abilities, SessionSettings
+from agent.transport.websocket import LEAST_EVENT_BYTES, WebSocketTransport
+from agent.types import MIC_RATE_HZ, Abilities, SessionSettings, Wire
 from agent.voices import Voices
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,18 @@ class Calls:
         """
         with self._place(caller):
             return await self._open(offer, session, caller)
+
+    async def open_socket(
+        self, transport: WebSocketTransport, session: object, caller: Caller
+    ) -> Session:
+        """A call over `transport`, whose socket is still to come. As `open`."""
+        with self._place(caller):
+            call_id = f"rtc_{secrets.token_hex(16)}"
+            protocol = self._protocol(call_id, session, caller, wire="websocket")
+            async with AsyncExitStack() as undo:
+                live = await self._begin(protocol, transport, undo, caller)
+                undo.pop_all()
+            return live.session
 
     def rehearse(self, session: object, caller: Caller) -> dict[str, object]:
         """The session object that a call of `caller` with that `session` would begin with.
@@ -206,9 +219,11 @@ class Calls:
         wait_s = float(self._limits.retry_after_s)
         return CapacityError(f"{reason}; try again later", retry_after_s=wait_s)
 
-    def _protocol(self, call_id: str, session: object, caller: Caller) -> RealtimeCall:
+    def _protocol(
+        self, call_id: str, session: object, caller: Caller, *, wire: Wire = "webrtc"
+    ) -> RealtimeCall:
         engine, config = self._services.engine, self._services.config
-        limits = Limits(max_message_bytes=config.calls.max_message_bytes)
+        limits = Limits(max_message_bytes=max_event_bytes(config, wire))
         abilities = caller.able(self._services.abilities)
         settings = _theirs(config.session_settings(engine.name), caller, abilities)
         if not abilities.speech:
@@ -217,7 +232,7 @@ class Calls:
         if session is not None:
             _expect_voice(session, caller, self._services.abilities)
             settings = parse_opening(session, settings, abilities, limits)
-        return RealtimeCall(call_id, settings, abilities, limits)
+        return RealtimeCall(call_id, settings, abilities, limits, wire)
 
     async def _open(self, offer: str, session: object, caller: Caller) -> Answered:
         config = self._services.config
@@ -243,8 +258,9 @@ class Calls:
         conversation = await self._conversation(protocol.settings)
         undo.push_async_callback(conversation.finish)
         self._refuse_when_closing()
-        media = self._media(protocol.settings)
-        return self._run(CallParts(protocol, transport, conversation, *media), caller)
+        ears = transport.ears if isinstance(transport, WebSocketTransport) else None
+        media = self._media(protocol.settings, in_events=ears is not None)
+        return self._run(CallParts(protocol, transport, conversation, *media, ears), caller)
 
     async def _conversation(self, settings: SessionSettings) -> Conversation:
         try:
@@ -253,9 +269,11 @@ class Calls:
             self._services.telemetry.call_refused()
             raise
 
-    def _media(self, settings: SessionSettings) -> tuple[FrontEnd, Playout]:
+    def _media(self, settings: SessionSettings, *, in_events: bool) -> tuple[FrontEnd, Playout]:
         config = self._services.config
-        canceller: EchoCanceller = Aec3() if config.echo.canceller == "aec3" else PassThrough()
+        # When sound sounds that goes inside of events, only the client knows.
+        cancels = config.echo.canceller == "aec3" and not in_events
+        canceller: EchoCanceller = Aec3() if cancels else PassThrough()
         front_end = FrontEnd(
             canceller,
             SileroVad(self._services.voice_model),
@@ -263,7 +281,8 @@ class Calls:
             BargeIn(BargeInRules(**config.barge_in.model_dump())),
         )
         front_end.update(settings)
-        return front_end, Playout(max_queued_ms=int(config.playout.max_queued_s * 1000))
+        max_queued_ms = int(config.playout.max_queued_s * 1000)
+        return front_end, Playout(max_queued_ms, fades=not in_events)
 
     def _run(self, parts: CallParts, caller: Caller) -> _Live:
         call_id = parts.protocol.call_id
@@ -293,6 +312,12 @@ class _PacketFates:
 
     def _fresh(self, counts: LineCounts, name: str) -> int:
         return int(getattr(counts, name) - getattr(self._told, name))
+
+
+def max_event_bytes(config: Config, wire: Wire) -> int:
+    """How long an event of a client may be; where it may hold sound, at least a minute of it."""
+    least = LEAST_EVENT_BYTES if wire == "websocket" else 0
+    return max(least, config.calls.max_message_bytes)
 
 
 def _theirs(settings: SessionSettings, caller: Caller, abilities: Abilities) -> SessionSettings:

@@ -28,6 +28,29 @@ def sample_bytes(coding: SoundFormat) -> int:
     return 2 if coding == "audio/pcm" else 1
 
 
+class WholeSamples:
+    """Puts together again what was cut within a sample."""
+
+    def __init__(self, coding: SoundFormat) -> None:
+        self.coding: SoundFormat = coding
+        self._half = b""
+
+    def push(self, data: bytes) -> bytes:
+        """All that is whole by now."""
+        data = self._half + data
+        whole = len(data) - len(data) % sample_bytes(self.coding)
+        self._half = data[whole:]
+        return data[:whole]
+
+    def count(self, data: bytes) -> int:
+        """How many samples `push` would give."""
+        return (len(self._half) + len(data)) // sample_bytes(self.coding)
+
+    def lose(self, data: bytes) -> None:
+        """`data` is not taken: of a sample that is half in it, this half is nothing."""
+        self._half = b"\0" * ((len(self._half) + len(data)) % sample_bytes(self.coding))
+
+
 class WireDecoder:
     """The user's sound out of events: `push(...)` and `pause(...)`, then `finish()`; 16 kHz."""
 
@@ -36,7 +59,6 @@ class WireDecoder:
         self._rate_hz = wire_rate_hz(coding)
         self._resampler = Resampler(self._rate_hz, MIC_RATE_HZ)
         self._to_skip = self._resampler.delay_samples
-        self._half = b""
         self._samples_in = 0
         self._samples_out = 0
         self._silent_samples = self._rate_hz  # so much silence came last
@@ -46,22 +68,10 @@ class WireDecoder:
         """How long all that came is, in samples at 16 kHz; a part of one counts as none."""
         return self._samples_in * MIC_RATE_HZ // self._rate_hz
 
-    def samples_in(self, data: bytes) -> int:
-        """How many samples of the wire `data` would complete."""
-        return (len(self._half) + len(data)) // sample_bytes(self.coding)
-
-    def push(self, data: bytes) -> FloatArray:
-        """More of the sound, split anywhere, even within a sample; what is ready at 16 kHz."""
-        data = self._half + data
-        whole = len(data) - len(data) % sample_bytes(self.coding)
-        self._half = data[whole:]
+    def push(self, data: bytes | memoryview) -> FloatArray:
+        """More of the sound, in whole samples; what is ready at 16 kHz."""
         self._silent_samples = 0
-        return self._resample(_decoded(data[:whole], self.coding))
-
-    def lose(self, data: bytes) -> None:
-        """`data` was not taken: of a sample that is half in it, the other half is nothing."""
-        rest = (len(self._half) + len(data)) % sample_bytes(self.coding)
-        self._half = b"\0" * rest
+        return self._resample(_decoded(data, self.coding))
 
     def pause(self, ms: int) -> FloatArray:
         """So much silence between what came and what comes; what is ready at 16 kHz."""
@@ -127,7 +137,7 @@ class WireEncoder:
 # ---- codes ------------------------------------------------------------------------------------
 
 
-def _decoded(data: bytes, coding: SoundFormat) -> FloatArray:
+def _decoded(data: bytes | memoryview, coding: SoundFormat) -> FloatArray:
     if coding == "audio/pcm":
         return from_pcm16(data)
     return _EXPANDED[coding][np.frombuffer(data, np.uint8)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent.errors import RequestError
-from agent.media.wire_sound import WireDecoder, wire_rate_hz
+from agent.media.wire_sound import WholeSamples, WireDecoder, sample_bytes, wire_rate_hz
 from agent.types import (
     MIC_FRAME_SAMPLES,
     MIC_RATE_HZ,
@@ -37,6 +37,7 @@ MOST_PATIENCE_S = 1.2
 """Clients that send once a second are those with the longest pieces seen."""
 
 _FRAME_MS = 10
+_DECODED_MS = 200
 _FRAME_S = 0.01
 _WAKE_S = 0.02
 _MAX_PLACES = 512
@@ -51,15 +52,18 @@ class BufferFull(RequestError):
 class TimeLine:
     """Takes what a client appends, gives 10 ms frames at 16 kHz; positions count what it gives.
 
-    `now_s` is the server's clock. Sound and silence join without a step in the resampler.
+    `now_s` is the server's clock. Sound and silence join without a step in the resampler. What
+    waits is decoded when its turn comes: a minute of it at once would keep other calls waiting.
     """
 
     def __init__(self, now_s: float) -> None:
+        self._cutter = WholeSamples("audio/pcm")
+        self._pieces: deque[_Piece] = deque()
         self._decoder = WireDecoder("audio/pcm")
-        self._before = 0  # where the decoder's own count begins
-        self._waiting: deque[FloatArray] = deque()
-        self._waiting_samples = 0
+        self._ready: deque[FloatArray] = deque()
+        self._ready_samples = 0
         self._given = 0
+        self._extent = _Extent()
         self._stands_s = now_s - GRACE_S  # when live sound that ends where `given` ends was said
         self._quiet_from_s = now_s
         self._budget = _Budget(now_s)
@@ -72,20 +76,21 @@ class TimeLine:
 
     def push(self, data: bytes, coding: SoundFormat, now_s: float) -> None:
         """More sound; `BufferFull`, with nothing changed, when too much of it waits."""
-        if coding != self._decoder.coding:
-            self._change(WireDecoder(coding))
-        samples, rate_hz = self._decoder.samples_in(data), wire_rate_hz(coding)
-        waiting_s = self._waiting_samples / MIC_RATE_HZ + samples / rate_hz
+        if coding != self._cutter.coding:
+            self._cutter = WholeSamples(coding)
+        samples, rate_hz = self._cutter.count(data), wire_rate_hz(coding)
+        waiting_s = (self._extent.end - self._given) / MIC_RATE_HZ + samples / rate_hz
         if waiting_s > MAX_WAITING_S:
-            self._decoder.lose(data)
+            self._cutter.lose(data)
             raise BufferFull(
                 f"{waiting_s:.0f} s of sound would wait, of which {MAX_WAITING_S} s fit; this "
                 "'input_audio_buffer.append' was dropped. Send sound no faster than "
                 f"{BURST:.0f} times the pace of speech.",
                 param="audio",
             )
-        if samples:
-            self._take_in(data, samples / rate_hz, now_s)
+        whole = self._cutter.push(data)
+        if whole:
+            self._take_in(_Piece(memoryview(whole), coding), now_s)
 
     def committed(self) -> int:
         """Where what was appended since the last time began, which ends at `end`.
@@ -98,10 +103,13 @@ class TimeLine:
 
     def drop(self) -> int:
         """Forget what was appended and not given yet; where the line goes on."""
-        self._waiting.clear()
-        self._waiting_samples = 0
-        self._before = self._end = self._given
-        self._decoder = WireDecoder(self._decoder.coding)
+        self._pieces.clear()
+        self._ready.clear()
+        self._ready_samples = 0
+        self._cutter = WholeSamples(self._cutter.coding)
+        self._decoder = WireDecoder(self._cutter.coding)
+        self._extent = _Extent(self._given, self._cutter.coding)
+        self._end = self._given
         self._client.skip_to(self._given)
         self._since = None
         return self._given
@@ -121,17 +129,20 @@ class TimeLine:
         """The frames that are due."""
         frames = []
         self._budget.refill(now_s)
-        while self._waiting_samples >= MIC_FRAME_SAMPLES and self._budget.spend():
+        while self._has_sound() and self._budget.spend():
             frames.append(self._give())
-        while self._waiting_samples < MIC_FRAME_SAMPLES and self._lacks_silence(now_s):
+        while not self._has_sound() and self._lacks_silence(now_s):
+            self._extent.add(
+                self._decoder.coding, _FRAME_MS * wire_rate_hz(self._decoder.coding) // 1000
+            )
             self._keep(self._decoder.pause(_FRAME_MS))
-            if self._waiting_samples >= MIC_FRAME_SAMPLES:
+            if self._ready_samples >= MIC_FRAME_SAMPLES:
                 frames.append(self._give())
         return frames
 
     def due_s(self, now_s: float) -> float:
         """When `take` has more, unless something is appended before."""
-        if self._waiting_samples >= MIC_FRAME_SAMPLES:
+        if self._has_sound():
             return now_s + _FRAME_S
         if self._given < self._complete_until:
             return now_s
@@ -139,30 +150,35 @@ class TimeLine:
 
     # ---- inside -------------------------------------------------------------------------------
 
-    @property
-    def _line_end(self) -> int:
-        return self._before + self._decoder.end
-
-    def _take_in(self, data: bytes, length_s: float, now_s: float) -> None:
-        begin = self._line_end
+    def _take_in(self, piece: "_Piece", now_s: float) -> None:
+        begin = self._extent.end
         self._since = begin if self._since is None else self._since
-        self._keep(self._decoder.push(data))
-        self._end = self._line_end
+        self._pieces.append(piece)
+        self._extent.add(piece.coding, piece.samples)
+        self._end = self._extent.end
         self._client.sounds(begin, self._end)
         # Live sound that ends now; one that was late before must not be made up for.
-        self._stands_s = max(self._stands_s, now_s - length_s - GRACE_S)
-        patience_s = min(max(LEAST_PATIENCE_S, length_s + GRACE_S), MOST_PATIENCE_S)
+        self._stands_s = max(self._stands_s, now_s - piece.length_s - GRACE_S)
+        patience_s = min(max(LEAST_PATIENCE_S, piece.length_s + GRACE_S), MOST_PATIENCE_S)
         self._quiet_from_s = now_s + patience_s
 
-    def _change(self, decoder: WireDecoder) -> None:
-        self._keep(self._decoder.finish())
-        self._before = self._line_end
-        self._decoder = decoder
+    def _has_sound(self) -> bool:
+        """Whether a frame is there, decoded now if need be."""
+        while self._ready_samples < MIC_FRAME_SAMPLES and self._pieces:
+            piece = self._pieces.popleft()
+            if piece.coding != self._decoder.coding:
+                self._keep(self._decoder.finish())
+                self._decoder = WireDecoder(piece.coding)
+            first, rest = piece.split(_DECODED_MS)
+            if rest.data:
+                self._pieces.appendleft(rest)
+            self._keep(self._decoder.push(first.data))
+        return self._ready_samples >= MIC_FRAME_SAMPLES
 
     def _keep(self, samples: FloatArray) -> None:
         if len(samples):
-            self._waiting.append(samples)
-            self._waiting_samples += len(samples)
+            self._ready.append(samples)
+            self._ready_samples += len(samples)
 
     def _lacks_silence(self, now_s: float) -> bool:
         """Whether time has gone on further than the line."""
@@ -180,17 +196,58 @@ class TimeLine:
         samples = np.zeros(MIC_FRAME_SAMPLES, np.float32)
         filled = 0
         while filled < MIC_FRAME_SAMPLES:
-            piece = self._waiting.popleft()
+            piece = self._ready.popleft()
             part = piece[: MIC_FRAME_SAMPLES - filled]
             samples[filled : filled + len(part)] = part
             filled += len(part)
             if len(part) < len(piece):
-                self._waiting.appendleft(piece[len(part) :])
+                self._ready.appendleft(piece[len(part) :])
         frame = AudioFrame(samples, MIC_RATE_HZ, self._given)
-        self._waiting_samples -= MIC_FRAME_SAMPLES
+        self._ready_samples -= MIC_FRAME_SAMPLES
         self._given += MIC_FRAME_SAMPLES
         self._stands_s += _FRAME_S
         return frame
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Whole samples as they came."""
+
+    data: memoryview
+    coding: SoundFormat
+
+    @property
+    def samples(self) -> int:
+        return len(self.data) // sample_bytes(self.coding)
+
+    @property
+    def length_s(self) -> float:
+        return self.samples / wire_rate_hz(self.coding)
+
+    def split(self, ms: int) -> tuple["_Piece", "_Piece"]:
+        """Its first so many milliseconds, and the rest."""
+        at = ms * wire_rate_hz(self.coding) // 1000 * sample_bytes(self.coding)
+        return _Piece(self.data[:at], self.coding), _Piece(self.data[at:], self.coding)
+
+
+class _Extent:
+    """How far the line will reach once all is decoded that is on it, counted as decoders count."""
+
+    def __init__(self, before: int = 0, coding: SoundFormat = "audio/pcm") -> None:
+        self._before = before
+        self._coding: SoundFormat = coding
+        self._samples = 0
+
+    @property
+    def end(self) -> int:
+        """In samples at 16 kHz."""
+        return self._before + self._samples * MIC_RATE_HZ // wire_rate_hz(self._coding)
+
+    def add(self, coding: SoundFormat, samples: int) -> None:
+        """So much more, at the rate of its coding."""
+        if coding != self._coding:
+            self._before, self._coding, self._samples = self.end, coding, 0
+        self._samples += samples
 
 
 class _Budget:

@@ -1,0 +1,53 @@
+"""How fast one client may send: more events than that are too many, more bytes only wait."""
+
+from dataclasses import dataclass
+
+from agent.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPace:
+    """Bounds of what comes over one socket: what at once, and how much a second from then on."""
+
+    events_s: float = 200.0
+    events_at_once: float = 2_000.0
+    """A client that restores a conversation sends all its items at once."""
+    bytes_s: float = 1.0 * (1 << 20)
+    """Sixteen times what sound takes at the pace of speech."""
+    bytes_at_once: float = 8.0 * (1 << 20)
+
+
+DEFAULT_PACE = SocketPace()
+
+
+class Pacer:
+    """Holds one client to its pace."""
+
+    def __init__(self, pace: SocketPace, clock: Clock) -> None:
+        self.pace = pace
+        self._clock = clock
+        self._events = _Bucket(pace.events_s, pace.events_at_once, clock.now_s())
+        self._bytes = _Bucket(pace.bytes_s, pace.bytes_at_once, clock.now_s())
+
+    async def admit(self, size: int) -> bool:
+        """Wait until an event of `size` bytes may come in; False when it is one too many."""
+        now_s = self._clock.now_s()
+        if self._events.take(1.0, now_s) < 0:
+            return False
+        owed = -self._bytes.take(float(size), now_s)
+        if owed > 0:
+            await self._clock.sleep_until(now_s + owed / self.pace.bytes_s)
+        return True
+
+
+class _Bucket:
+    def __init__(self, rate: float, most: float, now_s: float) -> None:
+        self._rate = rate
+        self._most = self._left = most
+        self._at_s = now_s
+
+    def take(self, amount: float, now_s: float) -> float:
+        """What is left without it; below 0 that was too much."""
+        self._left = min(self._most, self._left + (now_s - self._at_s) * self._rate) - amount
+        self._at_s = now_s
+        return self._left
