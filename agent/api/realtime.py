@@ -1,81 +1,104 @@
-"""`/v1/realtime/calls`: an SDP offer in, an SDP answer out, as OpenAI's Realtime API does it."""
+"""`/v1/realtime/calls`: an SDP offer in, an SDP answer out, as OpenAI's Realtime API does it.
 
-import asyncio
-import json
+The same endpoint is that of WHIP (RFC 9725); what becomes of a call is `call_resource`'s.
+"""
+
+import re
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
+from agent.api.bodies import SlowBody, WrongContentType, as_json, as_text, expect_type, in_time
 from agent.api.caller import caller_of
 from agent.api.calls import Calls
+from agent.api.ice_servers import as_json as ice_server_json
+from agent.api.ice_servers import as_link, ice_servers
 from agent.errors import RequestError
 
 CALLS = web.AppKey("calls", Calls)
+__all__ = ["CALLS", "SlowBody", "WrongContentType", "add_routes"]
 
-_BODY_TIMEOUT_S = 10.0
-_OFFER_TYPES = ("application/sdp", "multipart/form-data")
-
-
-class WrongContentType(RequestError):
-    """The body is of a type that this endpoint does not take."""
-
-    status = 415
-    code = "unsupported_media_type"
-
-
-class SlowBody(RequestError):
-    """The body did not come in time."""
-
-    status = 408
-    code = "request_timeout"
+SDP, FORM = "application/sdp", "multipart/form-data"
+ICE_FRAGMENT = "application/trickle-ice-sdpfrag"
+CALLS_PATH = "/v1/realtime/calls"
+_MOST_MODEL_CHARACTERS = 256
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+){1,8}/?")
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """Add this file's endpoints."""
-    router.add_post("/v1/realtime/calls", open_call)
-    router.add_post("/v1/realtime/calls/{call_id}/hangup", hang_up)
-    router.add_delete("/v1/realtime/calls/{call_id}", hang_up)
+    router.add_post(CALLS_PATH, open_call)
+    router.add_options(CALLS_PATH, tell_types)
+    router.add_get("/v1/realtime/ice-servers", tell_ice_servers)
 
 
 async def open_call(request: web.Request) -> web.Response:
     """201 with the answer and the call's `Location`."""
     calls = request.app[CALLS]
+    model = _asked_model(request)
     with calls.reading():
-        offer, session = await _read_in_time(request)
-    answered = await calls.open(offer, session, caller_of(request))
-    return web.Response(
-        status=201,
-        text=answered.sdp,
-        content_type="application/sdp",
-        headers={hdrs.LOCATION: f"/v1/realtime/calls/{answered.call_id}"},
+        offer, session = await _read_offer(request)
+    answered = await calls.open(offer, _with_model(session, model), caller_of(request))
+    response = web.Response(status=201, text=answered.sdp, content_type=SDP)
+    response.headers.update(
+        {
+            hdrs.LOCATION: f"{_prefix(request)}{CALLS_PATH}/{answered.call_id}",
+            hdrs.ETAG: f'"{answered.ice_tag}"',
+            "Accept-Patch": f"{ICE_FRAGMENT}, {SDP}",
+        }
     )
+    for server in ice_servers(calls.config):
+        response.headers.add(hdrs.LINK, as_link(server))
+    return response
 
 
-async def hang_up(request: web.Request) -> web.Response:
-    """200 once the call is gone."""
-    await request.app[CALLS].hang_up(request.match_info["call_id"], caller_of(request))
-    return web.Response(status=200)
+async def tell_types(request: web.Request) -> web.Response:
+    """What may be posted."""
+    return web.Response(status=204, headers={"Accept-Post": f"{SDP}, {FORM}"})
 
 
-async def _read_in_time(request: web.Request) -> tuple[str, object]:
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            return await _read_offer(request)
-    except TimeoutError as error:
-        raise SlowBody(f"the body did not come within {_BODY_TIMEOUT_S:.0f} s") from error
-    except (web.RequestPayloadError, HttpProcessingError) as error:
-        raise RequestError(f"the body cannot be read: {error}", code="invalid_body") from error
+async def tell_ice_servers(request: web.Request) -> web.Response:
+    """The STUN and TURN servers that help to reach this one, as browsers take them."""
+    servers = ice_servers(request.app[CALLS].config)
+    body = {"ice_servers": [ice_server_json(each) for each in servers]}
+    return web.json_response(body, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+
+def _prefix(request: web.Request) -> str:
+    """Under which a proxy serves all this, where it says so (Traefik does)."""
+    said = request.headers.get("X-Forwarded-Prefix", "")
+    return said.rstrip("/") if _PREFIX.fullmatch(said) else ""
+
+
+def _asked_model(request: web.Request) -> str:
+    model = request.query.get("model", "")
+    if len(model) > _MOST_MODEL_CHARACTERS:
+        raise RequestError(
+            f"'model' has more than {_MOST_MODEL_CHARACTERS} characters",
+            param="model",
+            code="too_long",
+        )
+    return model
+
+
+def _with_model(session: object, model: str) -> object:
+    """The session, with the model that the address names unless it names one itself."""
+    if not model:
+        return session
+    if session is None:
+        return {"type": "realtime", "model": model}
+    return {"model": model, **session} if isinstance(session, dict) else session
+
+
+# ---- the body ---------------------------------------------------------------------------------
 
 
 async def _read_offer(request: web.Request) -> tuple[str, object]:
-    if request.content_type == "application/sdp":
-        return _text(await request.read(), "sdp"), None
-    if request.content_type == "multipart/form-data":
+    """The offer and the session that came with it, if any."""
+    kind = expect_type(request, SDP, FORM)
+    async with in_time():
+        if kind == SDP:
+            return as_text(await request.read(), "sdp"), None
         return await _read_form(request)
-    raise WrongContentType(
-        f"Content-Type is {request.content_type!r}; send {' or '.join(_OFFER_TYPES)}",
-        param="Content-Type",
-    )
 
 
 async def _read_form(request: web.Request) -> tuple[str, object]:
@@ -89,28 +112,13 @@ async def _read_form(request: web.Request) -> tuple[str, object]:
         raise RequestError(
             "the multipart body has no part 'sdp'", param="sdp", code="missing_required_parameter"
         )
-    session = _json(_part(form["session"]), "session") if "session" in form else None
-    return _text(_part(form["sdp"]), "sdp"), session
+    session = None
+    if "session" in form:
+        session = as_json(as_text(_part(form["session"]), "session"), "session")
+    return as_text(_part(form["sdp"]), "sdp"), session
 
 
 def _part(value: str | bytes | bytearray | web.FileField) -> bytes:
     if isinstance(value, web.FileField):
         return value.file.read()
     return value.encode() if isinstance(value, str) else bytes(value)
-
-
-def _text(body: bytes, param: str) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{param} is not UTF-8 text", param=param) from error
-
-
-def _json(body: bytes, param: str) -> object:
-    try:
-        document: object = json.loads(_text(body, param))
-    except (ValueError, RecursionError) as error:
-        raise RequestError(
-            f"{param} is not JSON: {error}", param=param, code="invalid_json"
-        ) from error
-    return document

@@ -115,11 +115,16 @@ class PeerIce:
         """Another one for each generation: letters, digits and a dash."""
         return f"{self._generation}-{self._ways[0].connection.local_username}"
 
+    def is_new(self, fragment: Fragment) -> bool:
+        """Whether it has credentials that are not those of this generation."""
+        said = [(way, fragment.of(way.mid).credentials) for way in self._ways]
+        return any(remote is not None and remote != way.remote for way, remote in said)
+
     # ---- what the peer signals ----------------------------------------------------------------
 
     async def trickle(self, fragment: Fragment) -> None:
         """Try these candidates, too. `OtherIceSession`; `RequestError`, and none is tried."""
-        if self._is_new(fragment):
+        if self.is_new(fragment):
             raise OtherIceSession("the credentials are not those of this ICE session")
         await self._add(self._read_checked(fragment))
 
@@ -146,7 +151,7 @@ class PeerIce:
 
     async def _begin_or_trickle(self, fragment: Fragment) -> None:
         async with self._changing:
-            if self._is_new(fragment):
+            if self.is_new(fragment):
                 await self._begin_generation(fragment)
             else:
                 await self._add(self._read_checked(fragment))
@@ -213,11 +218,6 @@ class PeerIce:
     def _local(self) -> Fragment:
         """This side, a section for each way."""
         return Fragment(tuple(way.local for way in self._ways))
-
-    def _is_new(self, fragment: Fragment) -> bool:
-        """Whether it has credentials that are not those of this generation."""
-        said = [(way, fragment.of(way.mid).credentials) for way in self._ways]
-        return any(remote is not None and remote != way.remote for way, remote in said)
 
     def _read_checked(self, fragment: Fragment) -> list[tuple[_Way, Sequence[Any]]]:
         try:

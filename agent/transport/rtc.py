@@ -147,6 +147,16 @@ class RtcTransport:
         self._start(self._watch())
         return agreed.answer
 
+    @property
+    def stands(self) -> bool:
+        """Whether sound and events flow."""
+        return self._ready.is_set() and not self._ended.is_set()
+
+    @property
+    def ice_tag(self) -> str:
+        """Which generation of ICE the answer was for; "" before."""
+        return self._ice.tag if self._ice else ""
+
     def signalled(self) -> PeerIce:
         """For what the peer says of its ICE by another way: whoever does is there."""
         if self._ice is None:
