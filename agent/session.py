@@ -378,7 +378,8 @@ class Session:
 
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:
-            self._transport.send(json.dumps(event, allow_nan=False))
+            if self._protocol.tells(event):
+                self._transport.send(json.dumps(event, allow_nan=False))
             for attendant in self._attendants:
                 attendant.told_client(event)
             for watcher in list(self._watchers.values()):

@@ -52,7 +52,8 @@ def heard(call: Watched) -> object:
 
 def test_a_call_opens_once_with_its_session() -> None:
     call = Watched()
-    assert [event["type"] for event in call.events] == ["session.created", "voice_agent.state"]
+    opening = ["session.created", "conversation.created", "voice_agent.state"]
+    assert [event["type"] for event in call.events] == opening
     assert call.events[0]["session"]["model"] == "echo"
     assert call.take(call.call.open()) == []
 
@@ -60,7 +61,7 @@ def test_a_call_opens_once_with_its_session() -> None:
 def test_a_greeting_is_told_in_the_documented_order(call: Watched) -> None:
     call.spoken(1, ("Good ", 400), ("day.", 400))
     call.take(call.call.playout_drained(1))
-    assert kinds(call.events)[1:] == [*OPENING, STARTED, DELTA, DELTA, *AUDIO_CHAIN, STOPPED]
+    assert kinds(call.events)[2:] == [*OPENING, STARTED, DELTA, DELTA, *AUDIO_CHAIN, STOPPED]
     done = call.last("response.done")["response"]
     assert done["status"] == "completed"
     assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": "Good day."}]

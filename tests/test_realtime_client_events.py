@@ -23,6 +23,7 @@ from agent.types import (
     Respond,
     Resume,
     SessionSettings,
+    Tool,
     UpdateSettings,
 )
 from tests.rig.realtime_watch import Watched, kinds
@@ -214,7 +215,7 @@ def test_pictures_go_to_the_engine_before_the_words_that_came_with_them() -> Non
     words = {"type": "input_text", "text": "What is this?"}
     item = {"type": "message", "id": "mine", "role": "user", "content": [words, picture()]}
     added, _ = call.send("conversation.item.create", item=item)
-    assert added["item"]["content"] == [{"type": "input_image"}, words]
+    assert added["item"]["content"] == [words, {"type": "input_image"}]
     file = AddPicture("mine", b"\x89PNG\r\n\x1a\n")
     assert call.actions == [file, AddText("mine", "user", "What is this?")]
     call.send("conversation.item.create", item={**item, "id": "next", "content": [picture()]})
@@ -229,7 +230,9 @@ def test_pictures_go_to_the_engine_before_the_words_that_came_with_them() -> Non
         (picture("data:image/png,raw"), "user", ("invalid_value", "image_url")),
         (picture("data:text/plain;base64,aGk="), "user", ("invalid_value", "image_url")),
         ({"type": "input_image"}, "user", ("missing_required_parameter", "image_url")),
-        (picture(), "system", ("unsupported_by_engine", "type")),
+        (picture("data:image/png;base64,"), "user", ("invalid_value", "image_url")),
+        (picture(), "system", ("invalid_value", "type")),
+        (picture() | {"detail": "huge"}, "user", ("invalid_value", "detail")),
     ],
 )
 def test_a_picture_that_is_none_is_refused(
@@ -363,11 +366,11 @@ def test_the_client_asks_for_an_answer(call: Watched) -> None:
         ({"conversation": "none"}, "response.conversation"),
         ({"input": []}, "response.input"),
         ({"prompt": {"id": "p"}}, "response.prompt"),
-        ({"tools": [{"type": "function"}]}, "response.tools"),
+        ({"tools": [{"type": "function", "name": "f"}]}, "response.tools"),
+        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "response.tools[0]"),
         ({"tool_choice": "required"}, "response.tool_choice"),
-        ({"output_modalities": ["text"]}, "response.output_modalities"),
-        ({"max_output_tokens": 20}, "response.max_output_tokens"),
         ({"audio": {"output": {"voice": "other"}}}, "response.audio.output.voice"),
+        ({"audio": {"output": {"format": {"type": "audio/pcmu"}}}}, "response.audio.output.format"),
     ],
 )
 def test_an_override_that_cannot_be_served_is_named(
@@ -377,8 +380,68 @@ def test_an_override_that_cannot_be_served_is_named(
     assert told == ("unsupported_by_engine", param)
 
 
+@pytest.mark.parametrize(
+    ("response", "param"),
+    [
+        ([], "response"),
+        ({"metadata": {"a" * 65: "x"}}, "response.metadata"),
+        ({"metadata": {"a": 1}}, "response.metadata.a"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "response.metadata"),
+        ({"max_output_tokens": 0}, "response.max_output_tokens"),
+        ({"output_modalities": []}, "response.output_modalities"),
+        ({"parallel_tool_calls": "yes"}, "response.parallel_tool_calls"),
+        ({"reasoning": {"effort": 3}}, "response.reasoning.effort"),
+    ],
+)
+def test_an_override_that_makes_no_sense_is_named(
+    call: Watched, response: object, param: str
+) -> None:
+    assert refused(call, "response.create", response=response)[1] == param
+
+
+def test_a_response_is_as_it_was_asked_for_and_the_next_as_the_session_says() -> None:
+    call = Watched(abilities=ABLE_TO_ALL)
+    tool = {"type": "function", "name": "f", "description": "Does it.", "parameters": {"a": 1}}
+    response = {
+        "instructions": "Write.",
+        "output_modalities": ["text"],
+        "max_output_tokens": 20,
+        "tools": [tool],
+        "tool_choice": {"type": "function", "name": "f"},
+    }
+    call.send("response.create", response=response)
+    tools = (Tool("f", "Does it.", '{"a":1}'),)
+    assert call.actions == [Respond("Write.", ("text",), 20, tools, "f")]
+    call.start(1)
+    told = call.last("response.created")["response"]
+    assert (told["output_modalities"], told["max_output_tokens"]) == (["text"], 20)
+    call.text(1, "Done")
+    call.end(1, "max_tokens")
+    details = call.last("response.done")["response"]["status_details"]
+    assert details == {"type": "incomplete", "reason": "max_output_tokens"}
+    call.start(2)
+    told = call.last("response.created")["response"]
+    assert (told["output_modalities"], told["max_output_tokens"]) == (["audio"], "inf")
+
+
+def test_a_response_may_be_longer_than_the_session_allows() -> None:
+    call = Watched(settings=SessionSettings(model="echo", max_output_tokens=5))
+    call.send("response.create", response={"max_output_tokens": "inf"})
+    assert call.actions == [Respond(max_output_tokens=65_536)]
+
+
+def test_what_was_asked_of_a_refused_response_is_not_told_of_the_next(call: Watched) -> None:
+    call.send("response.create", response={"metadata": {"a": "b"}, "max_output_tokens": 9})
+    (command,) = call.actions
+    call.take(call.call.failed(UnsupportedError("no"), command))  # type: ignore[arg-type]
+    call.start(1)
+    told = call.last("response.created")["response"]
+    assert "metadata" not in told and told["max_output_tokens"] == "inf"
+
+
 def test_an_engine_without_a_voice_answers_in_text_whatever_a_response_asks_for() -> None:
-    call = Watched(abilities=Abilities(typed_text=True))
+    settings = SessionSettings(model="echo", output_modalities=("text",))
+    call = Watched(abilities=Abilities(typed_text=True), settings=settings)
     call.send("response.create", response={"output_modalities": ["audio"]})
     assert call.actions == [Respond(None)]
 

@@ -6,13 +6,14 @@
 
 from agent.realtime.call import RealtimeCall
 from agent.realtime.client_events import parse_opening
-from agent.realtime.limits import Limits
+from agent.realtime.limits import Limits, RateLimit
 from agent.realtime.reaction import (
     Action,
     CancelTurn,
     ClearPlayout,
     CloseCall,
     HearAudio,
+    HeardReport,
     PlayoutReport,
     Reaction,
     RestoreSettings,
@@ -25,8 +26,10 @@ __all__ = [
     "ClearPlayout",
     "CloseCall",
     "HearAudio",
+    "HeardReport",
     "Limits",
     "PlayoutReport",
+    "RateLimit",
     "Reaction",
     "RealtimeCall",
     "RestoreSettings",

@@ -6,6 +6,7 @@ what the client is to be told and what is to be done comes out as a `Reaction`.
 
 import math
 from collections import deque
+from collections.abc import Mapping, Sequence
 
 from agent.errors import AgentError, CapacityError, RequestError
 from agent.realtime import transcripts
@@ -13,13 +14,14 @@ from agent.realtime.client_events import check_values, client_event_id, read_mes
 from agent.realtime.events import Event, error_event, new_id, server_event
 from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
-from agent.realtime.limits import Limits
+from agent.realtime.limits import Limits, RateLimit
 from agent.realtime.obey import obey
 from agent.realtime.reaction import (
     CancelTurn,
     ClearPlayout,
     CloseCall,
     HearAudio,
+    HeardReport,
     PlayoutReport,
     Reaction,
     RestoreSettings,
@@ -35,6 +37,7 @@ from agent.types import (
     Failed,
     Listened,
     Paused,
+    Respond,
     SessionSettings,
     SpeechAudio,
     TextDelta,
@@ -54,6 +57,7 @@ _NOT_FOR_THE_ENGINE = (
     ClearPlayout,
     CloseCall,
     HearAudio,
+    HeardReport,
     PlayoutReport,
     RestoreSettings,
 )
@@ -86,11 +90,30 @@ class RealtimeCall:
         return self._call.session()
 
     def open(self) -> Reaction:
-        """The connection stands: `session.created`, once; later calls say nothing."""
+        """The connection stands: `session.created`, once; later calls say nothing.
+
+        `conversation.created` comes right behind it, as documented: all stock clients know it.
+        """
         if self._call.opened:
             return Reaction()
         self._call.opened = True
-        return self._call.tell([server_event("session.created", session=self.session)])
+        conversation = {
+            "id": self._call.responses.conversation_id,
+            "object": "realtime.conversation",
+        }
+        return self._call.tell(
+            [
+                server_event("session.created", session=self.session),
+                server_event("conversation.created", conversation=conversation),
+            ]
+        )
+
+    def tells(self, event: Mapping[str, object]) -> bool:
+        """Whether the client is to be sent `event`, by this call or by anybody in it.
+
+        Those of our extension go over a WebSocket only to clients that use it.
+        """
+        return self._call.extended or not str(event["type"]).startswith("voice_agent.")
 
     def receive(self, message: str | bytes, microphone_at: int = -1) -> Reaction:
         """A client event as it came; anything wrong is answered by an `error` event.
@@ -132,7 +155,27 @@ class RealtimeCall:
             return Reaction()
         end = max(speech.start, at)
         item = UserSpeechItem(speech.item_id, (end - speech.start) / MIC_RATE_HZ)
+        self._call.input_from = max(self._call.input_from, end)
         return self._call.tell([speech.stopped(end), *self._call.commit(item)])
+
+    def idle_timed_out(self, start: int, end: int) -> Reaction:
+        """Nobody has said anything since `start`, and now it is `end` (16 kHz): the agent goes on.
+
+        Says nothing where the session names no `idle_timeout_ms`, while the user speaks, and
+        while the agent speaks or may not.
+        """
+        detection = self.settings.turn_detection
+        waits = detection is not None and detection.idle_timeout_ms is not None
+        if not waits or self._call.speech is not None or not self._call.may_speak():
+            return Reaction()
+        item = UserSpeechItem(new_id("item"), max(0, end - start) / MIC_RATE_HZ)
+        triggered = server_event(
+            "input_audio_buffer.timeout_triggered",
+            audio_start_ms=start * 1000 // MIC_RATE_HZ,
+            audio_end_ms=max(start, end) * 1000 // MIC_RATE_HZ,
+            item_id=item.id,
+        )
+        return self._call.tell([triggered, *self._call.commit_silence(item)], Respond())
 
     # ---- the engine ---------------------------------------------------------------------------
 
@@ -209,6 +252,22 @@ class RealtimeCall:
         plays. Before the first time it answers with all that was generated.
         """
         self._call.responses.heard(turn, heard_ms)
+
+    # ---- the server ---------------------------------------------------------------------------
+
+    def rate_limits(self, limits: Sequence[RateLimit]) -> Reaction:
+        """How much the client may still use; where nothing is limited, nothing is said."""
+        told = [
+            {
+                "name": limit.name,
+                "limit": limit.limit,
+                "remaining": limit.remaining,
+                "reset_seconds": round(limit.reset_s, 3),
+            }
+            for limit in limits
+        ]
+        events = [server_event("rate_limits.updated", rate_limits=told)] if told else []
+        return self._call.tell(events)
 
     # ---- what only our own page listens to ----------------------------------------------------
 

@@ -70,22 +70,7 @@ class Fields:
 
     def base64(self, field: str) -> bytes:
         """What base64 text stands for, at least one byte; required."""
-        text = self.text(field, most=MAX_BASE64_CHARS)
-        try:
-            data = b64decode(text, validate=True)
-        except ValueError as error:
-            raise RequestError(
-                f"The base64 of '{self.name(field)}' is damaged.",
-                param=self.name(field),
-                code="invalid_value",
-            ) from error
-        if not data:
-            raise RequestError(
-                f"'{self.name(field)}' is empty; send it in base64.",
-                param=self.name(field),
-                code="invalid_value",
-            )
-        return data
+        return decoded(self.text(field, most=MAX_BASE64_CHARS), self.name(field))
 
     def flag(self, field: str, default: bool | None = None) -> bool:
         """A boolean; required when there is no default."""
@@ -144,6 +129,15 @@ class Fields:
             raise wrong_type(self.name(field), "an array", value)
         return value
 
+    def texts(self, field: str, *, most: int = 256) -> list[str]:
+        """An array of strings of at most `most` characters; empty when absent."""
+        values = self.items(field)
+        for index, value in enumerate(values):
+            if not isinstance(value, str) or len(value) > most:
+                wanted = f"a string of at most {most} characters"
+                raise wrong_type(f"{self.name(field)}[{index}]", wanted, value)
+        return [str(value) for value in values]
+
     def objects(self, field: str) -> "list[Fields]":
         """An array of objects; empty when absent."""
         return [
@@ -163,6 +157,21 @@ class Fields:
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def decoded(text: str, param: str) -> bytes:
+    """What the base64 in `param` stands for, at least one byte; `RequestError`."""
+    try:
+        data = b64decode(text, validate=True)
+    except ValueError as error:
+        raise RequestError(
+            f"The base64 of '{param}' is damaged.", param=param, code="invalid_value"
+        ) from error
+    if not data:
+        raise RequestError(
+            f"'{param}' is empty; send it in base64.", param=param, code="invalid_value"
+        )
+    return data
 
 
 def wrong_type(param: str, wanted: str, value: object) -> RequestError:

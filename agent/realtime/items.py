@@ -17,31 +17,33 @@ from agent.realtime.limits import Limits
 from agent.types import Role
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
+Part: TypeAlias = Mapping[str, str | None]
 Shape: TypeAlias = Literal["undecided", "audio", "text"]
 
 
 @dataclass(slots=True)
-class TextItem:
-    """A message that the client typed, and how many pictures came with it."""
+class MessageItem:
+    """A message that the client put in: its `parts` as they are told back.
+
+    Sound and pictures are named, never sent back: the client has them, and a server that kept them
+    would hold megabytes for every call.
+    """
 
     id: str
     role: Role
-    text: str
-    pictures: int = 0
+    parts: tuple[Part, ...]
 
     def content(self) -> dict[str, object]:
-        """The item in OpenAI's shape; its pictures are named, not sent back."""
-        kind = "output_text" if self.role == "assistant" else "input_text"
-        picture: Mapping[str, str | None] = {"type": "input_image"}
-        parts = [picture] * self.pictures
-        if self.text or not parts:
-            parts.append({"type": kind, "text": self.text})
-        return _message(self.id, self.role, "completed", parts)
+        """The item in OpenAI's shape."""
+        return _message(self.id, self.role, "completed", self.parts)
 
 
 @dataclass(slots=True)
 class UserSpeechItem:
-    """What the user said aloud; `transcript` None until somebody writes it down."""
+    """What the user said aloud; `transcript` None until somebody writes it down.
+
+    The sound itself is not kept, so `retrieve` gives none of it back.
+    """
 
     id: str
     duration_s: float = 0.0
@@ -55,13 +57,14 @@ class UserSpeechItem:
 
 @dataclass(slots=True)
 class ToolCallItem:
-    """The agent calls a function."""
+    """The agent calls a function, or did so in a history that the client puts in."""
 
     id: str
     call_id: str
     name: str
     arguments: str
     status: ItemStatus = "in_progress"
+    is_history: bool = False
 
     def content(self) -> dict[str, object]:
         """The item in OpenAI's shape."""
@@ -159,7 +162,7 @@ class SpokenItem:
         return _message(self.id, "assistant", self.status, [{"type": kind, name: words}])
 
 
-Item: TypeAlias = TextItem | UserSpeechItem | ToolCallItem | ToolResultItem | SpokenItem
+Item: TypeAlias = MessageItem | UserSpeechItem | ToolCallItem | ToolResultItem | SpokenItem
 
 
 class Items:
@@ -195,6 +198,13 @@ class Items:
         """What the user said last; None before the first word."""
         for item in reversed(self._by_id.values()):
             if isinstance(item, UserSpeechItem):
+                return item
+        return None
+
+    def tool_call(self, call_id: str) -> ToolCallItem | None:
+        """The newest function call of that id; None when it is forgotten or was none."""
+        for item in reversed(self._by_id.values()):
+            if isinstance(item, ToolCallItem) and item.call_id == call_id:
                 return item
         return None
 
@@ -263,6 +273,6 @@ def _item(item_id: str, kind: str, status: ItemStatus) -> dict[str, object]:
 
 
 def _message(
-    item_id: str, role: Role, status: ItemStatus, content: Sequence[Mapping[str, str | None]]
+    item_id: str, role: Role, status: ItemStatus, content: Sequence[Part]
 ) -> dict[str, object]:
     return _item(item_id, "message", status) | {"role": role, "content": list(content)}

@@ -1,6 +1,17 @@
 """How much one client may make the protocol remember or read."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How much of something the client may still use, as `rate_limits.updated` tells it."""
+
+    name: Literal["requests", "tokens"]
+    limit: int
+    remaining: int
+    reset_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +24,10 @@ class Limits:
     """A client event nested deeper is refused."""
     max_text_chars: int = 32_768
     """Longer text of one item from the client is refused."""
+    max_item_pictures: int = 16
+    """More pictures in one item are refused."""
+    max_item_sound_s: int = 30
+    """Longer sound of one item is refused: it is unpacked where other calls wait meanwhile."""
     max_items: int = 2_000
     """Beyond it the oldest item is forgotten: `retrieve` no longer finds it."""
     max_pieces: int = 4_096

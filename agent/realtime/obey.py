@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from agent.errors import RequestError
+from agent.realtime.asked_response import parse_response
 from agent.realtime.client_events import (
     EXACT_INTEGER,
     MAX_ID_CHARS,
     item_id_of,
-    parse_item,
-    parse_response,
     parse_truncation,
 )
 from agent.realtime.events import new_id, server_event
 from agent.realtime.fields import Fields, quoted
 from agent.realtime.items import SpokenItem, UserSpeechItem, added, done
+from agent.realtime.new_items import parse_item
+from agent.realtime.playback import acknowledge
 from agent.realtime.reaction import (
     Action,
     CancelTurn,
@@ -53,7 +54,16 @@ def obey(call: CallState, event: Fields) -> Reaction:
             param="type",
             code="invalid_value",
         )
+    call.extended = call.extended or _extends(kind, event)
     return act(call, event)
+
+
+def _extends(kind: str, event: Fields) -> bool:
+    """Whether the client knows our extension."""
+    session = event.raw("session")
+    return kind.startswith("voice_agent.") or (
+        isinstance(session, dict) and session.get("voice_agent") is not None
+    )
 
 
 # ---- session ----------------------------------------------------------------------------------
@@ -113,13 +123,19 @@ def commit_input(call: CallState, event: Fields) -> Reaction:
             "'session.audio.input.turn_detection' to null to commit it yourself.",
             code="input_audio_buffer_commit_empty",
         )
-    item = UserSpeechItem(new_id("item"))
+    item = UserSpeechItem(new_id("item"), call.take_input_s())
+    if call.wire == "websocket" and call.microphone_at >= 0 and not item.duration_s:
+        raise RequestError(
+            "There is no sound to commit; send some by 'input_audio_buffer.append' first.",
+            code="input_audio_buffer_commit_empty",
+        )
     return call.tell(call.commit(item), CommitInput(item.id, call.microphone_at))
 
 
 def clear_input(call: CallState, event: Fields) -> Reaction:
     """`input_audio_buffer.clear`: where a detector commits, there is nothing that waits for it."""
     cleared = server_event("input_audio_buffer.cleared")
+    call.take_input_s()
     if call.settings.turn_detection is not None:
         return call.tell([cleared])
     return call.tell([cleared], ClearInput(call.microphone_at))
@@ -146,7 +162,7 @@ def clear_output(call: CallState, event: Fields) -> Reaction:
 
 def create_item(call: CallState, event: Fields) -> Reaction:
     """`conversation.item.create`."""
-    item, commands = parse_item(event.section("item"), call.abilities, call.limits)
+    item, commands = parse_item(event.section("item"), call)
     if item.id in call.items:
         raise RequestError(
             f"There is an item {quoted(item.id)} already; choose another id.",
@@ -204,7 +220,7 @@ def create_response(call: CallState, event: Fields) -> Reaction:
 
     Refused while it may not: the answer would come when nobody waits for it any more.
     """
-    respond, metadata = parse_response(event.section("response"), call.settings, call.abilities)
+    asked = parse_response(event.raw("response"), call.settings, call.abilities)
     active = call.responses.active
     if active is not None:
         raise RequestError(
@@ -213,8 +229,8 @@ def create_response(call: CallState, event: Fields) -> Reaction:
             code="conversation_already_has_active_response",
         )
     _require_floor(call)
-    call.responses.next_metadata = metadata
-    return call.tell([], respond)
+    call.responses.asked = asked
+    return call.tell([], asked.respond)
 
 
 def _require_floor(call: CallState) -> None:
@@ -285,6 +301,7 @@ OBEY: dict[str, Obey] = {
     "conversation.item.delete": delete_item,
     "response.create": create_response,
     "response.cancel": cancel_response,
+    "playback.ack": acknowledge,
     "voice_agent.pause": pause,
     "voice_agent.resume": resume,
     "voice_agent.listen": listen,

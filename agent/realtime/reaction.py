@@ -36,6 +36,17 @@ class PlayoutReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardReport:
+    """The client says that it has played the first `heard_ms` of `turn`, clamped to what there is.
+
+    It knows its loudspeaker; where sound comes inside of events nobody else does.
+    """
+
+    turn: int
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreSettings:
     """The engine refused an update: these settings hold (again), which the engine knows."""
 
@@ -51,7 +62,14 @@ class HearAudio:
 
 
 Action: TypeAlias = (
-    Command | CancelTurn | ClearPlayout | CloseCall | HearAudio | PlayoutReport | RestoreSettings
+    Command
+    | CancelTurn
+    | ClearPlayout
+    | CloseCall
+    | HearAudio
+    | HeardReport
+    | PlayoutReport
+    | RestoreSettings
 )
 """A `Command` is for the engine, all else for the session."""
 

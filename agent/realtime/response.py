@@ -5,17 +5,35 @@ link looks like, `Responses` knows when it is due.
 """
 
 import base64
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from agent.realtime.events import Event, new_id, server_event, usage_object
 from agent.realtime.items import Item, SpokenItem, ToolCallItem, added, done
 from agent.realtime.settings import speech_output, token_limit
-from agent.types import SessionSettings, TurnEndReason, Usage, Wire
+from agent.types import Respond, SessionSettings, TurnEndReason, Usage, Wire
 
 Status: TypeAlias = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
 StopReason: TypeAlias = Literal["turn_detected", "client_cancelled", "max_output_tokens"]
 Buffer: TypeAlias = Literal["empty", "playing", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client asked of the response to come; nothing where it comes by itself."""
+
+    respond: Respond = field(default_factory=Respond)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def applied(self, settings: SessionSettings) -> SessionSettings:
+        """The settings that hold for it, as far as the response object tells them."""
+        modalities, limit = self.respond.output_modalities, self.respond.max_output_tokens
+        return replace(
+            settings,
+            output_modalities=settings.output_modalities if modalities is None else modalities,
+            max_output_tokens=settings.max_output_tokens if limit is None else limit,
+        )
 
 
 @dataclass(slots=True)
@@ -31,7 +49,7 @@ class Response:
     settings: SessionSettings
     conversation_id: str
     wire: Wire = "webrtc"
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: new_id("resp"))
     status: Status = "in_progress"
     stop_reason: StopReason | None = None
@@ -186,6 +204,7 @@ class Response:
             "id": self.id,
             "object": "realtime.response",
             "status": self.status,
+            "status_details": None,
             "output": [],
             "conversation_id": self.conversation_id,
             "output_modalities": list(self.settings.output_modalities),
@@ -207,7 +226,9 @@ class Response:
         if self.stop_reason is not None:
             details["reason"] = self.stop_reason
         if self.status == "failed":
-            details["error"] = {"type": "server_error", "code": self.error_code or "engine_error"}
+            message = "The engine failed; the call is over."
+            code = self.error_code or "engine_error"
+            details["error"] = {"type": "server_error", "code": code, "message": message}
         return details
 
     def _content_closing(self) -> list[Event]:

@@ -15,7 +15,7 @@ from agent.errors import RequestError
 from agent.realtime.events import Event, error_event, new_id
 from agent.realtime.items import Items, SpokenItem, ToolCallItem
 from agent.realtime.limits import Limits
-from agent.realtime.response import Response, Status, StopReason
+from agent.realtime.response import Asked, Response, Status, StopReason
 from agent.types import SPEECH_RATE_HZ, Interrupt, SessionSettings, ToolCalled, TurnEnded, Wire
 
 Step: TypeAlias = Callable[[], list[Event]]
@@ -29,15 +29,15 @@ class Responses:
         self._items = items
         self._limits = limits
         self._wire = wire
-        self._conversation_id = new_id("conv")
+        self.conversation_id = new_id("conv")
         self._by_turn: OrderedDict[int, Response] = OrderedDict()
         self._active: Response | None = None
         self._playing: Response | None = None
         self._newest_turn = 0
         self._held: deque[tuple[int, Step]] = deque()
         self._calls: deque[tuple[ToolCalled, SessionSettings]] = deque()
-        self.next_metadata: dict[str, str] = {}
-        """`metadata` of the `response.create` that asked for the next response."""
+        self.asked = Asked()
+        """What the `response.create` said that asked for the next response."""
 
     @property
     def active(self) -> Response | None:
@@ -67,6 +67,11 @@ class Responses:
     def last(self) -> Response | None:
         """The newest response; None before the first."""
         return next(reversed(self._by_turn.values()), None)
+
+    def find(self, item_id: str, response_id: str) -> Response | None:
+        """The response of that id, or whose message has that id."""
+        kept = self._by_turn.values()
+        return next((one for one in kept if item_id == one.item.id or response_id == one.id), None)
 
     def to_cancel(self, response_id: str | None) -> Response:
         """The active response, if it is the one named; else `response_cancel_not_active`."""
@@ -243,16 +248,17 @@ class Responses:
         events: list[Event] = []
         if self._active is not None:
             events += self._close(self._active, "cancelled", "turn_detected")
-        response = self._new_response(turn, settings)
-        response.metadata, self.next_metadata = self.next_metadata, {}
-        if settings.output_modalities == ("text",):
+        asked, self.asked = self.asked, Asked()
+        response = self._new_response(turn, asked.applied(settings))
+        response.metadata = asked.metadata
+        if response.settings.output_modalities == ("text",):
             response.item.shape = "text"
         self._keep(response)
         return [*events, response.created()]
 
     def _new_response(self, turn: int, settings: SessionSettings) -> Response:
         item = SpokenItem(new_id("item"), self._limits)
-        return Response(turn, item, settings, self._conversation_id, self._wire)
+        return Response(turn, item, settings, self.conversation_id, self._wire)
 
     def _keep(self, response: Response) -> None:
         self._active = self._by_turn[response.turn] = response

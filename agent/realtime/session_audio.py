@@ -1,6 +1,7 @@
 """`audio.input` of the session object, and the formats of sound inside of events."""
 
 from dataclasses import replace
+from typing import Literal
 
 from agent.errors import RequestError
 from agent.realtime.fields import Fields, quoted
@@ -15,16 +16,38 @@ from agent.types import (
 FORMATS: dict[SoundFormat, int] = {"audio/pcm": 24_000, "audio/pcmu": 8_000, "audio/pcma": 8_000}
 """Each with its one rate in Hz."""
 EAGERNESS: tuple[Eagerness, ...] = ("low", "medium", "high", "auto")
+KINDS: tuple[Literal["server_vad", "semantic_vad"], ...] = ("server_vad", "semantic_vad")
+_READINESS: dict[Eagerness, float] = {"low": 0.25, "medium": 0.5, "high": 0.75, "auto": 0.5}
+"""OpenAI's words as the agent's readiness to speak."""
 
 
 def parse_input(asked: Fields, base: SessionSettings) -> SessionSettings:
-    """`base` changed by `audio.input`."""
-    return replace(
+    """`base` changed by `audio.input`.
+
+    The eagerness of `semantic_vad` becomes the agent's readiness to speak when it changes.
+    """
+    detection = _turn_detection(asked, base.turn_detection)
+    changed = replace(
         base,
         input_format=parse_format(asked, base.input_format),
         transcription=_transcription(asked, base.transcription),
-        turn_detection=_turn_detection(asked, base.turn_detection),
+        turn_detection=detection,
     )
+    if detection is None or _semantic_eagerness(base.turn_detection) == detection.eagerness:
+        return changed
+    return replace(changed, eagerness=_READINESS[detection.eagerness])
+
+
+def settle_eagerness(settings: SessionSettings, base: SessionSettings) -> SessionSettings:
+    """`voice_agent.eagerness` counts: beside another number no word of `semantic_vad` is in force.
+
+    What was so before stays so: a client may send back the session that it was given.
+    """
+    detection, word = settings.turn_detection, _semantic_eagerness(settings.turn_detection)
+    same = (base.eagerness, _semantic_eagerness(base.turn_detection)) == (settings.eagerness, word)
+    if same or detection is None or word == "auto" or _READINESS[word] == settings.eagerness:
+        return settings
+    return replace(settings, turn_detection=replace(detection, eagerness="auto"))
 
 
 def parse_format(asked: Fields, base: SoundFormat) -> SoundFormat:
@@ -87,30 +110,42 @@ def _transcription_object(transcription: Transcription) -> dict[str, object]:
 # ---- turn detection ---------------------------------------------------------------------------
 
 
-def _turn_detection(audio_input: Fields, base: TurnDetection | None) -> TurnDetection | None:
-    if audio_input.is_null("turn_detection"):
+def _turn_detection(asked: Fields, base: TurnDetection | None) -> TurnDetection | None:
+    if asked.is_null("turn_detection"):
         return None
-    if not audio_input.has("turn_detection"):
+    if not asked.has("turn_detection"):
         return base
-    asked = audio_input.section("turn_detection")
-    kind = asked.choice(
-        "type", ("server_vad", "semantic_vad"), base.kind if base is not None else "server_vad"
-    )
+    wanted = asked.section("turn_detection")
+    kind = wanted.choice("type", KINDS, base.kind if base is not None else "server_vad")
     old = base if base is not None and base.kind == kind else TurnDetection()
-    asked.integer("idle_timeout_ms", 0, least=0, most=3_600_000)
+    eagerness = wanted.choice("eagerness", EAGERNESS, old.eagerness)
     return TurnDetection(
-        kind="semantic_vad" if kind == "semantic_vad" else "server_vad",
-        threshold=asked.number("threshold", old.threshold, least=0, most=1),
-        prefix_padding_ms=asked.integer(
+        kind=kind,
+        threshold=wanted.number("threshold", old.threshold, least=0, most=1),
+        prefix_padding_ms=wanted.integer(
             "prefix_padding_ms", old.prefix_padding_ms, least=0, most=5_000
         ),
-        silence_duration_ms=asked.integer(
+        silence_duration_ms=wanted.integer(
             "silence_duration_ms", old.silence_duration_ms, least=100, most=10_000
         ),
-        create_response=asked.flag("create_response", old.create_response),
-        interrupt_response=asked.flag("interrupt_response", old.interrupt_response),
-        eagerness=asked.choice("eagerness", EAGERNESS, old.eagerness),
+        create_response=wanted.flag("create_response", old.create_response),
+        interrupt_response=wanted.flag("interrupt_response", old.interrupt_response),
+        eagerness=eagerness if kind == "semantic_vad" else "auto",
+        idle_timeout_ms=_idle_timeout_ms(wanted, old) if kind == "server_vad" else None,
     )
+
+
+def _idle_timeout_ms(wanted: Fields, old: TurnDetection) -> int | None:
+    """Null switches it off, as does its absence in a session that had none."""
+    if wanted.is_null("idle_timeout_ms"):
+        return None
+    if not wanted.has("idle_timeout_ms"):
+        return old.idle_timeout_ms
+    return wanted.integer("idle_timeout_ms", least=1_000, most=3_600_000)
+
+
+def _semantic_eagerness(detection: TurnDetection | None) -> Eagerness:
+    return detection.eagerness if detection is not None else "auto"
 
 
 def _detection_object(detection: TurnDetection | None) -> dict[str, object] | None:
@@ -123,6 +158,8 @@ def _detection_object(detection: TurnDetection | None) -> dict[str, object] | No
     }
     if detection.kind == "semantic_vad":
         return told | {"eagerness": detection.eagerness}
+    if detection.idle_timeout_ms is not None:
+        told["idle_timeout_ms"] = detection.idle_timeout_ms
     return told | {
         "threshold": detection.threshold,
         "prefix_padding_ms": detection.prefix_padding_ms,

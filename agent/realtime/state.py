@@ -62,8 +62,39 @@ class CallState:
         """What the detector reported as begun, and not yet as ended."""
         self.microphone_at = -1
         """Where the microphone stood when the client's event came (16 kHz); −1: nobody said."""
+        self.input_from = 0
+        """Where begins what was not yet committed or cleared (16 kHz)."""
+        self._extended = wire == "webrtc"
         self._session_id = new_id("sess")
         self._told: tuple[str, int] = ("", 0)
+
+    @property
+    def extended(self) -> bool:
+        """Whether the client is told the events of our extension.
+
+        Some clients end when they meet an event that they do not know. Over a WebSocket only those
+        are told who have used the extension themselves, and first of all what the state is.
+        """
+        return self._extended
+
+    @extended.setter
+    def extended(self, extended: bool) -> None:
+        if extended and not self._extended:
+            self._told = ("", 0)
+        self._extended = extended
+
+    def take_input_s(self) -> float:
+        """How long the sound was that came since it was last taken; 0 where nobody knows."""
+        if self.microphone_at < 0:
+            return 0.0
+        taken = max(0, self.microphone_at - self.input_from)
+        self.input_from = self.microphone_at
+        return taken / MIC_RATE_HZ
+
+    def may_speak(self) -> bool:
+        """Whether neither a response nor the client keeps the agent from speaking."""
+        held = self.paused or self.pausing or self.listens_only
+        return self.responses.active is None and not held
 
     def session(self) -> dict[str, object]:
         """The session object in force, ready for JSON."""
@@ -81,14 +112,18 @@ class CallState:
 
     def commit(self, item: UserSpeechItem) -> list[Event]:
         """The user's speech becomes an item at the end of the conversation."""
+        events = self.commit_silence(item)
+        if self.settings.transcription is not None and not self.abilities.transcription:
+            events.append(impossible(item))
+        return events
+
+    def commit_silence(self, item: UserSpeechItem) -> list[Event]:
+        """The same for what nobody will write down."""
         previous_id = self.items.add(item)
         committed = server_event(
             "input_audio_buffer.committed", previous_item_id=previous_id, item_id=item.id
         )
-        events = [committed, added(item, previous_id), done(item, previous_id)]
-        if self.settings.transcription is not None and not self.abilities.transcription:
-            events.append(impossible(item))
-        return events
+        return [committed, added(item, previous_id), done(item, previous_id)]
 
     def give_up_speech(self) -> list[Event]:
         """Nobody listens for its end any more: it stops, of no length, and becomes no item."""

@@ -22,14 +22,26 @@ def parse_tools(asked: Fields, base: SessionSettings, abilities: Abilities) -> S
     """`base` with the `tools` and the `tool_choice` of a session or of one response.
 
     `[]` takes all functions away. A choice that is not sent again falls back to ``auto`` when its
-    function is gone. `UnsupportedError` for an engine that calls none.
+    function is gone. `UnsupportedError` where nobody calls any.
     """
-    tools = _tools(asked, abilities) if asked.has("tools") else base.tools
+    able = calls_functions(base, abilities)
+    tools = _tools(asked) if asked.has("tools") else base.tools
+    if tools and asked.has("tools") and not able:
+        raise UnsupportedError("The engine calls no functions.", param=asked.name("tools"))
     names = {tool.name for tool in tools}
-    choice = _choice(asked, names, abilities) if asked.has("tool_choice") else base.tool_choice
-    if choice not in names and choice not in _MODES:
-        choice = "auto"
-    return replace(base, tools=tools, tool_choice=choice)
+    choice = _choice(asked, names, able) if asked.has("tool_choice") else base.tool_choice
+    return with_known_choice(replace(base, tools=tools, tool_choice=choice))
+
+
+def calls_functions(settings: SessionSettings, abilities: Abilities) -> bool:
+    """Whether functions can be called in the way that the session says."""
+    return abilities.side_tools if settings.tool_channel == "side" else abilities.tools
+
+
+def with_known_choice(settings: SessionSettings) -> SessionSettings:
+    """``auto`` instead of a choice whose function is gone."""
+    known = (*_MODES, *(tool.name for tool in settings.tools))
+    return settings if settings.tool_choice in known else replace(settings, tool_choice="auto")
 
 
 def tool_objects(tools: tuple[Tool, ...]) -> list[dict[str, object]]:
@@ -49,7 +61,7 @@ def _tool_object(tool: Tool) -> dict[str, object]:
     return told | {"parameters": json.loads(tool.parameters)}
 
 
-def _tools(asked: Fields, abilities: Abilities) -> tuple[Tool, ...]:
+def _tools(asked: Fields) -> tuple[Tool, ...]:
     offered = asked.objects("tools")
     if len(offered) > MAX_TOOLS:
         raise wrong_type(asked.name("tools"), f"at most {MAX_TOOLS} functions", asked.raw("tools"))
@@ -62,8 +74,6 @@ def _tools(asked: Fields, abilities: Abilities) -> tuple[Tool, ...]:
             param=asked.name("tools"),
             code="string_above_max_length",
         )
-    if tools and not abilities.tools:
-        raise UnsupportedError("The engine calls no functions.", param=asked.name("tools"))
     return tools
 
 
@@ -114,24 +124,24 @@ def _require_unique(offered: list[Fields], tools: tuple[Tool, ...]) -> None:
         seen.add(tool.name)
 
 
-def _choice(asked: Fields, names: set[str], abilities: Abilities) -> str:
+def _choice(asked: Fields, names: set[str], able: bool) -> str:
     """A mode, or the name of the function that has to be called."""
     if isinstance(asked.raw("tool_choice"), str):
         choice: str = asked.choice("tool_choice", _MODES, "auto")
     else:
-        choice = _named_choice(asked.section("tool_choice"), names, abilities)
-    if choice not in ("auto", "none") and not abilities.tools:
+        choice = _named_choice(asked.section("tool_choice"), names, able)
+    if choice not in ("auto", "none") and not able:
         raise UnsupportedError("The engine calls no functions.", param=asked.name("tool_choice"))
     return choice
 
 
-def _named_choice(asked: Fields, names: set[str], abilities: Abilities) -> str:
+def _named_choice(asked: Fields, names: set[str], able: bool) -> str:
     if asked.text("type", most=256) != "function":
         raise UnsupportedError(
             "Only a choice of type 'function' is supported.", param=asked.name("type")
         )
     name = asked.text("name", most=256)
-    if abilities.tools and name not in names:
+    if able and name not in names:
         raise RequestError(
             f"There is no function {quoted(name)} to choose; offer it in 'tools' first.",
             param=asked.name("name"),

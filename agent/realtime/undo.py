@@ -2,7 +2,9 @@
 
 from agent.realtime.events import Event, server_event
 from agent.realtime.reaction import RestoreSettings
+from agent.realtime.response import Asked
 from agent.realtime.state import CallState
+from agent.realtime.tools import with_known_choice
 from agent.types import (
     AddPicture,
     AddText,
@@ -10,6 +12,7 @@ from agent.types import (
     Command,
     ForceListen,
     Pause,
+    Respond,
     UpdateSettings,
 )
 
@@ -23,6 +26,8 @@ def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreS
             return _take_out(call, item_id), ()
         case AddToolResult(call_id=call_id):
             return _take_out(call, call.items.tool_result_id(call_id)), ()
+        case Respond():
+            call.responses.asked = Asked()
         case Pause():
             call.pausing = False
         case ForceListen():
@@ -35,7 +40,7 @@ def _restore(
     call: CallState, command: UpdateSettings
 ) -> tuple[list[Event], tuple[RestoreSettings, ...]]:
     """The settings before it, but for what later updates changed; the client hears them all."""
-    held = call.settings = call.updates.refused(command, call.settings)
+    held = call.settings = with_known_choice(call.updates.refused(command, call.settings))
     stopped = call.give_up_speech() if held.turn_detection is None else []
     updated = server_event("session.updated", session=call.session())
     return [*stopped, updated], (RestoreSettings(held),)

@@ -52,6 +52,19 @@ class _AtTurn(_Ours):
     at_ms: int
 
 
+class _Played(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    item_id: str
+    response_id: str
+    played_ms: int
+    committed_ms: int
+    truncate: bool
+
+
+class _Acknowledged(_Ours):
+    event: _Played
+
+
 def _openai_models() -> dict[str, TypeAdapter[Any]]:
     """One adapter for each `type`, taken out of the SDK's union."""
     union = get_args(RealtimeServerEvent)[0]
@@ -68,6 +81,7 @@ MODELS: dict[str, TypeAdapter[Any]] = _openai_models() | {
     "voice_agent.latency": TypeAdapter(_Latency),
     "voice_agent.ducked": TypeAdapter(_AtTurn),
     "voice_agent.resumed": TypeAdapter(_AtTurn),
+    "playback.acknowledged": TypeAdapter(_Acknowledged),
 }
 
 EXTRA_FIELDS = {
@@ -79,6 +93,7 @@ MEANINGFUL_NULLS = {
     "previous_item_id": "the item is the first",
     "turn_detection": "off",
     "noise_reduction": "off",
+    "status_details": "there are none; pipecat's types require the field",
 }
 NULL_TRANSCRIPT = "user speech that is not written down; stock clients require the field"
 
