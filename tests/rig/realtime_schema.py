@@ -65,6 +65,12 @@ class _Acknowledged(_Ours):
     event: _Played
 
 
+class _Tool(_Ours):
+    call_id: str
+    name: str
+    decided_ms: float
+
+
 def _openai_models() -> dict[str, TypeAdapter[Any]]:
     """One adapter for each `type`, taken out of the SDK's union."""
     union = get_args(RealtimeServerEvent)[0]
@@ -81,6 +87,7 @@ MODELS: dict[str, TypeAdapter[Any]] = _openai_models() | {
     "voice_agent.latency": TypeAdapter(_Latency),
     "voice_agent.ducked": TypeAdapter(_AtTurn),
     "voice_agent.resumed": TypeAdapter(_AtTurn),
+    "voice_agent.tool": TypeAdapter(_Tool),
     "playback.acknowledged": TypeAdapter(_Acknowledged),
 }
 
