@@ -146,7 +146,9 @@ class TimeLine:
             return now_s + _FRAME_S
         if self._given < self._complete_until:
             return now_s
-        return max(self._quiet_from_s, self._stands_s + GRACE_S + _WAKE_S)
+        # However far ahead of time the line is by then, it is not when it has fallen quiet.
+        stands_s = min(self._stands_s + GRACE_S, max(self._quiet_from_s, now_s))
+        return max(self._quiet_from_s, stands_s + _WAKE_S)
 
     # ---- inside -------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A plain WebSocket client of the Realtime API: aiohttp, JSON, and nothing of the server but its URL."""
+"""A plain WebSocket client of the Realtime API, which knows nothing of the server but its URL."""
 
 import asyncio
 import base64
