@@ -1,4 +1,4 @@
-"""The command line: `voice-agent serve`, `bench`, `doctor`, `chat`, `voices` and `config`.
+"""The command line: `voice-agent serve`, `bench`, `doctor`, `chat`, `voices`, `keys`, `config`.
 
 Exit status: 0 when all went well, 1 when something failed while running, 2 for a wrong setting or
 a wrong command line. What is costly to import is imported by the command that needs it.
@@ -94,6 +94,7 @@ _FLAGS = {
     "model": "model.source",
 }
 """Flags of the commands and the settings that they stand for; they win over --set."""
+_SWITCHES = {"http": "server.http_only=true", "no_auth": "auth.required=false"}
 
 
 def _config(arguments: argparse.Namespace) -> "Config":
@@ -106,8 +107,9 @@ def _config(arguments: argparse.Namespace) -> "Config":
             overrides.append(f"{key}={value}")
     if files := getattr(arguments, "tools", None):
         overrides.append(f"tools.files={json.dumps(files)}")
-    if getattr(arguments, "http", False):
-        overrides.append("server.http_only=true")
+    for flag, override in _SWITCHES.items():
+        if getattr(arguments, flag, False):
+            overrides.append(override)
     return load_config(arguments.config, os.environ, overrides)
 
 
@@ -165,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     _add_chat(commands)
     _add_voices(commands)
+    importlib.import_module("agent.keys_command").add_to(commands, _add_settings)
     _add_bench(commands)
     config = commands.add_parser("config", help="list every setting as a Markdown table")
     config.add_argument(
@@ -188,6 +191,11 @@ def _add_serve(commands: "argparse._SubParsersAction[_CommandParser]") -> None:
         help="Python file or module with functions (@tool); may be repeated (tools.files)",
     )
     serve.add_argument("--http", action="store_true", help="never use TLS (server.http_only)")
+    serve.add_argument(
+        "--no-auth",
+        action="store_true",
+        help="without any API key, serve whoever reaches it (auth.required)",
+    )
     serve.add_argument("--log-level", metavar="LEVEL", help="least serious line (logging.level)")
     _add_settings(serve)
     serve.set_defaults(command=_serve)

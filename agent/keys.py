@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config import Config, data_folder
 from agent.errors import AgentError
 
 KEY_PREFIX = "va_"
@@ -96,6 +97,12 @@ def given_key(text: str) -> ApiKey:
 
 
 # ---- the file ---------------------------------------------------------------------------------
+
+
+def keys_file(config: Config) -> Path:
+    """Where `voice-agent keys` keeps them; need not exist."""
+    named = config.auth.keys_file
+    return Path(named).expanduser() if named else data_folder(config) / "keys.jsonl"
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:

@@ -36,6 +36,7 @@ class Telemetry:
         self._active = self._gauge("calls_active", "Calls in progress")
         self._calls = self._counter("calls", "Calls by how they ended", "outcome")
         self._refused = self._counter("calls_refused", "Calls refused for want of a slot")
+        self._kept_out = self._counter("requests_refused", "Requests by why not", "reason")
         self._underruns = self._counter("underruns", "Gaps inside the agent's speech")
         self._late_frames = self._counter("late_frames", "20 ms frames sent more than 20 ms late")
         self._barge_ins = self._counter("barge_ins", "Times that the user talked over the agent")
@@ -91,6 +92,10 @@ class Telemetry:
     def call_refused(self) -> None:
         """No slot was free."""
         self._refused.inc()
+
+    def request_refused(self, reason: str) -> None:
+        """Somebody was not let in: `no_key`, `unknown_key`, `rate`, `calls`, `voice`, `host`, …"""
+        self._kept_out.labels(reason).inc()
 
     def underruns(self, count: int) -> None:
         """`count` gaps opened inside the agent's speech."""

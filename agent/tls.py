@@ -133,6 +133,16 @@ def certificate_end(certificate: Path) -> datetime:
     return _read_certificate(certificate).not_valid_after_utc
 
 
+def certificate_names(certificate: Path) -> frozenset[str]:
+    """The names that a certificate holds for, in small letters; ConfigError as above."""
+    found = _read_certificate(certificate)
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return frozenset()
+    return frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))
+
+
 def _read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_read("tls_certificate", path))

@@ -215,11 +215,11 @@ async def test_a_stream_says_the_same_in_pieces(server: ChatServer) -> None:
 
 async def test_a_stream_on_the_wire(server: ChatServer) -> None:
     body = {"messages": USER, "stream": True, "stream_options": {"include_usage": True}}
-    headers = {"Origin": "https://page.test"}
+    headers = {"Origin": "http://localhost:5173"}
     async with server.http.post(PATH, json=body, headers=headers) as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert response.headers["Access-Control-Allow-Origin"] == headers["Origin"]
         events = await events_of(response)
     assert events[-1] == "[DONE]"
     chunks = [json.loads(event) for event in events[:-1]]

@@ -17,6 +17,7 @@ from aiohttp import web
 from agent.api import chat, replies, speech
 from agent.api.calls import Services
 from agent.api.chat import CHATS, Chats
+from agent.api.origins import Origins
 from agent.chat_types import ChatAudio, ChatDone, ChatEvent
 from agent.config import load_config
 from agent.errors import CapacityError, VocoderError
@@ -88,7 +89,9 @@ async def speech_server(
     config = load_config(None, {}, overrides)
     speaking: Any = engine or SpeakingEngine()
     services = Services(config, speaking, Telemetry(), SileroModel(), voices)
-    app = web.Application(middlewares=[replies.cors(("*",)), replies.errors_as_json])
+    origins = Origins(config, lambda: True)
+    app = web.Application(middlewares=[replies.cors(origins), replies.errors_as_json])
+    app.on_response_prepare.append(replies.tell_pages(origins))
     chat.add_to(app, services)
     speech.add_to(app, services)
     runner = web.AppRunner(app, access_log=None)
@@ -143,7 +146,7 @@ async def test_what_stands_above_it(server: SpeechServer) -> None:
         body = {"input": TEXT, "response_format": form}
         async with server.http.post(PATH, json=body, headers={"Origin": "https://a.b"}) as reply:
             assert reply.headers["Content-Type"] == CONTENT_TYPES[form]
-            assert reply.headers["Access-Control-Allow-Origin"] == "*"
+            assert reply.headers["Access-Control-Allow-Origin"] == "https://a.b"
             assert reply.headers["Transfer-Encoding"] == "chunked"
     async with server.http.post(PATH, json={"input": TEXT}) as reply:
         assert await reply.read() == in_one_go("mp3"), "OpenAI's usual"

@@ -14,11 +14,14 @@ import pytest
 from aiohttp import web
 
 from agent.api import replies
+from agent.api.auth import Guard
+from agent.api.key_ring import KeyRing
 from agent.api.voices import UPLOADS, VOICES, Uploads, add_to, open_voices
 from agent.config import load_config
 from agent.engines import VoiceSettings
 from agent.errors import RequestError
 from agent.realtime.settings import OPENAI_VOICES
+from agent.telemetry import Telemetry
 from agent.vocoder.voice_store import VoiceStore
 from agent.voices import VocoderFiles, VoiceLimits, Voices, checked_details
 from agent.voices_bench import BenchSettings
@@ -89,9 +92,13 @@ async def voice_server(
     store, limits = VoiceStore(folder / "voices", folder / "built_in"), limits or VoiceLimits()
     settings = BenchSettings(store.own, store.built_in, limits.of_recordings(), vocoder)
     voices = Voices(store, limits, vocoder, workshop=Workshop(settings, benches or Benches()))
-    allowed = ("https://friend.example",)
-    app = web.Application(middlewares=[replies.cors(allowed), replies.errors_as_json])
-    add_to(app, voices, allowed)
+    config = load_config(None, {}, ["server.cors_origins=https://friend.example"])
+    guard = Guard(config, KeyRing(), Telemetry())
+    app = web.Application(
+        middlewares=[replies.cors(guard.origins), replies.errors_as_json, guard.let_in]
+    )
+    app.on_response_prepare.append(replies.tell_pages(guard.origins))
+    add_to(app, voices)
     assert app[VOICES] is voices
     # What a refused client still sends is read for so long.
     runner = web.AppRunner(app, access_log=None, lingering_time=0.2)
@@ -360,7 +367,7 @@ async def test_pages_of_other_sites_cannot_send_recordings_unless_they_may(
 
 
 async def test_pages_that_may_can_read_the_answers(server: VoiceServer) -> None:
-    headers = {"Origin": "https://friend.example"}
+    headers = {"Origin": "https://friend.example", "Access-Control-Request-Method": "DELETE"}
     async with server.http.get(PATH, headers=headers) as response:
         assert response.headers["Access-Control-Allow-Origin"] == "https://friend.example"
     async with server.http.options(f"{PATH}/anna", headers=headers) as response:

@@ -67,7 +67,7 @@ LAYERS = {
     "agent.chat_sound": 8,
     "agent.chat_terminal": 8,
     "agent.voices_command": 8,
-    "agent.keys": 1,
+    "agent.keys": 2,
     "agent.keys_command": 8,
     "agent.doctor": 8,
 }

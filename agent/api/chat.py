@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from agent.api.caller import caller_of
 from agent.api.calls import Services
 from agent.api.chat_parts import Attachments
 from agent.api.chat_replies import (
@@ -56,7 +57,6 @@ class Chats:
         self.slot_wait_s = _SLOT_WAIT_S
         self.engine = services.engine
         self.settings: ChatSettings = settings
-        self.origins = services.config.server.cors_origins
         limits = FetchLimits(
             settings.max_item_bytes, settings.fetch_timeout_s, settings.allow_private_urls
         )
@@ -155,8 +155,7 @@ async def _answer(
     heading = Heading(chats.engine.name)
     if not asked.stream:
         return await whole_answer(events, heading, asked.sound)
-    reply = LateReply(request, {**STREAM_HEADERS, **cors_headers(request, chats.origins)})
-    stream = AnswerStream(reply, heading, asked)
+    stream = AnswerStream(LateReply(request, STREAM_HEADERS), heading, asked)
     return await stream.send(events, chats.settings.keep_alive_s)
 
 
@@ -168,14 +167,6 @@ async def leaving(events: AsyncIterator[ChatEvent]) -> AsyncIterator[AsyncIterat
     finally:
         if isinstance(events, AsyncGenerator):
             await events.aclose()
-
-
-def cors_headers(request: web.Request, origins: tuple[str, ...]) -> dict[str, str]:
-    """A stream's headers are on their way before the middleware could add these."""
-    origin = request.headers.get(hdrs.ORIGIN, "")
-    if not origin or not ("*" in origins or origin in origins):
-        return {}
-    return {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*" if "*" in origins else origin}
 
 
 # ---- the client's side ------------------------------------------------------------------------
@@ -212,7 +203,12 @@ def _is_gone(request: web.Request) -> bool:
 async def _read(request: web.Request, chats: Chats) -> Asked:
     settings = chats.settings
     document = await read_json(request, settings.max_body_bytes, " (chat.max_body_bytes)")
-    return parse_chat(document, settings, chats.abilities)
+    caller, abilities = caller_of(request), chats.abilities
+    asked = parse_chat(document, settings, caller.able(abilities))
+    if not asked.order.speaks:
+        return asked
+    voice = caller.voice(asked.order.voice, abilities)
+    return replace(asked, order=replace(asked.order, voice=voice))
 
 
 async def read_json(request: web.Request, most_bytes: int, limit: str = "") -> object:

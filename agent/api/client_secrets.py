@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from agent.api.caller import caller_of
-from agent.api.calls import Calls
 from agent.api.chat import read_json
 from agent.api.key_ring import KeyRefused
 from agent.api.realtime import CALLS
@@ -71,9 +70,10 @@ class NewSecret:
 class ClientSecrets:
     """The secrets that are good now, at most 10,000, with 32 MiB of sessions; more are refused."""
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK, most_of_one: int = _MOST_OF_ONE) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK, mark: str = "s") -> None:
+        """`mark` is what the secrets begin with, behind `ek_`."""
         self._clock = clock
-        self._most_of_one = most_of_one
+        self._mark = mark
         self._known: dict[str, ClientSecret] = {}
         self._sizes: dict[str, int] = {}
         self._held: Counter[str] = Counter()
@@ -91,7 +91,7 @@ class ClientSecrets:
         size = len(json.dumps(session)) if session is not None else 0
         self._expect_room(holder, size)
         # The id finds the secret without a search whose time would tell of other secrets.
-        secret_id, random = secrets.token_hex(8), secrets.token_urlsafe(32)
+        secret_id, random = self._mark + secrets.token_hex(8), secrets.token_urlsafe(32)
         due_s = self._clock.now_s() + seconds
         self._known[secret_id] = ClientSecret(
             secret_id, sha256_of(random), holder, due_s, session, visitor or secret_id
@@ -113,22 +113,24 @@ class ClientSecrets:
         return known
 
     def _expect_room(self, holder: str, size: int) -> None:
-        full = len(self._known) >= _MOST_SECRETS or (
-            self._session_bytes + size > _MOST_SESSION_BYTES
-        )
-        if full or self._held[holder] >= self._most_of_one:
+        if self._clock.now_s() >= self._sweep_at_s or not self._has_room(holder, size):
             self._sweep()
-        elif self._clock.now_s() >= self._sweep_at_s:
-            self._sweep()
-        if self._held[holder] >= self._most_of_one:
+        if self._held[holder] >= _MOST_OF_ONE:
             raise TooManySecrets(
-                f"{self._most_of_one} secrets are good at a time; wait until some have expired",
+                f"{_MOST_OF_ONE} secrets are good at a time; wait until some have expired",
                 retry_after_s=_SWEEP_EVERY_S,
             )
-        if len(self._known) >= _MOST_SECRETS or self._session_bytes + size > _MOST_SESSION_BYTES:
+        if not self._has_room(holder, size):
             raise CapacityError(
                 "no room for more client secrets; try again later", retry_after_s=_SWEEP_EVERY_S
             )
+
+    def _has_room(self, holder: str, size: int) -> bool:
+        return (
+            len(self._known) < _MOST_SECRETS
+            and self._session_bytes + size <= _MOST_SESSION_BYTES
+            and self._held[holder] < _MOST_OF_ONE
+        )
 
     def _sweep(self) -> None:
         now_s = self._clock.now_s()
@@ -146,9 +148,9 @@ SECRETS = web.AppKey("secrets", ClientSecrets)
 # ---- the endpoint -----------------------------------------------------------------------------
 
 
-def add_to(app: web.Application, clock: Clock = SYSTEM_CLOCK) -> None:
-    """Add this file's endpoint, after the calls."""
-    app[SECRETS] = ClientSecrets(clock)
+def add_to(app: web.Application, known: ClientSecrets) -> None:
+    """Add this file's endpoint, after the calls; what it makes is remembered in `known`."""
+    app[SECRETS] = known
     app.router.add_post("/v1/realtime/client_secrets", create_secret)
 
 
@@ -157,9 +159,8 @@ async def create_secret(request: web.Request) -> web.Response:
     document = await read_json(request, _MOST_BODY_BYTES) if request.can_read_body else {}
     seconds, session = _parse(document)
     caller = caller_of(request)
-    calls: Calls = request.app[CALLS]
     # Whatever is wrong with the session is to be said now, and not to a browser later.
-    shown = calls.rehearse(session, caller)
+    shown = request.app[CALLS].rehearse(session, caller)
     made = request.app[SECRETS].create(caller.key, seconds, session)
     body = {"value": made.value, "expires_at": made.expires_at, "session": shown}
     return web.json_response(body, headers={"Cache-Control": "no-store"})

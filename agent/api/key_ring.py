@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.config import Config, data_folder
+from agent.config import Config
 from agent.errors import AuthError, ConfigError
-from agent.keys import ApiKey, KeyFileError, checked_keys, given_key, matching, read_keys
+from agent.keys import (
+    ApiKey,
+    KeyFileError,
+    checked_keys,
+    given_key,
+    keys_file,
+    matching,
+    read_keys,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +33,6 @@ class KeyRefused(AuthError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-def keys_file(config: Config) -> Path:
-    """Where `voice-agent keys` keeps them; need not exist."""
-    named = config.auth.keys_file
-    return Path(named).expanduser() if named else data_folder(config) / "keys.jsonl"
 
 
 class KeyRing:

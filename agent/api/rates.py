@@ -29,7 +29,7 @@ class Rates:
         """How many buckets there are."""
         return len(self._buckets)
 
-    def take(self, name: str, per_minute: int) -> None:
+    def take(self, name: str, per_minute: int, what: str = "requests") -> None:
         """One more of `name`, who may have so many at once and so many in each minute.
 
         `QuotaError`, which takes nothing and says when the next one may come.
@@ -38,7 +38,7 @@ class Rates:
         if bucket.tokens < 1:
             wait_s = (1 - bucket.tokens) * 60 / per_minute
             raise QuotaError(
-                f"rate limit reached: {per_minute} requests a minute; try again later",
+                f"rate limit reached: {per_minute} {what} a minute; try again later",
                 retry_after_s=wait_s,
             )
         bucket.tokens -= 1

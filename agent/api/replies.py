@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from agent.errors import AgentError, CapacityError, RequestError, WorkerLost
+from agent.api.origins import Origins
+from agent.errors import AgentError, AuthError, CapacityError, RequestError, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -15,10 +16,8 @@ _PAGE_POLICY = (
     "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data:; "
     "object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
 )
-_METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
-_REQUEST_HEADERS = "Authorization, Content-Type, X-OpenAI-Agents-SDK"
-_REPLY_HEADERS = "Location, Retry-After"
 
+_KINDS = {403: "permission_error", 429: "rate_limit_error"}
 _LOST_RETRY_S = 5
 """Whoever comes back before the engine does is told how long that still takes."""
 
@@ -49,32 +48,30 @@ def error_reply(error: AgentError) -> web.Response:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, WorkerLost):
         headers[hdrs.RETRY_AFTER] = str(_LOST_RETRY_S)
+    elif isinstance(error, AuthError) and error.status == 401:
+        headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="voice-agent"'
     param = error.param if isinstance(error, RequestError) else None
     return _error(error.status, str(error), error.code, param, headers)
 
 
-def cors(origins: tuple[str, ...]) -> Middleware:
-    """A middleware that lets pages from `origins` ("*": any) call `/v1` and read `Location`."""
+def cors(origins: Origins) -> Middleware:
+    """A middleware that tells browsers which pages may call `/v1`; it asks for no key."""
 
     @web.middleware
     async def allow(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = request.headers.get(hdrs.ORIGIN, "")
-        if not request.path.startswith("/v1/") or not _allowed(origin, origins):
-            return await handler(request)
-        preflight = request.method == hdrs.METH_OPTIONS
-        response = web.Response(status=204) if preflight else await handler(request)
-        headers = response.headers
-        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*" if "*" in origins else origin
-        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _REPLY_HEADERS
-        headers[hdrs.VARY] = hdrs.ORIGIN
-        if preflight:
-            asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, _REQUEST_HEADERS)
-            headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _METHODS
-            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
-            headers[hdrs.ACCESS_CONTROL_MAX_AGE] = "600"
-        return response
+        answer = origins.preflight(request)
+        return answer if answer is not None else await handler(request)
 
     return allow
+
+
+def tell_pages(origins: Origins) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Adds what lets pages read a reply, streams and errors included, before it is sent."""
+
+    async def tell(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(origins.tell(request))
+
+    return tell
 
 
 async def protect_page(request: web.Request, response: web.StreamResponse) -> None:
@@ -83,10 +80,6 @@ async def protect_page(request: web.Request, response: web.StreamResponse) -> No
     if not request.path.startswith("/v1/"):
         response.headers["Content-Security-Policy"] = _PAGE_POLICY
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-cache")
-
-
-def _allowed(origin: str, origins: tuple[str, ...]) -> bool:
-    return bool(origin) and ("*" in origins or origin in origins)
 
 
 def _http_error_text(error: web.HTTPException, request: web.Request) -> str:
@@ -104,6 +97,6 @@ def _http_error_text(error: web.HTTPException, request: web.Request) -> str:
 def _error(
     status: int, message: str, code: str | None, param: str | None, headers: Mapping[str, str]
 ) -> web.Response:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = {"error": {"message": message, "type": kind, "code": code, "param": param}}
     return web.json_response(body, status=status, headers=headers)

@@ -13,8 +13,11 @@ from pathlib import Path
 from aiohttp import web
 
 from agent import __version__, engines, resources
-from agent.api import chat, realtime, replies, speech
+from agent.api import call_resource, chat, client_secrets, page, realtime, replies, sockets, speech
+from agent.api.auth import GUARD, Guard, expect_key_or_loopback
+from agent.api.caller import Caller, caller_of
 from agent.api.calls import Calls, Services
+from agent.api.key_ring import KeyRing
 from agent.api.loading import Started, start
 from agent.api.realtime import CALLS
 from agent.api.voices import add_to as add_voices_to
@@ -68,19 +71,30 @@ def build_app(config: Config) -> web.Application:
     return make_app(config, Started(choice, engines.create(choice.name, settings)))
 
 
-def make_app(config: Config, started: Started) -> web.Application:
-    """The application, which closes its engine in the end; to be run once, by one event loop."""
+def make_app(
+    config: Config, started: Started, ring: KeyRing | None = None, clock: Clock = SYSTEM_CLOCK
+) -> web.Application:
+    """The application, which closes its engine in the end; to be run once, by one event loop.
+
+    `ring` holds the keys; without, those that `config` names are read now. `ConfigError`.
+    """
+    telemetry = Telemetry()
+    guard = Guard(config, ring or KeyRing.of(config, clock), telemetry, clock)
     voices = open_voices(config, started.voice)
-    services = Services(config, started.engine, Telemetry(), SileroModel(), voices)
+    services = Services(config, started.engine, telemetry, SileroModel(), voices)
     app = web.Application(
-        middlewares=[replies.cors(config.server.cors_origins), replies.errors_as_json],
+        middlewares=[replies.cors(guard.origins), replies.errors_as_json, guard.let_in],
         client_max_size=config.server.max_body_bytes,
     )
+    app[GUARD] = guard
     app[SERVICES], app[CHOICE], app[CALLS] = services, started.choice, Calls(services)
     chat.add_to(app, services)
     speech.add_to(app, services)
-    add_voices_to(app, voices, config.server.cors_origins)
+    add_voices_to(app, voices)
+    client_secrets.add_to(app, guard.secrets)
+    page.add_to(app, config)
     app.on_response_prepare.append(replies.protect_page)
+    app.on_response_prepare.append(replies.tell_pages(guard.origins))
     app.cleanup_ctx.append(_watch_loop)
     app.cleanup_ctx.append(_watch_engine)
     app.on_shutdown.append(_end_calls)
@@ -90,6 +104,8 @@ def make_app(config: Config, started: Started) -> web.Application:
 
 
 async def _serve(config: Config) -> int:
+    ring = KeyRing.of(config)
+    expect_key_or_loopback(config, ring)
     plan = listen_plan(config)
     # What is wrong with them is to be said now, too, and not after minutes of loading.
     load_tools(config.tools.files)
@@ -105,7 +121,7 @@ async def _serve(config: Config) -> int:
     starting = asyncio.ensure_future(start(config))
     await _started_or_stopped(starting, stop)
     if not stop.is_set():
-        await _listen(config, plan, make_app(config, await starting), stop)
+        await _listen(config, plan, make_app(config, await starting, ring), stop)
     return 0
 
 
@@ -151,6 +167,8 @@ def spare_collector() -> None:
 
 def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
     realtime.add_routes(router)
+    sockets.add_routes(router)
+    call_resource.add_routes(router)
     router.add_get("/v1/models", _models)
     router.add_get("/v1/models/{id:.+}", _one_model)
     router.add_get("/healthz", _health)
@@ -158,7 +176,7 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
 
     root = web_folder.resolve()
 
-    async def page(_: web.Request) -> web.FileResponse:
+    async def index(_: web.Request) -> web.FileResponse:
         return web.FileResponse(root / "index.html")
 
     async def file(request: web.Request) -> web.FileResponse:
@@ -174,7 +192,7 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
     async def readme(_: web.Request) -> web.Response:
         return web.Response(text=resources.readme().read_text("utf-8"))
 
-    router.add_get("/", page)
+    router.add_get("/", index)
     router.add_get("/README.md", readme)
     # Less the API: a path that is none of it is not found, whatever the method, and another
     # method of one that is gets its Allow header from the route that it belongs to.
@@ -182,19 +200,19 @@ def _add_routes(router: web.UrlDispatcher, web_folder: Path) -> None:
 
 
 async def _models(request: web.Request) -> web.Response:
-    return web.json_response({"object": "list", "data": [_model(request.app)]})
+    return web.json_response({"object": "list", "data": [_model(request.app, caller_of(request))]})
 
 
 async def _one_model(request: web.Request) -> web.Response:
-    model, asked = _model(request.app), request.match_info["id"]
+    model, asked = _model(request.app, caller_of(request)), request.match_info["id"]
     if asked != model["id"]:
         raise ModelNotFound(f"there is no model {asked[:80]!r}; this server has {model['id']!r}")
     return web.json_response(model)
 
 
-def _model(app: web.Application) -> dict[str, object]:
+def _model(app: web.Application, caller: Caller) -> dict[str, object]:
     engine, choice = app[SERVICES].engine, app[CHOICE]
-    able = app[SERVICES].abilities
+    able = caller.able(app[SERVICES].abilities)
     abilities = {name: getattr(able, name) for name in type(able).__slots__}
     prompts = dict(abilities.pop("default_instructions"))
     return {

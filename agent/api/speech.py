@@ -13,12 +13,13 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import hdrs, web
 
+from agent.api.caller import Caller, caller_of
 from agent.api.calls import Services
-from agent.api.chat import CHATS, Chats, cors_headers, leaving, read_json, while_connected
+from agent.api.chat import CHATS, Chats, leaving, read_json, while_connected
 from agent.api.chat_replies import (
     QUIET_NOTE,
     STREAM_HEADERS,
@@ -74,10 +75,17 @@ async def _speak(request: web.Request, chats: Chats) -> web.StreamResponse:
     if not abilities.text_to_speech:
         raise CannotSpeak(f"the {chats.engine.name} engine has no voice that reads texts")
     with chats.admitted():
-        asked = parse_speech(await read_json(request, _MOST_BODY_BYTES), abilities)
+        asked = _theirs(await read_json(request, _MOST_BODY_BYTES), caller_of(request), abilities)
         async with chats.place(), leaving(chats.answer(asked.order)) as events:
-            stream = _stream(request, asked, chats)
+            stream = _stream(request, asked)
             return await stream.send(events, chats.settings.keep_alive_s)
+
+
+def _theirs(document: object, caller: Caller, abilities: Abilities) -> AskedSpeech:
+    """What is asked, in a voice that `caller` may use. `VoiceForbidden`."""
+    asked = parse_speech(document, caller.able(abilities))
+    voice = caller.voice(asked.order.voice, abilities)
+    return replace(asked, order=replace(asked.order, voice=voice))
 
 
 # ---- what is asked ----------------------------------------------------------------------------
@@ -111,17 +119,16 @@ def _text(fields: Fields) -> str:
 # ---- what is sent -----------------------------------------------------------------------------
 
 
-def _stream(request: web.Request, asked: AskedSpeech, chats: Chats) -> "_SoundStream":
-    allow = cors_headers(request, chats.origins)
+def _stream(request: web.Request, asked: AskedSpeech) -> "_SoundStream":
     file = SpeechFile(asked.form)
     if asked.as_events:
-        return _EventStream(LateReply(request, {**STREAM_HEADERS, **allow}), file)
+        return _EventStream(LateReply(request, STREAM_HEADERS), file)
     headers = {
         hdrs.CONTENT_TYPE: file.content_type,
         hdrs.CACHE_CONTROL: "no-store",
         "X-Accel-Buffering": "no",
     }
-    return _SoundStream(LateReply(request, {**headers, **allow}), file)
+    return _SoundStream(LateReply(request, headers), file)
 
 
 class _SoundStream:

@@ -6,16 +6,16 @@ Shaped like OpenAI's endpoint, but that `consent` is a statement and not an id.
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from urllib.parse import urlsplit
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from agent.api.caller import caller_of
 from agent.api.chat import while_connected
 from agent.api.voice_form import FormLimits, VoiceForm, read_form
 from agent.config import Config
 from agent.engines import VoiceSettings
-from agent.errors import CapacityError, RequestError
+from agent.errors import CapacityError
 from agent.model_hub.voice import voices_folder
 from agent.realtime.settings import OPENAI_VOICES
 from agent.resources import assets_folder
@@ -41,18 +41,10 @@ _GONE = 499
 log = logging.getLogger(__name__)
 
 
-class ForeignPage(RequestError):
-    """A page of another site sends this; browsers ask nobody before they send a form."""
-
-    status = 403
-    code = "foreign_page"
-
-
 class Uploads:
     """What is coming in."""
 
-    def __init__(self, origins: tuple[str, ...] = ()) -> None:
-        self.origins = origins
+    def __init__(self) -> None:
         self.upload_s = _UPLOAD_S
         self.stalled_s = _STALLED_S
         self.least_bytes_s = _LEAST_BYTES_S
@@ -83,12 +75,9 @@ def open_voices(config: Config, voice: VoiceSettings | None) -> Voices:
     return Voices(store, VoiceLimits.of(config.voices, OPENAI_VOICES), vocoder)
 
 
-def add_to(app: web.Application, voices: Voices, origins: tuple[str, ...] = ()) -> None:
-    """Add this file's endpoints; `voices` is started and closed with the application.
-
-    `origins` are those whose pages may send forms here besides our own ("*": any).
-    """
-    app[VOICES], app[UPLOADS] = voices, Uploads(origins)
+def add_to(app: web.Application, voices: Voices) -> None:
+    """Add this file's endpoints; `voices` is started and closed with the application."""
+    app[VOICES], app[UPLOADS] = voices, Uploads()
     app.cleanup_ctx.append(_run)
     app.router.add_get("/v1/audio/voices", list_voices)
     app.router.add_post("/v1/audio/voices", _discreet(add_voice))
@@ -103,9 +92,10 @@ async def _run(app: web.Application) -> AsyncIterator[None]:
 
 
 async def list_voices(request: web.Request) -> web.Response:
-    """All voices, those that are not ready yet included."""
-    found = await request.app[VOICES].listed()
-    return web.json_response({"object": "list", "data": [each.as_json() for each in found]})
+    """All voices that the caller may use, those that are not ready yet included."""
+    found, theirs = await request.app[VOICES].listed(), caller_of(request).voices
+    data = [each.as_json() for each in found if not theirs or each.voice.id in theirs]
+    return web.json_response({"object": "list", "data": data})
 
 
 async def add_voice(request: web.Request) -> web.Response:
@@ -170,7 +160,6 @@ def _is_there(request: web.Request) -> bool:
 async def _read(request: web.Request, place: ExitStack) -> VoiceForm:
     """The form; while it is worked on, `place` is held."""
     uploads = request.app[UPLOADS]
-    _expect_own_page(request, uploads.origins)
     limits = FormLimits(
         request.app[VOICES].limits.file_bytes,
         uploads.upload_s,
@@ -178,15 +167,3 @@ async def _read(request: web.Request, place: ExitStack) -> VoiceForm:
         uploads.least_bytes_s,
     )
     return await read_form(request, limits, place, uploads.admitted)
-
-
-def _expect_own_page(request: web.Request, origins: tuple[str, ...]) -> None:
-    """A form needs no leave to be sent across sites, unlike JSON: so it is refused here."""
-    origin = request.headers.get(hdrs.ORIGIN, "")
-    if not origin or "*" in origins or origin in origins:
-        return
-    site = request.headers.get("Sec-Fetch-Site")
-    # Behind a proxy the host may be another one; browsers say so themselves where they can.
-    if site == "same-origin" or (site is None and urlsplit(origin).netloc == request.host):
-        return
-    raise ForeignPage("pages of another site may not send recordings (server.cors_origins)")
