@@ -81,14 +81,14 @@ def _reordered(body: str, names: Collection[str]) -> WrittenCall | None:
 class CallReader:
     """Parts an answer's text into what is shown and calls: `push`, then `finish`.
 
-    The line break that the template writes between words and a call belongs to neither; blanks
-    behind a call are not shown.
+    The line break that the template writes between words and a call is not shown, nor are blanks
+    behind a call.
     """
 
     def __init__(self, names: Collection[str], *, most: int = MAX_CALLS) -> None:
         self._names = frozenset(names)
         self._most = most
-        self._waiting = ""
+        self._waiting = self._break = ""
         self._calls: list[WrittenCall] = []
         self._count = 0
         self._is_behind = self._has_met_tag = self._is_off = False
@@ -134,19 +134,21 @@ class CallReader:
             shown.append(self._shown(self._waiting[: len(self._waiting) - keep]))
             self._waiting = self._waiting[len(self._waiting) - keep :]
             return False
-        shown.append(self._shown(self._waiting[:at].removesuffix("\n")))
+        words = self._waiting[:at]
+        shown.append(self._shown(words.removesuffix("\n")))
+        self._break = "\n" if words.endswith("\n") else ""
         self._waiting = self._waiting[at + len(OPEN_CALL) :]
         self.inside = self._has_met_tag = True
         return True
 
     def _step_inside(self, shown: list[str]) -> bool:
         at = self._waiting.find(CLOSE_CALL)
-        if at < 0 and len(self._waiting) <= MAX_CALL_CHARS:
-            return False
+        if at < 0 and len(self._waiting) < MAX_CALL_CHARS + len(CLOSE_CALL):
+            return False  # the tag may yet come in time
         self.inside = False
         if at < 0 or at > MAX_CALL_CHARS:
             # Too long to be one: it was words, and so is the rest.
-            shown.append(OPEN_CALL)
+            shown.append(self._break + OPEN_CALL)
             self._is_behind, self._is_off = False, True
             return True
         body, self._waiting = self._waiting[:at], self._waiting[at + len(CLOSE_CALL) :]
@@ -158,7 +160,7 @@ class CallReader:
         call = parse_call(body, self._names, is_whole=is_whole)
         if call is None:
             self._is_behind = False
-            return OPEN_CALL + body + (CLOSE_CALL if is_whole else "")
+            return self._break + OPEN_CALL + body + (CLOSE_CALL if is_whole else "")
         self._calls.append(call)
         self._count += 1
         self._is_behind = True
