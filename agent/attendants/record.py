@@ -131,6 +131,8 @@ class CallRecord:
                 self._end_at(at)
             case ClearInput(at=at):
                 self._free_from = self._time_of(at)
+        # Here, and not when it is committed: then the transcript does not have it yet.
+        self._settle()
 
     async def run(self, desk: CallDesk) -> None:
         """It has nothing to do."""
@@ -146,14 +148,12 @@ class CallRecord:
         begun = self._free_from if start is None else start
         self._pending.append(_Pending(item_id, begun, end, self._clock.now_s()))
         del self._pending[:-_MOST_PENDING]
-        self._settle()
 
     def _end_at(self, at: int) -> None:
         """The client has committed what came before `at`."""
         self._free_from = self._time_of(at)
         if self._pending and self._pending[-1].end is None:
             self._pending[-1].end = self._free_from
-            self._settle()
 
     def _time_of(self, at: int) -> int:
         return at if at >= 0 else self._memory.end
@@ -162,7 +162,6 @@ class CallRecord:
         if not self._keeps_sound:
             self._memory.forget()
         self._memory.push(unit)
-        self._settle()
 
     def _settle(self) -> None:
         while self._pending:
