@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from agent.api.caller import ANYONE, Caller
 from agent.api.ice_servers import ice_servers
+from agent.api.staffing import staff_rules
+from agent.attendants.staff import Staff
 from agent.config import Config
 from agent.errors import AgentError, CapacityError, QuotaError, RequestError
 from agent.interfaces import Conversation, EchoCanceller, Engine, Transport
@@ -23,6 +25,7 @@ from agent.realtime import Limits, RealtimeCall, parse_opening
 from agent.realtime.settings import OPENAI_VOICES
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
+from agent.tools import ServerTool, ToolContext
 from agent.transport.options import RtcOptions
 from agent.transport.peer_ice import PeerIce
 from agent.transport.rtc import RtcTransport
@@ -59,11 +62,12 @@ class Services:
     telemetry: Telemetry
     voice_model: SileroModel
     voices: Voices | None = None
+    tools: tuple[ServerTool, ...] = ()
 
     @property
     def abilities(self) -> Abilities:
-        """What the engine can do, with the voices that are there now."""
-        abilities = self.engine.abilities
+        """What the engine can do, with the voices that are there now, and this server beside it."""
+        abilities = staff_rules(self.config).able(self.engine.abilities)
         if self.voices is None or not abilities.voices:
             return abilities
         return replace(abilities, voices=self.voices.ready_ids())
@@ -92,6 +96,8 @@ class Calls:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._limits = services.config.calls
+        rules = staff_rules(services.config)
+        self._staff = Staff(services.engine, services.telemetry, rules, services.tools)
         self._live: dict[str, _Live] = {}
         self._opening: list[Caller] = []
         self._reading = 0
@@ -226,6 +232,8 @@ class Calls:
         limits = Limits(max_message_bytes=max_event_bytes(config, wire))
         abilities = caller.able(self._services.abilities)
         settings = _theirs(config.session_settings(engine.name), caller, abilities)
+        if not abilities.side_tools:
+            settings = replace(settings, tool_channel="native")
         if not abilities.speech:
             settings = replace(settings, output_modalities=("text",))
         session = caller.opening(session)
@@ -255,12 +263,15 @@ class Calls:
         self, protocol: RealtimeCall, transport: Transport, undo: AsyncExitStack, caller: Caller
     ) -> _Live:
         """The call over `transport`, which runs from now on; `undo` is for when it cannot."""
-        conversation = await self._conversation(protocol.settings)
+        staff = self._staff.for_call(ToolContext(protocol.call_id, caller.key))
+        conversation = await self._conversation(staff.settings(protocol.settings))
         undo.push_async_callback(conversation.finish)
         self._refuse_when_closing()
         ears = transport.ears if isinstance(transport, WebSocketTransport) else None
         media = self._media(protocol.settings, in_events=ears is not None)
-        return self._run(CallParts(protocol, transport, conversation, *media, ears), caller)
+        equipped = staff.equip(conversation)
+        parts = CallParts(protocol, transport, equipped, *media, ears, staff.attendants)
+        return self._run(parts, caller)
 
     async def _conversation(self, settings: SessionSettings) -> Conversation:
         try:

@@ -20,6 +20,7 @@ from agent.api.calls import Calls, Services
 from agent.api.key_ring import KeyRing
 from agent.api.loading import Started, start
 from agent.api.realtime import CALLS
+from agent.api.staffing import note_tools
 from agent.api.voices import add_to as add_voices_to
 from agent.api.voices import open_voices
 from agent.attendants.tool_files import load_tools
@@ -81,7 +82,9 @@ def make_app(
     telemetry = Telemetry()
     guard = Guard(config, ring or KeyRing.of(config, clock), telemetry, clock)
     voices = open_voices(config, started.voice)
-    services = Services(config, started.engine, telemetry, SileroModel(), voices)
+    tools = load_tools(config.tools.files)
+    services = Services(config, started.engine, telemetry, SileroModel(), voices, tools)
+    note_tools(tools, services.abilities)
     app = web.Application(
         middlewares=[replies.cors(guard.origins), replies.errors_as_json, guard.let_in],
         client_max_size=config.server.max_body_bytes,

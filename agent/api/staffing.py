@@ -1,0 +1,42 @@
+"""What the settings say of those who attend calls beside the engine."""
+
+import logging
+from collections.abc import Sequence
+
+from agent.attendants.staff import StaffRules
+from agent.attendants.toolbox import ToolRules
+from agent.config import Config
+from agent.tools import ServerTool
+from agent.types import Abilities
+
+log = logging.getLogger(__name__)
+
+_BYTES_PER_CHAR = 8
+"""What a letter takes in an event, however it is written there, and the rest of that event."""
+
+
+def staff_rules(config: Config) -> StaffRules:
+    """How they work."""
+    tools = config.tools
+    most_chars = config.calls.max_message_bytes // _BYTES_PER_CHAR
+    return StaffRules(
+        tools=ToolRules(
+            timeout_s=tools.timeout_s,
+            max_running=tools.max_running,
+            max_result_chars=min(tools.max_result_chars, most_chars),
+        ),
+        max_side_chats=tools.max_side_chats,
+        side_timeout_s=tools.side_timeout_s,
+        transcribes=config.session.transcription == "auto",
+    )
+
+
+def note_tools(tools: Sequence[ServerTool], abilities: Abilities) -> None:
+    """Log what is offered, or that nobody will call it."""
+    if not tools:
+        return
+    names = ", ".join(tool.name for tool in tools)
+    if abilities.tools or abilities.side_tools:
+        log.info("functions of this server: %s", names)
+    else:
+        log.warning("the engine calls no functions: nobody will call %s", names)
