@@ -210,6 +210,9 @@ def test_the_voice_is_locked_only_against_change() -> None:
     assert caught.value.code == "cannot_update_voice"
     same = {"audio": {"output": {"voice": "anna"}}}
     assert parse_session(same, BASE, VOICES, voice_locked=True) == BASE
+    for abilities in (VOICES, Abilities()):
+        default = {"audio": {"output": {"voice": "marin"}}}
+        assert parse_session(default, BASE, abilities, voice_locked=True) == BASE
 
 
 # ---- what the server may be configured to, a client may send back ------------------------------

@@ -215,9 +215,11 @@ def _voice(output: Fields, current: str, abilities: Abilities, *, locked: bool) 
     asked = voice_name(output)
     if asked is None or asked == current:
         return current
+    foreign = asked in OPENAI_VOICES and asked not in abilities.voices
+    if foreign and (locked or abilities.voices):
+        # Named by default, and perhaps only after an engine without voices has greeted.
+        return current
     if abilities.voices and asked not in abilities.voices:
-        if asked in OPENAI_VOICES:
-            return current
         raise RequestError(
             f"There is no voice '{asked[:64]}'; use one of: {', '.join(abilities.voices)}.",
             param=param,
