@@ -155,7 +155,7 @@ class RealtimeCall:
             return Reaction()
         end = max(speech.start, at)
         item = UserSpeechItem(speech.item_id, (end - speech.start) / MIC_RATE_HZ)
-        self._call.input_from = max(self._call.input_from, end)
+        self._call.input_from, self._call.appended_s = max(self._call.input_from, end), 0.0
         return self._call.tell([speech.stopped(end), *self._call.commit(item)])
 
     def idle_timed_out(self, start: int, end: int) -> Reaction:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from agent.errors import RequestError
+from agent.media.wire_sound import sample_bytes, wire_rate_hz
 from agent.realtime.asked_response import parse_response
 from agent.realtime.client_events import (
     EXACT_INTEGER,
@@ -107,8 +108,9 @@ def append_input(call: CallState, event: Fields) -> Reaction:
             param="type",
             code="unsupported_over_webrtc",
         )
-    coding = call.settings.input_format
-    return Reaction(actions=(HearAudio(event.base64("audio"), coding),))
+    coding, data = call.settings.input_format, event.base64("audio")
+    call.appended_s += len(data) / sample_bytes(coding) / wire_rate_hz(coding)
+    return Reaction(actions=(HearAudio(data, coding),))
 
 
 def commit_input(call: CallState, event: Fields) -> Reaction:
@@ -123,12 +125,12 @@ def commit_input(call: CallState, event: Fields) -> Reaction:
             "'session.audio.input.turn_detection' to null to commit it yourself.",
             code="input_audio_buffer_commit_empty",
         )
-    item = UserSpeechItem(new_id("item"), call.take_input_s())
-    if call.wire == "websocket" and call.microphone_at >= 0 and not item.duration_s:
+    if call.wire == "websocket" and not call.appended_s:
         raise RequestError(
             "There is no sound to commit; send some by 'input_audio_buffer.append' first.",
             code="input_audio_buffer_commit_empty",
         )
+    item = UserSpeechItem(new_id("item"), call.take_input_s())
     return call.tell(call.commit(item), CommitInput(item.id, call.microphone_at))
 
 

@@ -63,7 +63,9 @@ class CallState:
         self.microphone_at = -1
         """Where the microphone stood when the client's event came (16 kHz); −1: nobody said."""
         self.input_from = 0
-        """Where begins what was not yet committed or cleared (16 kHz)."""
+        """Where begins what was not yet committed or cleared, of a track (16 kHz)."""
+        self.appended_s = 0.0
+        """The same, of what came inside of events: how long it is."""
         self._extended = wire == "webrtc"
         self._session_id = new_id("sess")
         self._told: tuple[str, int] = ("", 0)
@@ -85,8 +87,9 @@ class CallState:
 
     def take_input_s(self) -> float:
         """How long the sound was that came since it was last taken; 0 where nobody knows."""
-        if self.microphone_at < 0:
-            return 0.0
+        taken_s, self.appended_s = self.appended_s, 0.0
+        if self.wire == "websocket" or self.microphone_at < 0:
+            return taken_s
         taken = max(0, self.microphone_at - self.input_from)
         self.input_from = self.microphone_at
         return taken / MIC_RATE_HZ

@@ -89,6 +89,27 @@ class Watched:
         self.speak(turn, *pieces)
         self.end(turn)
 
+    def sent(self, turn: int, data: bytes = b"\x01\x02") -> list[str]:
+        """Sound of a turn goes out inside of an event; the types of what the client is told."""
+        return kinds(self.take(self.call.speech_sent(turn, data)))
+
+    def drained(self, turn: int) -> list[str]:
+        """All of a turn was played, or sent."""
+        return kinds(self.take(self.call.playout_drained(turn)))
+
+    def user_says(self, start: int = 16_000, end: int = 40_000) -> str:
+        """The user speaks; the id of the item that it becomes."""
+        self.take(self.call.speech_started(start))
+        self.take(self.call.speech_ended(end))
+        item_id: str = self.last("input_audio_buffer.committed")["item_id"]
+        return item_id
+
+    def retrieve(self, item_id: str) -> dict[str, Any]:
+        """An item, as the client retrieves it."""
+        (retrieved,) = self.send("conversation.item.retrieve", item_id=item_id)
+        item: dict[str, Any] = retrieved["item"]
+        return item
+
     def last(self, kind: str) -> dict[str, Any]:
         """The newest event of a type."""
         return next(event for event in reversed(self.events) if event["type"] == kind)
