@@ -130,6 +130,8 @@ class Client:
         """Errors that the client told its application about."""
         self.user_turns = 0
         self.session_id = ""
+        self.tasks: list[asyncio.Task[None]] = []
+        """What a program does meanwhile; one that fails ends the step."""
         self._by_item: dict[str, Turn] = {}
         self._by_response: dict[str, Turn] = {}
 
@@ -160,6 +162,12 @@ class Client:
     def sound_of(self, turn: Turn) -> bytes:
         """What was heard of `turn`, and perhaps more."""
         return bytes(turn.sound)
+
+    async def end_tasks(self) -> None:
+        tasks, self.tasks = self.tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # ---- what the server said -----------------------------------------------------------------
 
@@ -215,7 +223,7 @@ class Client:
             if item["type"] == "message":
                 turn = self.turn_of(item["id"])
                 turn.status = response["status"]
-                turn.reason = response.get("status_details", {}).get("reason", "")
+                turn.reason = (response.get("status_details") or {}).get("reason", "")
 
     # ---- the scenario -------------------------------------------------------------------------
 
@@ -223,6 +231,9 @@ class Client:
         """Poll: a client has no one place where all of its news arrive."""
         due_s = time.monotonic() + PATIENCE_S
         while not met():
+            for task in self.tasks:
+                if task.done() and not task.cancelled():
+                    task.result()
             if time.monotonic() > due_s:
                 raise TimeoutError(f"no {what} within {PATIENCE_S:.0f} s")
             await asyncio.sleep(0.02)

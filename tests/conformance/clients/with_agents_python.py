@@ -19,7 +19,6 @@ _TICK_MS = 20
 
 class AgentsPython(Client):
     _session: RealtimeSession
-    _tasks: list[asyncio.Task[None]]
 
     async def connect(self) -> None:
         @function_tool(name_override=TOOL)
@@ -41,16 +40,14 @@ class AgentsPython(Client):
         await self._session.enter()
         known = len(self.events)
         work = (self._listen(), self._speak(), self._play())
-        self._tasks = [asyncio.create_task(each) for each in work]
+        self.tasks = [asyncio.create_task(each) for each in work]
         await self.until(
             lambda: any(e["type"] == "session.updated" for e in self.events[known:]),
             "session.updated",
         )
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.end_tasks()
         await self._session.close()
 
     async def history(self) -> list[dict[str, object]]:

@@ -14,7 +14,6 @@ from websockets.exceptions import ConnectionClosed
 
 class OpenAIPython(Client):
     _connection: AsyncRealtimeConnection
-    _tasks: list[asyncio.Task[None]]
 
     async def connect(self) -> None:
         base = self.given.base
@@ -41,7 +40,7 @@ class OpenAIPython(Client):
             }
         )
         known = len(self.events)
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._speak())]
+        self.tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._speak())]
         await self.until(
             lambda: any(e["type"] == "session.updated" for e in self.events[known:]),
             "session.updated",
@@ -49,8 +48,7 @@ class OpenAIPython(Client):
 
     async def close(self) -> None:
         await self._connection.close()
-        self._tasks[1].cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.end_tasks()
 
     async def history(self) -> list[dict[str, object]]:
         """The SDK keeps none: what it makes of the server's items."""

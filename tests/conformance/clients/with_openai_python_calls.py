@@ -63,7 +63,6 @@ class OpenAIPythonCalls(Client):
         self._channel = self._peer.createDataChannel("oai-events")
         self._channel.on("message", self._take)
         self._peer.on("track", self._listen_to)
-        self._tasks: list[asyncio.Task[None]] = []
         self._heard = bytearray()
         await self._peer.setLocalDescription(await self._peer.createOffer())
         answer = await self._openai.realtime.calls.create(sdp=self._peer.localDescription.sdp)
@@ -82,7 +81,7 @@ class OpenAIPythonCalls(Client):
         await self.until(lambda: self._channel.readyState == "closed", "end of the call")
         self._track.stop()
         await self._peer.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.end_tasks()
         with suppress(APIStatusError):
             await self._keeper.realtime.calls.hangup(self._call_id)
             self.faults.append("the call was there after it was hung up")
@@ -137,7 +136,7 @@ class OpenAIPythonCalls(Client):
             self._send({"type": "response.create"})
 
     def _listen_to(self, track: MediaStreamTrack) -> None:
-        self._tasks.append(asyncio.ensure_future(self._listen(track)))
+        self.tasks.append(asyncio.ensure_future(self._listen(track)))
 
     async def _listen(self, track: MediaStreamTrack) -> None:
         resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
