@@ -9,20 +9,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TypeAlias
 
 from agent.call_parts import CallParts
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.early_try import EarlyTry
 from agent.engine_line import EngineLine, Refusal, Told
-from agent.errors import (
-    AgentError,
-    CapacityError,
-    EngineError,
-    PeerTimeout,
-    RequestError,
-    SessionError,
-)
+from agent.errors import AgentError, EngineError, PeerTimeout, RequestError, SessionError
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.media.front_end import FrontEndEvent
 from agent.realtime import (
@@ -53,17 +45,14 @@ from agent.types import (
     UnitReport,
     UpdateSettings,
 )
+from agent.unit_pace import UnitPace
+from agent.watchers import Watcher, Watchers
 
-__all__ = ["MAX_WATCHERS", "CallParts", "Session", "Watcher"]
+__all__ = ["CallParts", "Session"]
 
 log = logging.getLogger(__name__)
 
 _LEAVE_S = 10.0
-MAX_WATCHERS = 4
-_WATCHER_RETRY_S = 5.0
-
-Watcher: TypeAlias = Callable[[dict[str, object]], None]
-"""Is given every server event once it was sent. Never waits."""
 
 
 class Session:
@@ -83,10 +72,11 @@ class Session:
         self._front_end = parts.front_end
         self._event_microphone = parts.event_microphone
         self._attendants = parts.attendants
-        self._watchers: dict[int, Watcher] = {}
+        self._watchers = Watchers()
         self._playout = parts.playout
         self._speaking = Speaking(parts, telemetry, clock, self._send, self._command)
         self._early = EarlyTry(parts.front_end, parts.playout, clock)
+        self._pace = UnitPace()
         self._telemetry = telemetry
         self._max_duration_s = max_duration_s
         self._clock = clock
@@ -140,20 +130,9 @@ class Session:
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """From now on `watcher` is given every server event, until what comes back is called.
 
-        `CapacityError` when `MAX_WATCHERS` follow this call.
+        `CapacityError` when too many follow this call.
         """
-        if len(self._watchers) >= MAX_WATCHERS:
-            raise CapacityError(
-                f"{MAX_WATCHERS} follow this call already; no more may",
-                retry_after_s=_WATCHER_RETRY_S,
-            )
-        key = max(self._watchers, default=0) + 1
-        self._watchers[key] = watcher
-
-        def leave() -> None:
-            self._watchers.pop(key, None)
-
-        return leave
+        return self._watchers.add(watcher)
 
     def receive(self, message: str | bytes) -> None:
         """Do what a client event asks, whoever it comes from."""
@@ -245,6 +224,8 @@ class Session:
 
     async def _uplink(self) -> None:
         async for frame in self._transport.microphone():
+            if self._event_microphone is not None:
+                await self._pace.room()
             picture = None
             if self._front_end.wants_picture:
                 picture = await self._transport.latest_picture(frame.start)
@@ -312,6 +293,7 @@ class Session:
         async for event in self._conversation.events():
             if isinstance(event, UnitReport):
                 self._telemetry.unit(event)
+                self._pace.heard(event)
             for found in self._early.heard(event):
                 self._heard(found)
             self._apply(self._protocol.engine(event))
@@ -368,6 +350,7 @@ class Session:
 
     def _tell_engine(self, item: Told) -> None:
         self._early.told(item)
+        self._pace.told(item)
         for attendant in self._attendants:
             attendant.told_engine(item)
         self._engine.tell(item)
@@ -382,8 +365,7 @@ class Session:
                 self._transport.send(json.dumps(event, allow_nan=False))
             for attendant in self._attendants:
                 attendant.told_client(event)
-            for watcher in list(self._watchers.values()):
-                watcher(event)
+            self._watchers.tell(event)
 
 
 def _root_cause(error: BaseException) -> BaseException:

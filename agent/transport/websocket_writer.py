@@ -4,14 +4,20 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-
-from aiohttp import web
+from typing import Protocol
 
 MAX_QUEUED_BYTES = 1 << 20
 """16 s of speech: whoever is further behind does not read."""
 STUCK_S = 10.0
 """So long one event may take to be handed to the network."""
 _FLUSH_S = 2.0
+
+
+class TextSocket(Protocol):
+    """What events are written to."""
+
+    async def send_str(self, data: str) -> None:
+        """Hand `data` to the network; waits while that takes no more."""
 
 
 class EventWriter:
@@ -31,7 +37,7 @@ class EventWriter:
         self._task: asyncio.Task[None] | None = None
         self._given_up = False
 
-    def begin(self, socket: web.WebSocketResponse) -> None:
+    def begin(self, socket: TextSocket) -> None:
         """Write to `socket` from now on; to be `finish`ed."""
         self._task = asyncio.get_running_loop().create_task(self._write_to(socket))
 
@@ -64,7 +70,7 @@ class EventWriter:
         self._waiting.clear()
         self._empty.set()
 
-    async def _write_to(self, socket: web.WebSocketResponse) -> None:
+    async def _write_to(self, socket: TextSocket) -> None:
         try:
             while True:
                 await self._news.wait()
@@ -79,7 +85,7 @@ class EventWriter:
             # Whoever reads from the socket hears of its end, too.
             self._give_up()
 
-    async def _write(self, socket: web.WebSocketResponse, message: str) -> None:
+    async def _write(self, socket: TextSocket, message: str) -> None:
         async with asyncio.timeout(self._stuck_s):
             await socket.send_str(message)
         if self._waiting:
