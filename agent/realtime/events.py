@@ -42,7 +42,10 @@ def usage_object(usage: Usage) -> dict[str, object]:
     """A response's `usage`: nothing is billed here, yet clients add these numbers up."""
     taken_in = usage.text_in + usage.audio_in + usage.pictures_in
     given_out = usage.text_out + usage.audio_out
-    known = {"cached_tokens": usage.cached_in}
+    known: dict[str, object] = {"cached_tokens": usage.cached_in}
+    if not usage.cached_in:
+        # Of what was known from before, nobody says of which kind it was.
+        known["cached_tokens_details"] = _by_kind(0, 0, 0)
     return {
         "total_tokens": taken_in + given_out,
         "input_tokens": taken_in,

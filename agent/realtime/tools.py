@@ -25,7 +25,9 @@ def parse_tools(asked: Fields, base: SessionSettings, abilities: Abilities) -> S
     function is gone. `UnsupportedError` where nobody calls any.
     """
     able = calls_functions(base, abilities)
-    tools = _tools(asked) if asked.has("tools") else base.tools
+    tools = base.tools
+    if asked.has("tools"):
+        tools = offered_tools(asked.objects("tools"), asked.name("tools"))
     if tools and asked.has("tools") and not able:
         raise UnsupportedError("The engine calls no functions.", param=asked.name("tools"))
     names = {tool.name for tool in tools}
@@ -61,17 +63,17 @@ def _tool_object(tool: Tool) -> dict[str, object]:
     return told | {"parameters": json.loads(tool.parameters)}
 
 
-def _tools(asked: Fields) -> tuple[Tool, ...]:
-    offered = asked.objects("tools")
+def offered_tools(offered: list[Fields], param: str) -> tuple[Tool, ...]:
+    """The functions in these objects, which are the array `param`; `RequestError`."""
     if len(offered) > MAX_TOOLS:
-        raise wrong_type(asked.name("tools"), f"at most {MAX_TOOLS} functions", asked.raw("tools"))
+        raise wrong_type(param, f"at most {MAX_TOOLS} functions", offered)
     tools = tuple(_tool(one) for one in offered)
     _require_unique(offered, tools)
     size = sum(len(tool.description) + len(tool.parameters) for tool in tools)
     if size > MAX_TOOLS_CHARS:
         raise RequestError(
             f"The functions take {size} characters together; shorten them to {MAX_TOOLS_CHARS}.",
-            param=asked.name("tools"),
+            param=param,
             code="string_above_max_length",
         )
     return tools

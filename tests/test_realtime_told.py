@@ -1,0 +1,186 @@
+"""What the server tells of its own accord: costs, limits, silence, and what the user said."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.realtime import RateLimit
+from agent.types import (
+    Abilities,
+    ForceListen,
+    Pause,
+    Respond,
+    SessionSettings,
+    Transcription,
+    TurnDetection,
+    TurnEnded,
+    Usage,
+    UserText,
+    UserTextFailed,
+    Wire,
+)
+from tests.rig.realtime_order import USER_CHAIN
+from tests.rig.realtime_watch import Watched, kinds
+
+WRITTEN = "conversation.item.input_audio_transcription"
+ASKED = SessionSettings(model="echo", transcription=Transcription("whisper-1"))
+WAITS = SessionSettings(model="echo", turn_detection=TurnDetection(idle_timeout_ms=5000))
+
+
+@pytest.fixture
+def call() -> Iterator[Watched]:
+    """An open call; at the end the order of everything it said is checked."""
+    watched = Watched()
+    yield watched
+    watched.finish()
+
+
+# ---- the conversation -------------------------------------------------------------------------
+
+
+def test_the_conversation_has_the_id_that_its_responses_name(call: Watched) -> None:
+    created = call.last("conversation.created")["conversation"]
+    assert created["object"] == "realtime.conversation"
+    call.start(1)
+    assert call.last("response.created")["response"]["conversation_id"] == created["id"]
+
+
+# ---- costs ------------------------------------------------------------------------------------
+
+
+def test_what_a_response_cost_adds_up(call: Watched) -> None:
+    call.start(1)
+    call.text(1, "Hi")
+    usage = Usage(text_in=11, audio_in=200, pictures_in=64, cached_in=30, text_out=7, audio_out=50)
+    call.engine(TurnEnded(1, "completed", usage))
+    assert call.last("response.done")["response"]["usage"] == {
+        "total_tokens": 332,
+        "input_tokens": 275,
+        "output_tokens": 57,
+        "input_token_details": {
+            "text_tokens": 11,
+            "audio_tokens": 200,
+            "image_tokens": 64,
+            "cached_tokens": 30,
+        },
+        "output_token_details": {"text_tokens": 7, "audio_tokens": 50},
+    }
+
+
+def test_a_cancelled_response_cost_what_is_known_of_it(call: Watched) -> None:
+    call.speak(1, ("One", 500))
+    call.send("response.cancel")
+    usage = call.last("response.done")["response"]["usage"]
+    assert usage["total_tokens"] == usage["input_token_details"]["audio_tokens"] == 0
+    assert usage["input_token_details"]["cached_tokens_details"] == {
+        "text_tokens": 0,
+        "audio_tokens": 0,
+        "image_tokens": 0,
+    }
+    call.speak(2, ("Two", 500))
+    call.engine(TurnEnded(2, "interrupted", Usage(audio_in=25, text_out=2)))
+    assert call.last("response.done")["response"]["usage"]["total_tokens"] == 27
+
+
+def test_limits_are_told_where_there_are_any(call: Watched) -> None:
+    assert call.take(call.call.rate_limits([])) == []
+    limits = [RateLimit("requests", 60, 12, 20.12345), RateLimit("tokens", 1000, 0, 1.0)]
+    (told,) = call.take(call.call.rate_limits(limits))
+    assert told["rate_limits"][0] == {
+        "name": "requests",
+        "limit": 60,
+        "remaining": 12,
+        "reset_seconds": 20.123,
+    }
+    assert [limit["name"] for limit in told["rate_limits"]] == ["requests", "tokens"]
+
+
+# ---- what the user said -----------------------------------------------------------------------
+
+
+def test_what_the_user_said_comes_in_writing_and_stays(call: Watched) -> None:
+    first, second = call.user_says(), call.user_says(64_000, 80_000)
+    events = call.engine(UserText(first, "Good day"))
+    assert kinds(events) == [f"{WRITTEN}.delta", f"{WRITTEN}.completed"]
+    assert (events[0]["item_id"], events[1]["transcript"]) == (first, "Good day")
+    assert events[1]["usage"] == {"type": "duration", "seconds": 1.5}
+    assert kinds(call.engine(UserText("", ""))) == [f"{WRITTEN}.completed"], "nothing to add"
+    words = [call.retrieve(item)["content"][0]["transcript"] for item in (first, second)]
+    assert words == ["Good day", ""]
+
+
+def test_what_could_not_be_written_down_is_told(call: Watched) -> None:
+    assert call.engine(UserTextFailed("", "too early")) == []
+    item_id = call.user_says()
+    (failed,) = call.engine(UserTextFailed(item_id, "The chat beside the call is busy."))
+    assert failed["type"] == f"{WRITTEN}.failed"
+    assert failed["item_id"] == item_id
+    assert failed["error"] == {
+        "type": "transcription_error",
+        "code": "transcription_failed",
+        "message": "The chat beside the call is busy.",
+    }
+    assert call.retrieve(item_id)["content"][0]["transcript"] is None
+    call.send("conversation.item.delete", item_id=item_id)
+    assert call.engine(UserTextFailed(item_id, "late"), UserText(item_id, "late")) == []
+
+
+@pytest.mark.parametrize("wire", ["webrtc", "websocket"])
+def test_where_nobody_can_write_each_item_says_so(wire: Wire) -> None:
+    call = Watched(settings=ASKED, wire=wire)
+    item_id = call.user_says()
+    assert kinds(call.events)[2:] == [*USER_CHAIN, f"{WRITTEN}.failed"]
+    error = call.last(f"{WRITTEN}.failed")["error"]
+    assert error["code"] == "unsupported_by_engine"
+    assert "transcription" in error["message"]
+    assert call.last(f"{WRITTEN}.failed")["item_id"] == item_id
+    call.send("session.update", session={"audio": {"input": {"transcription": None}}})
+    told = len(call.events)
+    call.user_says(64_000, 80_000)
+    assert kinds(call.events[told:]) == USER_CHAIN
+    call.finish()
+
+
+def test_where_somebody_writes_no_item_says_that_nobody_does() -> None:
+    call = Watched(settings=ASKED, abilities=Abilities(speech=True, transcription=True))
+    call.user_says()
+    assert kinds(call.events)[2:] == USER_CHAIN
+
+
+# ---- silence ----------------------------------------------------------------------------------
+
+
+def test_a_long_silence_is_told_and_the_agent_goes_on() -> None:
+    call = Watched(settings=WAITS)
+    events = call.take(call.call.idle_timed_out(160_000, 240_000))
+    triggered = "input_audio_buffer.timeout_triggered"
+    assert kinds(events) == [triggered, *USER_CHAIN[2:]]
+    assert (events[0]["audio_start_ms"], events[0]["audio_end_ms"]) == (10_000, 15_000)
+    assert len({event.get("item_id", events[0]["item_id"]) for event in events}) == 1
+    assert call.actions == [Respond()]
+    call.finish()
+
+
+def test_nobody_is_called_idle_who_is_not() -> None:
+    def timed_out(call: Watched) -> bool:
+        return bool(call.take(call.call.idle_timed_out(0, 80_000)))
+
+    assert not timed_out(Watched()), "nobody asked"
+    off = Watched(settings=SessionSettings(model="echo", turn_detection=None))
+    assert not timed_out(off)
+    call = Watched(settings=WAITS)
+    call.take(call.call.speech_started(0))
+    assert not timed_out(call), "the user speaks"
+    call.take(call.call.speech_ended(16_000))
+    call.start(1)
+    assert not timed_out(call), "the agent speaks"
+    call.end(1)
+    call.send("voice_agent.listen", on=True)
+    assert not timed_out(call), "it may not"
+    call.send("voice_agent.listen", on=False)
+    call.send("voice_agent.pause")
+    assert not timed_out(call), "the call is paused"
+    call.send("voice_agent.resume")
+    assert call.actions[:2] == [ForceListen(True), ForceListen(False)]
+    assert Pause() in call.actions
+    assert timed_out(call)
