@@ -33,7 +33,7 @@ CHOSEN: list[tuple[dict[str, object], str, object]] = [
 ]
 """A setting as it is sent, and what the engine gets."""
 REFUSED: list[tuple[dict[str, object], str, str]] = [
-    ({"tools": [{"type": "function"}]}, "tools", "unsupported"),
+    ({"tools": [{"function": {"name": "a"}}]}, "tools", "unsupported"),
     ({"functions": [{}]}, "functions", "unsupported"),
     ({"response_format": {"type": "json_schema"}}, "response_format", "unsupported"),
     ({"logprobs": True}, "logprobs", "unsupported"),
@@ -78,13 +78,17 @@ REFUSED: list[tuple[dict[str, object], str, str]] = [
     ({"messages": "hello"}, "messages", "invalid_type"),
     ({"messages": ["hello"]}, "messages[0]", "invalid_type"),
     ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+    (
+        {"messages": [{"role": "tool", "content": "x"}]},
+        "messages[0].tool_call_id",
+        "missing_required_parameter",
+    ),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
     (
         {"messages": [*USER, {"role": "assistant", "content": "", "tool_calls": [{}]}]},
-        "messages[1].tool_calls",
-        "unsupported",
+        "messages[1].tool_calls[0].id",
+        "missing_required_parameter",
     ),
     (
         {"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]},

@@ -117,7 +117,7 @@ def _filled(message: AskedMessage, parts: dict[str, ReadPart]) -> ChatMessage:
     content: list[ChatPart] = [
         parts[part.param] if isinstance(part, Wanted) else part for part in message.content
     ]
-    return ChatMessage(message.role, tuple(content))
+    return ChatMessage(message.role, tuple(content), message.calls)
 
 
 def _decoded(wanted: Wanted, file: bytes | None, limits: MediaLimits) -> ReadPart:

@@ -13,14 +13,15 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import hdrs, web
 
 from agent.api.chat_request import Asked
+from agent.api.chat_tools import call_object
 from agent.api.replies import error_reply
-from agent.chat_types import ChatAudio, ChatDelta, ChatDone, ChatEvent
+from agent.chat_types import ChatAudio, ChatDelta, ChatDone, ChatEvent, ChatToolCall
 from agent.errors import AgentError, EngineError
 from agent.media.audio import to_pcm16
 from agent.media.speech_file import SpeechFile, SpeechFormat, settled
@@ -111,6 +112,8 @@ async def whole_answer(
             return web.Response(body=body, content_type="application/json", charset="utf-8")
         if isinstance(event, ChatDelta):
             whole.say(event)
+        elif isinstance(event, ChatToolCall):
+            whole.calls.append(call_object(event))
         else:
             await whole.sound(event)
     raise ended()
@@ -127,6 +130,7 @@ class _Whole:
         self._is_cut = False
         self._words: list[str] = []
         self._reasoning: list[str] = []
+        self.calls: list[Mapping[str, object]] = []
 
     def say(self, delta: ChatDelta) -> None:
         (self._reasoning if delta.reasoning else self._words).append(delta.text)
@@ -159,11 +163,13 @@ class _Whole:
         message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
         if self._reasoning:
             message["reasoning_content"] = "".join(self._reasoning)
+        if self.calls:
+            message |= {"content": text or None, "tool_calls": self.calls}
         if self._file is None:
             return message
         message["audio"] = None
         is_voiced = done.is_voiced and not self._is_cut
-        if self._samples or is_voiced:
+        if self._samples or (is_voiced and (text or not self.calls)):
             message["content"] = None
             message["audio"] = {
                 "id": heading.sound,
@@ -227,6 +233,7 @@ class AnswerStream:
         self._heading = heading
         self._include_usage = asked.include_usage
         self._speaks = asked.sound is not None
+        self._calls = 0
 
     async def send(self, events: AsyncIterator[ChatEvent], quiet_s: float) -> web.StreamResponse:
         """Send all events, and a sign of life after each `quiet_s` without one.
@@ -246,7 +253,7 @@ class AnswerStream:
             await self._reply.write_error(error)
         return self._reply.reply
 
-    async def _say(self, event: ChatDelta | ChatAudio | ChatDone | None) -> bool:
+    async def _say(self, event: ChatDelta | ChatAudio | ChatToolCall | ChatDone | None) -> bool:
         """True when that was the last."""
         if not self._reply.has_begun:
             await self._chunk({"role": "assistant", "content": ""})
@@ -259,6 +266,10 @@ class AnswerStream:
                 # As fast as it comes, and so in pieces of about a second.
                 coded = base64.b64encode(to_pcm16(event.samples).astype("<i2").tobytes())
                 await self._chunk(self._audio("data", coded.decode()))
+            case ChatToolCall():
+                called = {"index": self._calls, **call_object(event)}
+                self._calls += 1
+                await self._chunk({"tool_calls": [called]})
             case ChatDone():
                 await self._finish(event)
                 return True

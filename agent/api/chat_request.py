@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from agent.chat_types import ChatRequest, ChatText
+from agent.api.chat_tools import Returned, read_calls, read_choice, read_tools
+from agent.chat_types import ChatRequest, ChatRole, ChatText, ChatToolCall
 from agent.errors import RequestError
 from agent.media.files import MediaKind
 from agent.media.speech_file import SpeechFormat
 from agent.model_settings import ChatSettings
 from agent.realtime.fields import Fields, out_of_range, wrong_type
 from agent.realtime.settings import OPENAI_VOICES, voice_name
-from agent.types import Abilities, Role
+from agent.types import Abilities
 
 _MOST_TOKENS = 1_000_000
 _MOST_STOPS = 4
@@ -19,11 +20,12 @@ _SEEDS = 1 << 63
 _MOST_CHARACTERS = 10_000_000
 """The engine counts tokens; the size of the body is bounded before."""
 _MOST_CODED = 1 << 31
-_ROLES: dict[str, Role] = {
+_ROLES: dict[str, ChatRole] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
 }
 _DETAILS = ("auto", "low", "high", "original")
 _MEDIA: dict[str, MediaKind] = {
@@ -60,10 +62,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class AskedMessage:
-    """A message as it came."""
+    """A message as it came; `calls` are those of an earlier answer."""
 
-    role: Role
+    role: ChatRole
     content: tuple[ChatText | Wanted, ...]
+    calls: tuple[ChatToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def parse_chat(document: object, limits: ChatSettings, abilities: Abilities) -> 
     fields = Fields(document)
     fields.text("model", "", most=256)
     _refuse_unsupported(fields)
-    messages = tuple(_message(each) for each in fields.objects("messages"))
+    messages = _messages(fields)
     if not messages:
         raise RequestError(
             "'messages' must hold at least one message.",
@@ -102,7 +105,7 @@ def parse_chat(document: object, limits: ChatSettings, abilities: Abilities) -> 
         )
     stream = fields.flag("stream", False)
     sound = _sound(fields, abilities, stream)
-    order = _order(fields)
+    order = _with_tools(_order(fields), fields, abilities)
     if sound is not None:
         voice = picked_voice(fields.section("audio"), abilities)
         order = replace(order, speaks=True, voice=voice)
@@ -116,9 +119,8 @@ def parse_chat(document: object, limits: ChatSettings, abilities: Abilities) -> 
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    for name in ("tools", "functions"):
-        if fields.items(name):
-            raise unsupported(name, "the model does not call functions in chats")
+    if fields.items("functions"):
+        raise unsupported("functions", "send 'tools'")
     kind = fields.section("response_format").text("type", "text", most=256)
     if kind != "text":
         raise unsupported("response_format", f"answers are text, not {kind!r}")
@@ -168,18 +170,29 @@ def _sound(fields: Fields, abilities: Abilities, stream: bool) -> SpeechFormat |
 # ---- messages ---------------------------------------------------------------------------------
 
 
+def _messages(fields: Fields) -> tuple[AskedMessage, ...]:
+    returned, messages = Returned(), list[AskedMessage]()
+    for at, each in enumerate(fields.objects("messages")):
+        message = _message(each)
+        returned.see(message.role, message.calls, each, at)
+        messages.append(message)
+    return returned.ordered(messages)
+
+
 def _message(fields: Fields) -> AskedMessage:
     name = fields.text("role", most=64)
     if name not in _ROLES:
         raise RequestError(
-            f"Invalid value {name!r} for '{fields.name('role')}'; use one of: "
-            f"{', '.join(_ROLES)}. Tools are not supported.",
+            f"Invalid value {name!r} for '{fields.name('role')}'; use one of: {', '.join(_ROLES)}.",
             param=fields.name("role"),
             code="invalid_value",
         )
-    if fields.items("tool_calls"):
-        raise unsupported(fields.name("tool_calls"), "the model does not call functions in chats")
-    return AskedMessage(_ROLES[name], _content(fields))
+    calls = read_calls(fields) if name == "assistant" else ()
+    for call in calls:
+        whole_text(call.name + call.arguments, fields.name("tool_calls"))
+    if calls and not fields.has("content"):
+        return AskedMessage("assistant", (), calls)
+    return AskedMessage(_ROLES[name], _content(fields), calls)
 
 
 def _content(fields: Fields) -> tuple[ChatText | Wanted, ...]:
@@ -290,6 +303,17 @@ def _order(fields: Fields) -> ChatRequest:
         thinking=_thinking(fields),
         max_slices=_max_slices(fields),
     )
+
+
+def _with_tools(order: ChatRequest, fields: Fields, abilities: Abilities) -> ChatRequest:
+    tools = read_tools(fields)
+    if tools and not abilities.tools:
+        raise unsupported("tools", "the engine calls no functions")
+    for index, tool in enumerate(tools):
+        whole_text(tool.description + tool.parameters, f"tools[{index}].function")
+    one_call = not fields.flag("parallel_tool_calls", True)
+    choice = read_choice(fields, tools)
+    return replace(order, tools=tools, tool_choice=choice, one_call=one_call)
 
 
 def _optional(fields: Fields, name: str, least: float, most: float) -> float | None:

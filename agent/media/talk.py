@@ -13,6 +13,7 @@ from agent.chat_types import (
     ChatPart,
     ChatRequest,
     ChatText,
+    ChatToolCall,
 )
 from agent.errors import AgentError, EngineError, RequestError
 from agent.interfaces import Engine
@@ -102,7 +103,8 @@ class Talk:
                     break
                 if isinstance(event, ChatDelta) and not event.reasoning:
                     said.append(event.text)
-                show(event)
+                if not isinstance(event, ChatToolCall):  # nobody offers it any function
+                    show(event)
         except asyncio.CancelledError:
             self._remember(message, "".join(said))
             raise
