@@ -1,7 +1,9 @@
 """Functions decided on beside the conversation: what is asked, what comes of it and what not."""
 
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +144,20 @@ async def test_typed_words_are_decided_on_when_an_answer_is_asked_for(begin: Beg
     assert parts(asked.request.messages[-1]) == ["When do you open on Monday?"]
     await asked.answer(MONDAY)
     assert len(call.chats.asked) == 1, "the request to speak of it is no occasion"
+
+
+async def test_a_recording_that_the_client_sends_is_heard_too(begin: Begin) -> None:
+    call = await begin(opening_hours, abilities=replace(CHATTING, recordings=True))
+    pcm = base64.b64encode(np.full(24_000, 5000, "<i2").tobytes()).decode()
+    item = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_audio", "audio": pcm}],
+    }
+    await call.client("conversation.item.create", item=item)
+    await call.client("response.create")
+    (length,) = parts(call.chats.asked[0].request.messages[-1])
+    assert length == pytest.approx(16_000, abs=160)
 
 
 @pytest.mark.parametrize(

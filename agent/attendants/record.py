@@ -12,6 +12,7 @@ from agent.clock import SYSTEM_CLOCK, Clock
 from agent.interfaces import CallDesk
 from agent.types import (
     MIC_RATE_HZ,
+    AddAudio,
     ClearInput,
     Command,
     CommitInput,
@@ -127,6 +128,8 @@ class CallRecord:
                 self._hear(item)
             case Retract():
                 self._memory.take_back(item)
+            case AddAudio(item_id=item_id, samples=samples):
+                self._attach(item_id, samples)
             case CommitInput(at=at):
                 self._end_at(at)
             case ClearInput(at=at):
@@ -173,12 +176,15 @@ class CallRecord:
 
     def _whole(self, pending: _Pending, end: int) -> None:
         sound = self._memory.sound(pending.start, end)
-        if self.settings.uses_side_channel:
-            self.transcript.attach(pending.item_id, sound)
+        self._attach(pending.item_id, sound)
         is_cut = end - pending.start > KEPT_S * MIC_RATE_HZ
         utterance = Utterance(pending.item_id, sound, pending.committed_s, is_cut)
         for tell in self.on_utterance:
             tell(utterance)
+
+    def _attach(self, item_id: str, sound: FloatArray) -> None:
+        if self.settings.uses_side_channel:
+            self.transcript.attach(item_id, sound)
 
 
 def _tool(one: Mapping[str, Any]) -> Tool:

@@ -80,9 +80,9 @@ class SideTools:
         """An answer to what was typed is asked for."""
         if not isinstance(item, Respond):
             return
-        users = [entry for entry in self._record.transcript.entries if entry.role == "user"]
-        if users and users[-1].text:
-            self._decide_on(users[-1].item_id, self._clock.now_s())
+        asked = self._record.transcript.last_of("user")
+        if asked is not None and asked.is_known:
+            self._decide_on(asked.item_id, self._clock.now_s())
 
     def _heard(self, utterance: Utterance) -> None:
         """Its last sound has come, of which the engine is told second by second."""

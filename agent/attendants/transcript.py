@@ -35,6 +35,11 @@ class Entry:
     call: ChatToolCall | None = None
     result: str = ""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.text or self.call or self.sound is not None)
+
 
 class Transcript:
     """The newest entries in their order; what was deleted is not among them."""
@@ -45,9 +50,12 @@ class Transcript:
     @property
     def entries(self) -> Sequence[Entry]:
         """Those with something to show."""
-        return [
-            one for one in self._entries.values() if one.text or one.call or one.sound is not None
-        ]
+        return [one for one in self._entries.values() if one.is_known]
+
+    def last_of(self, role: Role) -> Entry | None:
+        """The newest of those that somebody said, known or not yet."""
+        said = (one for one in reversed(self._entries.values()) if one.role == role)
+        return next(said, None)
 
     def find(self, item_id: str) -> Entry | None:
         """The entry of an item; None when it is forgotten or was none."""
