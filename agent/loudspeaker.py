@@ -95,4 +95,4 @@ class Loudspeaker:
         if turn not in self._named:
             return sent_ms
         heard_ms, at_s = self._named[turn]
-        return min(sent_ms, heard_ms + int(min(now_s - at_s, _PLAYS_ON_S) * 1000))
+        return min(sent_ms, heard_ms + round(min(now_s - at_s, _PLAYS_ON_S) * 1000))
