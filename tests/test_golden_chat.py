@@ -47,7 +47,7 @@ FROM_OUTSIDE = {"listen_token_removed": "what a user writes about control tokens
 
 @functools.cache
 def model() -> DuplexModel:
-    return dataclasses.replace(tiny_mind.tiny_mind(), vocabulary=tiny_mind.real_vocabulary())
+    return dataclasses.replace(tiny_mind.whole_mind(), vocabulary=tiny_mind.real_vocabulary())
 
 
 def _part(part: Any) -> ChatPart:

@@ -38,7 +38,7 @@ NAMES = [session["name"] for session in SESSIONS]
 
 @functools.cache
 def model() -> DuplexModel:
-    return dataclasses.replace(tiny_mind.tiny_mind(), vocabulary=tiny_mind.real_vocabulary())
+    return dataclasses.replace(tiny_mind.whole_mind(), vocabulary=tiny_mind.real_vocabulary())
 
 
 class _Session:

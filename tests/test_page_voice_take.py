@@ -10,7 +10,7 @@ from playwright.async_api import FilePayload
 from tests.test_page_chat import CHAT_END
 from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
 from tests.web_page.server import able_models
-from tests.web_page.voices import ScriptedVoices, built_in, report, tone_wav
+from tests.web_page.voices import DRIVEN_MICROPHONE, ScriptedVoices, built_in, report, tone_wav
 
 pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
 
@@ -190,13 +190,16 @@ async def test_the_dialog_and_a_recording_silence_what_is_read_aloud() -> None:
 
 
 async def test_a_take_of_three_seconds_is_long_enough() -> None:
-    async with open_page(models=SPEAKING, voices=_shelf()) as opened:
+    async with open_page(
+        Look(preamble=DRIVEN_MICROPHONE), models=SPEAKING, voices=_shelf()
+    ) as opened:
         page = opened.page
         await _open_dialog(opened)
         words = await page.inner_text("#voice-fields > .field-note >> nth=0")
         assert "5 to 15 seconds are best; at least 3 s of speech are needed" in words
         await page.click("#voice-record-button")
-        await opened.until("document.getElementById('voice-timer').textContent === '11 s left'")
+        await opened.shows('#voice-record-button[data-state="recording"]')
+        await page.evaluate("window.hear(3)")
         await page.click("#voice-record-button")
         await opened.shows('#voice-preview[data-filled="yes"]')
         assert await page.is_enabled("#voice-save")

@@ -33,6 +33,7 @@ from tests.rig.tiny_mind import (
     says,
     second,
     tiny_mind,
+    whole_mind,
 )
 from tests.test_quant_formats import packed_by_awq
 
@@ -66,7 +67,7 @@ def logits(model: DuplexModel) -> Tensor:
 
 @pytest.mark.parametrize(("kind", "most"), [("int4", 0.3), ("int8", 0.03), ("fp8", 0.1)])
 def test_logits_stay_near(kind: Quantisation, most: float) -> None:
-    model, true = load(kind), logits(tiny_mind())
+    model, true = load(kind), logits(whole_mind())
     assert len(quantised(model.llm)) == LAYERS * PER_LAYER
     apart = float((logits(model) - true).norm() / true.norm())
     assert most / 20 < apart < most
@@ -81,7 +82,7 @@ def test_a_call_runs_on_it(kind: Quantisation) -> None:
 
 
 def test_embedding_and_head_stay_as_they_are() -> None:
-    plain, small = tiny_mind().llm, load("int4").llm
+    plain, small = whole_mind().llm, load("int4").llm
     assert torch.equal(plain.lm_head.weight, small.lm_head.weight)
     assert torch.equal(plain.model.embed_tokens.weight, small.model.embed_tokens.weight)
 
@@ -172,7 +173,7 @@ def test_a_checkpoint_of_autoawq_is_read(awq_folder: Path, asked: Quantisation) 
     layers = quantised(model.llm)
     assert len(layers) == LAYERS * PER_LAYER - (asked == "none")
     assert {layer.kind for layer in layers} == {"int4"}
-    true = logits(tiny_mind())
+    true = logits(whole_mind())
     assert 0.02 < float((logits(model) - true).norm() / true.norm()) < 0.3
 
 
