@@ -90,7 +90,7 @@ class Caller:
 
 ANYONE = Caller()
 
-CALLER = "caller"
+CALLER = web.RequestKey("caller", Caller)
 """Under which a request holds it."""
 
 

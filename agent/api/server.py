@@ -65,11 +65,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
 
 
-def build_app(config: Config) -> web.Application:
+def build_app(config: Config, clock: Clock = SYSTEM_CLOCK) -> web.Application:
     """The application with an engine that needs no loading; to be run once, by one event loop."""
     choice = engines.choose(config.engine.name)
     settings = EngineSettings(resources.assets_folder(), config.calls.max_calls)
-    return make_app(config, Started(choice, engines.create(choice.name, settings)))
+    return make_app(config, Started(choice, engines.create(choice.name, settings)), clock=clock)
 
 
 def make_app(
