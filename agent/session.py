@@ -76,7 +76,7 @@ class Session:
         self._playout = parts.playout
         self._speaking = Speaking(parts, telemetry, clock, self._send, self._command)
         self._early = EarlyTry(parts.front_end, parts.playout, clock)
-        self._pace = UnitPace()
+        self._pace = UnitPace(clock)
         self._telemetry = telemetry
         self._max_duration_s = max_duration_s
         self._clock = clock

@@ -1,8 +1,8 @@
 """How far the microphone may run ahead of the engine, where clients send recordings at once."""
 
 import asyncio
-import contextlib
 
+from agent.clock import Clock
 from agent.types import EngineEvent, Unit, UnitReport
 
 MOST_AHEAD = 8
@@ -16,7 +16,8 @@ class UnitPace:
     Where it reports none, units go on at the pace of speech, as those of a live microphone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._told = self._reported = self._waited_for = -1
         self._news = asyncio.Event()
 
@@ -36,8 +37,18 @@ class UnitPace:
         if self._told - self._reported < MOST_AHEAD or self._told == self._waited_for:
             return
         self._waited_for = self._told
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_UNIT_S):
-                while self._told - self._reported >= MOST_AHEAD:
-                    self._news.clear()
-                    await self._news.wait()
+        waits = (
+            asyncio.ensure_future(self._clock.sleep_until(self._clock.now_s() + _UNIT_S)),
+            asyncio.ensure_future(self._followed()),
+        )
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+
+    async def _followed(self) -> None:
+        while self._told - self._reported >= MOST_AHEAD:
+            self._news.clear()
+            await self._news.wait()

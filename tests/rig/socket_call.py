@@ -8,10 +8,11 @@ import numpy as np
 
 from agent.media.audio import from_pcm16
 from agent.media.playout import Playout
-from agent.realtime import RealtimeCall
+from agent.realtime import Limits, RealtimeCall
 from agent.session import CallParts, Session
+from agent.transport.websocket import LEAST_EVENT_BYTES
 from agent.transport.websocket_line import TimeLine
-from agent.types import Abilities, FloatArray, SessionSettings, SoundFormat
+from agent.types import Abilities, FloatArray, SessionSettings, SoundFormat, Unit, UnitReport
 from tests.rig.call_parts import ABLE, DrivenCall, ScriptedConversation, ToldDetector, settle
 from tests.rig.realtime_schema import check_events, check_order
 
@@ -56,11 +57,14 @@ class SocketCall(DrivenCall):
         self.playout = Playout(fades=False)
         self.ears = DrivenEars(self)
         settings = settings or SessionSettings(model="echo")
-        protocol = RealtimeCall("rtc_test", settings, abilities, wire="websocket")
+        limits = Limits(max_message_bytes=LEAST_EVENT_BYTES)
+        protocol = RealtimeCall("rtc_test", settings, abilities, limits, "websocket")
         self.front_end.update(settings)
         parts = CallParts(protocol, self.peer, self.engine, self.front_end, self.playout, self.ears)
         self.session = Session(parts, self.telemetry, 3600.0, self.clock)
         self.arrived_s: list[float] = []
+        self.reports_units = True
+        self._reported = 0
 
     async def leave(self) -> None:
         if not self.over:
@@ -78,9 +82,19 @@ class SocketCall(DrivenCall):
             for frame in self.ears.line.take(self.clock.now_s()):
                 self.peer.capture(frame)
             await settle()
+            if self.reports_units:
+                self.report_units()
             self.clock.advance(0.01)
             await settle()
             self._note_arrivals()
+
+    def report_units(self, most: int = 1000) -> int:
+        """The engine is done with so many more units, if it has been told of them; all so far."""
+        told = self.commands(Unit)[self._reported :][:most]
+        for unit in told:
+            self.engine.say(UnitReport(unit.index, ()))
+        self._reported += len(told)
+        return self._reported
 
     async def append(self, data: bytes) -> None:
         """The client sends sound."""
