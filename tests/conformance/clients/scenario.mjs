@@ -161,7 +161,10 @@ export class Client {
       this.turnOf(event.item_id).cutMs = event.audio_end_ms;
     }
     if (type === 'response.done') this.#done(event.response);
-    if (type === 'error') this.faults.push(JSON.stringify(event.error));
+    // Clients cancel what may be over by the time that the server reads of it.
+    if (type === 'error' && event.error.code !== 'response_cancel_not_active') {
+      this.faults.push(JSON.stringify(event.error));
+    }
     if (type.startsWith('output_audio_buffer.')) {
       this.#buffered(type.split('.')[1], this.#byResponse.get(event.response_id));
     }
@@ -243,12 +246,6 @@ const STEPS = {
     return { talk: { user_turns: client.userTurns }, answered: turn.facts() };
   },
 
-  async history(client) {
-    const greeting = client.turns[0];
-    const retrieved = await client.retrieve(greeting.itemId);
-    return { history: { items: client.history(), retrieved, full: greeting.text } };
-  },
-
   async tools(client) {
     const turn = await client.answer(() => client.typeText(TOOL_COMMAND), TOOL_RESULT);
     return { tools: { calls: client.calls, said: turn.text } };
@@ -257,6 +254,12 @@ const STEPS = {
   async picture(client) {
     const turn = await client.answer(() => client.showPicture(client.given.picture), 'pixels');
     return { picture: { said: turn.text } };
+  },
+
+  async history(client) {
+    const greeting = client.turns[0];
+    const retrieved = await client.retrieve(greeting.itemId);
+    return { history: { items: client.history(), retrieved, full: greeting.text } };
   },
 
   /** Leave and come back by the same object, or as its makers say. */

@@ -105,15 +105,15 @@ class Microphone:
     def speaking(self) -> bool:
         return bool(self._waiting)
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """A frame each 40 ms, for ever."""
-        size = FRAME_MS * BYTES_PER_MS
+    async def frames(self, frame_ms: int = FRAME_MS) -> AsyncIterator[bytes]:
+        """A frame each `frame_ms`, for ever."""
+        size = frame_ms * BYTES_PER_MS
         began_s, count = time.monotonic(), 0
         while True:
             piece, self._waiting = self._waiting[:size], self._waiting[size:]
             yield piece.ljust(size, b"\0")
             count += 1
-            await asyncio.sleep(max(0.0, began_s + count * FRAME_MS / 1000 - time.monotonic()))
+            await asyncio.sleep(max(0.0, began_s + count * frame_ms / 1000 - time.monotonic()))
 
 
 class Client:
@@ -198,7 +198,8 @@ class Client:
                 self.turn_of(event["item_id"]).cut_ms = event["audio_end_ms"]
             case "response.done":
                 self._done(event["response"])
-            case "error":
+            case "error" if event["error"].get("code") != "response_cancel_not_active":
+                # Clients cancel what may be over by the time that the server reads of it.
                 self.faults.append(json.dumps(event["error"]))
             case kind if kind.startswith("output_audio_buffer."):
                 self._buffered(kind.rpartition(".")[2], event["response_id"])
@@ -298,7 +299,7 @@ class Journey:
         self.given = client.given
 
     async def run(self) -> None:
-        steps = ("connect", "interrupt", "answered", "history", "tools", "picture")
+        steps = ("connect", "interrupt", "answered", "tools", "picture", "history")
         try:
             for step in (*steps, "reconnect", "close"):
                 if not await self._step(step) and step == "connect":

@@ -11,6 +11,7 @@ import time
 from livekit import rtc
 from livekit.agents import Agent, AgentSession, function_tool, llm
 from livekit.agents.voice import io
+from livekit.agents.voice.transcription import TranscriptSynchronizer
 from livekit.plugins.openai.realtime import RealtimeModel
 from PIL import Image
 from scenario import RATE_HZ, TOOL, TOOL_RESULT, Client, go
@@ -69,6 +70,19 @@ class Loudspeaker(io.AudioOutput):
         self.on_playback_finished(playback_position=played_s, interrupted=interrupted)
 
 
+class Screen(io.TextOutput):
+    """Where the words are shown: nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(label="screen", next_in_chain=None)
+
+    async def capture_text(self, text: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
 class LiveKit(Client):
     _session: AgentSession
 
@@ -83,8 +97,13 @@ class LiveKit(Client):
         # Interruptions count from the first word on: there is no echo to get used to.
         self._session = AgentSession(llm=model, aec_warmup_duration=None)
         self._speaker = Loudspeaker()
+        # In a room, too, words are kept as they are played.
+        synchronizer = TranscriptSynchronizer(
+            next_in_chain_audio=self._speaker, next_in_chain_text=Screen()
+        )
         self._session.input.audio = MicrophoneInput(self)
-        self._session.output.audio = self._speaker
+        self._session.output.audio = synchronizer.audio_output
+        self._session.output.transcription = synchronizer.text_output
         self._session.on("error", lambda event: self.faults.append(str(event.error)))
         known = len(self.events)
         await self._session.start(Agent(instructions="Be short.", tools=[look_up]), record=False)
@@ -98,9 +117,6 @@ class LiveKit(Client):
 
     async def close(self) -> None:
         await self._session.aclose()
-
-    def stop_loudspeaker(self) -> None:
-        super().stop_loudspeaker()
 
     def _asked(self, event: dict[str, object]) -> None:
         if event["type"] == "conversation.item.truncate":

@@ -18,6 +18,10 @@ from scenario import RATE_HZ, TOOL, TOOL_RESULT, Client, Turn, go
 from websockets.exceptions import ConnectionClosed
 
 
+_FRAME_MS = 20
+"""aiortc gives all packets of one frame the same time, so a frame must be one packet."""
+
+
 class MicrophoneTrack(MediaStreamTrack):
     """The client's microphone as aiortc reads it."""
 
@@ -25,7 +29,7 @@ class MicrophoneTrack(MediaStreamTrack):
 
     def __init__(self, client: Client) -> None:
         super().__init__()
-        self._frames = client.microphone.frames()
+        self._frames = client.microphone.frames(_FRAME_MS)
         self._sent = 0
 
     async def recv(self) -> AudioFrame:

@@ -6,6 +6,7 @@ from its two event handlers and from the context that its aggregators write.
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from loguru import logger
 from PIL import Image
@@ -28,7 +29,10 @@ from pipecat.frames.frames import (
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
-from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.llm_service import FunctionCallParams
 from pipecat.services.openai.realtime.events import SessionProperties
@@ -36,6 +40,7 @@ from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 from scenario import BYTES_PER_MS, RATE_HZ, TOOL, TOOL_RESULT, Client, go
 
@@ -100,15 +105,15 @@ class Loudspeaker(BaseOutputTransport):
 
 
 class Tap(FrameProcessor):
-    """Shows the client what passes by behind the service."""
+    """Shows `passed` what passes by; other frames can be let in there."""
 
-    def __init__(self, client: "Pipecat") -> None:
+    def __init__(self, passed: Callable[[Frame], None]) -> None:
         super().__init__()
-        self._client = client
+        self._passed = passed
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
-        self._client.passed(frame)
+        self._passed(frame)
         await self.push_frame(frame, direction)
 
 
@@ -126,10 +131,14 @@ class Pipecat(Client):
         self._service.add_event_handler("on_conversation_item_created", self._created)
         self._service.add_event_handler("on_conversation_item_updated", self._updated)
         self._context = LLMContext()
-        pair = LLMContextAggregatorPair(self._context)
+        # As the service recommends; left to itself the pair loads a model for turns first.
+        turns = LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
+        pair = LLMContextAggregatorPair(self._context, user_params=turns)
         self._speaker = Loudspeaker()
-        parts = [MicrophoneInput(self), pair.user(), self._service, Tap(self)]
-        pipeline = Pipeline([*parts, self._speaker, pair.assistant()])
+        # What is typed goes in behind the user's half, which keeps such frames for itself.
+        self._inlet = Tap(lambda _: None)
+        parts = [MicrophoneInput(self), pair.user(), self._inlet, self._service]
+        pipeline = Pipeline([*parts, Tap(self.passed), self._speaker, pair.assistant()])
         params = PipelineParams(audio_in_sample_rate=RATE_HZ, audio_out_sample_rate=RATE_HZ)
         self._worker = PipelineWorker(pipeline, params=params, enable_rtvi=False)
         self._runner = WorkerRunner(handle_sigint=False)
@@ -159,21 +168,21 @@ class Pipecat(Client):
         session demands a call."""
         await self._demand("required")
         message = {"role": "user", "content": text}
-        await self._worker.queue_frame(LLMMessagesAppendFrame([message], run_llm=True))
+        await self._inlet.push_frame(LLMMessagesAppendFrame([message], run_llm=True))
 
     async def show_picture(self, picture: bytes) -> None:
         await self._demand("auto")
         with Image.open(self.given.picture) as opened:
             rgb = opened.convert("RGB")
             frame = InputImageRawFrame(image=rgb.tobytes(), size=rgb.size, format="RGB")
-        await self._worker.queue_frame(frame)
+        await self._inlet.push_frame(frame)
         message = {"role": "user", "content": "What is this?"}
-        await self._worker.queue_frame(LLMMessagesAppendFrame([message], run_llm=True))
+        await self._inlet.push_frame(LLMMessagesAppendFrame([message], run_llm=True))
 
     async def _demand(self, choice: str) -> None:
         properties = self._properties.model_copy(update={"tool_choice": choice})
         delta = OpenAIRealtimeLLMService.Settings(session_properties=properties)
-        await self._worker.queue_frame(LLMUpdateSettingsFrame(delta=delta))
+        await self._inlet.push_frame(LLMUpdateSettingsFrame(delta=delta))
 
     async def _look_up(self, params: FunctionCallParams) -> None:
         self.calls.append({"name": params.function_name, "arguments": dict(params.arguments)})
