@@ -165,16 +165,18 @@ async def test_calls_of_others_are_left_to_them(begin: Begin) -> None:
     assert told(call) == []
 
 
-async def test_a_client_that_answers_first_is_taken_at_its_word(begin: Begin) -> None:
+async def test_who_answers_a_function_that_is_not_its_own_is_not_heard(begin: Begin) -> None:
     slow = Slow()
     call = await begin(slow.function())
     await call.calls(1, ("slow", "{}"))
-    item = {"type": "function_call_output", "call_id": "call_10", "output": "by the client"}
+    item = {"type": "function_call_output", "call_id": "call_10", "output": "I know no such thing"}
     await call.client("conversation.item.create", item=item)
-    assert slow.cancelled == 1
+    assert call.commands(AddToolResult) == []
     await slow.ends()
-    assert call.outputs() == [("call_10", "by the client")]
-    assert call.commands(Respond) == [], "it will ask for itself"
+    await call.client("conversation.item.create", item=item)
+    assert call.commands(AddToolResult) == [AddToolResult("call_10", "at last")]
+    assert call.outputs()[1] == ("call_10", "at last")
+    assert call.events("error") == []
 
 
 # ---- when -------------------------------------------------------------------------------------

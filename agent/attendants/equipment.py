@@ -8,6 +8,7 @@ else looks things up, and what was found comes as a message.
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 from agent.interfaces import Conversation
 from agent.types import (
@@ -48,12 +49,17 @@ class Equipment:
         self._abilities = abilities
         self._settings: SessionSettings | None = None
         self._side_calls: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._own: OrderedDict[str, str | None] = OrderedDict()
 
     def remember(self, call_id: str, name: str, arguments: str) -> None:
         """A function was called beside the conversation: the engine knows nothing of it."""
         self._side_calls[call_id] = (name, arguments)
-        while len(self._side_calls) > MOST_REMEMBERED:
-            self._side_calls.popitem(last=False)
+        _forget_oldest(self._side_calls)
+
+    def answer(self, call_id: str, output: str | None) -> None:
+        """This server runs that call: with `output`, or not yet. Nobody else's answer counts."""
+        self._own[call_id] = output
+        _forget_oldest(self._own)
 
     def settings(self, settings: SessionSettings) -> SessionSettings:
         """What the engine is told in place of the call's settings."""
@@ -65,9 +71,17 @@ class Equipment:
             return replace(settings, tools=(), tool_choice="auto", instructions=instructions)
         return replace(settings, tools=tools) if self._abilities.tools else settings
 
-    def command(self, command: Command) -> Command:
-        """What the engine is told in place of a command."""
+    def command(self, command: Command) -> Command | None:
+        """What the engine is told in place of a command; None: nothing.
+
+        Some clients answer calls of functions that they do not know, to say so: of those that this
+        server runs, the engine is not to hear it.
+        """
         match command:
+            case AddToolResult(call_id=call_id, output=output) if (
+                call_id in self._own and output != self._own[call_id]
+            ):
+                return None
             case UpdateSettings(settings=settings):
                 return UpdateSettings(self.settings(settings))
             case AddToolResult(call_id=call_id) if call_id in self._side_calls:
@@ -103,7 +117,9 @@ class EquippedConversation:
 
     async def control(self, command: Command) -> None:
         """In the engine's own terms; `UnsupportedError` as ever."""
-        await self._conversation.control(self._equipment.command(command))
+        told = self._equipment.command(command)
+        if told is not None:
+            await self._conversation.control(told)
 
     def events(self) -> AsyncIterator[EngineEvent]:
         """As they are."""
@@ -112,6 +128,11 @@ class EquippedConversation:
     async def finish(self) -> None:
         """As ever."""
         await self._conversation.finish()
+
+
+def _forget_oldest(calls: OrderedDict[str, Any]) -> None:
+    while len(calls) > MOST_REMEMBERED:
+        calls.popitem(last=False)
 
 
 def _language(settings: SessionSettings | None) -> str:

@@ -1,8 +1,9 @@
 """Calls of this server's functions in one call: run, answered, and spoken of.
 
-The client sees the call and its result pass like those of its own functions, and need not act. A
-function that the client itself offers under the same name is the client's for that call: this
-server's is neither offered nor run. So is a call that the client has answered first.
+The client sees the call and its result pass like those of its own functions, and need not act:
+what it answers all the same is kept among the items, but the engine does not hear it. A function
+that the client itself offers under the same name is the client's in that call: this server's is
+neither offered nor run.
 
 A result joins the conversation behind `response.done` of the response that asked for it. The agent
 is asked to speak of it as soon as nobody speaks, once for all results that have come by then, and
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agent.attendants.equipment import Equipment
 from agent.attendants.record import CallRecord
 from agent.attendants.toolbox import Toolbox
 from agent.clock import SYSTEM_CLOCK, Clock
@@ -47,12 +49,14 @@ class ServerTools:
         self,
         record: CallRecord,
         toolbox: Toolbox,
+        equipment: Equipment,
         context: ToolContext,
         telemetry: Telemetry,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._record = record
         self._toolbox = toolbox
+        self._equipment = equipment
         self._context = context
         self._telemetry = telemetry
         self._clock = clock
@@ -79,6 +83,7 @@ class ServerTools:
         if call_id in self._runs or name not in {tool.name for tool in self.offered}:
             return
         run = self._runs[call_id] = _Run(call_id, name, arguments, asked_s)
+        self._equipment.answer(call_id, None)
         if len(self._runs) > MOST_RUNS:
             run.output = f"Error: {MOST_RUNS} functions run already; try again later"
         self._news.set()
@@ -97,7 +102,7 @@ class ServerTools:
             case "response.done":
                 self._response_done(event["response"]["id"])
             case "conversation.item.added":
-                self._answered(event["item"])
+                self._delivered(event["item"])
         self._wake()
 
     def _wake(self) -> None:
@@ -115,17 +120,11 @@ class ServerTools:
         for run in self._runs.values():
             run.is_due = run.is_due or run.response_id == response_id
 
-    def _answered(self, item: Mapping[str, Any]) -> None:
-        """A result has joined the conversation, ours or the client's."""
-        if item["type"] != "function_call_output":
-            return
-        run = self._runs.pop(item["call_id"], None)
-        if run is None:
-            return
-        if run.call_id == self._delivering:
+    def _delivered(self, item: Mapping[str, Any]) -> None:
+        """A result has joined the conversation: ours, or one that does not count."""
+        if self._delivering and item.get("call_id") == self._delivering:
+            del self._runs[self._delivering]
             self._owed = self._record.floor.responses
-        elif run.task is not None:
-            run.task.cancel()
 
     # ---- what is done ---------------------------------------------------------------------------
 
@@ -151,6 +150,7 @@ class ServerTools:
         """Tell the results that may be told by now."""
         for run in [one for one in self._runs.values() if one.is_due and one.output is not None]:
             self._delivering = run.call_id
+            self._equipment.answer(run.call_id, run.output)
             desk.receive(_result(run))
             self._delivering = ""
             # It is gone, unless the protocol has refused it, of which the client was told.

@@ -93,7 +93,7 @@ class Staff:
             return CallStaff(equipment)
         telemetry, clock = self._telemetry, self._clock
         record = CallRecord(clock)
-        server_tools = ServerTools(record, self._toolbox, context, telemetry, clock)
+        server_tools = ServerTools(record, self._toolbox, equipment, context, telemetry, clock)
         attendants: list[Attendant] = [record, server_tools]
         if decides:
             attendants.append(
