@@ -74,7 +74,7 @@ def _add(arguments: argparse.Namespace) -> int:
         _expect_no_limits(key)
         _say(f"The key of {key.name}; only its hash goes into the settings, it is shown this once:")
         sys.stdout.write(text + "\n")
-        _say(f'VOICE_AGENT__AUTH__KEYS={key.name}:{key.sha256}\n[auth] keys = ["…"] in the file')
+        _say(f"VOICE_AGENT__AUTH__KEYS={key.name}:{key.sha256}")
         return 0
     file = _file(arguments)
     add_key(file, key)
