@@ -121,10 +121,12 @@ def test_held_events_are_bounded() -> None:
     call.start(2)
     for _ in range(8):
         call.text(2, "x")
-    assert kinds(call.events).count("response.created") == 2
+    assert kinds(call.events)[2:] == [*OPENING, STARTED, *AUDIO_CHAIN, *OPENING[:3]]
+    assert call.take(call.call.playout_started(1)) == [], "it was told already"
     call.sound(2, 100)
     started = call.take(call.call.playout_started(2))
     assert "".join(event.get("delta", "") for event in started) == "x" * 8
+    call.finish()
 
 
 def test_a_turn_without_sound_is_text_and_ends_at_once(call: Watched) -> None:
@@ -136,6 +138,13 @@ def test_a_turn_without_sound_is_text_and_ends_at_once(call: Watched) -> None:
     assert kinds(ended) == [OPENING[3], text, text, *TEXT_CHAIN]
     assert ended[0]["part"]["type"] == "text"
     assert item_of(call)["content"] == [{"type": "output_text", "text": "Only text"}]
+
+
+def test_no_sound_at_all_is_no_sound(call: Watched) -> None:
+    call.start(1)
+    call.text(1, "Only text")
+    assert call.sound(1, 0) == []
+    assert kinds(call.end(1))[-len(TEXT_CHAIN) :] == TEXT_CHAIN
 
 
 def test_text_goes_out_at_once_where_only_text_is_wanted() -> None:

@@ -158,6 +158,7 @@ def refused(call: Watched, *content: object, **fields: object) -> tuple[str, str
         ({"type": "input_audio"}, "user", "missing_required_parameter", "audio"),
         ({"type": "input_audio", "audio": ""}, "user", "invalid_value", "audio"),
         ({"type": "input_audio", "audio": "A"}, "user", "invalid_value", "audio"),
+        ({"type": "input_audio", "audio": "AAAA"}, "user", "invalid_value", "audio"),
         ({"type": "input_audio", "audio": 5}, "user", "invalid_type", "audio"),
         (sound(10, transcript=5), "user", "invalid_type", "transcript"),
         (picture(detail="huge"), "user", "invalid_value", "detail"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import agent.realtime
 from agent.realtime import RateLimit
 from agent.types import (
     Abilities,
@@ -11,6 +12,7 @@ from agent.types import (
     Pause,
     Respond,
     SessionSettings,
+    ToolCalled,
     Transcription,
     TurnDetection,
     TurnEnded,
@@ -20,8 +22,10 @@ from agent.types import (
     Wire,
 )
 from tests.rig.realtime_order import USER_CHAIN
+from tests.rig.realtime_schema import MODELS
 from tests.rig.realtime_watch import Watched, kinds
 
+WIRES: tuple[Wire, ...] = ("webrtc", "websocket")
 WRITTEN = "conversation.item.input_audio_transcription"
 ASKED = SessionSettings(model="echo", transcription=Transcription("whisper-1"))
 WAITS = SessionSettings(model="echo", turn_detection=TurnDetection(idle_timeout_ms=5000))
@@ -33,6 +37,64 @@ def call() -> Iterator[Watched]:
     watched = Watched()
     yield watched
     watched.finish()
+
+
+# ---- all of them ------------------------------------------------------------------------------
+
+NEVER = {
+    "mcp_list_tools.in_progress",
+    "mcp_list_tools.completed",
+    "mcp_list_tools.failed",
+    "response.mcp_call.in_progress",
+    "response.mcp_call.completed",
+    "response.mcp_call.failed",
+    "response.mcp_call_arguments.delta",
+    "response.mcp_call_arguments.done",
+    "input_audio_buffer.dtmf_event_received",
+    "conversation.item.created",
+    "conversation.item.input_audio_transcription.segment",
+}
+"""Named, with the reasons, in the table of `agent.realtime`."""
+
+
+def eventful(wire: Wire) -> Watched:
+    """A call on that wire in which everything happens that can."""
+    call = Watched(settings=WAITS, wire=wire)
+    call.take(call.call.rate_limits([RateLimit("requests", 60, 12, 20.0)]))
+    item_id = call.user_says()
+    call.engine(UserText(item_id, "Hello"), UserTextFailed(item_id, "mumbled"))
+    call.start(1)
+    call.engine(ToolCalled(1, "call_1", "weather", "{}"))
+    call.text(1, "One")
+    call.sound(1, 1000)
+    call.take(call.call.playout_started(1))
+    call.sent(1)
+    call.end(1)
+    call.drained(1)
+    message_id = call.last("response.output_item.added")["item"]["id"]
+    call.start(2)
+    call.text(2, "Only text")
+    call.end(2)
+    call.speak(3, ("Three", 1000))
+    call.take(call.call.playout_cleared(3, 500, "turn_detected"))
+    call.take(call.call.idle_timed_out(160_000, 240_000))
+    where = {"item_id": message_id, "content_index": 0, "audio_end_ms": 400}
+    for kind in ("truncate", "retrieve", "delete"):
+        call.send(f"conversation.item.{kind}", **where)
+    call.send("session.update", session={})
+    call.send("input_audio_buffer.clear")
+    call.send("nonsense")
+    call.finish()
+    return call
+
+
+def test_every_server_event_is_sent_or_named_as_never_sent() -> None:
+    sent = {kind for wire in WIRES for kind in kinds(eventful(wire).events)}
+    of_openai = {kind for kind in MODELS if not kind.startswith(("voice_agent.", "playback."))}
+    assert len(of_openai) == 46
+    assert of_openai - sent == NEVER
+    text = agent.realtime.__doc__ or ""
+    assert all(kind in text or kind.rpartition(".")[0] + ".*" in text for kind in NEVER)
 
 
 # ---- the conversation -------------------------------------------------------------------------

@@ -114,6 +114,27 @@ def test_nothing_is_sent_of_a_response_that_was_cancelled(call: Watched) -> None
     assert call.drained(1) == []
 
 
+def test_a_client_that_truncates_what_it_is_being_sent_is_sent_no_more(call: Watched) -> None:
+    """It has stopped playing, be it for a cough: the rest would only be thrown away there."""
+    call.start(1)
+    call.sound(1, 2000)
+    call.sent(1)
+    call.end(1)
+    item_id = call.last("response.output_item.added")["item"]["id"]
+    where = {"item_id": item_id, "content_index": 0}
+    assert kinds(call.send("conversation.item.truncate", audio_end_ms=9000, **where)) == [
+        "conversation.item.truncated"
+    ]
+    assert call.actions == [], "nothing was taken away"
+    call.send("conversation.item.truncate", audio_end_ms=300, **where)
+    assert call.actions == [ClearPlayout(), Interrupt(1, 300)]
+    call.take(call.call.playout_cleared(1, 400, "client_cancelled"))
+    details = call.last("response.done")["response"]["status_details"]
+    assert details == {"type": "cancelled", "reason": "client_cancelled"}
+    call.send("conversation.item.truncate", audio_end_ms=200, **where)
+    assert call.actions[2:] == [Interrupt(1, 200)], "nothing is being sent"
+
+
 def test_an_answer_in_text_waits_for_no_sound() -> None:
     settings = SessionSettings(model="echo", output_modalities=("text",))
     call = Watched(settings=settings, wire="websocket")
@@ -247,7 +268,7 @@ def test_what_a_client_has_played_is_acknowledged(call: Watched) -> None:
 def test_an_acknowledgement_may_cut_what_will_not_sound(call: Watched) -> None:
     where = spoken(call)
     call.send("playback.ack", played_ms=1200, truncate=True, **where)
-    assert call.actions == [HeardReport(1, 1200), Interrupt(1, 1200)]
+    assert call.actions == [HeardReport(1, 1200), ClearPlayout(), Interrupt(1, 1200)]
     assert call.retrieve(str(where["item_id"]))["content"][0]["transcript"] == "One"
 
 

@@ -26,8 +26,8 @@ from agent.realtime.reaction import (
     Reaction,
     RestoreSettings,
 )
-from agent.realtime.responses import ClearReason
 from agent.realtime.state import CallState, OpenSpeech
+from agent.realtime.turns import ClearReason
 from agent.realtime.undo import undo
 from agent.types import (
     MIC_RATE_HZ,
@@ -98,7 +98,7 @@ class RealtimeCall:
             return Reaction()
         self._call.opened = True
         conversation = {
-            "id": self._call.responses.conversation_id,
+            "id": self._call.turns.conversation_id,
             "object": "realtime.conversation",
         }
         return self._call.tell(
@@ -251,7 +251,7 @@ class RealtimeCall:
         To be told before `receive`: `conversation.item.retrieve` answers by it while a turn
         plays. Before the first time it answers with all that was generated.
         """
-        self._call.responses.heard(turn, heard_ms)
+        self._call.turns.heard(turn, heard_ms)
 
     # ---- the server ---------------------------------------------------------------------------
 

@@ -37,8 +37,8 @@ class Limits:
     max_responses: int = 32
     """Beyond it the oldest response is forgotten: its playout is no longer reported."""
     max_waiting: int = 1_024
-    """Engine events held while an earlier turn waits for its first sample to be played; beyond
-    it that turn is closed without waiting."""
+    """Engine events held while an earlier turn waits for its playout; beyond it that turn is told
+    as if it were on and sent: of what is sent inside of events, the rest is lost."""
     max_waiting_calls: int = 16
     """Function calls beside all turns that wait for a response to be done; more are not made."""
     max_commands: int = 64

@@ -162,6 +162,13 @@ def _sound(one: Fields, item_id: str, call: CallState) -> _Told:
     if not call.abilities.recordings:
         raise UnsupportedError("The engine takes no recordings.", param=one.name("type"))
     coding, data = call.settings.input_format, one.base64("audio")
+    if len(data) % sample_bytes(coding):
+        raise RequestError(
+            f"The recording ends within a sample: '{coding}' has {sample_bytes(coding)} bytes for "
+            "each.",
+            param=one.name("audio"),
+            code="invalid_value",
+        )
     seconds = len(data) // sample_bytes(coding) / wire_rate_hz(coding)
     if seconds > call.limits.max_item_sound_s:
         raise RequestError(

@@ -152,8 +152,8 @@ def clear_output(call: CallState, event: Fields) -> Reaction:
             param="type",
             code="unsupported_over_websocket",
         )
-    active, last = call.responses.active, call.responses.last()
-    if call.responses.pending_sound():
+    active, last = call.turns.active, call.turns.last()
+    if call.turns.pending_sound():
         actions: list[Action] = [CancelTurn(active.turn)] if active is not None else []
         return call.tell([], *actions, ClearPlayout())
     return call.tell(last.buffered("cleared") if last is not None else [])
@@ -196,14 +196,14 @@ def truncate_item(call: CallState, event: Fields) -> Reaction:
             param="item_id",
             code="invalid_value",
         )
-    interrupts = call.responses.truncate(item, end_ms)
+    actions = call.truncate(item, end_ms)
     truncated = server_event(
         "conversation.item.truncated",
         item_id=item_id,
         content_index=0,
         audio_end_ms=item.cut_ms,
     )
-    return call.tell([truncated], *interrupts)
+    return call.tell([truncated], *actions)
 
 
 def delete_item(call: CallState, event: Fields) -> Reaction:
@@ -223,7 +223,7 @@ def create_response(call: CallState, event: Fields) -> Reaction:
     Refused while it may not: the answer would come when nobody waits for it any more.
     """
     asked = parse_response(event.raw("response"), call.settings, call.abilities)
-    active = call.responses.active
+    active = call.turns.active
     if active is not None:
         raise RequestError(
             f"Conversation already has an active response in progress: {active.id}. "
@@ -231,7 +231,7 @@ def create_response(call: CallState, event: Fields) -> Reaction:
             code="conversation_already_has_active_response",
         )
     _require_floor(call)
-    call.responses.asked = asked
+    call.turns.asked = asked
     return call.tell([], asked.respond)
 
 
@@ -252,7 +252,7 @@ def _require_floor(call: CallState) -> None:
 def cancel_response(call: CallState, event: Fields) -> Reaction:
     """`response.cancel`: done at once; what is queued plays out unless it is cleared too."""
     response_id = event.text("response_id", "", most=256) or None
-    response = call.responses.to_cancel(response_id)
+    response = call.turns.to_cancel(response_id)
     actions: list[Action] = [CancelTurn(response.turn)]
     if call.wire == "websocket":
         # What is queued here would come after `response.done`.

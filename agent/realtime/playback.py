@@ -31,7 +31,7 @@ def acknowledge(call: CallState, event: Fields) -> Reaction:
     cuts = event.flag("truncate", False)
     actions: list[Action] = [HeardReport(response.turn, committed_ms)]
     if cuts and response.item.shape == "audio":
-        actions += call.responses.truncate(response.item, committed_ms)
+        actions += call.truncate(response.item, committed_ms)
     acknowledged = {
         "item_id": response.item.id,
         "response_id": response.id,
@@ -46,8 +46,8 @@ def _response(call: CallState, event: Fields) -> Response | None:
     item_id = event.text("item_id", "", most=MAX_ID_CHARS)
     response_id = event.text("response_id", "", most=MAX_ID_CHARS)
     if not (item_id or response_id):
-        return call.responses.last()
-    return call.responses.find(item_id, response_id)
+        return call.turns.last()
+    return call.turns.find(item_id, response_id)
 
 
 def _ms(event: Fields, field: str) -> int:

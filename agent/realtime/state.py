@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from agent.realtime.events import Event, new_id, server_event
-from agent.realtime.items import Items, UserSpeechItem, added, done
+from agent.realtime.items import Items, SpokenItem, UserSpeechItem, added, done
 from agent.realtime.limits import Limits
-from agent.realtime.reaction import Action, Reaction
+from agent.realtime.reaction import Action, ClearPlayout, Reaction
 from agent.realtime.responses import Responses
 from agent.realtime.settings import session_object
 from agent.realtime.transcripts import impossible
+from agent.realtime.turns import Turns
 from agent.realtime.updates import Updates
 from agent.types import MIC_RATE_HZ, Abilities, SessionSettings, Wire
 
@@ -49,7 +50,8 @@ class CallState:
         self.wire = wire
         self.updates = Updates(limits.max_commands)
         self.items = Items(limits)
-        self.responses = Responses(self.items, limits, wire)
+        self.turns = Turns(self.items, limits, wire)
+        self.responses = Responses(self.turns, limits, wire)
         self.opened = False
         self.spoke = False
         """Whether there was sound: from then on the voice stays."""
@@ -97,7 +99,16 @@ class CallState:
     def may_speak(self) -> bool:
         """Whether neither a response nor the client keeps the agent from speaking."""
         held = self.paused or self.pausing or self.listens_only
-        return self.responses.active is None and not held
+        return self.turns.active is None and not held
+
+    def truncate(self, item: SpokenItem, end_ms: int) -> list[Action]:
+        """The client cuts what the agent said; what is to be done.
+
+        Where sound comes inside of events, no more of it is sent: the client would not play it.
+        """
+        interrupts = self.turns.truncate(item, end_ms)
+        sounds = bool(interrupts) and self.wire == "websocket" and self.turns.pending_sound()
+        return [*([ClearPlayout()] if sounds else []), *interrupts]
 
     def session(self) -> dict[str, object]:
         """The session object in force, ready for JSON."""
@@ -135,11 +146,11 @@ class CallState:
 
     def _now(self) -> tuple[str, int]:
         if self.paused:
-            return "paused", self.responses.newest_turn
-        speaking = self.responses.playing or self.responses.writing
+            return "paused", self.turns.newest
+        speaking = self.turns.playing or self.turns.writing
         if speaking is not None:
             return "speaking", speaking.turn
-        return "listening", self.responses.newest_turn
+        return "listening", self.turns.newest
 
 
 def _mic_ms(sample: int) -> int:

@@ -27,7 +27,7 @@ def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreS
         case AddToolResult(call_id=call_id):
             return _take_out(call, call.items.tool_result_id(call_id)), ()
         case Respond():
-            call.responses.asked = Asked()
+            call.turns.asked = Asked()
         case Pause():
             call.pausing = False
         case ForceListen():
