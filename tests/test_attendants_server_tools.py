@@ -18,7 +18,7 @@ from agent.types import (
     Tool,
     UpdateSettings,
 )
-from tests.rig.attended_call import AttendedCall, function
+from tests.rig.attended_call import AttendedCall, function, threads_over
 from tests.rig.call_parts import settle, voice
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -114,8 +114,8 @@ async def test_a_function_is_told_which_call_it_is(begin: Begin) -> None:
 
     call = await begin(who)
     await call.calls(1, ("who", "{}"))
-    while not call.outputs():  # a thread's time is its own
-        await asyncio.sleep(0.001)
+    await threads_over()  # a thread's time is its own
+    await settle()
     assert call.outputs() == [("call_10", "rtc_test by a key")]
 
 

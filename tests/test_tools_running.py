@@ -11,6 +11,7 @@ import pytest
 
 from agent.attendants.toolbox import Ran, Toolbox, ToolRules
 from agent.tools import ToolContext, ToolError, tool, tool_of
+from tests.rig.attended_call import threads_over
 
 pytestmark = pytest.mark.asyncio
 WHO = contextvars.ContextVar("WHO", default="")
@@ -41,6 +42,7 @@ async def test_a_plain_function_runs_in_a_thread_and_an_async_one_in_the_loop() 
     assert '"who":"the caller"' in ran.output
     assert str(threading.get_ident()) not in ran.output
     assert (await run(box, "in_loop", '{"number": 1}')).output == str(threading.get_ident() + 1)
+    await threads_over()
 
 
 async def test_an_error_for_the_model_is_told_in_its_own_words() -> None:
@@ -107,6 +109,7 @@ async def test_a_thread_that_is_late_keeps_its_place_until_it_is_over() -> None:
     while (ran := await run(box, "waits")).outcome == "late":
         pass
     assert ran.output == "at last"
+    await threads_over()
 
 
 @pytest.mark.usefixtures("nothing_left_behind")

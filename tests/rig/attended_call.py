@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -29,6 +30,12 @@ NATIVE = Abilities(duplex=True, speech=True, typed_text=True, tools=True)
 RULES = StaffRules()
 ECHO = SessionSettings(model="echo")
 CHATTING = Abilities(duplex=True, speech=True, typed_text=True, chat=True)
+
+
+async def threads_over() -> None:
+    """Until no function of this server runs in a thread any more."""
+    while any(thread.name.startswith("tool ") for thread in threading.enumerate()):
+        await asyncio.sleep(0.001)
 
 
 class Asked:
