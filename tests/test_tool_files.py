@@ -108,3 +108,10 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 def test_too_many_functions_are_refused(write: Write) -> None:
     many = "".join(f"@tool\ndef f{n}() -> None: ...\n" for n in range(129))
     assert "129 functions; at most 128" in refusal(write("many.py", HEAD + many))
+
+
+def test_the_example_can_be_served() -> None:
+    example = Path(__file__).resolve().parent.parent / "examples" / "shop_tools.py"
+    offered = load_tools([str(example)])
+    assert [one.name for one in offered] == ["opening_hours", "stock", "leave_note"]
+    assert all(one.definition.description for one in offered)
