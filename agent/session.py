@@ -123,6 +123,11 @@ class Session:
     # ---- whoever takes part besides the client -------------------------------------------------
 
     @property
+    def call_id(self) -> str:
+        """Under which the call is known to the outside."""
+        return self._protocol.call_id
+
+    @property
     def document(self) -> dict[str, object]:
         """The session object in force, ready for JSON."""
         return self._protocol.session

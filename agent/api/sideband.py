@@ -63,6 +63,7 @@ class Sideband:
 
     async def _read(self, socket: web.WebSocketResponse) -> tuple[int, str]:
         while True:
+            await self._writer.room()
             message = await socket.receive()
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return WSCloseCode.OK, ""

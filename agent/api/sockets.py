@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, hdrs, web
 
 from agent.api.caller import caller_of
 from agent.api.calls import max_event_bytes
@@ -55,6 +55,8 @@ async def open_socket(request: web.Request) -> web.WebSocketResponse:
         return await _attach(request, socket, calls.owned_by(call_id, caller_of(request)))
     transport = WebSocketTransport()
     session = await calls.open_socket(transport, None, caller_of(request))
+    # Nothing in the protocol names the call; whoever wants to attach to it needs to know.
+    socket.headers[hdrs.LOCATION] = f"/v1/realtime/calls/{session.call_id}"
     try:
         await socket.prepare(request)
         transport.begin(socket)

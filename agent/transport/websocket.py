@@ -101,6 +101,7 @@ class WebSocketTransport:
 
     async def _next(self) -> str | bytes | None:
         """The next event; None when there is none any more."""
+        await self._writer.room()
         if self._socket is None or self._ended.is_set():
             return None
         message = await self._socket.receive()

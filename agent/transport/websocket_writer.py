@@ -10,6 +10,7 @@ MAX_QUEUED_BYTES = 1 << 20
 """16 s of speech: whoever is further behind does not read."""
 STUCK_S = 10.0
 """So long one event may take to be handed to the network."""
+_EASY_BYTES = 1 << 18
 _FLUSH_S = 2.0
 
 
@@ -26,14 +27,14 @@ class EventWriter:
     Events may be sent before the socket is there: they wait for `begin`.
     """
 
-    def __init__(self, stuck: Callable[[], None], stuck_s: float = STUCK_S) -> None:
+    def __init__(self, stuck: Callable[[], None]) -> None:
         self._stuck = stuck
-        self._stuck_s = stuck_s
         self._waiting: deque[str] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
-        self._empty = asyncio.Event()
+        self._empty, self._easy = asyncio.Event(), asyncio.Event()
         self._empty.set()
+        self._easy.set()
         self._task: asyncio.Task[None] | None = None
         self._given_up = False
 
@@ -52,7 +53,15 @@ class EventWriter:
         self._bytes += len(message)
         self._waiting.append(message)
         self._empty.clear()
+        if self._bytes > _EASY_BYTES:
+            self._easy.clear()
         self._news.set()
+
+    async def room(self) -> None:
+        """Wait until most of what waits is written: whoever is not done with the answers so far
+        is not asked for more, and the loop serves others meanwhile."""
+        await asyncio.sleep(0)
+        await self._easy.wait()
 
     async def finish(self) -> None:
         """Write what waits, if that takes no longer than a moment, and nothing more."""
@@ -69,6 +78,7 @@ class EventWriter:
         self._given_up = True
         self._waiting.clear()
         self._empty.set()
+        self._easy.set()
 
     async def _write_to(self, socket: TextSocket) -> None:
         try:
@@ -86,8 +96,10 @@ class EventWriter:
             self._give_up()
 
     async def _write(self, socket: TextSocket, message: str) -> None:
-        async with asyncio.timeout(self._stuck_s):
+        async with asyncio.timeout(STUCK_S):
             await socket.send_str(message)
         if self._waiting:
             self._waiting.popleft()
             self._bytes -= len(message)
+        if self._bytes <= _EASY_BYTES:
+            self._easy.set()

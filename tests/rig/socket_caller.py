@@ -32,12 +32,14 @@ class SocketCaller:
         self.events: list[Event] = []
         self.arrived_s: list[float] = []
         self.close_code: int | None = None
+        self.location = ""
         self.closed = False
 
     async def dial(self, **options: object) -> None:
         """Connect, and wait for `session.created`."""
         self._http = aiohttp.ClientSession()
         self.socket = await self._http.ws_connect(self._url, max_msg_size=0, **options)  # type: ignore[arg-type]
+        self.location = self.socket._response.headers["Location"]
         if not self._deaf:
             self._reading = asyncio.ensure_future(self._read())
             await self.wait_for("session.created")

@@ -1,0 +1,363 @@
+"""`WS /v1/realtime` between the real server and a plain aiohttp client over the loopback."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import aiohttp
+import numpy as np
+import pytest
+
+from agent import resources
+from agent.api import sockets
+from agent.engines.greeting import load_greeting
+from agent.media.audio import from_pcm16
+from agent.media.wire_sound import WireDecoder, WireEncoder, wire_rate_hz
+from agent.transport import websocket_writer
+from agent.transport.websocket import LEAST_EVENT_BYTES
+from agent.types import FloatArray, SoundFormat
+from tests.rig.realtime_schema import check_events, check_order
+from tests.rig.server import Footprint, Running, running_server, settle
+from tests.rig.socket_caller import RATE_HZ, SocketCaller, pcm16
+from tests.rig.sound import alike
+from tests.rig.voices import say
+
+SENTENCE = "The quick brown fox jumps over the lazy dog."
+STARTED = "input_audio_buffer.speech_started"
+DONE = "response.done"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Running]:
+    async with running_server() as running:
+        yield running
+
+
+@asynccontextmanager
+async def calling(
+    server: Running, *, quiet: bool = True, query: str = "model=gpt-realtime"
+) -> AsyncIterator[SocketCaller]:
+    """A client in a call; in the end all that it got is checked. `quiet`: stopped the greeting."""
+    caller = SocketCaller(server.url, query)
+    await caller.dial()
+    try:
+        if quiet:
+            await caller.wait_for("response.created")
+            await caller.send("response.cancel")
+            await caller.wait_for(DONE)
+        yield caller
+        check_order(check_events(caller.events), "websocket")
+    finally:
+        await caller.hang_up()
+
+
+def own_turns(coding: SoundFormat = "audio/pcm") -> dict[str, object]:
+    """A session whose client commits its turns itself."""
+    named = {"type": coding, "rate": 24_000} if coding == "audio/pcm" else {"type": coding}
+    sides = {"input": {"format": named, "turn_detection": None}, "output": {"format": named}}
+    return {"type": "realtime", "audio": sides}
+
+
+async def refused(
+    server: Running, status: int, query: str = "model=x", **options: object
+) -> tuple[dict[str, object], aiohttp.ClientResponse]:
+    """The error object of a request for a socket that gets none."""
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    headers["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    headers |= options.get("headers", {})  # type: ignore[arg-type]
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"{server.url}/v1/realtime?{query}", headers=headers) as response,
+    ):
+        assert response.status == status, await response.text()
+        error = (await response.json())["error"]
+        assert set(error) == {"message", "type", "code", "param"}
+        return error, response
+
+
+# ---- a conversation ---------------------------------------------------------------------------
+
+
+async def test_the_greeting_arrives_sample_for_sample_and_every_event_is_valid(
+    server: Running,
+) -> None:
+    greeting = load_greeting(resources.assets_folder() / "ref_audio" / "echo_greeting.wav")
+    async with calling(server, quiet=False) as caller:
+        assert caller.types()[0] == "session.created"
+        await caller.wait_for(DONE)
+        assert np.array_equal(from_pcm16(caller.sound()), greeting.samples)
+        kinds = caller.types()
+        assert kinds.index("response.output_audio.done") > kinds.index(
+            "response.output_audio.delta"
+        )
+        first_s, last_s = caller.arrived_s[0], caller.arrived_s[len(caller.events) - 1]
+        assert last_s - first_s > len(greeting.samples) / RATE_HZ - 1.0, "at the pace of speech"
+
+
+async def test_a_recording_sent_at_once_is_heard_and_said_back(server: Running) -> None:
+    async with calling(server) as caller:
+        events = len(caller.events)
+        sentence = say(SENTENCE, RATE_HZ, level_dbfs=-20)
+        await caller.say(pcm16(sentence))  # and no silence behind it
+        started = await caller.wait_for(STARTED, after=events)
+        assert int(str(started["audio_start_ms"])) < 500
+        done = await caller.wait_for(DONE, after=events)
+        stopped = (await caller.wait_for("input_audio_buffer.speech_stopped"))["audio_end_ms"]
+        assert int(str(stopped)) == pytest.approx(len(sentence) / 24, abs=500)
+        response_id = done["response"]["id"]  # type: ignore[index]
+        assert alike(from_pcm16(caller.sound(response_id)), sentence) > 0.8
+
+
+async def test_live_speech_over_the_agent_stops_it(server: Running) -> None:
+    async with calling(server, quiet=False) as caller:
+        await caller.wait_for("response.output_audio.delta")
+        sentence = say(SENTENCE, RATE_HZ, level_dbfs=-20)
+        talking = asyncio.ensure_future(caller.say_live(pcm16(sentence), 100))
+        done = await caller.wait_for(DONE)
+        response = done["response"]
+        assert response["status_details"]["reason"] == "turn_detected"  # type: ignore[index]
+        await talking
+        behind = caller.types()[caller.events.index(done) :]
+        assert "conversation.item.truncated" not in behind, "the client says what it played"
+        later = [one for one in caller.of("response.output_audio.delta")
+                 if caller.events.index(one) > caller.events.index(done)]  # fmt: skip
+        assert not [one for one in later if one["response_id"] == response["id"]]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("coding", ["audio/pcm", "audio/pcmu", "audio/pcma"])
+async def test_a_held_button_is_answered_with_exactly_what_was_appended(
+    server: Running, coding: SoundFormat
+) -> None:
+    async with calling(server) as caller:
+        await caller.send("session.update", session=own_turns(coding))
+        updated = await caller.wait_for("session.updated")
+        formats = updated["session"]["audio"]  # type: ignore[index]
+        assert formats["input"]["format"]["type"] == formats["output"]["format"]["type"] == coding
+        events = len(caller.events)
+        sentence = say("Push to talk.", RATE_HZ, level_dbfs=-20)
+        encoder = WireEncoder(coding)
+        data = encoder.push(sentence) + encoder.finish()
+        for begin in range(0, len(data), 1001):
+            await caller.say(data[begin : begin + 1001])
+        await caller.send("input_audio_buffer.commit")
+        await caller.send("response.create")
+        done = await caller.wait_for(DONE, after=events)
+        sound = caller.sound(done["response"]["id"])  # type: ignore[index]
+        seconds = len(sound) / wire_rate_hz(coding) / (2 if coding == "audio/pcm" else 1)
+        assert seconds == pytest.approx(len(sentence) / RATE_HZ, abs=0.06)
+        assert alike(heard(sound, coding), heard(data, coding)) > 0.9
+        assert STARTED not in caller.types()
+
+
+def heard(data: bytes, coding: SoundFormat) -> FloatArray:
+    """At 16 kHz."""
+    decoder = WireDecoder(coding)
+    return np.concatenate((decoder.push(data), decoder.finish()))
+
+
+async def test_what_waits_too_long_is_refused_and_the_call_goes_on(server: Running) -> None:
+    async with calling(server) as caller:
+        await caller.send("session.update", session=own_turns())
+        half_a_minute = bytes(48_000 * 35)
+        await caller.say(half_a_minute)
+        await caller.say(half_a_minute)
+        error = (await caller.wait_for("error"))["error"]
+        assert error["code"] == "input_audio_buffer_full"  # type: ignore[index]
+        await caller.send("input_audio_buffer.clear")
+        await caller.wait_for("input_audio_buffer.cleared")
+        await caller.say(half_a_minute)
+        await caller.send("session.update", session={"type": "realtime", "instructions": "Hi."})
+        await caller.wait_for(
+            "session.updated",
+            lambda event: event["session"]["instructions"] == "Hi.",  # type: ignore[index]
+        )
+        assert len(caller.of("error")) == 1
+
+
+# ---- the door ---------------------------------------------------------------------------------
+
+
+async def test_any_model_is_welcome_and_browsers_are_answered_their_subprotocol(
+    server: Running,
+) -> None:
+    for query in ("model=gpt-realtime-2.1", "model=echo", "model=anything%20at%20all", ""):
+        caller = SocketCaller(server.url, query)
+        await caller.dial(protocols=("realtime", "openai-insecure-api-key.sk-123"))
+        assert caller.socket.protocol == "realtime"
+        await caller.hang_up()
+
+
+async def test_plain_http_is_told_what_to_do(server: Running) -> None:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"{server.url}/v1/realtime?model=x") as response,
+    ):
+        assert response.status == 426
+        assert (await response.json())["error"]["code"] == "websocket_required"
+
+
+async def test_without_a_free_line_the_answer_is_503_before_there_is_a_socket() -> None:
+    async with running_server(["calls.max_calls=1"]) as server:
+        async with calling(server):
+            error, response = await refused(server, 503)
+            assert error["code"] == "no_capacity"
+            assert int(response.headers["Retry-After"]) >= 1
+        await gone(server)
+        async with calling(server):
+            pass
+
+
+async def gone(server: Running) -> None:
+    """Until no call is left."""
+    async with asyncio.timeout(10):
+        while server.calls:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("message", [b"\x00\x01", "no json", "[]", '{"type": "nonsense"}'])
+async def test_nonsense_is_an_error_event_and_the_call_goes_on(
+    server: Running, message: bytes | str
+) -> None:
+    async with calling(server) as caller:
+        if isinstance(message, bytes):
+            await caller.socket.send_bytes(message)
+        else:
+            await caller.socket.send_str(message)
+        assert (await caller.wait_for("error"))["error"]
+        await caller.send("input_audio_buffer.clear")
+        await caller.wait_for("input_audio_buffer.cleared")
+
+
+async def test_an_event_too_long_is_refused_and_one_twice_as_long_closes(server: Running) -> None:
+    async with calling(server) as caller:
+        await caller.socket.send_str(json.dumps({"type": "x" * (LEAST_EVENT_BYTES + 1)}))
+        error = (await caller.wait_for("error"))["error"]
+        assert error["code"] == "message_too_large"  # type: ignore[index]
+        await caller.send("input_audio_buffer.clear")
+        await caller.wait_for("input_audio_buffer.cleared")
+        await caller.socket.send_str("x" * (2 * LEAST_EVENT_BYTES + 1))
+        assert await caller.wait_until_closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+    await gone(server)
+
+
+async def test_a_flood_of_events_ends_the_call_and_says_why(server: Running) -> None:
+    async with calling(server) as caller:
+        for _ in range(2_400):
+            await caller.send("input_audio_buffer.clear")
+        error = (await caller.wait_for("error"))["error"]
+        assert error["code"] == "rate_limit_exceeded"  # type: ignore[index]
+        assert await caller.wait_until_closed() == aiohttp.WSCloseCode.POLICY_VIOLATION
+    await gone(server)
+
+
+# ---- the end ----------------------------------------------------------------------------------
+
+
+async def test_who_hangs_up_is_gone_and_the_place_is_free(server: Running) -> None:
+    async with calling(server):
+        assert server.calls == 1
+    await gone(server)
+    assert server.metric('voice_agent_calls_total{outcome="hung_up"}') == 1
+
+
+async def test_a_call_is_hung_up_by_its_address_and_closes_as_agreed(server: Running) -> None:
+    caller = SocketCaller(server.url)
+    await caller.dial()
+    async with aiohttp.ClientSession(server.url) as http, http.delete(caller.location) as response:
+        assert response.status == 200
+    assert await caller.wait_until_closed() == aiohttp.WSCloseCode.OK
+    await caller.hang_up()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ([], aiohttp.WSCloseCode.GOING_AWAY),
+        (["calls.max_duration_s=1"], aiohttp.WSCloseCode.POLICY_VIOLATION),
+    ],
+)
+async def test_the_close_code_says_why_the_server_ends_a_call(
+    settings: Sequence[str], code: int
+) -> None:
+    async with running_server(settings) as server:
+        caller = SocketCaller(server.url)
+        await caller.dial()
+        if not settings:
+            await server.end_calls()
+        assert await caller.wait_until_closed() == code
+        await caller.hang_up()
+        await gone(server)
+
+
+async def test_a_client_that_no_longer_answers_is_noticed(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HEARTBEAT_S", 0.3)
+    caller = SocketCaller(server.url, deaf=True)
+    await caller.dial(autoping=False)
+    assert server.calls == 1
+    await gone(server)
+    assert server.metric('voice_agent_calls_total{outcome="peer_gone"}') == 1
+    await caller.hang_up()
+
+
+LONG = {"type": "realtime", "instructions": "x" * 20_000}
+
+
+async def test_a_client_that_does_not_read_is_disconnected_and_no_other_call_suffers(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each event is answered by one as long, until the network between takes no more."""
+    monkeypatch.setattr(websocket_writer, "STUCK_S", 0.5)
+    deaf = SocketCaller(server.url, deaf=True)
+    await deaf.dial()
+    flooding = asyncio.ensure_future(flood(deaf, 900))
+    async with calling(server) as other, asyncio.timeout(30):
+        while server.calls == 2:
+            await other.send("input_audio_buffer.clear")
+            await asyncio.sleep(0.05)
+        asked = len(other.events)
+        await other.send("input_audio_buffer.clear")
+        await other.wait_for("input_audio_buffer.cleared", after=asked)
+    assert server.metric('voice_agent_calls_total{outcome="connection_lost"}') == 1
+    flooding.cancel()
+    await asyncio.wait((flooding,))
+    await deaf.hang_up()
+
+
+async def flood(caller: SocketCaller, events: int) -> None:
+    for _ in range(events):
+        await caller.send("session.update", session=LONG)
+
+
+async def test_a_client_that_reads_may_ask_for_much_at_once(server: Running) -> None:
+    """Small questions with large answers: those that wait for theirs are not read."""
+    async with calling(server) as caller:
+        await flood(caller, 400)
+        await caller.send("input_audio_buffer.clear")
+        await caller.wait_for("input_audio_buffer.cleared")
+        assert len(caller.of("session.updated")) == 400
+
+
+async def test_sessions_opened_and_closed_leave_everything_as_it_was() -> None:
+    async with running_server(["calls.max_calls=40"]) as server:
+
+        async def visit() -> None:
+            caller = SocketCaller(server.url)
+            await caller.dial()
+            await caller.say(bytes(4800))
+            await caller.send("input_audio_buffer.clear")
+            await caller.wait_for("input_audio_buffer.cleared")
+            await caller.hang_up()
+
+        await visit()
+        await gone(server)
+        before = Footprint.now()
+        for _ in range(10):
+            await visit()
+        for _ in range(2):
+            await asyncio.gather(*(visit() for _ in range(20)))
+        await gone(server)
+        assert await settle(before, 10) == before
+        assert server.metric("voice_agent_calls_active") == 0
