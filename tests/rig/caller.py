@@ -124,7 +124,7 @@ class Caller:
         matching: Callable[[Event], bool] = lambda _: True,
         *,
         after: int = 0,
-        timeout_s: float = 20,
+        timeout_s: float = 60,
     ) -> Event:
         """The first event of type `kind` that matches, counted from position `after`."""
         async with asyncio.timeout(timeout_s):
@@ -135,7 +135,7 @@ class Caller:
                 self._news.clear()
                 await self._news.wait()
 
-    async def wait_until_closed(self, timeout_s: float = 10) -> None:
+    async def wait_until_closed(self, timeout_s: float = 60) -> None:
         """Until the server has ended the call."""
         async with asyncio.timeout(timeout_s):
             while self.channel.readyState != "closed":
