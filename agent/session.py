@@ -241,6 +241,8 @@ class Session:
             self._telemetry.stage("front_end", self._clock.now_s() - began_s)
             for event in events:
                 self._heard(event)
+            told_at = self._on_client_clock(frame.start)
+            self._apply(self._protocol.listened(frame.start, told_at))
             if self._early.is_due:
                 await self._try_early(frame.start)
 

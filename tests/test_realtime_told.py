@@ -246,3 +246,49 @@ def test_nobody_is_called_idle_who_is_not() -> None:
     assert call.actions[:2] == [ForceListen(True), ForceListen(False)]
     assert Pause() in call.actions
     assert timed_out(call)
+
+
+S = 16_000
+
+
+def listened(call: Watched, *seconds: float) -> list[str]:
+    """The microphone goes on, the client's clock half a second behind; what the client is told."""
+    told = []
+    for at in (int(second * S) for second in seconds):
+        told += kinds(call.take(call.call.listened(at, at - S // 2)))
+    return told
+
+
+def test_silence_counts_from_the_agents_last_word() -> None:
+    call = Watched(settings=WAITS)
+    assert listened(call, 1, 60) == [], "the agent has not spoken yet"
+    call.spoken(1, ("Hello", 500))
+    assert listened(call, 61, 70) == [], "it still does"
+    call.drained(1)
+    assert listened(call, 71, 74.9) == []
+    assert listened(call, 75) == ["input_audio_buffer.timeout_triggered", *USER_CHAIN[2:]]
+    triggered = call.last("input_audio_buffer.timeout_triggered")
+    assert (triggered["audio_start_ms"], triggered["audio_end_ms"]) == (69_500, 74_500)
+    assert call.actions == [Respond()]
+    assert listened(call, 76, 99) == [], "asked once"
+    call.spoken(2, ("Still there?", 500))
+    listened(call, 100)
+    call.drained(2)
+    call.take(call.call.speech_started(103 * S))
+    assert listened(call, 103, 107) == [], "the user speaks"
+    call.take(call.call.speech_ended(107 * S))
+    assert listened(call, 111.9) == []
+    assert listened(call, 112)[0] == "input_audio_buffer.timeout_triggered"
+    call.finish()
+
+
+def test_silence_does_not_pass_while_the_agent_may_not_speak() -> None:
+    call = Watched(settings=WAITS)
+    call.spoken(1, ("Hello", 500))
+    listened(call, 1)
+    call.drained(1)
+    call.send("voice_agent.listen", on=True)
+    assert listened(call, 9) == []
+    call.send("voice_agent.listen", on=False)
+    assert listened(call, 10)[0] == "input_audio_buffer.timeout_triggered"
+    assert listened(Watched(), 1, 100) == []

@@ -158,6 +158,26 @@ class RealtimeCall:
         self._call.input_from, self._call.appended_s = max(self._call.input_from, end), 0.0
         return self._call.tell([speech.stopped(end), *self._call.commit(item)])
 
+    def listened(self, at: int, told_at: int) -> Reaction:
+        """The microphone stands at sample `at` (16 kHz), which the client is told as `told_at`.
+
+        To be told often: by it the call knows how long nobody has said anything
+        (`idle_timeout_ms`).
+        """
+        detection, quiet = self.settings.turn_detection, self._call.quiet
+        if detection is None or detection.idle_timeout_ms is None:
+            return Reaction()
+        turns = self._call.turns
+        agent_speaks = turns.active is not None or turns.playing is not None
+        if agent_speaks or (self._call.speech is not None and quiet.since >= 0):
+            quiet.broken(at, told_at)
+        if not quiet.lasts(at, detection.idle_timeout_ms):
+            return Reaction()
+        reaction = self.idle_timed_out(quiet.told_since, told_at)
+        if reaction.events:
+            quiet.over()
+        return reaction
+
     def idle_timed_out(self, start: int, end: int) -> Reaction:
         """Nobody has said anything since `start`, and now it is `end` (16 kHz): the agent goes on.
 

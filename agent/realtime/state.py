@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agent.realtime.events import Event, new_id, server_event
+from agent.realtime.idle import Quiet
 from agent.realtime.items import Items, SpokenItem, UserSpeechItem, added, done
 from agent.realtime.limits import Limits
 from agent.realtime.reaction import Action, ClearPlayout, Reaction
@@ -62,6 +63,7 @@ class CallState:
         """Whether the client keeps the agent from speaking."""
         self.speech: OpenSpeech | None = None
         """What the detector reported as begun, and not yet as ended."""
+        self.quiet = Quiet()
         self.microphone_at = -1
         """Where the microphone stood when the client's event came (16 kHz); −1: nobody said."""
         self.input_from = 0
