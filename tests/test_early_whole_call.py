@@ -208,7 +208,7 @@ def test_a_unit_that_comes_again_takes_the_place_of_the_tried_one(engine: str) -
         take, control, units = partner.push, partner.control, partner._units
     else:
         call = Driven(settings=replace(SETTINGS, mode="half_duplex")).call
-        take, control, units = call.push, call.control, call._units
+        take, control, units = call.push, call.control, call._heard.units
     take(tried)
     assert [one.end for one in units] == [4800]
     control(Retract(0))
@@ -229,7 +229,7 @@ def test_in_half_duplex_what_was_said_is_read_across_a_unit_that_was_cut_short()
     driven.call.push(SpeechStarted(1600))
     driven.call.push(SpeechEnded(16_000))
     utterance = driven.call._awaited
-    np.testing.assert_array_equal(driven.call._recalled(utterance), ramp[1600:16_000])
+    np.testing.assert_array_equal(driven.call._heard.sound(utterance), ramp[1600:16_000])
     assert Listened(1) in driven.line.take()
 
 

@@ -12,7 +12,6 @@ from agent.types import (
     UNIT_SAMPLES,
     AddPicture,
     AddText,
-    AddToolResult,
     ClearInput,
     CommitInput,
     DeleteItem,
@@ -182,9 +181,8 @@ def test_typed_words_and_pictures_join_the_next_turn() -> None:
 
 def test_what_cannot_be_taken_is_refused_and_the_call_goes_on() -> None:
     call = begun("one")
-    for command in (AddText("a", "assistant", "x"), AddToolResult("a", "{}")):
-        with pytest.raises(UnsupportedError):
-            call.tell(command)
+    with pytest.raises(UnsupportedError):
+        call.tell(AddText("a", "assistant", "x"))
     with pytest.raises(RequestError, match="send less"):
         call.tell(AddText("a", "user", "x" * 200))
     with pytest.raises(RequestError, match="crop"):

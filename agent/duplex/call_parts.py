@@ -7,6 +7,7 @@ from agent.duplex.conversation_settings import ConversationSettings, reference_s
 from agent.duplex.heard_voices import NoVoices, Voices
 from agent.duplex.lanes import Runner
 from agent.duplex.policy import listen_bias
+from agent.duplex.tool_use import ToolUse
 from agent.duplex.window import WindowSettings
 from agent.interfaces import Vocoder, VoiceKey
 from agent.types import SessionSettings
@@ -59,7 +60,7 @@ class CallVoices:
 
 
 def conversation_settings(parts: CallParts, settings: SessionSettings) -> ConversationSettings:
-    """How a conversation behaves by what the client set."""
+    """How a conversation behaves by what the client set; RequestError for what cannot be."""
     base = reference_settings() if parts.parity else ConversationSettings(window=parts.window)
     detection = settings.turn_detection
     eagerness = settings.eagerness
@@ -73,4 +74,6 @@ def conversation_settings(parts: CallParts, settings: SessionSettings) -> Conver
         speaks=speaks,
         speech_lag_ms=parts.vocoder.lag_ms if parts.vocoder is not None else 0,
         seed=parts.seed,
+        most_tokens=settings.max_output_tokens,
+        tools=ToolUse.of(settings.tools, settings.tool_choice),
     )

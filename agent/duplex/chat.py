@@ -13,7 +13,6 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from agent.chat_types import ChatRequest
@@ -38,8 +37,8 @@ from agent.duplex.audio_encoder import BLOCK_FRAMES
 from agent.duplex.chat_prompt import answer_tokens, check_characters, lay_out_chat
 from agent.duplex.chat_sampling import (
     AnswerSampler,
+    banned_in_answers,
     requested_sampling,
-    unreadable_ids,
 )
 from agent.duplex.content import Senses, fill, perceive
 from agent.duplex.kv_cache import KvStream
@@ -201,13 +200,10 @@ def _source(
 ) -> TokenSource:
     """How the answer's tokens are drawn; one that is spoken says nothing that nobody can read."""
     device, sampling = runner.model.target.device, requested_sampling(request)
-    mute = unreadable_ids(runner.model.vocabulary, device) if request.speaks else None
-    banned = mute
-    if request.tools and request.tool_choice == "none":
-        calls = torch.tensor([int(Token.TOOL_CALL)]).to(device)
-        banned = calls if mute is None else torch.cat([mute, calls])
+    bans_calls = bool(request.tools) and request.tool_choice == "none"
+    banned = banned_in_answers(runner.model, mute=request.speaks, bans_calls=bans_calls)
     sampler = AnswerSampler(sampling, ends, device, banned)
-    silent = AnswerSampler(sampling, ends, device) if mute is not None else None
+    silent = AnswerSampler(sampling, ends, device) if request.speaks else None
     drawing = Drawing(History(most), RandomSource.of(request.seed))
     return TokenSource(sampler, drawing, script, silent)
 

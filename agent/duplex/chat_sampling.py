@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agent.chat_types import ChatRequest
+from agent.duplex.model import DuplexModel
 from agent.duplex.random_source import draw
 from agent.duplex.sampling import Drawing, likeliest
 from agent.duplex.tokens import Token, Vocabulary
@@ -102,6 +103,17 @@ def unreadable_ids(vocabulary: Vocabulary, device: torch.device) -> Tensor:
     """What is not said while the answer is spoken: i64 [n]."""
     marks = [ids[0] for one in _UNREADABLE if len(ids := vocabulary.encode(one)) == 1]
     return torch.tensor([*vocabulary.unspeakable, *marks, int(Token.UNKNOWN)]).to(device)
+
+
+def banned_in_answers(model: DuplexModel, *, mute: bool, bans_calls: bool) -> Tensor | None:
+    """What an answer is never drawn from: i64 [n]; None: nothing.
+
+    `mute`: what cannot be read aloud. `bans_calls`: what begins a call of a function.
+    """
+    device = model.target.device
+    calls = [torch.tensor([int(Token.TOOL_CALL)]).to(device)] * bans_calls
+    unreadable = [unreadable_ids(model.vocabulary, device)] * mute
+    return torch.cat([*unreadable, *calls]) if mute or bans_calls else None
 
 
 def requested_sampling(request: ChatRequest) -> AnswerSampling:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from agent.duplex.policy import SPEECH_LAG_MS, Outcome, SpeakingRules
 from agent.duplex.sampling import SpeechSampling, TextSampling
+from agent.duplex.tool_calls import WrittenCall
+from agent.duplex.tool_use import ToolUse
 from agent.duplex.window import WindowSettings
 
 
@@ -13,6 +15,7 @@ class ConversationSettings:
 
     `speaks` False: text only, and the speech LM rests. `speech_lag_ms`: how much of a turn's sound
     comes before its first speech token, by the vocoder in use. `seed` None: other words every time.
+    `most_tokens` bounds a turn's text, calls of functions counted; None: only the rules do.
     """
 
     text: TextSampling = field(default_factory=TextSampling)
@@ -23,6 +26,8 @@ class ConversationSettings:
     speaks: bool = True
     speech_lag_ms: int = SPEECH_LAG_MS
     seed: int | None = None
+    most_tokens: int | None = None
+    tools: ToolUse = field(default_factory=ToolUse)
     parity: bool = False
     """Text is decoded unit by unit, even through a letter, and keys are moved by exact
     frequencies whatever the model's are: as the reference does. See the policy's and the
@@ -49,3 +54,5 @@ class UnitResult:
     speech_tokens: tuple[int, ...]
     context_tokens: int
     stage_ms: tuple[tuple[str, float], ...] = ()
+    call: WrittenCall | None = None
+    """That it completed."""

@@ -1,9 +1,8 @@
 """One half-duplex conversation: the user's turn, then the answer to it. To reset it, drop it.
 
 A turn is read piece by piece (sound, pictures, words, in the order they come) behind a header that
-closes the answer before it, since an answer's own end is never fed. The answer comes in chunks of
-ten tokens, as the model was trained to speak: each goes to the speech LM as soon as it is known
-whether the text ends with it. All is work for whoever runs it.
+closes the answer before it, since an answer's own end is never fed. The answer to it is a
+`SpokenAnswer`. All is work for whoever runs it.
 
 Where this is not the reference: the window (`turn_memory`); the floor of the mel, which the
 reference loses after a session of less than 5 s; what cannot be read aloud is banned only where the
@@ -13,19 +12,19 @@ come, since the vocoder collects what it needs.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 from torch import Tensor
 
-from agent.chat_types import ChatPart, ChatPicture, ChatSound, ChatText, FinishReason
-from agent.duplex.answer import Answer, AnswerPiece, AnswerRules, Taken, TokenSource, read_in_pieces
-from agent.duplex.answer_speech import CHUNK_TOKENS, newest, words_of
+from agent.chat_types import ChatPart, ChatPicture, ChatSound, ChatText
+from agent.duplex.answer import Answer, AnswerPiece, AnswerRules, TokenSource, read_in_pieces
+from agent.duplex.answer_speech import CHUNK_TOKENS
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.audio_encoder import AudioStream, vector_count
 from agent.duplex.content import Senses, check_samples, defused_answer, fill, perceive
 from agent.duplex.conversation_settings import ConversationSettings
-from agent.duplex.half_duplex_prompt import lay_out_opening, lay_out_turn
+from agent.duplex.half_duplex_answer import Speaking, SpokenAnswer
+from agent.duplex.half_duplex_prompt import lay_out_opening, lay_out_turn, with_silence
 from agent.duplex.half_duplex_rules import (
     ENDS,
     HalfDuplexRules,
@@ -35,7 +34,7 @@ from agent.duplex.half_duplex_rules import (
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.lanes import Runner
 from agent.duplex.memory import Parked
-from agent.duplex.policy import Spoken, expected_length
+from agent.duplex.policy import expected_length
 from agent.duplex.prompt import (
     ChatLayout,
     Content,
@@ -48,7 +47,7 @@ from agent.duplex.prompt import (
 )
 from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import Drawing, History
-from agent.duplex.speech_lm import SPEECH_TOKEN_MS, SpeechCall
+from agent.duplex.tool_calls import CallReader
 from agent.duplex.turn_context import TurnContext
 from agent.duplex.turn_memory import (
     TurnMemory,
@@ -56,23 +55,14 @@ from agent.duplex.turn_memory import (
     go_back_to,
     take_turn_snapshot,
 )
+from agent.duplex.usage import Held
 from agent.duplex.window import Window
-from agent.duplex.work import HearLive, SpeakOn, Work
+from agent.duplex.work import HearLive, Work
 from agent.errors import ContextOverflow, EngineError
 from agent.types import ByteArray, FloatArray
 
-SHORTEST_SAMPLES = 16_560
-"""A turn's first sound is padded in front to this much, 1035 ms."""
 _HEADER_TOKENS = 32  # more than what opens a user's turn and an answer
 _DEFAULTS = HalfDuplexRules()
-
-
-@dataclass(frozen=True, slots=True)
-class _Saying:
-    """A chunk of the answer on its way to speech; `finish`: nothing follows it."""
-
-    call: SpeechCall
-    finish: FinishReason | None
 
 
 class HalfDuplexConversation:
@@ -85,8 +75,10 @@ class HalfDuplexConversation:
         voice: Tensor | None = None,
         settings: ConversationSettings | None = None,
         rules: HalfDuplexRules = _DEFAULTS,
+        tools: str = "",
     ) -> None:
-        """Take a slot for a conversation under `system` (`prompt.system_content`).
+        """Take a slot for a conversation under `system` (`prompt.system_content`), and behind it
+        what stands of functions (`tool_prompt.tool_block`).
 
         `voice` [n, W] (`content.hear_whole`) fills its sounds. Nothing is read before `open_steps`.
         CapacityError when no slot is free, RequestError when the prompt is too long.
@@ -94,14 +86,14 @@ class HalfDuplexConversation:
         self._runner = runner
         self._rules = rules
         self._voice = voice
-        self._answer: Answer | None = None
-        self._saying: _Saying | None = None
+        self._answer: SpokenAnswer | None = None
+        self._notice, self._notice_tokens = "", 0
         self._parked: Parked | None = None
         self._closed = False
         self.script: Iterator[int] | None = None
         """Gives every token that would be drawn: for tests, which decide for the model."""
         settings = settings or ConversationSettings()
-        self._opening = lay_out_opening(runner, system)
+        self._opening = lay_out_opening(runner, system, tools)
         self._random = RandomSource.of(settings.seed)
         slot = runner.slots.take()
         memory = TurnMemory(
@@ -128,7 +120,7 @@ class HalfDuplexConversation:
     @property
     def turn_room_tokens(self) -> int:
         """Positions that what comes next of the user's turn may take; an answer fits behind it."""
-        room = self._context.room(opens=not self._memory.is_open)
+        room = self._context.room(opens=not self._memory.is_open) - self._notice_tokens
         return max(0, room - min(self._rules.max_tokens, room // 4) - _HEADER_TOKENS)
 
     @property
@@ -141,10 +133,29 @@ class HalfDuplexConversation:
         """Whether that answer goes on."""
         return self._answer is not None
 
+    @property
+    def held(self) -> Held:
+        """What is in its context."""
+        held = self._memory.held
+        heard = 0 if self._voice is None else len(self._voice)
+        return replace(held, audio=held.audio + heard)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything stands behind its system message."""
+        return self._memory.is_open or self._memory.answers > 0
+
     def update(self, settings: ConversationSettings) -> None:
-        """From the next answer on these hold. The seed is that of the beginning."""
+        """From the next answer on these hold; one that is not spoken any more is muted at once.
+
+        The seed is that of the beginning.
+        """
         self.settings = settings
-        self._sampler = answer_sampler(self._runner.model, settings, self._rules)
+        if self._answer is not None and not settings.speaks:
+            self._answer.mute()
+        model, rules = self._runner.model, self._rules
+        self._sampler = answer_sampler(model, settings, rules)
+        self._silent = answer_sampler(model, settings, rules, is_calling=True)
         self._speech = answer_speech(settings, self._rules)
         self._context.exact_moves = settings.parity
 
@@ -178,13 +189,26 @@ class HalfDuplexConversation:
         """Typed words join the user's turn; none of them becomes a control token."""
         yield from self.read_steps([ChatText(text)])
 
+    def read_written(self, text: str) -> Generator[Work, None, None]:
+        """The same for text in which control tokens are written out, as they are meant."""
+        self._check_awake()
+        laid = self._open_turn([text])
+        yield from self._read_turn(self._runner.model.llm.embed(laid.ids))
+
+    def note(self, text: str) -> None:
+        """A system message, with control tokens written out, that comes before the next answer;
+        in the place of one that waits."""
+        self._notice = text
+        self._notice_tokens = len(self._runner.model.vocabulary.encode(text))
+
     def read_steps(
         self, parts: Sequence[ChatPart], *, joined: bool = True
     ) -> Generator[Work, None, None]:
         """Any content joins the user's turn; not `joined`: with newlines between its parts."""
         self._check_awake()
         model, senses = self._runner.model, Senses(self.settings.max_slices)
-        added = [senses.add(part, model.vocabulary) for part in self._padded(parts)]
+        padded = parts if self._memory.has_heard else with_silence(parts)
+        added = [senses.add(part, model.vocabulary) for part in padded]
         content = joined_content([span for spans in added for span in spans], ChatLayout(joined))
         laid = self._open_turn(content)
         self._memory.has_heard = self._memory.has_heard or bool(senses.sounds)
@@ -194,7 +218,7 @@ class HalfDuplexConversation:
     def abandon_turn(self) -> None:
         """Forget the user's turn as far as it was read. Not between the steps of anything."""
         self._check_awake()
-        self._answer = self._saying = None
+        self._answer = None
         self._memory.abandon_turn()
 
     def hear_live_steps(
@@ -227,27 +251,18 @@ class HalfDuplexConversation:
         self._memory.close_turn()
         yield from self._read_turn(self._runner.model.llm.embed(laid.ids))
 
-    def _padded(self, parts: Sequence[ChatPart]) -> list[ChatPart]:
-        """A turn's first sound with silence before it, as far as it is too short."""
-        padded = list(parts)
-        sounds = [index for index, part in enumerate(padded) if isinstance(part, ChatSound)]
-        first = padded[sounds[0]] if sounds and not self._memory.has_heard else None
-        if isinstance(first, ChatSound) and first.samples.ndim == 1 and len(first.samples):
-            missing = max(0, SHORTEST_SAMPLES - len(first.samples))
-            padded[sounds[0]] = ChatSound(np.pad(first.samples, (missing, 0)))
-        return padded
-
     def _open_turn(self, content: Sequence[Content]) -> LaidOut:
         """Lay out what comes next of the turn, begun if need be, and make room for it."""
         opens = not self._memory.is_open
         header = [user_header(after_answer=self._memory.answers > 0)] if opens else []
         laid = lay_out_turn(self._runner, [*header, *content])
         self._context.make_room(len(laid.ids), opens=opens)
-        self._answer = self._saying = None
+        self._memory.count(laid.sound_bounds, laid.picture_bounds)
+        self._answer = None
         return laid
 
     def _read_turn(self, embeddings: Tensor) -> Generator[Work, None, None]:
-        self._answer = self._saying = None
+        self._answer = None
         if len(embeddings):
             yield from self._context.read(embeddings)
             self._context.forget()
@@ -257,7 +272,7 @@ class HalfDuplexConversation:
     def answer_steps(self) -> Generator[Work, None, AnswerPiece]:
         """The next chunk of the answer with all of its speech; else as `piece_steps`."""
         piece = yield from self.piece_steps()
-        while self._saying is not None:
+        while self._answer is not None and self._answer.waits:
             more = yield from self.piece_steps()
             codes = (*piece.speech_tokens, *more.speech_tokens)
             piece = replace(piece, finish=more.finish, speech_tokens=codes)
@@ -270,95 +285,77 @@ class HalfDuplexConversation:
         With a `finish` it is over. ContextOverflow when no answer fits into the slot any more.
         """
         self._check_awake()
-        if self._saying is not None:
-            return (yield from self._say_on(self._saying))
         answer = self._answer or (yield from self._begin_answer())
-        taken = yield from answer.steps(CHUNK_TOKENS)
-        self._memory.settle()
-        self._saying = self._speech_of(taken, answer.finish)
-        self._sound(taken)
-        if answer.finish is not None:
-            answer.text.finish()
-        text, reasoning = answer.text.take()
-        finish = answer.finish if self._saying is None else None
-        self._close_answer(finish)
-        return AnswerPiece(text, reasoning, finish, len(taken.ids))
-
-    def _say_on(self, saying: _Saying) -> Generator[Work, None, AnswerPiece]:
-        call, memory = saying.call, self._memory
-        known = len(call.tokens)
-        yield SpeakOn(call, memory.speech, self._speech, self._random)
-        codes = tuple(call.tokens[known:])
-        *before, last = memory.chunks
-        longer = replace(last, length_ms=last.length_ms + len(codes) * SPEECH_TOKEN_MS)
-        memory.chunks = (*before, longer)
-        if not call.ended:
-            return AnswerPiece("", "", None, 0, codes)
-        memory.codes = newest(memory.codes, call.tokens, self._speech)
-        self._saying = None
-        self._close_answer(saying.finish)
-        return AnswerPiece("", "", saying.finish, 0, codes)
-
-    def _close_answer(self, finish: FinishReason | None) -> None:
-        if finish is not None:
-            self._answer = self._saying = None
+        piece = yield from answer.steps()
+        if piece.finish is not None and self._answer is answer:
+            self._answer = None
             self._context.forget()
+        return piece
 
-    def _begin_answer(self) -> Generator[Work, None, Answer]:
-        memory, rules, model = self._memory, self._rules, self._runner.model
-        layout = ChatLayout(thinking=rules.thinking, spoken=rules.tts_template)
-        header = answer_header(layout, after_user=memory.is_open)
-        if memory.answers and not memory.is_open:
-            header = f"<|tts_eos|><|im_end|>\n{header}"
-        ids = model.vocabulary.encode(header)
-        most = min(rules.max_tokens, self._context.room() - len(ids))
+    def _begin_answer(self) -> Generator[Work, None, SpokenAnswer]:
+        memory, tools, model = self._memory, self.settings.tools, self._runner.model
+        ids = model.vocabulary.encode(self._answer_header())
+        asked = self.settings.most_tokens or self._rules.max_tokens
+        most = min(asked, self._context.room() - len(ids))
         if most < 1:
             raise ContextOverflow(f"{memory.llm.length} positions are taken; no answer fits")
         self._context.make_room(len(ids) + most)
+        self.note("")
         state = yield from self._context.read(model.llm.embed(ids))
         memory.begin_answer()
-        drawing = Drawing(History(rules.looks_back + CHUNK_TOKENS + 1), self._random)
-        self._answer = Answer(
-            memory.llm,
-            TokenSource(self._sampler, drawing, self.script),
-            AnswerRules(ENDS, most, looks_ahead=True, looks_back=rules.looks_back),
-            AnswerText(model.vocabulary.text, thinking=rules.thinking),
-        )
-        yield from self._answer.begin(state)
+        calls = CallReader(tools.names) if tools.names else None
+        thinks = self._rules.thinking and not tools.opening
+        text = AnswerText(model.vocabulary.text, thinking=thinks, calls=calls)
+        text.open_with(tools.opening)
+        rules = AnswerRules(ENDS, most, looks_ahead=True, looks_back=self._rules.looks_back)
+        answer = Answer(memory.llm, self._source(), rules, text)
+        speaks = self.settings.speaks
+        self._answer = SpokenAnswer(answer, memory, self._speaking(), calls, speaks=speaks)
+        yield from answer.begin(state)
         return self._answer
 
-    def _speech_of(self, taken: Taken, finish: FinishReason | None) -> _Saying | None:
-        """How a chunk is to be spoken, if it is; reasoning is not."""
-        memory = self._memory
-        chunk = words_of(taken, text_ended=finish is not None, most=self._rules.max_call_tokens)
-        if not self.settings.speaks or chunk.is_silent(memory.speech):
-            return None
-        positions = self._runner.slots.speech.positions
-        return _Saying(chunk.call(memory.speech, memory.codes, positions), finish)
+    def _answer_header(self) -> str:
+        """What is read before an answer: what closes all before it, a note, and its beginning."""
+        memory, rules, opening = self._memory, self._rules, self.settings.tools.opening
+        thinking = rules.thinking and not opening
+        layout = ChatLayout(thinking=thinking, spoken=rules.tts_template, opening=opening)
+        header = answer_header(layout, after_user=memory.is_open, notice=self._notice)
+        after_answer = memory.answers > 0 and not memory.is_open
+        return f"<|tts_eos|><|im_end|>\n{header}" if after_answer else header
 
-    def _sound(self, taken: Taken) -> None:
-        """Where the chunk begins to sound within its answer; `_say_on` tells how long it does."""
-        chunks = self._memory.chunks
-        start_ms = self.settings.speech_lag_ms if self.settings.speaks else 0
-        if chunks:
-            start_ms = chunks[-1].start_ms + chunks[-1].length_ms
-        self._memory.chunks = (*chunks, Spoken(tuple(taken.ids), start_ms, 0))
+    def _source(self) -> TokenSource:
+        drawing = Drawing(History(self._rules.looks_back + CHUNK_TOKENS + 1), self._random)
+        return TokenSource(self._sampler, drawing, self.script, self._silent)
+
+    def _speaking(self) -> Speaking:
+        return Speaking(
+            self._speech,
+            self._random,
+            self._runner.slots.speech.positions,
+            self._rules.max_call_tokens,
+            self.settings.speech_lag_ms if self.settings.speaks else 0,
+        )
 
     # ---- going back -----------------------------------------------------------------------------
 
     def stop(self, heard_ms: int) -> int:
-        """The answer is given up after `heard_ms` of its sound: forget what was not heard of it.
+        """The answer is given up after `heard_ms` of its sound: forget what was not heard of it,
+        unless it has called a function.
 
         → how many tokens that were; 0 also when the user's next turn was read already, since then
         it is too late. What comes next closes the answer. Not between the steps of a piece.
         """
         self._check_awake()
-        if self._saying is not None:
+        if self._answer is not None and self._answer.waits:
             self._memory.chunks = expected_length(self._memory.chunks)
-        self._answer = self._saying = None
+        self._answer = None
         if self._memory.is_open or not self._memory.chunks:
             return 0
         return self._memory.give_up_answer(heard_ms)
+
+    def remember_call(self) -> None:
+        """Somebody was told of a call of the last answer: it stays."""
+        self._memory.has_called = True
 
     def save(self) -> TurnSnapshot:
         """A point to go back to, before an answer that is only tried. EngineError during one."""
@@ -372,7 +369,7 @@ class HalfDuplexConversation:
         self._check_awake()
         slots = self._runner.slots
         self._context.memory = go_back_to(self._memory, snapshot, self._random, slots)
-        self._answer = self._saying = None
+        self._answer = None
 
     # ---- leaving the slot -----------------------------------------------------------------------
 

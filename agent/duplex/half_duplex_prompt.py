@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor
 
+from agent.chat_types import ChatPart, ChatSound
 from agent.duplex.content import defused_answer
 from agent.duplex.lanes import Runner
 from agent.duplex.prompt import (
@@ -20,9 +22,13 @@ from agent.duplex.prompt import (
 from agent.errors import RequestError
 from agent.types import SessionSettings
 
+SHORTEST_SAMPLES = 16_560
+"""A turn's first sound is padded in front to this much, 1035 ms."""
 
-def lay_out_opening(runner: Runner, system: Message | None) -> LaidOut:
-    """The system message of a conversation that begins; RequestError when it is too long."""
+
+def lay_out_opening(runner: Runner, system: Message | None, tools: str = "") -> LaidOut:
+    """The system message of a conversation that begins, and behind it what stands of functions;
+    RequestError when it is too long."""
     if system is None:
         return LaidOut((), (), ())
     vocabulary, positions = runner.model.vocabulary, runner.slots.llm.positions
@@ -30,7 +36,9 @@ def lay_out_opening(runner: Runner, system: Message | None) -> LaidOut:
         defused_answer(vocabulary, part) if isinstance(part, str) else part
         for part in system.content
     )
-    opening = opening_segments(replace(system, content=content), ChatLayout(joined=True))
+    opening = opening_segments(
+        replace(system, content=content), ChatLayout(joined=True, tools=tools)
+    )
     laid = lay_out_turn(runner, opening)
     if len(laid.ids) > positions // 2:
         raise RequestError(
@@ -45,6 +53,17 @@ def lay_out_turn(runner: Runner, segments: Sequence[Content]) -> LaidOut:
     """What comes next of a conversation."""
     layout = ChatLayout(max_tokens=1 << 40)  # what does not fit is refused, not cut
     return lay_out(runner.model.vocabulary, segments, layout)
+
+
+def with_silence(parts: Sequence[ChatPart]) -> list[ChatPart]:
+    """A turn's content, silence before its first sound as far as that is too short."""
+    padded = list(parts)
+    sounds = [index for index, part in enumerate(padded) if isinstance(part, ChatSound)]
+    first = padded[sounds[0]] if sounds else None
+    if isinstance(first, ChatSound) and first.samples.ndim == 1 and len(first.samples):
+        missing = max(0, SHORTEST_SAMPLES - len(first.samples))
+        padded[sounds[0]] = ChatSound(np.pad(first.samples, (missing, 0)))
+    return padded
 
 
 def call_system(settings: SessionSettings, voice: Tensor | None) -> Message:

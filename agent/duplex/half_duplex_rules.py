@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from agent.duplex.chat_sampling import AnswerSampler, AnswerSampling, unreadable_ids
+from agent.duplex.chat_sampling import AnswerSampler, AnswerSampling, banned_in_answers
 from agent.duplex.conversation_settings import ConversationSettings
 from agent.duplex.model import DuplexModel
 from agent.duplex.sampling import SpeechSampling
@@ -39,12 +39,16 @@ class HalfDuplexRules:
 
 
 def answer_sampler(
-    model: DuplexModel, settings: ConversationSettings, rules: HalfDuplexRules
+    model: DuplexModel,
+    settings: ConversationSettings,
+    rules: HalfDuplexRules,
+    *,
+    is_calling: bool = False,
 ) -> AnswerSampler:
-    """How answers are drawn. What cannot be read aloud is banned where they are spoken; `parity`
-    bans it always."""
+    """How answers are drawn. What cannot be read aloud is banned where they are spoken, but not
+    inside of calls: there, not where `is_calling`. `parity` bans it always."""
     text, device = settings.text, model.target.device
-    bans = settings.speaks or settings.parity
+    bans = (settings.speaks and not is_calling) or settings.parity
     sampling = AnswerSampling(
         text.greedy,
         text.temperature,
@@ -53,7 +57,7 @@ def answer_sampler(
         rules.repetition_penalty,
         text.length_penalty,
     )
-    banned = unreadable_ids(model.vocabulary, device) if bans else None
+    banned = banned_in_answers(model, bans_calls=settings.tools.is_banned, mute=bans)
     return AnswerSampler(sampling, ENDS, device, banned)
 
 

@@ -190,7 +190,7 @@ def chat_segments(messages: Sequence[Message], layout: ChatLayout) -> list[Conte
     )
     segments: list[Content] = []
     if layout.tools and (not messages or messages[0].role != "system"):
-        segments.append(f"<|im_start|>system\n{layout.tools}<|im_end|>\n")
+        segments.append(system_message(layout.tools))
     for index, message in enumerate(messages):
         if message.role == "tool":
             segments += _returned(messages, index, layout)
@@ -233,9 +233,18 @@ def opening_segments(message: Message, layout: ChatLayout) -> list[Content]:
     return [f"<|im_start|>{message.role}\n", *content, "<|im_end|>\n"]
 
 
-def answer_header(layout: ChatLayout, *, after_user: bool = False) -> str:
-    """What an answer begins with; `after_user` first closes the user's message that is open."""
+def system_message(text: str) -> str:
+    """A system message between others; control tokens in its text are meant."""
+    return f"<|im_start|>system\n{text}<|im_end|>\n"
+
+
+def answer_header(layout: ChatLayout, *, after_user: bool = False, notice: str = "") -> str:
+    """What an answer begins with; `after_user` first closes the user's message that is open.
+
+    `notice` is a system message's text that comes before it.
+    """
     closing = "<|im_end|>\n" if after_user else ""
+    closing += system_message(notice) if notice else ""
     thinking = "" if layout.thinking else "<think>\n\n</think>\n\n"
     spoken = WRITTEN[Token.TTS_BOS] if layout.spoken else ""
     return f"{closing}<|im_start|>assistant\n{thinking}{spoken}{layout.opening}"

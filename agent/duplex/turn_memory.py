@@ -6,6 +6,7 @@ without its header, never forgets the first round, and nothing at all where answ
 so it would cut in the middle of a message.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.duplex.audio_encoder import AudioSnapshot, AudioStream
@@ -14,6 +15,7 @@ from agent.duplex.mel import TURN_BASED, StreamingMel
 from agent.duplex.policy import Spoken, heard_tokens
 from agent.duplex.random_source import RandomSource
 from agent.duplex.slots import Slots
+from agent.duplex.usage import Held
 from agent.duplex.window import UnitSpan, Window
 from agent.errors import EngineError
 
@@ -42,6 +44,11 @@ class TurnMemory:
     """Its newest speech tokens, as far as a penalty looks back."""
     rewrites: int = 0
     """How often the LLM's cache was changed other than at its end."""
+    audio_in: int = 0
+    pictures_in: int = 0
+    """Vectors of the newest round."""
+    has_called: bool = False
+    """Whether the last answer called a function, and somebody was told."""
 
     def copy(self) -> "TurnMemory":
         return replace(
@@ -57,6 +64,12 @@ class TurnMemory:
         """The user begins, and with it a round."""
         self.window.add(UnitSpan(0, listened=True))
         self.is_open = True
+        self.audio_in = self.pictures_in = 0
+
+    def count(self, sounds: Sequence[tuple[int, int]], pictures: Sequence[tuple[int, int]]) -> None:
+        """What comes next of the newest round holds vectors in these bounds."""
+        self.audio_in += sum(stop - start for start, stop in sounds)
+        self.pictures_in += sum(stop - start for start, stop in pictures)
 
     def close_turn(self) -> None:
         """What comes next is not the user's; what was heard live is forgotten."""
@@ -69,6 +82,8 @@ class TurnMemory:
         if self.is_open:
             self.llm.length = self.window.length - self.window.units[-1].length
             self.window.drop_newest()
+            newest = self.window.units[-1] if self.window.units else UnitSpan(0, listened=True)
+            self.audio_in, self.pictures_in = newest.audio, newest.pictures
             self.rewrites += 1
         self.close_turn()
 
@@ -78,7 +93,20 @@ class TurnMemory:
         if not self.window.units:
             before = self.window.protected
             self.window.add(UnitSpan(0, listened=True))
-        self.window.replace_newest([UnitSpan(self.llm.length - before, listened=True)])
+        length = self.llm.length - before
+        span = UnitSpan(length, listened=True, audio=self.audio_in, pictures=self.pictures_in)
+        self.window.replace_newest([span])
+
+    @property
+    def held(self) -> Held:
+        """What is in the context, without the vectors of a voice in its system message."""
+        units = self.window.units
+        return Held(
+            self.llm.length,
+            sum(one.audio for one in units),
+            sum(one.pictures for one in units),
+            self.llm.length - self.answer_at if self.answers and not self.is_open else 0,
+        )
 
     def begin_answer(self) -> None:
         """Its header was read."""
@@ -87,9 +115,17 @@ class TurnMemory:
         self.answer_at = self.llm.length
         self.chunks, self.codes = (), ()
         self.speech.length = 0
+        self.has_called = False
 
     def give_up_answer(self, heard_ms: int) -> int:
-        """Forget what was not heard of the last answer → how many of its tokens."""
+        """Forget what was not heard of the last answer → how many of its tokens.
+
+        Nothing of one that has called a function, which does its work meanwhile.
+        """
+        if self.has_called:
+            self.speech.length = 0
+            self.chunks = ()
+            return 0
         kept = self.answer_at
         for chunk in self.chunks:
             heard = heard_tokens(chunk, heard_ms)

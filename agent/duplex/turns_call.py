@@ -7,13 +7,10 @@ comes next. New instructions begin the conversation anew.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-
-from agent.chat_types import ChatPicture
 from agent.duplex.call import MAX_URGENT
 from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.half_duplex import HalfDuplexConversation
@@ -21,24 +18,26 @@ from agent.duplex.half_duplex_prompt import call_system, lay_out_opening, prompt
 from agent.duplex.half_duplex_rules import HalfDuplexRules
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
-from agent.duplex.typed_input import TypedInput, opened
-from agent.duplex.unit_input import PictureRoom, is_seen
+from agent.duplex.tool_prompt import NO_TOOLS, tool_block
+from agent.duplex.tool_use import settings_of
+from agent.duplex.turns_answer import Telling
+from agent.duplex.turns_hearing import HeardUnits, Utterance
+from agent.duplex.turns_reading import Steps, TurnReader
+from agent.duplex.usage import Meter
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowMode
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
 from agent.scheduler import Shown
 from agent.types import (
-    MIC_RATE_HZ,
-    UNIT_SAMPLES,
+    AddAudio,
     AddPicture,
     AddText,
-    ByteArray,
+    AddToolResult,
     ClearInput,
     Command,
     CommitInput,
     DeleteItem,
-    FloatArray,
     ForceListen,
     Interrupt,
     Listened,
@@ -47,7 +46,7 @@ from agent.types import (
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
-    TurnEndReason,
+    ToolCalled,
     Unit,
     UnitReport,
     UpdateSettings,
@@ -55,23 +54,7 @@ from agent.types import (
 
 log = logging.getLogger(__name__)
 
-MAX_UTTERANCE_S = 60
-"""Of a longer one the end is heard."""
-MAX_PICTURES = 16  # of one turn: the newest
-_VECTOR_SAMPLES = MIC_RATE_HZ // 10
-_SHORTEST_SAMPLES = 2 * _VECTOR_SAMPLES  # shorter sound makes no vector, or nearly none
 _ALL_MS = 1 << 40
-
-Steps: TypeAlias = Generator[Work, None, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Utterance:
-    """What the user said: samples on the microphone's clock."""
-
-    start: int
-    end: int
-    answer: bool
 
 
 class TurnsCall:
@@ -84,16 +67,21 @@ class TurnsCall:
         self._parts = parts
         self._settings = settings
         self._line = line
-        self._units: deque[Unit] = deque(maxlen=MAX_UTTERANCE_S + 1)
-        self._camera: deque[tuple[int, ByteArray]] = deque(maxlen=MAX_PICTURES)
+        self._heard = HeardUnits()
         self._onset: int | None = None
         self._committed = 0
-        self._awaited: _Utterance | None = None
-        self._typed = TypedInput(parts.runner.model.vocabulary)
+        self._awaited: Utterance | None = None
+        self._tried: int | None = None
+        self._reader = TurnReader(parts.runner, settings.max_slices)
         self._urgent: deque[Callable[[], Job]] = deque()
-        self._opened = self._is_asked = self._listens = self._answers = False
+        self._opened = self._listens = self._answers = False
+        self._asked: Respond | None = None
+        self._told = Telling()
+        self._meter = Meter()
+        line.meter = lambda: self._meter.take(self._talk.held)
         self._voices = voices
         self._to_prepare = True
+        self._tools = self._tool_block(settings)
         self._talk = self._begun()
 
     # ---- what comes in --------------------------------------------------------------------------
@@ -108,22 +96,15 @@ class TurnsCall:
         elif self._onset is not None:
             detection = self._settings.turn_detection
             answer = detection is not None and detection.create_response
-            self._awaited = _Utterance(self._onset, item.at, answer)
+            self._awaited = Utterance(self._onset, item.at, answer)
             self._onset = None
 
     def _take_unit(self, unit: Unit) -> None:
-        self._forget(unit.index)
-        self._units.append(replace(unit, pictures=()))
-        self._camera.extend((unit.start, one.rgb) for one in unit.pictures)
+        self._told.hear(unit.index)
+        self._tried = None
+        self._heard.take(unit)
         self._line.tell(Listened(unit.index))
         self._line.tell(UnitReport(unit.index, (), self._talk.context_tokens))
-
-    def _forget(self, unit: int) -> None:
-        """Unit `unit` was only tried: it comes again. Nothing was answered but what it held."""
-        if self._units and self._units[-1].index == unit:
-            start = self._units.pop().start
-            kept = [shown for shown in self._camera if shown[0] < start]
-            self._camera = deque(kept, maxlen=MAX_PICTURES)
 
     def control(self, command: Command) -> None:
         """Carry out a command; RequestError, with nothing changed, when it cannot be."""
@@ -132,28 +113,31 @@ class TurnsCall:
                 self._before_all(lambda: self._interruption(turn, heard_ms))
             case UpdateSettings(settings=settings):
                 self._update(settings)
-            case AddText():
-                self._typed.add_text(command, self._most_tokens // 2)
-            case AddPicture():
-                self._add_picture(command)
-            case DeleteItem(item_id=item_id):
-                self._typed.forget(item_id)
-            case Respond(instructions=instructions):
-                if instructions:
-                    added = AddText("", "system", instructions)
-                    self._typed.add_text(added, self._most_tokens // 2)
-                self._is_asked = True
+            case AddText() | AddPicture() | AddAudio() | AddToolResult() | DeleteItem():
+                self._reader.put_in(command)
+            case Respond():
+                self._respond(command)
             case ForceListen(on=on):
                 self._listen(on)
             case Retract(unit=unit):
-                self._forget(unit)
+                self._told.retract(unit)
+                self._heard.forget(unit)
             case CommitInput(at=at):
                 self._commit(at)
             case ClearInput(at=at):
-                self._committed = at if at >= 0 else self._heard_until
+                self._committed = at if at >= 0 else self._heard.until
             case _:
                 name = type(command).__name__
                 raise UnsupportedError(f"the model cannot do {name} in a half-duplex call")
+
+    def _respond(self, asked: Respond) -> None:
+        """RequestError, before anything is changed, for an answer that cannot be so."""
+        own = settings_of(self._settings, asked)
+        conversation_settings(self._parts, own)
+        self._check_notice(self._tool_block(own))
+        if asked.instructions:
+            self._reader.put_in(AddText("", "system", asked.instructions))
+        self._asked = asked
 
     def _before_all(self, work: Callable[[], Job]) -> None:
         """What is done before what waits; it is made when it is begun."""
@@ -163,35 +147,24 @@ class TurnsCall:
 
     def _listen(self, on: bool) -> None:
         self._listens = on
-        if on and (self._line.is_open or self._is_asked):
+        if on and (self._line.is_open or self._asked is not None):
             self._before_all(lambda: self._interruption(self._line.turn, _ALL_MS))
         if on:
-            self._is_asked = False
-
-    @property
-    def _most_tokens(self) -> int:
-        """A quarter of what a slot holds: so much a turn takes beside what is said in it."""
-        return self._parts.runner.slots.llm.positions // 4
-
-    def _add_picture(self, added: AddPicture) -> None:
-        self._typed.expect_room(MAX_PICTURES, "with the next turn")
-        self._typed.add_picture(added.item_id, opened(added, self._settings.max_slices))
-
-    @property
-    def _heard_until(self) -> int:
-        return self._units[-1].end if self._units else 0
+            self._asked = None
 
     def _commit(self, at: int) -> None:
-        until = at if at >= 0 else self._heard_until
+        until = at if at >= 0 else self._heard.until
         if until > self._committed:
-            self._awaited = _Utterance(self._committed, until, answer=False)
+            self._awaited = Utterance(self._committed, until, answer=False)
         self._committed = until
 
     @staticmethod
     def check(parts: CallParts, settings: SessionSettings, voices: CallVoices) -> None:
         """RequestError when no call could begin under these settings."""
         voice = parts.voices.turns(voices.heard)
-        lay_out_opening(parts.runner, call_system(settings, voice))
+        conversation_settings(parts, settings)
+        block = tool_block(parts.runner.model.vocabulary, settings.tools)
+        lay_out_opening(parts.runner, call_system(settings, voice), block)
 
     @property
     def voices(self) -> CallVoices:
@@ -199,17 +172,38 @@ class TurnsCall:
         return self._voices
 
     def goes_on_under(self, settings: SessionSettings) -> bool:
-        """Whether its system prompt stays: it stands before all that was said."""
+        """Whether its system prompt stays: it stands before all that was said.
+
+        Of other functions the model is told in between, once there was anything.
+        """
         is_same = prompted_by(self._settings) == prompted_by(settings)
+        has_begun = self._talk.has_begun or self._reader.waits
+        is_same &= has_begun or self._settings.tools == settings.tools
         return settings.mode == "half_duplex" and is_same
 
     def _update(self, settings: SessionSettings) -> None:
-        self._settings = settings
+        changed, block = conversation_settings(self._parts, settings), self._tool_block(settings)
+        self._check_notice(block)
+        self._settings, self._reader.max_slices = settings, settings.max_slices
         spoke = self._talk.settings.speaks
-        self._talk.update(conversation_settings(self._parts, settings))
+        self._talk.update(changed)
         if not self._talk.settings.speaks:
             self._line.mute()
         self._to_prepare |= self._talk.settings.speaks and not spoke
+
+    def _tool_block(self, settings: SessionSettings) -> str:
+        return tool_block(self._parts.runner.model.vocabulary, settings.tools)
+
+    def _check_notice(self, block: str) -> None:
+        """RequestError when the model cannot be told of these functions before an answer."""
+        vocabulary, most = self._parts.runner.model.vocabulary, self._reader.most_tokens
+        tokens = len(vocabulary.encode(block))
+        if block != self._tools and tokens > most:
+            raise RequestError(
+                f"the functions take {tokens} tokens, and {most} are left for them; offer fewer, "
+                "or describe them in less",
+                param="session.tools",
+            )
 
     # ---- what is to be done ---------------------------------------------------------------------
 
@@ -217,7 +211,7 @@ class TurnsCall:
     def has_work(self) -> bool:
         """Whether `next_job` has something."""
         waits = bool(self._urgent or self._answers or self._to_prepare) or not self._opened
-        return waits or self._is_settled() or self._may_answer()
+        return waits or self._told.is_due or self._is_settled() or self._may_answer()
 
     @property
     def sees(self) -> bool:
@@ -239,6 +233,8 @@ class TurnsCall:
             return Job(self._preparing(), _nothing)
         if self._answers:
             return Job(self._answering(), self._reported)
+        if self._told.is_due:
+            return Job(self._ending(), _nothing)
         if self._is_settled() and self._awaited is not None:
             utterance, self._awaited = self._awaited, None
             return Job(self._hearing(utterance), _nothing)
@@ -253,75 +249,72 @@ class TurnsCall:
 
     def _is_settled(self) -> bool:
         """Whether the units hold all of what the user said."""
-        return self._awaited is not None and self._awaited.end <= self._heard_until
+        return self._awaited is not None and self._awaited.end <= self._heard.until
 
     def _may_answer(self) -> bool:
-        return self._is_asked and not self._listens and self._awaited is None
+        is_free = not self._listens and self._told.ends is None
+        return self._asked is not None and is_free and self._awaited is None
 
-    def _hearing(self, utterance: _Utterance) -> Steps:
-        yield from self._read_typed()
-        sound = self._recalled(utterance)
-        first, slices = utterance.start - UNIT_SAMPLES, self._settings.max_slices
-        cameras = [rgb for at, rgb in self._camera if first < at <= utterance.end]
-        pictures = self._typed.take_pictures() + [rgb for rgb in cameras if is_seen(rgb, slices)]
-        is_said = yield from self._read(sound, pictures)
-        self._is_asked = self._is_asked or (utterance.answer and is_said)
-
-    def _read(self, sound: FloatArray, pictures: list[ByteArray]) -> Steps:
-        """Sound and pictures join the user's turn, as far as there is room → whether any did.
-
-        A turn that leaves none begins again with them: only its newest part is heard. Of sound
-        that is too long the end, and of too many pictures the newest ones.
-        """
-        wanted = len(sound) // _VECTOR_SAMPLES + self._piece_tokens
-        if wanted > self._talk.turn_room_tokens:
-            log.warning("the user's turn is longer than the context: its beginning is forgotten")
-            self._talk.abandon_turn()
-        room = self._talk.turn_room_tokens
-        sound = sound[-max(1, room * 3 // 4) * _VECTOR_SAMPLES :]
-        fitting = self._fitting(pictures, room - len(sound) // _VECTOR_SAMPLES - self._piece_tokens)
-        if len(sound) >= _SHORTEST_SAMPLES:
-            yield from self._talk.hear_steps(sound, fitting)
-        elif fitting:
-            yield from self._talk.read_steps([*map(ChatPicture, fitting)])
-        return bool(fitting) or len(sound) >= _SHORTEST_SAMPLES
-
-    def _fitting(self, pictures: Sequence[ByteArray], room: int) -> list[ByteArray]:
-        pieces = room // self._piece_tokens
-        newest = PictureRoom(pieces, MAX_PICTURES, self._settings.max_slices).newest(pictures)
-        return [pictures[place] for place in newest]
-
-    @property
-    def _piece_tokens(self) -> int:
-        """Positions of a thumbnail or cell with its marks."""
-        return self._parts.runner.model.config.resampler.queries + 2
+    def _hearing(self, utterance: Utterance) -> Steps:
+        heard = self._heard
+        self._tried = heard.newest if heard.is_tried else None
+        sound, cameras = heard.sound(utterance), heard.pictures(utterance)
+        is_said = yield from self._reader.hear(self._talk, sound, cameras)
+        if utterance.answer and is_said and self._asked is None:
+            self._asked = Respond()
 
     def _beginning(self) -> Steps:
-        self._is_asked = False
-        yield from self._read_typed()
-        if self._typed.pictures:
-            yield from self._read(np.zeros(0, np.float32), self._typed.take_pictures())
+        asked, self._asked = self._asked or Respond(), None
+        yield from self._reader.read_rest(self._talk)
+        own = settings_of(self._settings, asked)
+        self._tell_tools(self._tool_block(own))
+        self._use(own)
+        self._told, self._tried = Telling(self._tried), None
         self._answers = True
         yield from self._line.begin(self._voices.spoken, speaks=self._talk.settings.speaks)
 
-    def _read_typed(self) -> Steps:
-        if self._typed.text_tokens > self._talk.turn_room_tokens:
-            self._talk.abandon_turn()
-        for text in self._typed.take_texts():
-            yield from self._talk.read_text(text)
+    def _tell_tools(self, block: str) -> None:
+        """The model reads before its answer what it may call, where it knows of something else."""
+        if block != self._tools:
+            self._tools = block
+            self._talk.note(block or NO_TOOLS)
+
+    def _use(self, settings: SessionSettings) -> None:
+        """The answer that comes next is by these settings."""
+        wanted = conversation_settings(self._parts, settings)
+        if wanted != self._talk.settings:
+            self._talk.update(wanted)
 
     def _answering(self) -> Generator[Work, None, int]:
         """The answer's next piece → the unit that it came in."""
         piece = yield from self._talk.piece_steps()
-        unit = self._units[-1].index if self._units else -1
-        if piece.finish is not None:
-            self._answers = False
+        unit = self._heard.newest
+        self._meter.add(piece.tokens, len(piece.speech_tokens))
+        self._told.add(piece)
+        self._answers = piece.finish is None
         self._line.tell_words(unit, piece.text)
-        ends: TurnEndReason | None = None
-        if piece.finish is not None:
-            ends = "completed" if piece.finish == "stop" else "max_tokens"
-        yield from self._line.say(unit, piece.speech_tokens, ends)
+        yield from self._say(unit, piece.speech_tokens)
         return unit
+
+    def _ending(self) -> Steps:
+        """The unit stands in which the answer called a function: now it is told."""
+        yield from self._say(self._heard.newest)
+
+    def _say(self, unit: int, tokens: tuple[int, ...] = ()) -> Steps:
+        """Calls are told before the turn's last sound, and its end."""
+        told = self._told
+        for one in told.take_calls():
+            self._talk.remember_call()
+            self._line.tell(ToolCalled(self._line.turn, one.call_id, one.name, one.arguments))
+        ends = told.end
+        yield from self._line.say(unit, tokens, ends)
+        if ends is not None and told is self._told:
+            self._over()
+
+    def _over(self) -> None:
+        """The answer is: what was asked of it alone holds no longer."""
+        self._told = Telling()
+        self._use(self._settings)
 
     def _reported(self, unit: int, stage_ms: StageTimes) -> None:
         self._line.tell(UnitReport(unit, stage_ms, self._talk.context_tokens))
@@ -334,21 +327,8 @@ class TurnsCall:
             self._talk.stop(heard_ms if self._line.is_heard(turn) else _ALL_MS)
             self._answers = False
             self._line.end("interrupted")
+            self._over()
         yield from ()
-
-    # ---- the user's turn ------------------------------------------------------------------------
-
-    def _recalled(self, utterance: _Utterance) -> FloatArray:
-        """Its sound, as far as it is still kept; what is no number is silence."""
-        pieces = [
-            unit.audio[: unit.samples_valid][
-                max(0, utterance.start - at) : max(0, utterance.end - at)
-            ]
-            for unit in self._units
-            for at in (unit.start,)
-        ]
-        sound = np.concatenate(pieces)[-MAX_UTTERANCE_S * MIC_RATE_HZ :]
-        return np.nan_to_num(sound, nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)
 
     # ---- its slot -------------------------------------------------------------------------------
 
@@ -362,6 +342,7 @@ class TurnsCall:
             voice,
             conversation_settings(parts, settings),
             HalfDuplexRules(window=replace(parts.window, mode=rounds)),
+            self._tools,
         )
         if parts.script is not None:
             talk.script = parts.script()
@@ -373,7 +354,7 @@ class TurnsCall:
         self._urgent.append(lambda: self._giving_up(then))
 
     def _giving_up(self, then: Callable[[], None]) -> Job:
-        self._is_asked = False
+        self._asked = None
         steps = self._stopping(self._line.turn, _ALL_MS)
         return Job(steps, lambda _, __: then())
 

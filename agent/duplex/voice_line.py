@@ -7,7 +7,7 @@ fails.
 
 import logging
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from agent.duplex.answer_speech import OpenVoice
 from agent.duplex.pace import Pace
@@ -23,6 +23,7 @@ from agent.types import (
     TurnEnded,
     TurnEndReason,
     TurnStarted,
+    Usage,
 )
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class VoiceLine:
         self._pace: Pace | None = None
         self.turn = 0
         """The newest turn."""
+        self.meter: Callable[[], Usage] = Usage
+        """Says what a turn took when it ends."""
         self.is_open = False
         """Whether it goes on."""
 
@@ -126,7 +129,7 @@ class VoiceLine:
             return
         self.is_open = self._speaks = False
         self._stream = self._opening = None
-        self._events.append(TurnEnded(self.turn, reason))
+        self._events.append(TurnEnded(self.turn, reason, self.meter()))
 
     def _sound(self, unit: int, voice: Voice) -> Generator[Work, None, None]:
         yield voice

@@ -41,11 +41,18 @@ class WindowSettings:
 
 @dataclass(frozen=True, slots=True)
 class UnitSpan:
-    """One unit in the cache: `<unit>` … `</unit>`."""
+    """One unit in the cache: `<unit>` … `</unit>`.
+
+    `audio` and `pictures` are vectors in it; `generated` tokens are the agent's own, in its `turn`.
+    """
 
     length: int
     listened: bool
     said: tuple[int, ...] = ()
+    audio: int = 0
+    pictures: int = 0
+    generated: int = 0
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,15 @@ from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowSettings
-from agent.types import Command, EngineEvent, FloatArray, SessionSettings, UnitReport
+from agent.types import (
+    Command,
+    EngineEvent,
+    FloatArray,
+    SessionSettings,
+    TurnEnded,
+    UnitReport,
+    Usage,
+)
 from tests.rig.jobs import advanced
 from tests.rig.tiny_mind import Script, second, tiny_mind
 
@@ -86,6 +94,8 @@ class Driven:
         voices = CallVoices.of(self.parts, settings)
         self.call = kind(self.parts, settings, self.line, voices)
         self.heard = 0
+        self.usages: list[Usage] = []
+        """Of each turn that is over; the events are told without."""
 
     def listen(self, count: int = 1, **changes: object) -> list[EngineEvent]:
         """The next `count` units; all but reports of what came of them."""
@@ -105,7 +115,12 @@ class Driven:
         while (job := self.call.next_job()) is not None:
             while advanced(job, self.parts.runner):
                 pass
-        return [event for event in self.line.take() if not isinstance(event, UnitReport)]
+        said = [event for event in self.line.take() if not isinstance(event, UnitReport)]
+        self.usages += [event.usage for event in said if isinstance(event, TurnEnded)]
+        return [
+            replace(event, usage=Usage()) if isinstance(event, TurnEnded) else event
+            for event in said
+        ]
 
     @property
     def context_tokens(self) -> int:
