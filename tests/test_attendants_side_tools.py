@@ -20,6 +20,7 @@ from agent.types import (
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
+    Transcription,
     UpdateSettings,
 )
 from tests.rig.attended_call import CHATTING, AttendedCall, function
@@ -287,6 +288,25 @@ async def test_the_engine_hears_that_somebody_else_looks_things_up(begin: Begin)
     assert call.events("session.updated")[-1]["session"]["instructions"] == "Be brief."
 
 
+async def test_what_it_hears_of_them_is_in_its_language_and_bounded(begin: Begin) -> None:
+    call = await begin(opening_hours, settings=replace(SIDE, language="zh"))
+    assert call.opened_with.instructions.startswith("在你说话的同时，有人替你查询：opening_hours")
+    many = [function(f"f{number}", "x" * 100) for number in range(60)]
+    await call.update(tools=many)
+    assert len(call.commands(UpdateSettings)[-1].settings.instructions) < 2_200
+    await call.update(tool_choice="none")
+    assert call.commands(UpdateSettings)[-1].settings.instructions == ""
+    await call.utter()
+    assert call.chats.asked == []
+
+
+async def test_functions_for_one_response_are_none_of_the_engine_s_either(begin: Begin) -> None:
+    call = await begin(opening_hours)
+    await call.client("response.create", response={"tools": [function("mine")]})
+    assert call.commands(Respond) == [Respond()]
+    assert call.events("error") == []
+
+
 # ---- what is dropped --------------------------------------------------------------------------
 
 
@@ -300,6 +320,36 @@ async def test_who_speaks_on_is_decided_on_anew(begin: Begin) -> None:
     await call.listen(1000)
     assert len(call.chats.asked) == 2
     assert len(parts(call.chats.asked[1].request.messages[-1])) == 2
+
+
+async def test_the_newest_occasion_takes_the_place_of_the_one_before(begin: Begin) -> None:
+    call = await begin(opening_hours)
+    for text in ("When do you open?", "I mean on Monday."):
+        await call.types(text)
+        await call.client("response.create")
+    first, second = call.chats.asked
+    assert (first.given_up, second.given_up) == (True, False)
+    assert decided(call, "superseded") == 1
+
+
+async def test_how_the_agent_has_begun_to_answer_is_not_shown(begin: Begin) -> None:
+    call = await begin(opening_hours)
+    await call.listen(900)
+    await call.hear(SpeechStarted(0))
+    await call.hear(SpeechEnded(14_700))
+    await call.writes(1, "We open at")
+    await call.listen(200)
+    (asked,) = call.chats.asked
+    assert [message.role for message in asked.request.messages] == ["system", "user"]
+
+
+async def test_chats_for_all_purposes_share_their_places(begin: Begin) -> None:
+    writes = replace(SIDE, transcription=Transcription())
+    call = await begin(opening_hours, settings=writes, rules=StaffRules(max_side_chats=1))
+    await call.utter()
+    assert len(call.chats.asked) == 1
+    await call.chats.asked[0].say("no")
+    assert len(call.chats.asked) == 2
 
 
 async def test_who_speaks_on_at_once_is_not_decided_on_before(begin: Begin) -> None:

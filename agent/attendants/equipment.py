@@ -27,6 +27,8 @@ from agent.types import (
 )
 
 MOST_REMEMBERED = 64
+MOST_ABOUT_CHARS = 2_000
+"""What an engine is told of all that is looked up for it: it stands in its prompt."""
 _SIDE_NOTES = {
     "en": "While you talk, somebody else looks things up for you: {what}. When the user asks for "
     "one of these, say in a few words that you are having a look, and never make the answer up. "
@@ -94,7 +96,8 @@ class Equipment:
         if not tools or settings.tool_choice == "none":
             return settings.instructions
         default = dict(self._abilities.default_instructions).get(settings.language, "")
-        note = _SIDE_NOTES[_language(settings)].format(what="; ".join(map(_about, tools)))
+        what = "; ".join(map(_about, tools))[:MOST_ABOUT_CHARS]
+        note = _SIDE_NOTES[_language(settings)].format(what=what)
         return "\n\n".join(filter(None, (settings.instructions or default, note)))
 
     def _found(self, result: AddToolResult) -> AddText:

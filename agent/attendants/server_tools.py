@@ -164,11 +164,8 @@ class ServerTools:
         floor = self._record.floor
         if self._owed is not None and floor.responses > self._owed:
             self._owed = None
-        if (
-            self._owed is None
-            or not floor.is_free
-            or any(run.is_due for run in self._runs.values())
-        ):
+        more_to_come = any(run.is_due for run in self._runs.values())
+        if self._owed is None or not floor.is_free or more_to_come:
             return
         self._owed = None
         desk.receive(json.dumps({"type": "response.create"}))
