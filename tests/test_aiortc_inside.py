@@ -191,3 +191,22 @@ async def test_what_a_tap_raises_is_told_and_goes_no_further(kind: str) -> None:
     with pytest.raises(ZeroDivisionError):
         getattr(receiver, aiortc_inside._JITTER_BUFFER).add(packet)
     await peer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("get_event", "get_event"),
+        ("data_received", "does not arrive|datagrams do not come"),
+        ("get_component_candidates", "get_component_candidates"),
+    ],
+)
+async def test_a_second_connection_that_is_made_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    if name == "data_received":
+        monkeypatch.setattr(aioice.Connection, name, lambda *_: None)
+    else:
+        monkeypatch.delattr(aioice.Connection, name)
+    with pytest.raises(ConfigError, match=rf"ai\w+ [\d.]+ does not fit: .*({says})"):
+        await aiortc_inside.check_fit()

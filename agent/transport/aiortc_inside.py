@@ -23,6 +23,7 @@ from aiortc.rtp import RtpPacket
 from aiortc.sdp import SessionDescription
 
 from agent.errors import ConfigError
+from agent.transport.ice_inside import check_second_way
 from agent.transport.short_ways import RUN, ShortWayIn, speak_through
 
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
@@ -273,6 +274,7 @@ async def check_fit() -> None:
         ("aiortc", _check_sending),
         ("aioice", _check_asking),
         ("aioice", _check_addresses),
+        ("aioice", lambda _: check_second_way()),
     )
     try:
         for package, check in checks:

@@ -6,16 +6,20 @@ DTLS and SRTP do not notice: keys and counters stay, only the way of the datagra
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Iterable
+from typing import Any
 
 import aioice
 import aioice.mdns
-from aiortc import RTCIceTransport, RTCPeerConnection
+from aiortc import RTCIceGatherer, RTCIceTransport, RTCPeerConnection
 
 from agent.transport.ice_fragment import Credentials, IceSection
 from agent.transport.short_ways import RECEIVED, ShortWayIn
 
 _TAKEN = "udp"
+_ASK_S = 1.5
+"""STUN and TURN servers that take longer are done without: callers wait for the answer."""
 
 
 def ways_of(peer: RTCPeerConnection) -> list[tuple[RTCIceTransport, list[str]]]:
@@ -27,6 +31,12 @@ def ways_of(peer: RTCPeerConnection) -> list[tuple[RTCIceTransport, list[str]]]:
     for transport, mid in named:
         found.setdefault(transport, []).append(mid or "")
     return list(found.items())
+
+
+def ask_briefly(connection: Any) -> None:
+    """Let gathering wait for STUN and TURN servers no longer than `_ASK_S`; aioice takes 5 s."""
+    gather = connection.get_component_candidates
+    connection.get_component_candidates = functools.partial(gather, timeout=_ASK_S)
 
 
 def read_candidates(texts: Iterable[str]) -> list[aioice.Candidate]:
@@ -93,6 +103,7 @@ class SecondWay:
 
     async def gather(self) -> None:
         """Find this side's candidates."""
+        ask_briefly(self.connection)
         await self.connection.gather_candidates()
 
     async def connect(self, remote: Credentials) -> None:
@@ -129,3 +140,26 @@ def _hook_of(connection: aioice.Connection) -> ShortWayIn | None:
     """What stands where datagrams are handed over."""
     hook = getattr(vars(connection).get(RECEIVED), "__self__", None)
     return hook if isinstance(hook, ShortWayIn) else None
+
+
+async def check_second_way() -> None:
+    """Send something through a way that took over. AttributeError or TypeError."""
+    transport = RTCIceTransport(RTCIceGatherer(iceServers=[]))
+    old: Any = transport._connection
+    old._nominated[1] = None
+    receiving, ending = (asyncio.ensure_future(one()) for one in (transport._recv, old.get_event))
+    await asyncio.sleep(0)
+    second = SecondWay(transport)
+    ask_briefly(second.connection)
+    second.take_over()
+    await second.retire()
+    early = receiving.done() or ending.done()
+    second.connection.data_received(b"x", 1)
+    await second.connection.close()
+    came, lasting = await asyncio.wait((receiving, ending), timeout=1)
+    for task in lasting:
+        task.cancel()
+    if early or ending not in came:
+        raise AttributeError("the end of a connection is told elsewhere")
+    if receiving not in came or receiving.exception() or receiving.result() != b"x":
+        raise AttributeError("what comes by a second connection does not arrive")

@@ -29,6 +29,7 @@ from agent.transport import aiortc_inside
 from agent.transport.beat import shared_beat
 from agent.transport.codecs import audio_decoder, speech_encoder
 from agent.transport.event_channel import EventChannel
+from agent.transport.ice_inside import ask_briefly, ways_of
 from agent.transport.microphone import Microphone
 from agent.transport.offer import (
     asking_for_repair,
@@ -129,6 +130,8 @@ class RtcTransport:
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             self._track.sender = self._peer.addTrack(self._track)
+            for transport, _ in ways_of(self._peer):
+                ask_briefly(transport._connection)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
             red = red_format(original)
             answer = asking_for_repair(self._peer.localDescription.sdp, red)
