@@ -10,6 +10,7 @@ from agent.realtime.session_audio import parse_format
 from agent.realtime.settings import (
     MAX_OUTPUT_TOKENS,
     check_answering,
+    is_foreign_voice,
     parse_modalities,
     parse_token_limit,
     refuse_prompt,
@@ -33,7 +34,7 @@ def parse_response(document: object, settings: SessionSettings, abilities: Abili
     _refuse_another_conversation(asked)
     refuse_prompt(asked)
     check_answering(asked)
-    _require_same_sound(asked, settings)
+    _require_same_sound(asked, settings, abilities)
     instructions = asked.text("instructions", "")
     holds = parse_tools(asked, _overridden(asked, settings, abilities), abilities)
     respond = Respond(
@@ -68,9 +69,10 @@ def _refuse_another_conversation(asked: Fields) -> None:
         raise _no_override(asked, "input")
 
 
-def _require_same_sound(asked: Fields, settings: SessionSettings) -> None:
+def _require_same_sound(asked: Fields, settings: SessionSettings, abilities: Abilities) -> None:
     output = asked.section("audio").section("output")
-    if voice_name(output) not in (None, settings.voice):
+    voice = voice_name(output)
+    if voice not in (None, settings.voice) and not is_foreign_voice(voice or "", abilities):
         raise _no_override(output, "voice")
     if parse_format(output, settings.output_format) != settings.output_format:
         raise _no_override(output, "format")

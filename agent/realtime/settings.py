@@ -117,6 +117,11 @@ def voice_name(output: Fields) -> str | None:
     return output.text("voice", most=256)
 
 
+def is_foreign_voice(name: str, abilities: Abilities) -> bool:
+    """Whether it is one of OpenAI's, which clients name by default."""
+    return name in OPENAI_VOICES and name not in abilities.voices
+
+
 # ---- reading ----------------------------------------------------------------------------------
 
 
@@ -215,8 +220,7 @@ def _voice(output: Fields, current: str, abilities: Abilities, *, locked: bool) 
     asked = voice_name(output)
     if asked is None or asked == current:
         return current
-    foreign = asked in OPENAI_VOICES and asked not in abilities.voices
-    if foreign and (locked or abilities.voices):
+    if is_foreign_voice(asked, abilities) and (locked or abilities.voices):
         # Named by default, and perhaps only after an engine without voices has greeted.
         return current
     if abilities.voices and asked not in abilities.voices:

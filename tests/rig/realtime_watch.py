@@ -119,9 +119,32 @@ class Watched:
         body: dict[str, Any] = self.last("error")["error"]
         return body
 
+    def refused(self, kind: str, **fields: object) -> tuple[str | None, str | None]:
+        """Send what must be refused, with all else unchanged; code and param of the error."""
+        settings, told, actions = self.call.settings, len(self.events), list(self.actions)
+        (error,) = self.send(kind, event_id="client_7", **fields)
+        assert error["type"] == "error"
+        assert error["error"]["type"] == "invalid_request_error"
+        assert error["error"]["event_id"] == "client_7"
+        now = (self.call.settings, len(self.events), self.actions)
+        assert now == (settings, told + 1, actions)
+        return error["error"].get("code"), error["error"].get("param")
+
+    def heard(self) -> object:
+        """The words of the agent's newest item that were heard."""
+        item_id = self.last("response.output_item.added")["item"]["id"]
+        (part,) = self.retrieve(item_id)["content"]
+        return part["transcript"]
+
     def finish(self) -> None:
         """The whole call was in the documented order."""
         check_order(self.events, self.wire)
+
+
+def message(text: str, **fields: object) -> dict[str, object]:
+    """A typed message by the user."""
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "message", "role": "user", "content": content, **fields}
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
