@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from agent.realtime.events import error_event, server_event
+from agent.types import ToolCalled
 from tests.rig.realtime_schema import (
     OrderError,
     SchemaError,
@@ -115,3 +116,62 @@ def test_a_barge_in_is_one_piece() -> None:
     truncated = kinds.index("conversation.item.truncated")
     with pytest.raises(OrderError):
         check_order([*events[:truncated], *events[truncated + 1 :], error_event("x")])
+
+
+# ---- over a WebSocket -------------------------------------------------------------------------
+
+
+def sent_call() -> list[dict[str, Any]]:
+    """A turn whose sound goes inside of events, and a function called beside it."""
+    call = Watched(wire="websocket")
+    call.start(1)
+    call.text(1, "Good day")
+    call.sound(1, 400)
+    call.sent(1)
+    call.end(1)
+    call.drained(1)
+    call.engine(ToolCalled(0, "call_1", "weather", "{}"))
+    return call.events
+
+
+def test_a_call_over_a_websocket_is_right() -> None:
+    check_order(sent_call(), "websocket")
+    with pytest.raises(OrderError, match="transcript before"):
+        check_order(sent_call())
+    with pytest.raises(OrderError, match="no output buffer"):
+        check_order(whole_call(), "websocket")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "response.output_audio_transcript.delta",
+        "response.output_audio.done",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "conversation.item.added",
+        "response.done",
+    ],
+)
+def test_a_missing_event_of_it_is_noticed(kind: str) -> None:
+    events = sent_call()
+    first = next(at for at, event in enumerate(events) if event["type"] == kind)
+    with pytest.raises(OrderError):
+        check_order(events[:first] + events[first + 1 :], "websocket")
+
+
+def test_sound_after_the_end_of_its_part_is_noticed() -> None:
+    events = sent_call()
+    sound = next(event for event in events if event["type"] == "response.output_audio.delta")
+    end = next(n for n, event in enumerate(events) if event["type"] == "response.output_audio.done")
+    late = [*events[: end + 1], sound | {"event_id": "event_late"}, *events[end + 1 :]]
+    with pytest.raises(OrderError, match="outside of the open content part"):
+        check_order(late, "websocket")
+
+
+def test_an_item_at_another_index_is_noticed() -> None:
+    events = sent_call()
+    call = next(n for n, e in enumerate(events) if e["type"].endswith("arguments.done"))
+    moved = [*events[:call], events[call] | {"output_index": 1}, *events[call + 1 :]]
+    with pytest.raises(OrderError):
+        check_order(moved, "websocket")

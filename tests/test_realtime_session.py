@@ -310,6 +310,13 @@ def test_an_error_in_an_older_spelling_names_todays_field(document: object, para
     assert caught.value.param == f"session.{param}"
 
 
+def test_the_fields_may_come_without_a_session_around_them() -> None:
+    call = Watched()
+    (updated,) = call.send("session.update", event_id="mine", instructions="Hi.", voice="anna")
+    assert updated["session"]["instructions"] == "Hi."
+    assert call.call.settings.voice == "anna"
+
+
 def test_a_response_is_asked_for_in_the_spelling_of_the_beta() -> None:
     call = Watched()
     response = {"modalities": ["text"], "max_output_tokens": 5, "temperature": 0.6}

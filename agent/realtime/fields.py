@@ -53,6 +53,10 @@ class Fields:
         """The object in `field` as it came; an empty one when absent."""
         return self.section(field)._object
 
+    def without(self, *fields: str) -> dict[str, object]:
+        """The object as it came, less `fields`."""
+        return {name: value for name, value in self._object.items() if name not in fields}
+
     def text(self, field: str, default: str | None = None, *, most: int = 100_000) -> str:
         """A string of at most `most` characters; required when there is no default."""
         value = self._object.get(field)

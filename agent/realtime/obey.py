@@ -74,10 +74,11 @@ def update_session(call: CallState, event: Fields) -> Reaction:
     """`session.update`: all of it or nothing; taken back should the engine refuse it later.
 
     Switching turn detection off while the user speaks ends that speech: `speech_stopped` comes
-    first, and nothing is committed.
+    first, and nothing is committed. Clients of vLLM send the fields without `session` around them.
     """
-    document = event.raw("session")
-    if document is None:
+    flat = event.without("type", "event_id", "session")
+    document = event.raw("session") if event.has("session") else flat
+    if not flat and not event.has("session"):
         raise RequestError(
             "Missing required parameter: 'session'.",
             param="session",

@@ -13,7 +13,8 @@
 | `audio.output.sample_rate_hz` (vLLM-Omni) | `audio.output.format.rate` |
 
 OpenAI's beta had all but the last two; what is sent in today's spelling, too, counts. Errors name
-today's field. `temperature`, which is no field any more, is passed over.
+today's field. `temperature`, which is no field any more, is passed over. `session.update` may carry
+its fields without `session` around them (vLLM).
 """  # noqa: E501
 
 from collections.abc import Mapping
