@@ -9,6 +9,7 @@ import json
 from contextlib import suppress
 from fractions import Fraction
 
+import aioice.ice
 import av
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
@@ -151,4 +152,6 @@ class OpenAIPythonCalls(Client):
 
 
 if __name__ == "__main__":
+    # Server and client are on one machine, which may have no other address.
+    aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
     go(OpenAIPythonCalls)
