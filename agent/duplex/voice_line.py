@@ -43,7 +43,7 @@ class VoiceLine:
         self._events: deque[EngineEvent] = deque(maxlen=MAX_EVENTS)
         self._silent_turns: deque[int] = deque(maxlen=_MAX_SILENT_TURNS)
         self._position = 0
-        self._speaks = False
+        self._speaks = self._is_voiced = False
         self._opening: OpenVoice | None = None
         self._pace: Pace | None = None
         self.turn = 0
@@ -89,6 +89,7 @@ class VoiceLine:
         self.turn += 1
         self.is_open = True
         self._position = 0
+        self._is_voiced = False
         self._pace = pace
         self._stream = self._opening = None
         self._speaks = speaks and self._vocoder is not None
@@ -117,7 +118,9 @@ class VoiceLine:
         """The speech tokens that came with the words; where the turn ends with them, the rest of
         its sound is heard, too. Ending it twice does nothing."""
         self._take_stream()
-        is_last = ends is not None and ends != "interrupted"
+        self._is_voiced |= bool(tokens)
+        # A turn that only calls a function has no sound, not even an end.
+        is_last = ends is not None and ends != "interrupted" and self._is_voiced
         if self._stream is not None and (tokens or is_last):
             yield from self._sound(unit, Voice(self._stream, tokens, is_last))
         if ends is not None:
