@@ -144,6 +144,12 @@ def test_an_item_that_is_refused_is_taken_out_again(call: Watched, at: int) -> N
     assert kinds(retrieved) == ["error"]
 
 
+def test_a_recording_that_is_refused_is_taken_out_again() -> None:
+    call = Watched(abilities=Abilities(speech=True, recordings=True))
+    call.send("conversation.item.create", item=item({"type": "input_audio", "audio": "AAA="}))
+    assert kinds(refuse(call, call.actions[0])) == ["error", "conversation.item.deleted"]  # type: ignore[arg-type]
+
+
 def test_a_refused_tool_result_is_taken_out_and_one_deleted_meanwhile_is_not_twice(
     call: Watched,
 ) -> None:

@@ -6,6 +6,7 @@ from agent.realtime.response import Asked
 from agent.realtime.state import CallState
 from agent.realtime.tools import with_known_choice
 from agent.types import (
+    AddAudio,
     AddPicture,
     AddText,
     AddToolResult,
@@ -22,7 +23,7 @@ def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreS
     match command:
         case UpdateSettings():
             return _restore(call, command)
-        case AddText(item_id=item_id) | AddPicture(item_id=item_id):
+        case AddText(item_id=item_id) | AddPicture(item_id=item_id) | AddAudio(item_id=item_id):
             return _take_out(call, item_id), ()
         case AddToolResult(call_id=call_id):
             return _take_out(call, call.items.tool_result_id(call_id)), ()
