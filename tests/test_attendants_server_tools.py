@@ -18,7 +18,13 @@ from agent.types import (
     Tool,
     UpdateSettings,
 )
-from tests.rig.attended_call import AttendedCall, function, threads_over
+from tests.rig.attended_call import (
+    AttendedCall,
+    calls_begun,
+    function,
+    opening_hours,
+    threads_over,
+)
 from tests.rig.call_parts import settle, voice
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -27,22 +33,8 @@ Begin = Callable[..., Awaitable[AttendedCall]]
 
 @pytest.fixture
 async def begin() -> AsyncIterator[Begin]:
-    calls: list[AttendedCall] = []
-
-    async def begun(*functions: Callable[..., Any], **more: Any) -> AttendedCall:
-        call = AttendedCall(*functions, **more)
-        calls.append(call)
-        await call.begin()
-        return call
-
-    yield begun
-    for call in calls:
-        await call.leave()
-
-
-async def opening_hours(day: str) -> str:
-    """When the shop is open."""
-    return f"from nine on {day}"
+    async with calls_begun() as begun:
+        yield begun
 
 
 class Slow:
@@ -93,7 +85,7 @@ async def test_the_model_is_offered_it_beside_the_client_s_own(begin: Begin) -> 
     call = await begin(opening_hours)
     offered = call.opened_with.tools
     assert [tool.name for tool in offered] == ["opening_hours"]
-    assert offered[0].description == "When the shop is open."
+    assert offered[0].description.startswith("When the shop is open.")
     assert call.events("session.created")[0]["session"]["tools"] == []
     await call.update(tools=[function("mine")])
     assert [tool.name for tool in call.commands(UpdateSettings)[-1].settings.tools] == [

@@ -19,7 +19,7 @@ from agent.types import (
     SpeechStarted,
     Transcription,
 )
-from tests.rig.attended_call import CHATTING, AttendedCall
+from tests.rig.attended_call import CHATTING, AttendedCall, calls_begun
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 Begin = Callable[..., Awaitable[AttendedCall]]
@@ -30,17 +30,8 @@ ENGLISH = "Please listen to the audio snippet carefully and transcribe the conte
 
 @pytest.fixture
 async def begin() -> AsyncIterator[Begin]:
-    calls: list[AttendedCall] = []
-
-    async def begun(**more: Any) -> AttendedCall:
-        call = AttendedCall(**{"abilities": CHATTING, "settings": WRITES, **more})
-        calls.append(call)
-        await call.begin()
-        return call
-
-    yield begun
-    for call in calls:
-        await call.leave()
+    async with calls_begun(abilities=CHATTING, settings=WRITES) as begun:
+        yield begun
 
 
 def written(call: AttendedCall) -> list[tuple[str, str]]:

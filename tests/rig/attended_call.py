@@ -1,13 +1,23 @@
 """A driven call with everybody who attends one, and chats whose answers the test gives."""
 
 import asyncio
-import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from agent.attendants.staff import Staff, StaffRules
-from agent.chat_types import AnswerRequest, ChatDelta, ChatDone, ChatEvent, ChatRequest
+from agent.chat_types import (
+    AnswerRequest,
+    ChatDelta,
+    ChatDone,
+    ChatEvent,
+    ChatMessage,
+    ChatRequest,
+    ChatSound,
+    ChatText,
+    ChatToolCall,
+)
 from agent.interfaces import Conversation
 from agent.realtime import RealtimeCall
 from agent.session import CallParts, Session
@@ -29,6 +39,8 @@ from tests.rig.call_parts import DrivenCall, settle
 NATIVE = Abilities(duplex=True, speech=True, typed_text=True, tools=True)
 RULES = StaffRules()
 ECHO = SessionSettings(model="echo")
+SIDE = SessionSettings(model="echo", tool_channel="side")
+MONDAY = ChatToolCall("chat_1", "opening_hours", '{"day": "Monday"}')
 CHATTING = Abilities(duplex=True, speech=True, typed_text=True, chat=True)
 
 
@@ -187,6 +199,22 @@ class AttendedCall(DrivenCall):
         return [item for item in items if item["type"] == "function_call"]
 
 
+@asynccontextmanager
+async def calls_begun(**usual: Any) -> AsyncIterator[Callable[..., Awaitable[AttendedCall]]]:
+    """Begins calls with these functions and options; all of them end as they should."""
+    calls: list[AttendedCall] = []
+
+    async def begun(*functions: Callable[..., Any], **more: Any) -> AttendedCall:
+        call = AttendedCall(*functions, **{**usual, **more})
+        calls.append(call)
+        await call.begin()
+        return call
+
+    yield begun
+    for call in calls:
+        await call.leave()
+
+
 def function(name: str, description: str = "") -> dict[str, object]:
     """A function of the client's, as it offers it."""
     parameters: dict[str, object] = {"type": "object", "properties": {}}
@@ -198,6 +226,23 @@ def function(name: str, description: str = "") -> dict[str, object]:
     }
 
 
-def arguments_of(item: dict[str, Any]) -> Any:
-    """Of a call."""
-    return json.loads(item["arguments"])
+async def opening_hours(day: str) -> str:
+    """When the shop is open.
+
+    Asked for every hour.
+    """
+    return f"from nine on {day}"
+
+
+def parts(message: ChatMessage) -> list[object]:
+    """Words as they are, sound as how long it is."""
+    return [
+        part.text if isinstance(part, ChatText) else len(part.samples)
+        for part in message.content
+        if isinstance(part, ChatText | ChatSound)
+    ]
+
+
+def decided(call: AttendedCall, outcome: str) -> float:
+    """How many decisions were counted so."""
+    return call.counted("beside_total", work="decision", outcome=outcome)
