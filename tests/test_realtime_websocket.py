@@ -9,6 +9,8 @@ from agent.realtime import CancelTurn, ClearPlayout, HearAudio, HeardReport
 from agent.types import Interrupt, SessionSettings, ToolCalled, UserText
 from tests.rig.realtime_order import AUDIO_CHAIN, OPENING, TEXT_CHAIN, TOOL_CHAIN
 from tests.rig.realtime_watch import Watched, kinds
+from tests.rig.server import running_server
+from tests.rig.socket_caller import SocketCaller
 
 SOUND = "response.output_audio.delta"
 DELTA = "response.output_audio_transcript.delta"
@@ -227,6 +229,17 @@ def test_only_who_uses_the_extension_is_told_its_events(call: Watched) -> None:
     updated = call.send("session.update", session={"voice_agent": {}})
     assert [event["type"] for event in updated] == ["session.updated", "voice_agent.state"]
     assert call.call.tells(state)
+
+
+async def test_a_socket_carries_them_only_then() -> None:
+    async with running_server() as server:
+        caller = SocketCaller(server.url)
+        await caller.dial()
+        await caller.wait_for(SOUND)  # the state has changed by then
+        assert not [name for name in caller.types(extensions=True) if name.startswith("voice_")]
+        await caller.send("session.update", session={"voice_agent": {}})
+        await caller.wait_for("voice_agent.state")
+        await caller.hang_up()
 
 
 def test_over_webrtc_everybody_is_told() -> None:
