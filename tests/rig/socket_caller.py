@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable
 
 import aiohttp
 import numpy as np
+from aiohttp import AddrInfoType
 
 from agent.types import FloatArray
 
@@ -37,9 +39,10 @@ class SocketCaller:
 
     async def dial(self, **options: object) -> None:
         """Connect, and wait for `session.created`."""
-        self._http = aiohttp.ClientSession()
+        connector = aiohttp.TCPConnector(socket_factory=_narrow if self._deaf else None)
+        self._http = aiohttp.ClientSession(connector=connector)
         self.socket = await self._http.ws_connect(self._url, max_msg_size=0, **options)  # type: ignore[arg-type]
-        self.location = self.socket._response.headers["Location"]
+        self.location = self.socket._response.headers.get("Location", "")
         if not self._deaf:
             self._reading = asyncio.ensure_future(self._read())
             await self.wait_for("session.created")
@@ -102,6 +105,14 @@ class SocketCaller:
                 await self._news.wait()
         return self.close_code
 
+    async def was_dropped(self, timeout_s: float = 20) -> bool:
+        """Whether a `deaf` one finds, once it reads, that the server has left it."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await self.socket.receive()
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    return message.type is not aiohttp.WSMsgType.BINARY
+
     async def hang_up(self) -> None:
         """Close, and leave nothing open."""
         if self._http is None:
@@ -109,7 +120,12 @@ class SocketCaller:
         await self.socket.close()
         if self._reading is not None:
             await self._reading
-        await self._http.close()
+        await self.close_http()
+
+    async def close_http(self) -> None:
+        """Where there is no socket to close."""
+        if self._http is not None:
+            await self._http.close()
 
     async def _read(self) -> None:
         async for message in self.socket:
@@ -119,6 +135,14 @@ class SocketCaller:
             self._news.set()
         self.closed, self.close_code = True, self.socket.close_code
         self._news.set()
+
+
+def _narrow(address: AddrInfoType) -> socket.socket:
+    """A socket behind which little piles up: whoever does not read is soon not written to."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    return made
 
 
 def pcm16(samples: FloatArray) -> bytes:

@@ -1,0 +1,174 @@
+"""Sidebands: who else may see and steer a call in progress, over the real server."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from agent.transport import websocket_writer
+from agent.watchers import MAX_WATCHERS
+from tests.rig.caller import Caller
+from tests.rig.realtime_schema import check_events
+from tests.rig.server import Footprint, Running, running_server, settle
+from tests.rig.socket_caller import SocketCaller
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Running]:
+    async with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def caller(server: Running) -> AsyncIterator[SocketCaller]:
+    """A client in a call, which has stopped the greeting."""
+    client = SocketCaller(server.url)
+    await client.dial()
+    await client.wait_for("response.created")
+    await client.send("response.cancel")
+    await client.wait_for("response.done")
+    yield client
+    await client.hang_up()
+
+
+def id_of(location: str) -> str:
+    return location.rpartition("/")[2]
+
+
+async def attached(server: Running, location: str, *, deaf: bool = False) -> SocketCaller:
+    """A sideband of the call at `location`."""
+    side = SocketCaller(server.url, f"call_id={id_of(location)}", deaf=deaf)
+    await side.dial()
+    return side
+
+
+def ids(caller: SocketCaller, since: int) -> list[str]:
+    """The ids of its events from that one on, but for those of our extension, which not every
+    client is told."""
+    events = [one for one in caller.events if not str(one["type"]).startswith("voice_agent.")]
+    return [str(event["event_id"]) for event in events[since:]]
+
+
+async def test_a_sideband_sees_and_steers_a_call(server: Running, caller: SocketCaller) -> None:
+    await caller.send("session.update", session={"type": "realtime", "instructions": "Be brief."})
+    await caller.wait_for("session.updated")
+    side = await attached(server, caller.location)
+    created = side.events[0]
+    assert created["type"] == "session.created"
+    assert created["session"]["instructions"] == "Be brief."  # type: ignore[index]
+    known = len(caller.types())
+    await side.send("session.update", session={"type": "realtime", "instructions": "Be kind."})
+    for one in (caller, side):
+        updated = await one.wait_for("session.updated", after=known if one is caller else 0)
+        assert updated["session"]["instructions"] == "Be kind."  # type: ignore[index]
+    await side.send("response.create")
+    await side.wait_for("response.output_audio.delta")
+    await side.send("response.cancel")
+    await side.wait_for("response.done")
+    await caller.wait_for("response.done", after=known)
+    assert ids(caller, known) == ids(side, 1), "the very same events, in their order"
+    check_events(side.events)
+    await side.hang_up()
+
+
+async def test_a_sideband_may_send_all_but_sound(server: Running, caller: SocketCaller) -> None:
+    side = await attached(server, caller.location)
+    known = len(caller.events)
+    await side.say(bytes(960))
+    error = (await side.wait_for("error"))["error"]
+    assert error["code"] == "no_audio_on_sideband"  # type: ignore[index]
+    await side.socket.send_str("no json")
+    await side.wait_for("error", lambda event: event["error"]["code"] == "invalid_json")  # type: ignore[index]
+    await caller.send("input_audio_buffer.clear")
+    await caller.wait_for("input_audio_buffer.cleared")
+    codes = [event["error"]["code"] for event in caller.events[known:] if event["type"] == "error"]  # type: ignore[index]
+    assert codes == ["invalid_json"], "what a sideband asks of the call, the call's client hears of"
+    await side.hang_up()
+
+
+async def test_the_call_goes_on_without_its_sideband_and_closes_it_at_its_end(
+    server: Running, caller: SocketCaller
+) -> None:
+    first, second = [await attached(server, caller.location) for _ in range(2)]
+    await first.hang_up()
+    await caller.send("input_audio_buffer.clear")
+    await second.wait_for("input_audio_buffer.cleared")
+    await caller.hang_up()
+    assert await second.wait_until_closed() == aiohttp.WSCloseCode.OK
+    await second.hang_up()
+
+
+async def test_a_webrtc_call_has_sidebands_too(server: Running) -> None:
+    peer = Caller(server.url)
+    await peer.dial()
+    side = await attached(server, peer.location)
+    await side.send("session.update", session={"type": "realtime", "instructions": "Be kind."})
+    updated = await peer.wait_for("session.updated")
+    assert updated["session"]["instructions"] == "Be kind."  # type: ignore[index]
+    await side.wait_for("session.updated")
+    await peer.close()
+    assert await side.wait_until_closed() == aiohttp.WSCloseCode.OK
+    await side.hang_up()
+
+
+async def test_no_call_no_sideband(server: Running) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await refused(server, "rtc_0123")
+    assert caught.value.status == 404
+
+
+async def refused(server: Running, call_id: str) -> None:
+    side = SocketCaller(server.url, f"call_id={call_id}")
+    try:
+        await side.dial()
+    finally:
+        await side.close_http()
+
+
+async def test_so_many_may_attach_and_a_place_is_free_again(
+    server: Running, caller: SocketCaller
+) -> None:
+    sides = [await attached(server, caller.location) for _ in range(MAX_WATCHERS)]
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await refused(server, id_of(caller.location))
+    assert caught.value.status == 503
+    await sides.pop().hang_up()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                sides.append(await attached(server, caller.location))
+                break
+            except aiohttp.WSServerHandshakeError:
+                await asyncio.sleep(0.05)
+    for side in sides:
+        await side.hang_up()
+
+
+async def test_a_sideband_that_does_not_read_is_dropped_and_the_call_goes_on(
+    server: Running, caller: SocketCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_writer, "STUCK_S", 0.5)
+    deaf = await attached(server, caller.location, deaf=True)
+    long = {"type": "realtime", "instructions": "x" * 20_000}
+    known = len(caller.events)
+    for number in range(400):
+        await caller.send("session.update", session=long)
+        await caller.wait_for("session.updated", after=known + number)
+    assert await deaf.was_dropped()
+    await caller.send("input_audio_buffer.clear")
+    await caller.wait_for("input_audio_buffer.cleared", after=known)
+    assert server.calls == 1
+    await deaf.hang_up()
+
+
+async def test_sidebands_leave_nothing_behind(server: Running, caller: SocketCaller) -> None:
+    await (await attached(server, caller.location)).hang_up()
+    await asyncio.sleep(0.1)
+    before = Footprint.now()
+    for _ in range(10):
+        side = await attached(server, caller.location)
+        await side.socket.send_str(json.dumps({"type": "input_audio_buffer.clear"}))
+        await side.hang_up()
+    assert await settle(before) == before
