@@ -290,6 +290,8 @@ class _Checker:
             _require(item_id in self.items, "item was not added")
         if kind == "conversation.item.deleted":
             self.deleted.add(item_id)
+            if not self.open or self.by_item.get(item_id) not in self.open.outputs:
+                self.by_item.pop(item_id, None)  # clients make it anew with what was heard
         output = self.by_item.get(item_id)
         if kind == "conversation.item.done" and output:
             self._step(output, kind)

@@ -232,6 +232,7 @@ const STEPS = {
     client.microphone.say(client.given.speech);
     await client.until(() => greeting.stoppedMs >= 0, 'stop of the loudspeaker');
     await client.until(() => greeting.status, 'end of the greeting');
+    await client.until(() => greeting.cutMs >= 0, 'cut');
     return { interrupt: greeting.facts() };
   },
 

@@ -119,6 +119,9 @@ class Microphone:
 class Client:
     """One third-party client; the programs say what each of these means for theirs."""
 
+    sees_cuts = True
+    """Whether it shows where the server cut what was said."""
+
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         self.microphone = Microphone()
@@ -332,6 +335,7 @@ class Journey:
         client.microphone.say(read_wav(self.given.speech))
         await client.until(lambda: greeting.stopped_ms >= 0, "stop of the loudspeaker")
         await client.until(lambda: greeting.status, "end of the greeting")
+        await client.until(lambda: greeting.cut_ms >= 0 or not client.sees_cuts, "cut")
         tell("interrupt", **greeting.facts())
 
     async def answered(self) -> None:

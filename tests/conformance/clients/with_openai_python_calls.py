@@ -18,7 +18,6 @@ from openai import APIStatusError, AsyncOpenAI
 from scenario import RATE_HZ, TOOL, TOOL_RESULT, Client, Turn, go
 from websockets.exceptions import ConnectionClosed
 
-
 _FRAME_MS = 20
 """aiortc gives all packets of one frame the same time, so a frame must be one packet."""
 

@@ -118,6 +118,8 @@ class Tap(FrameProcessor):
 
 
 class Pipecat(Client):
+    sees_cuts = False
+
     async def connect(self) -> None:
         base = self.given.base.replace("http", "ws", 1)
         tools = [{"type": "function", "name": TOOL, "parameters": {"type": "object"}}]
