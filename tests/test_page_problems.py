@@ -110,12 +110,20 @@ async def test_a_call_that_lost_its_agent_is_over_and_can_be_redialled_in_a_mome
 
 
 async def test_a_refusal_is_told_in_the_servers_words() -> None:
-    async with open_page(answer=(401, {}, _error("The key is wrong."))) as opened:
+    async with open_page(answer=(403, {}, _error("That voice is not for you."))) as opened:
         await _call_scripted(opened)
-        assert "The key is wrong." in await opened.problem("call-refused")
+        assert "That voice is not for you." in await opened.problem("call-refused")
         assert await opened.page.evaluate(
             "window.farEnd.streams.every((each) => each.getTracks()[0].readyState === 'ended')"
         )
+
+
+async def test_a_call_without_the_key_that_it_needs_can_be_tried_again() -> None:
+    async with open_page(answer=(401, {}, _error("The key is wrong."))) as opened:
+        await _call_scripted(opened)
+        said = await opened.problem("key-needed")
+        assert "The key is wrong." in said and "enter one" in said
+        assert await opened.page.inner_text("#problem-action") == "Call again"
 
 
 async def test_a_server_that_is_gone_can_be_called_again() -> None:

@@ -28,6 +28,7 @@
  *   #shortcuts          checkbox: keys M (mute), V (camera), S (screen), P (pause), H (hang up), Space
  *   #agent-audio        <audio> with the agent's stream as srcObject: the only way out for sound
  *   #sound-button       shown where the browser refuses to play without a press
+ *   #key-dialog         asks for a key, where the server has none for its own page (page_key.js)
  *   #problem            role=alert, data-problem = code (problems.js) or '' ; #problem-action its button
  *   #details            <details> of checks: #checks li[data-check][data-verdict = waiting | ok | warning | failing]
  *   #engine             data-engine = id of the engine that answers; #echo-notice shown for `echo`
@@ -42,7 +43,9 @@ import { Chat } from './chat.js';
 import { fillSelect, recall, remember, rememberDevice, rememberedDevice } from './devices.js';
 import { captionsOnly, showEngine } from './engine.js';
 import { FloorButtons, SpaceBar } from './floor_buttons.js';
+import { askForKey } from './key_dialog.js';
 import { meterShare, MicrophoneMeter } from './meter.js';
+import { PageKey } from './page_key.js';
 import { Preflight, showRows, summary } from './preflight.js';
 import { Choices } from './settings.js';
 import { SettingsCard } from './settings_card.js';
@@ -72,10 +75,11 @@ const PICKERS = [
   ['videoinput', select('camera-select'), (deviceId) => call.setCamera(call.cameraOn, deviceId)],
 ];
 
+export const pageKey = new PageKey(BASE_URL, (wrong) => askForKey(wrong, () => byId('engine').dataset.engine || prepareEngine()));
 let call = newCall();
 const choices = new Choices();
 const settingsCard = new SettingsCard(choices, (event, onRefused) => call.send(event, onRefused), (id) => voicePicker.refresh(id));
-const voicePicker = new VoicePicker(choices, settingsCard, BASE_URL, () => call.live, () => chat.hush());
+const voicePicker = new VoicePicker(choices, settingsCard, BASE_URL, () => call.live, () => chat.hush(), pageKey);
 const floorButtons = new FloorButtons(byId('pause'), byId('listen'), () => call, (only) => stage.listensOnly(only));
 const typing = new Typing(
   /** @type {HTMLFormElement} */ (byId('typing')),
@@ -83,7 +87,7 @@ const typing = new Typing(
   () => call,
   (itemId, picture) => captions.addPicture(itemId, picture, sinceStart()),
 );
-const chat = new Chat(call.signalling.chatUrl, choices);
+const chat = new Chat(call.signalling.chatUrl, choices, pageKey);
 const tabs = new Tabs((tab) => onTab(tab));
 let meter = /** @type {MicrophoneMeter | null} */ (null);
 let preflight = new Preflight(0);
@@ -97,7 +101,7 @@ let waiting = '';
 // ---- calls --------------------------------------------------------------------------------------
 
 function newCall() {
-  const made = new Call(BASE_URL);
+  const made = new Call(BASE_URL, {}, pageKey);
   const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ react) =>
     made.addEventListener(type, (event) => react(/** @type {CustomEvent} */ (event).detail));
   on('state', (state) => onState(state));
@@ -289,7 +293,7 @@ async function prepareEngine() {
   voicePicker.useEngine(engine);
   typing.useEngine(engine.abilities);
   chat.useEngine(engine);
-  tabs.offer(engine.abilities.chat === true);
+  tabs.offer(engine.abilities.chat === true && engine.mayChat);
 }
 
 /** @param {import('./tabs.js').Tab} tab */

@@ -21,6 +21,7 @@ import { Floor } from './floor.js';
 import { Pictures } from './pictures.js';
 import { PlayoutReports } from './playout.js';
 import { asProblem, CallProblem, eventProblem } from './problems.js';
+import { PageKey } from './page_key.js';
 import { Signalling } from './signalling.js';
 import { StatisticsReader } from './statistics.js';
 
@@ -63,10 +64,11 @@ export class Call extends EventTarget {
   /**
    * @param {URL | string} baseUrl where the server's `v1/` lives
    * @param {Partial<Limits>} [limits]
+   * @param {PageKey} [key] where the server asks for one; without, what it gives to its own page
    */
-  constructor(baseUrl, limits = {}) {
+  constructor(baseUrl, limits = {}, key = new PageKey(baseUrl)) {
     super();
-    this.signalling = new Signalling(baseUrl);
+    this.signalling = new Signalling(baseUrl, key);
     this.limits = { ...LIMITS, ...limits };
     this.statistics = new StatisticsReader();
     /** Whether it ended in order, and not by us. */

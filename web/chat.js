@@ -31,6 +31,7 @@ const MAX_MESSAGES = 200;
 
 export class Chat {
   #url;
+  #key;
   #choices;
   #aloud;
   #log = new ChatLog(byId('chat-log'));
@@ -49,9 +50,11 @@ export class Chat {
   /**
    * @param {URL} url
    * @param {Choices} choices
+   * @param {import('./page_key.js').PageKey} key
    */
-  constructor(url, choices) {
+  constructor(url, choices, key) {
     this.#url = url;
+    this.#key = key;
     this.#choices = choices;
     this.#aloud = new ReadAloud(choices);
     this.#composer = new Composer(/** @type {HTMLFormElement} */ (byId('chat-form')), {
@@ -146,7 +149,7 @@ export class Chat {
    * @param {AbortSignal} signal
    */
   async #write(message, onScreen, signal) {
-    const answer = streamAnswer(this.#url, this.#request(), signal);
+    const answer = streamAnswer(this.#url, this.#request(), signal, this.#key);
     let reasoning = '';
     for (;;) {
       const { done, value } = await answer.next();

@@ -2,6 +2,7 @@
 /** One answer of the turn-based chat, piece by piece, as server-sent events over fetch. No DOM. */
 
 /**
+ * @typedef {import('./page_key.js').PageKey} PageKey
  * @typedef {{text: string, reasoning: boolean, sound: string}} Piece
  *   `sound` is the next of it as base64 of 16 bit samples at 24 kHz, where it was asked for
  * @typedef {{reason: string, voiced: boolean}} End
@@ -30,11 +31,12 @@ export class ChatProblem extends Error {
  * @param {URL} url
  * @param {object} body of the request
  * @param {AbortSignal} signal
+ * @param {PageKey} key
  * @returns {AsyncGenerator<Piece, End>}
  * @throws {ChatProblem}
  */
-export async function* streamAnswer(url, body, signal) {
-  const response = await ask(url, body, signal);
+export async function* streamAnswer(url, body, signal, key) {
+  const response = await ask(url, body, signal, key);
   let reason = '';
   let voiced = true;
   for await (const data of events(response)) {
@@ -56,13 +58,14 @@ export async function* streamAnswer(url, body, signal) {
  * @param {URL} url
  * @param {object} body
  * @param {AbortSignal} signal
+ * @param {PageKey} key
  */
-async function ask(url, body, signal) {
+async function ask(url, body, signal, key) {
   const headers = { 'Content-Type': 'application/json', Accept: 'text/event-stream' };
   /** @type {Response} */
   let response;
   try {
-    response = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body), signal });
+    response = await key.fetch(url, { method: 'POST', headers, body: JSON.stringify(body), signal });
   } catch (error) {
     throw lost(error);
   }
@@ -119,7 +122,8 @@ function lost(error) {
 async function refused(response) {
   const message = messageIn(await response.text()) || `HTTP status ${response.status}`;
   if (response.status === 413) return new ChatProblem(message, 'Remove files, or start a new chat.');
-  if (response.status === 503) {
+  if (response.status === 401) return new ChatProblem(message, 'Send it again, and enter a key.');
+  if (response.status === 503 || response.status === 429) {
     const seconds = Number(response.headers.get('Retry-After')) || DEFAULT_RETRY_S;
     return new ChatProblem(message, `The engine is busy: send it again in about ${seconds} seconds.`);
   }

@@ -24,7 +24,7 @@ export async function showEngine(signalling) {
     return engine;
   } catch (error) {
     if (!(error instanceof CallProblem)) throw error;
-    badge.textContent = 'server not reachable';
+    badge.textContent = error.code === 'key-needed' ? 'key needed' : 'server not reachable';
     return null;
   }
 }

@@ -7,7 +7,7 @@
 /**
  * @typedef {'microphone-denied' | 'microphone-missing' | 'microphone-busy' | 'camera-denied'
  *   | 'camera-missing' | 'screen-denied' | 'screen-missing' | 'insecure-context' | 'server-gone'
- *   | 'no-slot' | 'agent-starting' | 'agent-restarted' | 'connection-failed' | 'call-refused' | 'browser-too-old' | 'server-error'} ProblemCode
+ *   | 'no-slot' | 'agent-starting' | 'agent-restarted' | 'connection-failed' | 'call-refused' | 'key-needed' | 'browser-too-old' | 'server-error'} ProblemCode
  * @typedef {{title: string, advice: string, action: string}} Wording
  */
 
@@ -103,6 +103,11 @@ const WORDINGS = {
     advice: 'Check the server’s settings and log, then call again.',
     action: 'Call again',
   },
+  'key-needed': {
+    title: 'This server asks for a key',
+    advice: 'Call again and enter one. Whoever runs the server makes them.',
+    action: 'Call again',
+  },
   'browser-too-old': {
     title: 'This browser cannot make calls',
     advice: 'It has no WebRTC, or it is switched off. Use a current Chrome, Edge, Firefox or Safari.',
@@ -119,6 +124,9 @@ const WORDINGS = {
 const RETRIABLE = new Set(
   /** @type {ProblemCode[]} */ (Object.keys(WORDINGS)).filter((code) => WORDINGS[code].action !== 'OK'),
 );
+
+/** Problems that the far side says more about. @type {ReadonlySet<ProblemCode>} */
+const QUOTED = new Set(['call-refused', 'key-needed', 'server-error']);
 
 /** @param {CallProblem} problem */
 export function canRetry(problem) {
@@ -138,7 +146,7 @@ export function describe(problem, callGoesOn) {
     parts.push(`One should be free in about ${problem.retryAfterS} seconds.`);
   }
   if (problem.code === 'agent-starting') parts.push(`Try again in about ${problem.retryAfterS} seconds.`);
-  if (problem.detail && (problem.code === 'call-refused' || problem.code === 'server-error')) {
+  if (problem.detail && QUOTED.has(problem.code)) {
     parts.unshift(`It says: “${problem.detail}”`);
   }
   return { title: words.title, advice: parts.join(' '), action: callGoesOn ? 'OK' : words.action };
@@ -210,6 +218,10 @@ export async function refusalProblem(response) {
   if (response.status === 503) {
     const retryAfterS = Math.ceil(Number(response.headers.get('Retry-After'))) || DEFAULT_RETRY_S;
     return new CallProblem(STARTING.test(detail) ? 'agent-starting' : 'no-slot', { detail, retryAfterS });
+  }
+  if (response.status === 401) return new CallProblem('key-needed', { detail });
+  if (response.status === 429) {
+    return new CallProblem('no-slot', { detail, retryAfterS: Math.ceil(Number(response.headers.get('Retry-After'))) || DEFAULT_RETRY_S });
   }
   return new CallProblem('call-refused', { detail });
 }

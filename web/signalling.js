@@ -3,6 +3,8 @@
 
 import { CallProblem, refusalProblem } from './problems.js';
 
+/** @typedef {import('./page_key.js').PageKey} PageKey */
+
 /**
  * What an engine can do; what it does not name, it cannot.
  * @typedef {object} Abilities
@@ -18,14 +20,21 @@ import { CallProblem, refusalProblem } from './problems.js';
  * @property {string[]} [languages]
  *
  * `prompts` are the engine's own system prompts by language, where the server tells them.
- * @typedef {{id: string, abilities: Abilities, reason: string, prompts: Record<string, string>}} EngineInfo
+ * `mayChangeVoices`, `mayChat`: what the page's key is good for.
+ * @typedef {{id: string, abilities: Abilities, reason: string, prompts: Record<string, string>, mayChangeVoices: boolean, mayChat: boolean}} EngineInfo
  */
 
 const ANSWER_TIMEOUT_MS = 20_000;
 
 export class Signalling {
-  /** @param {URL | string} baseUrl where `v1/` lives: the folder of the page, usually */
-  constructor(baseUrl) {
+  #key;
+
+  /**
+   * @param {URL | string} baseUrl where `v1/` lives: the folder of the page, usually
+   * @param {PageKey} key
+   */
+  constructor(baseUrl, key) {
+    this.#key = key;
     this.callsUrl = new URL('v1/realtime/calls', baseUrl);
     this.chatUrl = new URL('v1/chat/completions', baseUrl);
     this.modelsUrl = new URL('v1/models', baseUrl);
@@ -39,7 +48,7 @@ export class Signalling {
    * @throws {CallProblem} server-gone, no-slot or call-refused
    */
   async offer(sdp, session) {
-    const response = await reach(this.callsUrl, { method: 'POST', ...offerBody(sdp, session) });
+    const response = await this.#reach(this.callsUrl, { method: 'POST', ...offerBody(sdp, session) });
     if (response.status !== 201) throw await refusalProblem(response);
     return { sdp: await response.text(), callUrl: this.#callUrl(response.headers.get('Location')) };
   }
@@ -50,7 +59,7 @@ export class Signalling {
    * @param {URL} callUrl
    */
   hangUp(callUrl) {
-    fetch(`${callUrl}/hangup`, { method: 'POST', keepalive: true }).catch(() => undefined);
+    fetch(`${callUrl}/hangup`, { method: 'POST', keepalive: true, headers: this.#key.headers() }).catch(() => undefined);
   }
 
   /**
@@ -59,14 +68,27 @@ export class Signalling {
    * @throws {CallProblem} server-gone or call-refused
    */
   async defaultEngine() {
-    const response = await reach(this.modelsUrl, {});
+    const response = await this.#reach(this.modelsUrl, {});
     if (!response.ok) throw await refusalProblem(response);
     const { data } = await response.json();
     const model = data.find((/** @type {any} */ each) => each.voice_agent?.default) ?? data[0];
     if (!model) throw new CallProblem('call-refused', { detail: 'The server lists no engine.' });
     const extension = model.voice_agent ?? {};
-    const { abilities = {}, reason = '', default_instructions: prompts = {} } = extension;
-    return { id: model.id, abilities, reason, prompts };
+    const { abilities = {}, reason = '', default_instructions: prompts = {}, may = {} } = extension;
+    const { change_voices: mayChangeVoices = true, chat: mayChat = true } = may;
+    return { id: model.id, abilities, reason, prompts, mayChangeVoices, mayChat };
+  }
+
+  /**
+   * @param {URL} url
+   * @param {RequestInit} request
+   */
+  async #reach(url, request) {
+    try {
+      return await this.#key.fetch(url, request, ANSWER_TIMEOUT_MS);
+    } catch (error) {
+      throw new CallProblem('server-gone', { cause: error });
+    }
   }
 
   /**
@@ -90,16 +112,4 @@ function offerBody(sdp, session) {
   form.set('sdp', sdp);
   form.set('session', JSON.stringify({ type: 'realtime', ...session }));
   return { body: form };
-}
-
-/**
- * @param {URL} url
- * @param {RequestInit} request
- */
-async function reach(url, request) {
-  try {
-    return await fetch(url, { ...request, signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) });
-  } catch (error) {
-    throw new CallProblem('server-gone', { cause: error });
-  }
 }

@@ -49,11 +49,12 @@ export class VoicePicker {
    * @param {URL | string} baseUrl where the server's `v1/` lives
    * @param {() => boolean} isLive whether a call is on
    * @param {() => void} silence what else the page plays
+   * @param {import('./page_key.js').PageKey} key
    */
-  constructor(choices, card, baseUrl, isLive, silence) {
+  constructor(choices, card, baseUrl, isLive, silence, key) {
     this.#choices = choices;
     this.#card = card;
-    this.#api = new VoicesApi(baseUrl);
+    this.#api = new VoicesApi(baseUrl, key);
     this.#isLive = isLive;
     const hush = () => {
       this.#hush();
@@ -71,10 +72,11 @@ export class VoicePicker {
   }
 
   /** @param {import('./signalling.js').EngineInfo} engine */
-  useEngine({ id, abilities }) {
+  useEngine({ id, abilities, mayChangeVoices }) {
     this.#model = id;
     byId('voice-field').hidden = !hasVoices(abilities);
-    this.#listen.hidden = byId('voice-add').hidden = this.#delete.hidden = !abilities.text_to_speech;
+    this.#listen.hidden = !abilities.text_to_speech;
+    byId('voice-add').hidden = this.#delete.hidden = !abilities.text_to_speech || !mayChangeVoices;
     void this.refresh();
   }
 

@@ -52,8 +52,14 @@ export class VoiceProblem extends Error {
 }
 
 export class VoicesApi {
-  /** @param {URL | string} baseUrl where the server's `v1/` lives */
-  constructor(baseUrl) {
+  #key;
+
+  /**
+   * @param {URL | string} baseUrl where the server's `v1/` lives
+   * @param {import('./page_key.js').PageKey} key
+   */
+  constructor(baseUrl, key) {
+    this.#key = key;
     this.url = new URL('v1/audio/voices', baseUrl);
     this.speechUrl = new URL('v1/audio/speech', baseUrl);
   }
@@ -64,7 +70,7 @@ export class VoicesApi {
    * @throws {VoiceProblem}
    */
   async list() {
-    const response = await reach(this.url, {});
+    const response = await this.#reach(this.url, {});
     const data = parse(await textOf(response))?.data;
     if (!Array.isArray(data)) throw new VoiceProblem('The server’s list of voices makes no sense.');
     return [...data.filter((each) => each.built_in), ...data.filter((each) => !each.built_in)];
@@ -81,7 +87,7 @@ export class VoicesApi {
   check(recording, fileName, sending) {
     const form = new FormData();
     form.set('audio_sample', recording, fileName);
-    return post(new URL(`${this.url}/check`), form, sending);
+    return this.#post(new URL(`${this.url}/check`), form, sending);
   }
 
   /**
@@ -96,7 +102,7 @@ export class VoicesApi {
     form.set('consent', consent);
     if (language) form.set('language', language);
     form.set('audio_sample', recording, fileName);
-    return post(this.url, form, sending);
+    return this.#post(this.url, form, sending);
   }
 
   /**
@@ -106,10 +112,41 @@ export class VoicesApi {
    */
   async remove(id) {
     try {
-      await reach(new URL(`${this.url}/${encodeURIComponent(id)}`), { method: 'DELETE' });
+      await this.#reach(new URL(`${this.url}/${encodeURIComponent(id)}`), { method: 'DELETE' });
     } catch (error) {
       if (!(error instanceof VoiceProblem) || error.status !== 404) throw error;
     }
+  }
+
+  /**
+   * @param {URL} url
+   * @param {RequestInit} request
+   * @param {number} [timeoutMs]
+   */
+  async #reach(url, request, timeoutMs = ANSWER_TIMEOUT_MS) {
+    /** @type {Response} */
+    let response;
+    try {
+      response = await this.#key.fetch(url, request, timeoutMs);
+    } catch (error) {
+      throw isAbort(error) ? error : lost(error);
+    }
+    if (!response.ok) throw refused(response.status, await textOf(response));
+    return response;
+  }
+
+  /**
+   * @param {URL} url
+   * @param {FormData} form
+   * @param {Sending} sending
+   * @returns {Promise<any>} the JSON of the answer
+   */
+  async #post(url, form, sending) {
+    const { status, responseText } = await this.#key.attempt((headers) => send(url, form, headers, sending), true);
+    if (status >= 300) throw refused(status, responseText);
+    const answer = parse(responseText);
+    if (!answer) throw new VoiceProblem('The server’s answer makes no sense. Is there a proxy in between?');
+    return answer;
   }
 
   /**
@@ -120,12 +157,9 @@ export class VoicesApi {
    * @throws {VoiceProblem} or an AbortError
    */
   async speak(speech, signal) {
-    const response = await reach(this.speechUrl, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ ...speech, response_format: 'mp3' }),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(SPEECH_TIMEOUT_MS)]),
-    });
+    const headers = { 'Content-Type': 'application/json' };
+    const body = JSON.stringify({ ...speech, response_format: 'mp3' });
+    const response = await this.#reach(this.speechUrl, { method: 'POST', headers, body, signal }, SPEECH_TIMEOUT_MS);
     try {
       return await response.blob();
     } catch (error) {
@@ -137,22 +171,6 @@ export class VoicesApi {
 /** Whether it was given up on purpose. @param {unknown} error */
 export function isAbort(error) {
   return error instanceof DOMException && error.name === 'AbortError';
-}
-
-/**
- * @param {URL} url
- * @param {RequestInit} request
- */
-async function reach(url, request) {
-  /** @type {Response} */
-  let response;
-  try {
-    response = await fetch(url, { signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS), ...request });
-  } catch (error) {
-    throw isAbort(error) ? error : lost(error);
-  }
-  if (!response.ok) throw refused(response.status, await textOf(response));
-  return response;
 }
 
 /** @param {Response} response */
@@ -168,22 +186,19 @@ async function textOf(response) {
  * Send a form, saying how far it is: `fetch` cannot.
  * @param {URL} url
  * @param {FormData} form
+ * @param {Record<string, string>} headers
  * @param {Sending} sending
- * @returns {Promise<any>} the JSON of the answer
+ * @returns {Promise<XMLHttpRequest>} that was answered
  */
-function post(url, form, { signal, onProgress }) {
+function send(url, form, headers, { signal, onProgress }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open('POST', url);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded, total }) => onProgress(total ? loaded / total : 0);
     request.onerror = () => reject(lost(null));
     request.onabort = () => reject(new DOMException('given up', 'AbortError'));
-    request.onload = () => {
-      if (request.status >= 300) return reject(refused(request.status, request.responseText));
-      const answer = parse(request.responseText);
-      if (answer) resolve(answer);
-      else reject(new VoiceProblem('The server’s answer makes no sense. Is there a proxy in between?', request));
-    };
+    request.onload = () => resolve(request);
     signal.addEventListener('abort', () => request.abort());
     if (signal.aborted) reject(new DOMException('given up', 'AbortError'));
     else request.send(form);
@@ -208,7 +223,7 @@ function refused(status, body) {
   const [what, files] = message.split('; supported are ');
   // All that can be used is too much to be read where one file is refused.
   if (error.code === 'unsupported_media' && files) return new VoiceProblem(sentence(`${what}, no recording`), { status, files });
-  if (status === 503) return new VoiceProblem(`${message} Try again in a few seconds.`, { status });
+  if (status === 503 || status === 429) return new VoiceProblem(`${message} Try again in a few seconds.`, { status });
   return new VoiceProblem(message, { status });
 }
 

@@ -229,6 +229,11 @@ def _model(app: web.Application, caller: Caller) -> dict[str, object]:
             "reason": choice.reason,
             "status": status_of(engine),
             "default_instructions": prompts,
+            "may": {
+                "chat": caller.may_chat,
+                "change_voices": caller.may_change_voices,
+                "make_secrets": caller.may_grant,
+            },
         },
     }
 
