@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
+import aiohttp.web
 import numpy as np
 import pytest
 
@@ -15,8 +17,11 @@ from agent.api import sockets
 from agent.engines.greeting import load_greeting
 from agent.media.audio import from_pcm16
 from agent.media.wire_sound import WireDecoder, WireEncoder, wire_rate_hz
+from agent.session import Session
 from agent.transport import websocket_writer
-from agent.transport.websocket import LEAST_EVENT_BYTES
+from agent.transport.websocket import LEAST_EVENT_BYTES, WebSocketTransport
+from agent.transport.websocket_line import TimeLine
+from agent.transport.websocket_writer import EventWriter
 from agent.types import FloatArray, SoundFormat
 from tests.rig.realtime_schema import check_events, check_order
 from tests.rig.server import Footprint, Running, running_server, settle
@@ -364,4 +369,6 @@ async def test_sessions_opened_and_closed_leave_everything_as_it_was() -> None:
             await asyncio.gather(*(visit() for _ in range(20)))
         await gone(server)
         assert await settle(before, 10) == before
+        kinds = (Session, WebSocketTransport, EventWriter, TimeLine, aiohttp.web.WebSocketResponse)
+        assert [one for one in gc.get_objects() if isinstance(one, kinds)] == []
         assert server.metric("voice_agent_calls_active") == 0

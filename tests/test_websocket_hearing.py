@@ -128,6 +128,18 @@ async def test_a_recording_goes_on_at_the_pace_of_speech_where_the_engine_report
     assert len(call.commands(Unit)) - before == pytest.approx(5, abs=1)
 
 
+async def test_what_waits_is_not_heard_once_it_is_cleared(call: SocketCall) -> None:
+    await call.append(sound(20_000, 0.5))
+    await call.live(200)
+    await call.client("input_audio_buffer.clear")
+    await call.append(sound(1000, 0.25))
+    await call.live(3000)
+    loud = units(call) > 0.4
+    assert 1 * MIC_RATE_HZ < np.count_nonzero(loud) < 4 * MIC_RATE_HZ
+    after = units(call)[np.flatnonzero(loud)[-1] + 1 :]
+    assert np.count_nonzero(after > 0.2) == pytest.approx(MIC_RATE_HZ, abs=50)
+
+
 # ---- turns of the client's own ----------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agent.transport import websocket_writer
 from agent.watchers import MAX_WATCHERS
 from tests.rig.caller import Caller
+from tests.rig.keyed_server import bearer, keyed_server
 from tests.rig.realtime_schema import check_events
 from tests.rig.server import Footprint, Running, running_server, settle
 from tests.rig.socket_caller import SocketCaller
@@ -125,6 +127,26 @@ async def refused(server: Running, call_id: str) -> None:
         await side.dial()
     finally:
         await side.close_http()
+
+
+async def test_only_who_has_the_calls_key_may_attach(tmp_path: Path) -> None:
+    """Browsers name it as a subprotocol. Of somebody else's call nobody learns that it is there."""
+    async with keyed_server(tmp_path) as server:
+        keys = {name: server.add_key(name) for name in ("alice", "bob")}
+        caller = SocketCaller(server.running.url)
+        offered = ("realtime", f"openai-insecure-api-key.{keys['alice']}")
+        await caller.dial(protocols=offered)
+        assert caller.socket.protocol == "realtime"
+        for key, status in (("bob", 404), ("", 401)):
+            side = SocketCaller(server.running.url, f"call_id={id_of(caller.location)}")
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await side.dial(headers=bearer(keys.get(key, "")))
+            assert caught.value.status == status
+            await side.close_http()
+        side = SocketCaller(server.running.url, f"call_id={id_of(caller.location)}")
+        await side.dial(headers=bearer(keys["alice"]))
+        await side.hang_up()
+        await caller.hang_up()
 
 
 async def test_so_many_may_attach_and_a_place_is_free_again(

@@ -136,10 +136,11 @@ def commit_input(call: CallState, event: Fields) -> Reaction:
 
 
 def clear_input(call: CallState, event: Fields) -> Reaction:
-    """`input_audio_buffer.clear`: where a detector commits, there is nothing that waits for it."""
+    """`input_audio_buffer.clear`: of a track nothing waits where a detector commits; of what was
+    appended there may still be sound that nobody has heard."""
     cleared = server_event("input_audio_buffer.cleared")
     call.take_input_s()
-    if call.settings.turn_detection is not None:
+    if call.settings.turn_detection is not None and call.wire == "webrtc":
         return call.tell([cleared])
     return call.tell([cleared], ClearInput(call.microphone_at))
 
