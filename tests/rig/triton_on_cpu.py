@@ -3,10 +3,13 @@
 It is exact for float32 alone: its bfloat16 products are wrong.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -31,6 +34,7 @@ if not (found := importlib.metadata.version("triton")).startswith(TRIED):
     _unable(f"Triton {found} is installed; the kernels are tried with {TRIED}0")
 os.environ["TRITON_INTERPRET"] = "1"
 
+from triton.language import core  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402  it reads the variable
 
 _patched = interpreter._patch_lang_tensor
@@ -43,3 +47,73 @@ def _patch(tensor, scope) -> None:  # type: ignore[no-untyped-def]
 
 
 interpreter._patch_lang_tensor = _patch
+
+
+# ---- in less time: half of it would go into names and shapes that nobody looks at ----------------
+
+
+def _patch_once(patch: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The language is patched at the first kernel and stays so, as no other kernels are here."""
+    done = set()
+
+    def once(fn: Any) -> Any:
+        seen = frozenset(name for name in ("tl", "core") if name in fn.__globals__)
+        if seen not in done:
+            done.add(seen)
+            patch(fn)
+        return interpreter._LangPatchScope()
+
+    return once
+
+
+@functools.cache
+def _shape(sizes: tuple[int, ...]) -> tuple[Any, int, Any, Any]:
+    """As blocks and tensors keep it: (shape, count) of a block, (shape, count) of a tensor."""
+    written = [core.constexpr(size) for size in sizes]
+    count = core.validate_block_shape(sizes) if sizes else 1
+    return core.tuple(list(sizes)), count, core.tuple(written), core.constexpr(math.prod(sizes))
+
+
+def _make_block(self: Any, element_ty: Any, shape: Any) -> None:
+    written = shape.values if isinstance(shape, core.tuple) else shape
+    sizes = tuple(one.value if isinstance(one, core.constexpr) else one for one in written)
+    if not sizes:
+        raise TypeError("0d block_type is forbidden")
+    self.element_ty = element_ty
+    self.shape, self.numel, *_ = _shape(sizes)
+
+
+def _make_tensor(self: Any, handle: Any, type: Any) -> None:
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    *_, self.shape, self.numel = _shape(tuple(type.shape.values) if type.is_block() else ())
+
+
+def _make_tuple(self: Any, args: Any, type: Any = None) -> None:
+    self.values = list(args)
+    if type is not None:
+        self.type = type if isinstance(type, core.tuple_type) else core.tuple_type(type)
+
+
+def _type_of_tuple(self: Any) -> Any:
+    known = self.__dict__
+    if "_type" not in known:
+        known["_type"] = core._type_for_tuple_values(self.values)
+    return known["_type"]
+
+
+_numpy_kind = interpreter._get_np_dtype
+_numpy_kind_of_numbers = functools.cache(_numpy_kind)
+
+
+def _numpy_kind_of(kind: Any) -> Any:
+    one = kind.element_ty if isinstance(kind, core.block_type) else kind
+    return _numpy_kind(one) if one.is_ptr() else _numpy_kind_of_numbers(one)
+
+
+core.block_type.__init__ = _make_block
+core.block_type.name = property(lambda self: f"<{self.shape}, {self.element_ty}>")
+core.tensor.__init__ = _make_tensor
+core.tuple.__init__ = _make_tuple
+core.tuple.type = property(_type_of_tuple, lambda self, made: self.__dict__.update(_type=made))
+interpreter._get_np_dtype = _numpy_kind_of
+interpreter._patch_lang = _patch_once(interpreter._patch_lang)
