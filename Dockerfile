@@ -1,5 +1,9 @@
 # Builds: docker build -t voice-agent .
+# Key:    docker run --rm -v voice-agent:/data voice-agent keys add me
 # Runs:   docker run --gpus all --network host -v voice-agent:/data -v /path/to/weights:/weights:ro voice-agent
+#
+# It listens on every address, so it does not start without a key. Where everybody who reaches it
+# may use it, append `serve --no-auth` instead of making one.
 #
 # Host networking, because media goes over UDP ports that the system picks for each call: they
 # cannot be published one by one. Without it, configure a TURN server (rtc.ice_servers).

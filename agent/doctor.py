@@ -35,8 +35,7 @@ Status: TypeAlias = Literal["ok", "warning", "failure"]
 _GIB = 1024**3
 _FOR_A_GPU = "`nvidia-smi`: if it lists no GPU, its driver is missing; MiniCPM-o needs both"
 _GET_MODEL = f"--model {sources.PUBLISHED} downloads it (19 GB); or --model and a folder"
-_HEALTH_S = 2.0
-_MOST_HEALTH_BYTES = 65536
+_HEALTH_S, _MOST_HEALTH_BYTES = 2.0, 65536
 _HEALTH_KEYS = frozenset({"status", "version", "engine", "calls", "slots_free"})
 
 
@@ -64,6 +63,7 @@ def examine(config: Config) -> list[Check]:
         check_echo_canceller(config),
         check_voice_detector(),
         check_tls(config, datetime.now(UTC)),
+        check_keys(config),
         check_port(config),
         check_files(),
         *([] if is_told else [check_engine(config)]),
@@ -270,8 +270,16 @@ def check_voice_detector() -> Check:
     if not 0 <= likelihood < 0.5:
         detail = f"takes silence for speech (likelihood {likelihood:.2f})"
         return Check("voice detector", "failure", detail, advice)
-    version = importlib.metadata.version("silero-vad")
-    return Check("voice detector", "ok", f"Silero {version} judged a frame")
+    detail = f"Silero {importlib.metadata.version('silero-vad')} judged a frame"
+    return Check("voice detector", "ok", detail)
+
+
+def check_keys(config: Config) -> Check:
+    """Who is let in, and whether `serve` would refuse to listen for want of a key."""
+    try:
+        return Check("keys", "ok", importlib.import_module("agent.api.auth").who_is_let_in(config))
+    except ConfigError as error:
+        return Check("keys", "failure", str(error))
 
 
 def check_tls(config: Config, now: datetime) -> Check:

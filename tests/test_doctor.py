@@ -91,6 +91,7 @@ def test_every_check_is_made_and_this_machine_can_serve() -> None:
         "echo canceller",
         "voice detector",
         "TLS",
+        "keys",
         "port",
         "page and recordings",
         "engine",
@@ -185,6 +186,18 @@ def test_a_certificate_that_will_be_made_is_announced_and_not_made(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
     tls.listen_plan(config)
     assert "ends 20" in doctor.check_tls(config, NOW).detail
+
+
+def test_where_serve_would_refuse_to_listen_without_a_key_is_said(tmp_path: Path) -> None:
+    alone = doctor.check_keys(config_of(f"server.data_folder={tmp_path}"))
+    assert (alone.status, "all on this machine" in alone.detail) == ("ok", True)
+    everywhere = ("server.host=0.0.0.0", f"server.data_folder={tmp_path}")
+    refused = doctor.check_keys(config_of(*everywhere))
+    assert refused.status == "failure" and "--no-auth" in refused.detail
+    key = f"auth.keys=web:{'0' * 64}"
+    assert doctor.check_keys(config_of(*everywhere, key)).detail == "a key is asked for"
+    told = doctor.check_keys(config_of(*everywhere, "auth.required=false"))
+    assert (told.status, "the network" in told.detail) == ("ok", True)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ def expect_key_or_loopback(config: Config, ring: KeyRing) -> None:
     )
 
 
+def who_is_let_in(config: Config) -> str:
+    """In words. `ConfigError` where a server with these settings would not listen."""
+    ring = KeyRing.of(config)
+    expect_key_or_loopback(config, ring)
+    if ring.asks:
+        return "a key is asked for"
+    reach = "this machine" if is_loopback(config.server.host) else "the network"
+    return f"there is none, and all on {reach} are let in"
+
+
 class Guard:
     """Lets requests in, each with its `Caller`, or says why not."""
 

@@ -109,6 +109,8 @@ def make_app(
 async def _serve(config: Config) -> int:
     ring = KeyRing.of(config)
     expect_key_or_loopback(config, ring)
+    if not ring.asks and not is_loopback(config.server.host):
+        log.warning("there is no API key: whoever reaches %s may use it", config.server.host)
     plan = listen_plan(config)
     # What is wrong with them is to be said now, too, and not after minutes of loading.
     load_tools(config.tools.files)
