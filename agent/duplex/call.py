@@ -14,11 +14,7 @@ from typing import Any, TypeAlias
 
 from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.context import lay_out_window
-from agent.duplex.conversation import (
-    MAX_PUT_IN_TOKENS,
-    UNIT_MS,
-    Conversation,
-)
+from agent.duplex.conversation import MAX_PUT_IN_TOKENS, Conversation
 from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
@@ -29,6 +25,7 @@ from agent.duplex.tokens import Vocabulary
 from agent.duplex.trial import Trial, TurnNumbers
 from agent.duplex.typed_input import TypedInput
 from agent.duplex.unit_input import Sight, whole_second
+from agent.duplex.unit_speech import UNIT_MS
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError

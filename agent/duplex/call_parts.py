@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from agent.duplex.conversation_settings import ConversationSettings, reference_settings
 from agent.duplex.heard_voices import NoVoices, Voices
 from agent.duplex.lanes import Runner
-from agent.duplex.policy import listen_bias
+from agent.duplex.policy import Calls, listen_bias
 from agent.duplex.tool_use import ToolUse
 from agent.duplex.window import WindowSettings
 from agent.interfaces import Vocoder, VoiceKey
@@ -67,13 +67,16 @@ def conversation_settings(parts: CallParts, settings: SessionSettings) -> Conver
     if detection is not None and detection.kind == "semantic_vad":
         eagerness = _SEMANTIC_EAGERNESS.get(detection.eagerness, eagerness)
     speaks = parts.vocoder is not None and "audio" in settings.output_modalities
+    tools = ToolUse.of(settings.tools, settings.tool_choice)
+    calls: Calls = "banned" if tools.is_banned else "free" if tools.names else "unknown"
     return replace(
         base,
+        rules=replace(base.rules, max_turn_tokens=settings.max_output_tokens, calls=calls),
         text=replace(base.text, listen_bias=listen_bias(eagerness)),
         max_slices=settings.max_slices,
         speaks=speaks,
         speech_lag_ms=parts.vocoder.lag_ms if parts.vocoder is not None else 0,
         seed=parts.seed,
         most_tokens=settings.max_output_tokens,
-        tools=ToolUse.of(settings.tools, settings.tool_choice),
+        tools=tools,
     )

@@ -9,7 +9,7 @@ conversation goes on as if it had not come.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -23,26 +23,26 @@ from agent.duplex.memory import (
     Snapshot,
     UnitRecord,
     go_back,
-    keep_speech,
     new_memory,
     take_snapshot,
 )
 from agent.duplex.pictures import patch_picture
-from agent.duplex.policy import Order, Outcome, Spoken, UnitDecision
+from agent.duplex.policy import Order, Outcome, UnitDecision
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.random_source import RandomSource
-from agent.duplex.sampling import Drawing, History, TextSampler
-from agent.duplex.speech_lm import SPEECH_TOKEN_MS, UNIT_SPEECH_TOKENS
+from agent.duplex.sampling import Drawing, History, TextSampler, banned_ids
 from agent.duplex.tokens import TextStream, Token, Vocabulary
-from agent.duplex.unit_senses import MAX_PICTURES, sense
+from agent.duplex.tool_calls import WrittenCall, known_call
+from agent.duplex.unit_senses import MAX_PICTURES, Sensed, sense
+from agent.duplex.unit_speech import Sounds, UnitSpeech
+from agent.duplex.usage import Held
 from agent.duplex.window import Window
-from agent.duplex.work import Choice, Read, Speak, Together, Work
+from agent.duplex.work import Choice, Read, Work
 from agent.errors import EngineError, RequestError
-from agent.types import ByteArray, Unit
+from agent.types import ByteArray, FloatArray, Unit
 
 T = TypeVar("T")
 
-UNIT_MS = 1000
 MAX_PUT_IN_TOKENS = 2048
 """Text that may wait for the next unit."""
 _UNIT_TOKENS = 20  # sound, marks and what closes a unit, rounded up
@@ -73,7 +73,8 @@ class Conversation:
         self._closed = False
         self.settings = settings or ConversationSettings()
         self._random = RandomSource.of(self.settings.seed)
-        self._sampler = TextSampler(self.settings.text, runner.model.banned)
+        self._voice_vectors = 0 if voice is None else len(voice)
+        self._prepare_draws()
         window = self._laid_out(prompt, voice)
         memory = new_memory(
             runner.slots.take(),
@@ -119,7 +120,19 @@ class Conversation:
     def unit_room_tokens(self) -> int:
         """What a unit may hold of pictures and text: two fit, as the newest is never forgotten."""
         free = self._runner.slots.llm.positions - self._memory.window.protected
-        return max(0, free // 2 - _UNIT_TOKENS - self.settings.rules.max_tokens)
+        return max(0, free // 2 - _UNIT_TOKENS - self._most_tokens)
+
+    @property
+    def _most_tokens(self) -> int:
+        """What a unit may decide, and the end of its turn."""
+        rules = self.settings.rules
+        return rules.max_tokens + rules.max_call_unit_tokens * (rules.calls == "free")
+
+    @property
+    def held(self) -> Held:
+        """What is in its context."""
+        held = self._memory.held
+        return replace(held, audio=held.audio + self._voice_vectors)
 
     @property
     def turn(self) -> int:
@@ -152,25 +165,38 @@ class Conversation:
         self._check_awake()
         slices = max_slices or self.settings.max_slices
         senses = yield from sense(self._context, self._runner.slots, unit, slices)
-        yield from self._context.make_room(len(senses) + self.settings.rules.max_tokens + 2)
+        yield from self._context.make_room(len(senses.vectors) + self._most_tokens + 2)
         memory, rules = self._memory, self.settings.rules
-        decision = UnitDecision(memory.floor, rules, self._vocabulary.text, order)
-        states = yield from self._decide(senses, decision)
+        decision = UnitDecision(
+            memory.floor, rules, self._vocabulary.text, order, self._call_opening
+        )
+        states = yield from self._decide(senses.vectors, decision)
         outcome = decision.close()
         text = self._text(outcome)
         beside = tell(outcome, text) if tell is not None else ()
-        speech = yield from self._speak(outcome, states, beside)
-        self._settle(unit, senses, outcome, self._sounds(outcome, len(states), len(speech)))
+        speech = UnitSpeech(memory, self._runner.slots, self.settings, self._random)
+        codes = yield from speech.steps(outcome, states, beside)
+        self._settle(unit, senses, outcome, speech.sounds(outcome, len(states), len(codes)))
         memory.is_uncut = True
         yield from self._context.forget()
-        return UnitResult(unit.index, outcome, text, tuple(speech), memory.context_tokens)
+        call = self._called(outcome)
+        return UnitResult(unit.index, outcome, text, tuple(codes), memory.context_tokens, call=call)
+
+    def _called(self, outcome: Outcome) -> WrittenCall | None:
+        if outcome.called is None:
+            return None
+        return known_call(self._vocabulary.text(outcome.called), self.settings.tools.names)
 
     def put_in_text(self, text: str) -> None:
         """Typed words for the model, read with the next unit behind its sound.
 
         RequestError when more waits than fits.
         """
-        ids = self._vocabulary.encode_foreign(text)
+        self.put_in_written(self._vocabulary.defused(text))
+
+    def put_in_written(self, text: str) -> None:
+        """The same for text in which control tokens are written out, as they are meant."""
+        ids = self._vocabulary.encode(text)
         if len(self._memory.put_in) + len(ids) > MAX_PUT_IN_TOKENS:
             raise RequestError(f"more than {MAX_PUT_IN_TOKENS} tokens of text wait", param="text")
         self._memory.put_in += tuple(ids)
@@ -181,12 +207,25 @@ class Conversation:
             raise RequestError(f"more than {MAX_PICTURES} pictures wait", param="picture")
         self._memory.pictures += (patch_picture(rgb, self.settings.max_slices),)
 
+    def put_in_sound(self, samples: FloatArray) -> None:
+        """A recording f32 [T] at 16 kHz for the next unit, read behind its sound."""
+        self._memory.sounds += (samples,)
+
     def update(self, settings: ConversationSettings) -> None:
         """From the next unit on these hold. The seed is that of the beginning."""
         self.settings = settings
-        self._sampler = TextSampler(settings.text, self._runner.model.banned)
+        self._prepare_draws()
         self._context.exact_moves = settings.parity
         self._memory.window.settings = settings.window
+
+    def _prepare_draws(self) -> None:
+        """Inside of a call anything may be drawn: nobody says it aloud."""
+        model, text = self._runner.model, self.settings.text
+        self._sampler = TextSampler(text, model.banned)
+        unbanned = banned_ids((), model.target.device)
+        self._silent = TextSampler(text, unbanned, own_bans=True)
+        opening = self.settings.tools.opening
+        self._call_opening = model.vocabulary.encode(opening) if opening else []
 
     def close(self) -> None:
         """Give the slot back; nothing can be asked after that. Idempotent."""
@@ -225,7 +264,7 @@ class Conversation:
         if decision.over or decision.dictated is not None or self._script is not None:
             return None
         drawing = Drawing(self._memory.history, self._random, decision.may_listen)
-        return Choice(self._sampler, drawing)
+        return Choice(self._silent if decision.is_calling else self._sampler, drawing)
 
     def _take_next(self, reading: Read, decision: UnitDecision) -> bool:
         """Dictate the next token, or take the one that was drawn → whether it is to be fed."""
@@ -237,51 +276,17 @@ class Conversation:
             self._memory.history.append(token, decision.turn)
         return is_fed
 
-    def _speak(
-        self, outcome: Outcome, states: list[Tensor], beside: Sequence[Work]
-    ) -> Generator[Work, None, list[int]]:
-        """The unit's speech tokens, with `beside`; the first token it decided is never spoken."""
-        memory = self._memory
-        if outcome.drops_speech:
-            memory.forget_speech()
-        if outcome.listened or not self.settings.speaks:
-            yield from beside
-            return []
-        most = memory.speech.length + len(outcome.said) + 1 + UNIT_SPEECH_TOKENS
-        if most > self._runner.slots.speech.positions:
-            memory.speech.length = 0  # a turn without a limit alone comes here: it speaks anew
-        if not memory.speech.length:
-            keep_speech(memory, self._runner.slots)
-        speech = Speak(
-            outcome.said,
-            states[1:],
-            memory.speech,
-            self.settings.speech,
-            self._random,
-            may_end=outcome.ends_turn is not None or not memory.speech.length,
-        )
-        yield Together([speech, *beside]) if beside else speech
-        return speech.tokens
-
-    def _settle(self, unit: Unit, senses: Tensor, outcome: Outcome, heard: "_Sounds") -> None:
+    def _settle(self, unit: Unit, senses: Sensed, outcome: Outcome, heard: Sounds) -> None:
         """Remember the unit; what ends it is fed with the next one."""
         memory = self._memory
-        record = UnitRecord(unit.index, senses, outcome, heard.spoken)
+        record = UnitRecord(
+            unit.index, senses.vectors, outcome, heard.spoken, senses.audio, senses.pictures
+        )
         memory.tail = record.ids[heard.fed :]
         memory.remember(record)
         memory.turn_ms = heard.spoken.start_ms + heard.spoken.length_ms
         if outcome.ends_turn is not None and not outcome.listened:
             memory.forget_speech()
-
-    def _sounds(self, outcome: Outcome, fed: int, speech_tokens: int) -> "_Sounds":
-        """When the unit sounds within its turn. Without speech, a unit's text takes a second."""
-        if outcome.listened:
-            return _Sounds(fed, Spoken((), 0, 0))
-        lag_ms = self.settings.speech_lag_ms if self.settings.speaks else 0
-        start_ms = lag_ms if outcome.begins_turn else self._memory.turn_ms
-        if not self.settings.speaks:
-            return _Sounds(fed, Spoken(outcome.said, start_ms, UNIT_MS))
-        return _Sounds(fed, Spoken(outcome.said, start_ms, speech_tokens * SPEECH_TOKEN_MS))
 
     def _text(self, outcome: Outcome) -> str:
         """The unit's text, as far as its letters are whole."""
@@ -312,6 +317,7 @@ class Conversation:
         """The same, piece of work by piece of work; to be run to its end."""
         self._check_awake()
         yield from self._context.replace_prompt(prompt, voice, self._laid_out(prompt, voice))
+        self._voice_vectors = 0 if voice is None else len(voice)
 
     def check_prompt(self, prompt: DuplexPrompt, voice: Tensor | None = None) -> None:
         """RequestError when that system prompt is too long to go on under."""
@@ -388,11 +394,3 @@ class Conversation:
 
     def _run(self, steps: Generator[Work, None, T]) -> T:
         return self._runner.run(steps)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sounds:
-    """How many tokens of a unit are in the cache already, and when it sounds."""
-
-    fed: int
-    spoken: Spoken

@@ -21,8 +21,10 @@ from agent.duplex.random_source import RandomSource
 from agent.duplex.sampling import History
 from agent.duplex.slots import Slots
 from agent.duplex.tokens import TextStream, Token, without_specials
+from agent.duplex.usage import Held
 from agent.duplex.window import UnitSpan, Window
 from agent.errors import EngineError
+from agent.types import FloatArray
 
 KEPT_UNITS = 16
 """Units whose vectors are kept so that they can be fed again; an interruption reaches no further
@@ -37,6 +39,9 @@ class UnitRecord:
     senses: Tensor  # [n, W]: `<unit>`, pictures, sound, text that was put in
     outcome: Outcome
     spoken: Spoken
+    audio: int = 0
+    pictures: int = 0
+    """Vectors among the senses."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -46,7 +51,16 @@ class UnitRecord:
     @property
     def span(self) -> UnitSpan:
         length = len(self.senses) + len(self.ids)
-        return UnitSpan(length, self.outcome.listened, self.outcome.said)
+        outcome = self.outcome
+        return UnitSpan(
+            length,
+            outcome.listened,
+            outcome.said,
+            self.audio,
+            self.pictures,
+            len(outcome.fed),
+            outcome.turn,
+        )
 
 
 @dataclass(slots=True)
@@ -69,6 +83,8 @@ class Memory:
     """Text for the next unit."""
     pictures: tuple[list[Patches], ...] = ()
     """Those for the next unit that did not come with it."""
+    sounds: tuple[FloatArray, ...] = ()
+    """Recordings for the next unit."""
     turn_ms: int = 0
     """How long the turn that goes on sounds up to now."""
     is_uncut: bool = False
@@ -80,6 +96,17 @@ class Memory:
     def context_tokens(self) -> int:
         """Positions of the LLM that the conversation takes, the tail counted."""
         return self.llm.length + len(self.tail)
+
+    @property
+    def held(self) -> Held:
+        """What is in the context, without the vectors of a voice in its prompt."""
+        units = self.window.units
+        return Held(
+            self.context_tokens,
+            sum(one.audio for one in units),
+            sum(one.pictures for one in units),
+            sum(one.generated for one in units if one.turn == self.floor.turn),
+        )
 
     def copy(self) -> "Memory":
         return replace(
@@ -114,10 +141,10 @@ def retold(records: Sequence[UnitRecord], turn: int, heard_ms: int) -> list[Unit
 
     From the first unit on that holds text which was not heard: it keeps what was heard and ends
     the turn, and the turn's later units listen. Where all was heard but the turn goes on, its last
-    unit ends it.
+    unit ends it. A turn that has called a function stays whole: the function does its work.
     """
     of_turn = [i for i, record in enumerate(records) if record.outcome.turn == turn]
-    if not of_turn:
+    if not of_turn or any(records[i].outcome.called is not None for i in of_turn):
         return []
     unheard = first_unheard([records[i].spoken for i in of_turn], heard_ms)
     if unheard is None and any(records[i].outcome.ends_turn for i in of_turn):

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from agent.duplex.tokens import Token, without_specials
+from agent.duplex.tokens import SPECIAL_IDS, Token, without_specials
 
 TERMINATORS = frozenset({Token.LISTEN, Token.CHUNK_EOS, Token.CHUNK_TTS_EOS})
 """What ends a unit's tokens; fed with `</unit>`, before the next unit."""
 
+Calls: TypeAlias = Literal["unknown", "banned", "free"]
+"""Of functions: the model knows of none, and what looks like a call is text; it must call none;
+it may."""
 Order: TypeAlias = Literal["free", "listen", "speak"]
 """What a unit is told to do: decide by itself, listen, or begin to speak."""
 EndReason: TypeAlias = Literal["completed", "interrupted", "max_tokens"]
@@ -46,6 +49,13 @@ class SpeakingRules:
     forced_listen_units: int = 3
     max_turn_units: int = 90
     max_silent_units: int = 8
+    max_turn_tokens: int | None = None
+    """Text and calls of a turn; the turn ends with the last of them."""
+    calls: Calls = "unknown"
+    max_call_unit_tokens: int = 128
+    """So many more a unit may have that calls: nobody says them, so they need no pace."""
+    max_call_tokens: int = 512
+    """A turn whose call is longer is ended, and nothing is called."""
     parity: bool = False
 
 
@@ -67,6 +77,10 @@ class Floor:
     """Units of the turn that goes on."""
     silent_units: int = 0
     """How many of them, up to now, said nothing more."""
+    turn_tokens: int = 0
+    """Text and calls of it."""
+    call: tuple[int, ...] | None = None
+    """What it has written of a call of a function; None: it writes none."""
 
     def copy(self) -> "Floor":
         return replace(self)
@@ -74,7 +88,8 @@ class Floor:
     def give_up(self) -> None:
         """The turn is over."""
         self.speaking = False
-        self.turn_units = self.silent_units = 0
+        self.turn_units = self.silent_units = self.turn_tokens = 0
+        self.call = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class Outcome:
     fed: tuple[int, ...]
     """Tokens decided and fed after the input, without the terminator."""
     said: tuple[int, ...]
-    """Those that are text or an end of turn, and go to the speech LM."""
+    """Those that are text or an end of turn, and go to the speech LM; nothing of a call."""
     terminator: int
     listened: bool
     turn: int
@@ -94,6 +109,12 @@ class Outcome:
     """Why the turn is over with this unit; None while it goes on, or where there is none."""
     drops_speech: bool = False
     """What the speech LM has not spoken yet is given up."""
+    said_at: tuple[int, ...] = ()
+    """Where in `fed` each of `said` is."""
+    calls: bool = False
+    """Whether it writes a call, or some of one."""
+    called: tuple[int, ...] | None = None
+    """All that the call holds that is complete with it, between its tags."""
 
 
 class UnitDecision:
@@ -106,7 +127,8 @@ class UnitDecision:
                 state = llm.read(decision.last)
         outcome = decision.close()
 
-    `before` are tokens to be fed before the terminator without asking the model.
+    `before` are tokens to be fed before the terminator without asking the model. A turn ends with
+    the call that it makes; `opening` is what one begins with that has to make one.
     """
 
     def __init__(
@@ -115,7 +137,13 @@ class UnitDecision:
         rules: SpeakingRules,
         text: Callable[[Sequence[int]], str],
         order: Order = "free",
+        opening: Sequence[int] = (),
     ) -> None:
+        self._opening = tuple(opening) if not floor.speaking else ()
+        self._said_at: list[int] = []
+        self._called: tuple[int, ...] | None = None
+        self._calls = floor.call is not None
+        self._is_cut = False
         self._floor = floor
         self._rules = rules
         self._text = text
@@ -129,7 +157,7 @@ class UnitDecision:
         if self._given_up is not None:
             self._order = "listen"
             self._fed = [int(Token.TURN_EOS)]
-            floor.speaking = False
+            floor.speaking, floor.call = False, None
         self.before = tuple(self._fed)
         if self._order == "listen":
             self._terminator = Token.LISTEN
@@ -143,9 +171,18 @@ class UnitDecision:
             return "interrupted"
         if rules.max_turn_units and floor.turn_units >= rules.max_turn_units:
             return "max_tokens"
+        if self._is_full:
+            return "max_tokens"
         if rules.max_silent_units and floor.silent_units >= rules.max_silent_units:
             return "completed"
         return None
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the turn holds as many tokens as it may."""
+        most, call = self._rules.max_turn_tokens, self._floor.call
+        too_long = call is not None and len(call) >= self._rules.max_call_tokens
+        return too_long or (most is not None and self._floor.turn_tokens >= most)
 
     @property
     def over(self) -> bool:
@@ -154,8 +191,19 @@ class UnitDecision:
     @property
     def dictated(self) -> int | None:
         """The token to take without drawing one; None where the model is free."""
-        begins = not self._fed and not self._was_speaking
-        return int(Token.SPEAK) if self._order == "speak" and begins else None
+        begins = not self._was_speaking
+        if not self._fed:
+            return int(Token.SPEAK) if self._order == "speak" and begins else None
+        if not self._floor.speaking:
+            return None
+        if self._called is not None or self._is_full:
+            return int(Token.TURN_EOS)
+        return self._opening[len(self._fed) - 1] if len(self._fed) <= len(self._opening) else None
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether the next token is of a call: nobody says it."""
+        return self._floor.call is not None
 
     @property
     def may_listen(self) -> bool:
@@ -180,20 +228,56 @@ class UnitDecision:
         if token in TERMINATORS:
             self._terminator = token
             return False
-        if self._fed and self._too_long(token):
+        if self._fed and self._is_refused(token):
             self._terminator = Token.CHUNK_EOS  # the token is dropped, though it was drawn
             return False
         self._open_turn()
         self._fed.append(token)
+        self._note(token)
         self._floor.speaking = token != Token.TURN_EOS
-        if len(self._fed) == self._rules.max_tokens - 1:
+        if self._ends_with(token):
             self._terminator = Token.CHUNK_EOS
         return True
+
+    def _is_refused(self, token: int) -> bool:
+        if self._floor.call is not None or token == Token.TURN_EOS:
+            return False
+        if token == Token.TOOL_CALL and self._rules.calls != "unknown":
+            return self._rules.calls == "banned"
+        return self._too_long(token)
+
+    def _note(self, token: int) -> None:
+        """Whether the token is said, or of a call, or ends one."""
+        floor, place = self._floor, len(self._fed) - 1
+        self._is_cut = token == Token.TURN_EOS and self._called is None and self._is_full
+        floor.turn_tokens += token not in SPECIAL_IDS
+        if floor.call is None:
+            if token == Token.TOOL_CALL and self._rules.calls == "free":
+                floor.call, self._calls = (), True
+            elif place:
+                self._said_at.append(place)
+        elif token == Token.TURN_EOS:
+            self._said_at.append(place)
+            self._called, floor.call = None if self._is_cut else floor.call, None
+        elif token == Token.END_TOOL_CALL:
+            self._called, floor.call = floor.call, None
+        else:
+            floor.call = (*floor.call, token)
+
+    def _ends_with(self, token: int) -> bool:
+        """Whether the unit is over with this token."""
+        if token == Token.TURN_EOS and (self._called is not None or self._is_cut):
+            return True
+        if self._called is not None or self._is_full:
+            return False  # the end of the turn comes next
+        most = self._rules.max_tokens - 1
+        return len(self._fed) == most + (self._rules.max_call_unit_tokens if self._calls else 0)
 
     def _open_turn(self) -> None:
         if not self._floor.speaking and not self._fed:
             self._floor.turn += 1
-            self._floor.turn_units = self._floor.silent_units = 0
+            self._floor.turn_units = self._floor.silent_units = self._floor.turn_tokens = 0
+            self._floor.call = None
         self._floor.speaking = True
 
     def _too_long(self, token: int) -> bool:
@@ -210,23 +294,26 @@ class UnitDecision:
             floor.turn_units = floor.silent_units = 0
         else:
             floor.turn_units += 1
-            silent = not without_specials(outcome.said)
+            silent = not without_specials(outcome.said) and not outcome.calls
             floor.silent_units = floor.silent_units + 1 if silent else 0
         return outcome
 
     def _outcome(self) -> Outcome:
         assert self._terminator is not None
-        said = tuple(self._fed[1:])
         took_part = self._was_speaking or bool(self._fed)
         ended = bool(self._fed) and self._fed[-1] == Token.TURN_EOS
+        reason: EndReason = "max_tokens" if self._is_cut else "completed"
         return Outcome(
             fed=tuple(self._fed),
-            said=said,
+            said=tuple(self._fed[place] for place in self._said_at),
             terminator=int(self._terminator),
             listened=self._listened(took_part),
             turn=self._floor.turn if took_part else 0,
             begins_turn=bool(self._fed) and not self._was_speaking,
-            ends_turn="completed" if ended else None,
+            ends_turn=reason if ended else None,
+            said_at=tuple(self._said_at),
+            calls=self._calls,
+            called=self._called,
         )
 
     def _listened(self, took_part: bool) -> bool:

@@ -169,11 +169,12 @@ def banned_ids(unspeakable: Sequence[int], device: torch.device) -> Tensor:
 class TextSampler:
     """DECODE: logits of conversations to their next tokens. Holds nothing of any of them.
 
-    `banned` is made by `banned_ids`, once for all samplers.
+    `banned` is made by `banned_ids`, once for all samplers but those with `own_bans`.
     """
 
-    def __init__(self, settings: TextSampling, banned: Tensor) -> None:
+    def __init__(self, settings: TextSampling, banned: Tensor, *, own_bans: bool = False) -> None:
         self.settings = settings
+        self.own_bans = own_bans
         self._banned = banned
         self._listen_knob = Token.IM_END if settings.parity else Token.LISTEN
 

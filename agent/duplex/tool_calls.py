@@ -5,6 +5,7 @@ ever shown, and a call of nothing that there is stays text.
 """
 
 import json
+import logging
 import re
 import secrets
 from collections.abc import Collection
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from agent.chat_types import ChatToolCall
 from agent.duplex.tool_prompt import CLOSE_CALL, OPEN_CALL
+
+log = logging.getLogger(__name__)
 
 MAX_CALLS = 16
 """Calls of one answer; what looks like more is text."""
@@ -56,6 +59,14 @@ def parse_call(body: str, names: Collection[str], *, is_whole: bool = True) -> W
     if is_whole:
         return WrittenCall(head[1], rest.strip().removesuffix("}").rstrip())
     return WrittenCall(head[1], rest.strip(), is_whole=False)
+
+
+def known_call(body: str, names: Collection[str]) -> WrittenCall | None:
+    """The same where a call of nothing that there is cannot be shown as text: it is logged."""
+    call = parse_call(body, names)
+    if call is None:
+        log.warning("the model called none of %s: %.200r", ", ".join(names), body)
+    return call
 
 
 def _value(text: str) -> tuple[object, int]:

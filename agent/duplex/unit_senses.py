@@ -1,10 +1,13 @@
 """A unit as the LLM reads it: `<unit>`, its pictures, ten vectors of sound, what was typed."""
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from agent.duplex.audio_encoder import BLOCK_FRAMES
+from agent.duplex.content import listen
 from agent.duplex.context import Context
 from agent.duplex.memory import keep_audio
 from agent.duplex.pictures import Patches, patch_picture
@@ -18,10 +21,19 @@ MAX_PICTURES = 8
 """Pictures of a unit, those that were put in counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sensed:
+    """A unit's vectors [n, W], and how many of them are of sound and of pictures, without marks."""
+
+    vectors: Tensor
+    audio: int
+    pictures: int
+
+
 def sense(
     context: Context, slots: Slots, unit: Unit, max_slices: int
-) -> Generator[Work, None, Tensor]:
-    """Its vectors [n, W], those of what was put in with them. RequestError, before anything else.
+) -> Generator[Work, None, Sensed]:
+    """What it brings, and what was put in with it. RequestError, before anything else.
 
     `max_slices` of the pictures that come with it.
     """
@@ -37,9 +49,28 @@ def sense(
     (mel,) = memory.mel.push(unit.audio)
     heard = Hear(mel, memory.audio)
     yield Together([seen, heard]) if pictures else heard
-    put_in, memory.put_in = memory.put_in, ()
     parts = [context.embed([Token.UNIT]), *_spans(context, pictures, seen.vectors), heard.vectors]
-    return torch.cat([*parts, context.embed(put_in)] if put_in else parts)
+    recordings = yield from _recordings(context)
+    put_in, memory.put_in = memory.put_in, ()
+    marks = context.embed([Token.AUDIO_START, Token.AUDIO_END])
+    for vectors in recordings:
+        parts += [marks[:1], vectors, marks[1:]]
+    if put_in:
+        parts.append(context.embed(put_in))
+    return Sensed(
+        torch.cat(parts),
+        len(heard.vectors) + sum(map(len, recordings)),
+        sum(len(one) for one in seen.vectors),
+    )
+
+
+def _recordings(context: Context) -> Generator[Work, None, list[Tensor]]:
+    """The vectors [n, W] of each recording that was put in, heard as the voice in the prompt is."""
+    sounds, context.memory.sounds = context.memory.sounds, ()
+    vectors = []
+    for sound in sounds:
+        vectors.append((yield from listen(sound, BLOCK_FRAMES)))
+    return vectors
 
 
 def _spans(

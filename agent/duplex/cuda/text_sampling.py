@@ -38,7 +38,7 @@ class RowSampling:
     @staticmethod
     def takes(sampler: object) -> bool:
         """Whether rows of this sampler can be drawn here."""
-        if not isinstance(sampler, TextSampler):
+        if not isinstance(sampler, TextSampler) or sampler.own_bans:
             return False
         settings = sampler.settings
         known = settings.repetition_window <= MOST_REMEMBERED
