@@ -176,8 +176,10 @@ def _literal(value: object) -> str:
 def _less_secrets(section: str, name: str, value: object) -> object:
     field = _sections()[section].model_fields[name]
     for note in field.metadata:
-        if isinstance(note, Allowed) and note.hide is not None and isinstance(value, list):
-            return [note.hide(each) for each in value]
+        if isinstance(note, Allowed) and note.hide is not None:
+            return (
+                [note.hide(x) for x in value] if isinstance(value, list) else note.hide(str(value))
+            )
     return value
 
 

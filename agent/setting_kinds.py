@@ -67,7 +67,7 @@ def _ice_server(text: str) -> str:
     credentials, _, address = rest.rpartition("@")
     user, _, password = credentials.partition(":")
     is_stun = scheme in ("stun", "stuns") and not credentials
-    is_turn = scheme in ("turn", "turns") and bool(user and password)
+    is_turn = scheme in ("turn", "turns") and bool((user and password) or not credentials)
     if not address or any(character.isspace() for character in text) or not (is_stun or is_turn):
         raise ValueError("not an ICE server")
     return text
@@ -78,6 +78,10 @@ def _less_password(server: str) -> str:
     credentials, at, address = rest.rpartition("@")
     user = credentials.partition(":")[0]
     return f"{scheme}:{user}:***@{address}" if at else server
+
+
+def _less_all(secret: str) -> str:
+    return "***" if secret else ""
 
 
 def _less_hash(key: str) -> str:
@@ -109,8 +113,13 @@ KeyHashes = Annotated[
 ]
 IceServers = Annotated[
     tuple[Annotated[str, AfterValidator(_ice_server)], ...],
-    Allowed('"stun:host:port" or "turn:user:password@host:port"', hide=_less_password),
+    Allowed(
+        '"stun:host:port" or "turn:user:password@host:port", with `rtc.turn_secret` also '
+        '"turn:host:port"',
+        hide=_less_password,
+    ),
 ]
+TurnSecret = Annotated[str, Allowed("coturn's `static-auth-secret`", hide=_less_all)]
 
 
 class Section(BaseModel):

@@ -5,11 +5,19 @@ How they are read and merged is `agent.config`'s matter; everybody imports them 
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from agent.auth_settings import AuthSection
 from agent.model_settings import ChatSettings, ModelSection, VocoderSection, VoicesSection
-from agent.setting_kinds import Addresses, Hosts, IceServers, Networks, Origins, Section
+from agent.setting_kinds import (
+    Addresses,
+    Hosts,
+    IceServers,
+    Networks,
+    Origins,
+    Section,
+    TurnSecret,
+)
 from agent.tool_settings import ToolSettings
 from agent.types import CallMode, SessionSettings, TurnDetection
 
@@ -94,13 +102,31 @@ class CallSettings(Section):
 class RtcSettings(Section):
     """How WebRTC peers find the server."""
 
-    ice_servers: IceServers = Field(default=(), strict=False, description="STUN and TURN servers.")
+    # Before the servers, which are checked by it.
+    turn_secret: TurnSecret = Field(
+        default="",
+        description="What the server shares with its TURN servers: of those without user and "
+        "password, each call and each client gets a pair of its own, which expires.",
+    )
+    ice_servers: IceServers = Field(
+        default=(),
+        strict=False,
+        description="STUN and TURN servers; clients that may call are told of them, too.",
+    )
     addresses: Addresses = Field(
         default=(),
         strict=False,
         description="Addresses to offer to peers; empty offers all of this machine, and "
         "127.0.0.1 too when the server listens on loopback.",
     )
+
+    @field_validator("ice_servers")
+    @classmethod
+    def _have_credentials(cls, servers: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        bare = [each for each in servers if each.startswith("turn") and "@" not in each]
+        if bare and not info.data.get("turn_secret"):
+            raise ValueError("a TURN server without user and password needs rtc.turn_secret")
+        return servers
 
 
 class SessionDefaults(Section):

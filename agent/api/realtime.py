@@ -46,7 +46,7 @@ async def open_call(request: web.Request) -> web.Response:
             "Accept-Patch": f"{ICE_FRAGMENT}, {SDP}",
         }
     )
-    for server in ice_servers(calls.config):
+    for server in ice_servers(calls.config, _user(request)):
         response.headers.add(hdrs.LINK, as_link(server))
     return response
 
@@ -58,9 +58,13 @@ async def tell_types(request: web.Request) -> web.Response:
 
 async def tell_ice_servers(request: web.Request) -> web.Response:
     """The STUN and TURN servers that help to reach this one, as browsers take them."""
-    servers = ice_servers(request.app[CALLS].config)
+    servers = ice_servers(request.app[CALLS].config, _user(request))
     body = {"ice_servers": [ice_server_json(each) for each in servers]}
     return web.json_response(body, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+
+def _user(request: web.Request) -> str:
+    return caller_of(request).key or "caller"
 
 
 def _prefix(request: web.Request) -> str:
