@@ -14,7 +14,7 @@ from tests.rig.programs import require_all, require_program
 from tests.web_page.node import require_node_module
 
 ROOT = Path(__file__).resolve().parents[2]
-AT_A_TIME = 3
+AT_A_TIME = 4
 """Programs that run at once: they mostly wait, but each has to start."""
 LONGEST_S = 240
 INSTALL = "tests/conformance/install"
@@ -74,7 +74,7 @@ TRAVELLERS = {
         "@binbat/whip-whep, WHIP in Chromium", "whip.html", ("@binbat/whip-whep",), "webrtc"
     ),
 }
-_LONGEST_FIRST = ("agents_webrtc", "whip", "livekit", "agents_python", "openai_python_calls")
+LONGEST_FIRST = ("agents_webrtc", "whip", "livekit", "agents_python", "openai_python_calls")
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ def travel(clients: Sequence[str], folder: Path) -> dict[str, Trip]:
 
 
 async def _travel(clients: Sequence[str], folder: Path, interpreter: Path) -> dict[str, Trip]:
-    order = sorted(clients, key=lambda name: name not in _LONGEST_FIRST)
+    order = sorted(clients, key=lambda name: name not in LONGEST_FIRST)
     gate = asyncio.Semaphore(AT_A_TIME)
     versions = await _versions(clients, interpreter)
     async with ground(clients, folder) as here:
