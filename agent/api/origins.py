@@ -142,7 +142,8 @@ class Origins:
         for before in reversed([each.strip() for line in said for each in line.split(",")]):
             if not self._is_proxy(address):
                 break
-            address = before
+            has_port = before.startswith("[") or before.count(":") == 1
+            address = _host_in(before) if has_port else before
         return _site(address)
 
     def _is_proxy(self, address: str) -> bool:
