@@ -8,7 +8,6 @@ from pathlib import Path
 import aioice.ice
 import pytest
 
-from agent.api.realtime import CALLS as CALLS_KEY
 from tests.rig.caller import RATE_HZ
 from tests.rig.server import Footprint, Running, running_server, settle
 from tests.rig.socket_caller import SocketCaller
@@ -151,7 +150,7 @@ async def test_conformance_whip_ffmpeg_publishes_sound_and_pictures(
     )
     assert publisher.stdin is not None
     async with asyncio.timeout(30):
-        while not (calls := list(server.app[CALLS_KEY]._live)):
+        while not (calls := server.call_ids):
             await asyncio.sleep(0.01)
     sideband = await followed(server, f"/{calls[0]}")
     publisher.stdin.write(b"speak\n")

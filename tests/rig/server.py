@@ -30,6 +30,11 @@ class Running:
         """Calls in progress."""
         return self.app[CALLS].count
 
+    @property
+    def call_ids(self) -> list[str]:
+        """Those of the calls in progress."""
+        return list(self.app[CALLS]._live)
+
     async def end_calls(self) -> None:
         """What the server does to its calls when it is told to stop."""
         await self.app[CALLS].close()
