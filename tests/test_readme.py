@@ -67,7 +67,7 @@ def test_every_command_and_its_flags_exist(
         (found["command"], found["rest"])
         for text in code
         for found in re.finditer(
-            r"\bvoice-agent (?P<command>(voices )?[a-z]+)(?P<rest>[^&|;]*)", text
+            r"\bvoice-agent (?P<command>(voices |keys )?[a-z]+)(?P<rest>[^&|;]*)", text
         )
     ]
     assert {command for command, _ in mentioned} >= {"serve", "doctor", "config"}
