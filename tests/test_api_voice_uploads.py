@@ -43,7 +43,7 @@ async def sending(
     """A client that has sent so much of a body."""
     port = int(server.url.rsplit(":", 1)[1])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {FORM['Content-Type']}\r\n"
     head += f"Content-Length: {length or len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
