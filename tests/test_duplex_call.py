@@ -15,7 +15,6 @@ from agent.types import (
     UNIT_SAMPLES,
     AddPicture,
     AddText,
-    AddToolResult,
     ClearInput,
     CommitInput,
     DeleteItem,
@@ -245,9 +244,8 @@ def test_more_words_than_a_unit_takes_are_refused_and_the_others_stay() -> None:
 
 def test_what_the_model_cannot_be_told_is_refused() -> None:
     call = begun(LISTEN)
-    for command in (AddText("a", "assistant", "I said"), AddToolResult("a", "{}")):
-        with pytest.raises(UnsupportedError):
-            call.tell(command)
+    with pytest.raises(UnsupportedError):
+        call.tell(AddText("a", "assistant", "I said"))
     assert call.listen() == [Listened(3)]
 
 

@@ -31,7 +31,7 @@ from agent.types import (
     UnitReport,
     UpdateSettings,
 )
-from tests.rig.scripted_call import SETTINGS, parts
+from tests.rig.scripted_call import SETTINGS, parts, without_usage
 from tests.rig.tiny_mind import LISTEN, Script, says, second
 
 FORCED = [Listened(0), Listened(1), Listened(2)]
@@ -74,7 +74,7 @@ class Desk:
 
 
 def of(number: int, said: list[tuple[int, object]]) -> list[object]:
-    return [event for to, event in said if to == number]
+    return without_usage(event for to, event in said if to == number)
 
 
 def ask(text: str = "hi", **changes: object) -> ChatRequest:

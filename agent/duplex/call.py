@@ -10,36 +10,40 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
-from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
+from agent.duplex.call_input import CallInput
+from agent.duplex.call_parts import CallParts, CallVoices, call_prompt, conversation_settings
+from agent.duplex.call_telling import CallTelling, Steps
 from agent.duplex.context import lay_out_window
-from agent.duplex.conversation import MAX_PUT_IN_TOKENS, Conversation
+from agent.duplex.conversation import Conversation
 from agent.duplex.conversation_settings import UnitResult
 from agent.duplex.job import Job
 from agent.duplex.lanes import StageTimes
 from agent.duplex.pace import Pace
 from agent.duplex.policy import Order, Outcome
-from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
+from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.tokens import Vocabulary
-from agent.duplex.trial import Trial, TurnNumbers
-from agent.duplex.typed_input import TypedInput
-from agent.duplex.unit_input import Sight, whole_second
+from agent.duplex.tool_prompt import NO_TOOLS, tool_block
+from agent.duplex.tool_use import settings_of
+from agent.duplex.trial import Trial
+from agent.duplex.unit_input import whole_second
 from agent.duplex.unit_speech import UNIT_MS
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
 from agent.scheduler import UNIT_S, Shown
 from agent.types import (
+    AddAudio,
     AddPicture,
     AddText,
+    AddToolResult,
     ClearInput,
     Command,
     CommitInput,
     DeleteItem,
     ForceListen,
     Interrupt,
-    Listened,
     Respond,
     Retract,
     SessionSettings,
@@ -60,8 +64,6 @@ MAX_URGENT = 64
 _ALL_MS = 1 << 40
 """Captions are heard as they are shown."""
 
-Steps: TypeAlias = Generator[Work, None, Any]
-
 
 class DuplexCall:
     """A call whose turns the model takes by itself. `next_job` between two pieces of work only."""
@@ -73,28 +75,26 @@ class DuplexCall:
         self._parts = parts
         self._settings = settings
         self._line = line
-        self._turns = TurnNumbers()
         self._units: deque[tuple[Unit, float]] = deque(maxlen=MAX_UNITS_BEHIND)
-        self._pace = Pace(parts.runner.clock, UNIT_MS)
         self._urgent: deque[Callable[[], Job]] = deque()
-        self._typed = TypedInput(self._vocabulary)
-        piece_tokens = parts.runner.model.config.resampler.queries + 2
-        self._sight = Sight(self._typed, piece_tokens, settings.max_slices)
-        self._opened = self._listens = self._is_asked = self._sees = False
+        self._opened = self._listens = self._sees = self._is_own = False
+        self._asked: Respond | None = None
         self._to_prepare = True
         self._trial: Trial | None = None
-        self._prompted = self._system(settings)
+        self._prompted = self._prompt(settings)
         self._voices = voices
         self._heard_voice = parts.voices.duplex(voices.heard)
         script = parts.script() if parts.script is not None else None
         self._talk = Conversation(
             parts.runner,
-            self._prompt(self._prompted),
+            self._prompted,
             self._heard_voice,
             conversation_settings(parts, settings),
             script,
             opened=False,
         )
+        self._input = CallInput(parts.runner, self._talk, settings.max_slices)
+        self._telling = CallTelling(self._talk, line, Pace(parts.runner.clock, UNIT_MS))
 
     # ---- what comes in --------------------------------------------------------------------------
 
@@ -113,21 +113,12 @@ class DuplexCall:
                 self._before_units(lambda: self._interruption(turn, heard_ms))
             case UpdateSettings(settings=settings):
                 self._update(settings)
-            case AddText():
-                self._add_text(command)
-            case AddPicture():
-                self._sight.add(command, self._talk.unit_room_tokens)
-            case DeleteItem(item_id=item_id):
-                self._typed.forget(item_id)
-            case Respond(instructions=instructions):
-                if instructions:
-                    self._add_text(AddText("", "system", instructions))
-                self._is_asked = True
+            case AddText() | AddPicture() | AddAudio() | AddToolResult() | DeleteItem():
+                self._input.put_in(command)
+            case Respond():
+                self._respond(command)
             case ForceListen(on=on):
-                self._listens = on
-                self._is_asked = self._is_asked and not on
-                if self._trial is not None:
-                    self._trial.is_asked = self._trial.is_asked and not on
+                self._listen(on)
             case Retract(unit=unit):
                 self._drop_tried(unit)
                 self._before_units(lambda: Job(self._take_back(unit), _nothing))
@@ -136,6 +127,30 @@ class DuplexCall:
             case _:
                 name = type(command).__name__
                 raise UnsupportedError(f"the model cannot do {name} in a call")
+
+    def _respond(self, asked: Respond) -> None:
+        """RequestError, before anything is changed, for an answer that cannot be so.
+
+        Of functions of its own the model reads along with the unit that it answers in.
+        """
+        own = settings_of(self._settings, asked)
+        conversation_settings(self._parts, own)
+        if asked.instructions:
+            self._input.put_in(AddText("", "system", asked.instructions))
+        if own.tools != self._settings.tools:
+            try:
+                self._input.put_in_written(tool_block(self._vocabulary, own.tools) or NO_TOOLS)
+            except RequestError:
+                self._input.put_in(DeleteItem(""))
+                raise
+        self._asked = asked
+
+    def _listen(self, on: bool) -> None:
+        self._listens = on
+        if on:
+            self._asked = None
+            if self._trial is not None:
+                self._trial.asked = None
 
     def _drop_tried(self, unit: int) -> None:
         """Unit `unit` was only to be tried, and was not yet."""
@@ -151,8 +166,8 @@ class DuplexCall:
     @staticmethod
     def check(parts: CallParts, settings: SessionSettings, voices: CallVoices) -> None:
         """RequestError when no call could begin under these settings."""
-        system = settings.instructions or duplex_system(settings.language, camera=False)
-        prompt = duplex_prompt(parts.runner.model.vocabulary, system)
+        conversation_settings(parts, settings)
+        prompt = call_prompt(parts.runner.model.vocabulary, settings, camera=False)
         voice = parts.voices.duplex(voices.heard)
         lay_out_window(parts.runner.model, parts.runner.slots, parts.window, prompt, voice)
 
@@ -165,25 +180,21 @@ class DuplexCall:
         """Whether it can: its prompt is replaced in front of what was said."""
         return settings.mode == "duplex"
 
-    def _add_text(self, added: AddText) -> None:
-        most = min(MAX_PUT_IN_TOKENS, self._talk.unit_room_tokens // 4)
-        self._typed.add_text(added, most)
-
     def _update(self, settings: SessionSettings) -> None:
-        system, heard = self._system(settings), self._heard_voice
+        prompt, heard = self._prompt(settings), self._heard_voice
+        changed = conversation_settings(self._parts, settings)
         voices = self._voices.updated(self._parts, settings)
         if voices.heard != self._voices.heard:
             heard = self._parts.voices.duplex(voices.heard)
-        if (system, voices.heard) != (self._prompted, self._voices.heard):
-            prompt = self._prompt(system)
+        if (prompt, voices.heard) != (self._prompted, self._voices.heard):
             self._talk.check_prompt(prompt, heard)
             self._before_units(lambda: Job(self._reprompting(prompt), _nothing))
         self._to_prepare |= voices.spoken != self._voices.spoken
         self._voices, self._heard_voice = voices, heard
-        self._prompted, self._settings = system, settings
-        self._sight.max_slices = settings.max_slices
+        self._prompted, self._settings = prompt, settings
+        self._input.sight.max_slices = settings.max_slices
         spoke = self._talk.settings.speaks
-        self._talk.update(conversation_settings(self._parts, settings))
+        self._talk.update(changed)
         if not self._talk.settings.speaks:
             self._line.mute()
         self._to_prepare |= self._talk.settings.speaks and not spoke
@@ -202,7 +213,7 @@ class DuplexCall:
 
     def ease(self, shown: Shown) -> None:
         """From the next unit on so much is seen of the camera."""
-        self._sight.shown = shown
+        self._input.ease(shown)
 
     @property
     def _has_unit(self) -> bool:
@@ -231,29 +242,43 @@ class DuplexCall:
             yield from self._take_back(unit.index)
         yield from self._stand()
         if unit.speculative and not self._talk.speaking:
-            self._trial = Trial(unit.index, self._talk.save(), self._is_asked)
+            self._trial = Trial(unit.index, self._talk.save(), self._asked)
         if unit.pictures and not self._sees and self._trial is None:
             yield from self._open_eyes()
         taken = self._as_taken(unit)
-        if self._trial is not None:
-            self._typed.lend()
-        for text in self._typed.take_texts():
-            self._talk.put_in_text(text)
-        for rgb in self._typed.take_pictures():
-            self._talk.put_in_picture(rgb)
+        self._input.hand_over(is_tried=self._trial is not None)
         order = self._order()
         if order == "speak":
-            self._is_asked = False
-        said = partial(self._tell, unit.index, came_s)
-        result = yield from self._talk.steps(taken, order, self._sight.slices, said)
-        yield from self._say(result)
+            self._begin_own()
+        said = partial(self._decided, unit.index, came_s)
+        result = yield from self._talk.steps(taken, order, self._input.sight.slices, said)
+        yield from self._telling.say(result, is_tried=self._trial is not None)
+        if result.outcome.ends_turn is not None:
+            self._end_own()
         return result
+
+    def _begin_own(self) -> None:
+        """The turn that begins now is as it was asked for."""
+        asked, self._asked = self._asked or Respond(), None
+        own = conversation_settings(self._parts, settings_of(self._settings, asked))
+        self._is_own = own != self._talk.settings
+        if self._is_own:
+            self._talk.update(own)
+
+    def _end_own(self) -> None:
+        """That turn is over."""
+        if self._is_own:
+            self._is_own = False
+            self._talk.update(conversation_settings(self._parts, self._settings))
+
+    def _decided(self, unit: int, came_s: float, outcome: Outcome, text: str) -> Sequence[Work]:
+        return self._telling.decided(unit, outcome, text, self._voices.spoken, came_s)
 
     def _order(self) -> Order:
         """What the next unit is told to do."""
         if self._listens:
             return "listen"
-        if self._is_asked and not self._talk.speaking:
+        if self._asked is not None and not self._talk.speaking:
             return "speak"
         detection = self._settings.turn_detection
         if (detection is None or not detection.create_response) and not self._talk.speaking:
@@ -264,31 +289,8 @@ class DuplexCall:
         """The unit as far as anything can be made of it, so that the call survives the rest."""
         # The first picture changes the prompt for good, so it is not tried.
         pictures = unit.pictures if self._sees else ()
-        seen = self._sight.seen(pictures, self._talk.unit_room_tokens)
+        seen = self._input.seen(pictures)
         return replace(unit, audio=whole_second(unit.audio), pictures=seen)
-
-    def _tell(self, unit: int, came_s: float, outcome: Outcome, text: str) -> Sequence[Work]:
-        """Tell what a unit that came at `came_s` decides → what can be done while it speaks."""
-        line, beside = self._line, list[Work]()
-        self._pace.begin(came_s)
-        if outcome.begins_turn:
-            speaks = self._talk.settings.speaks
-            beside += line.begin(self._voices.spoken, speaks=speaks, pace=self._pace)
-            self._turns.begin(line.turn, outcome.turn)
-        if not outcome.listened:
-            line.tell_words(unit, text)
-        return beside
-
-    def _say(self, result: UnitResult) -> Steps:
-        """Let its speech be heard."""
-        outcome, line = result.outcome, self._line
-        if outcome.listened:
-            line.tell(Listened(result.unit))
-            if outcome.ends_turn is not None:
-                yield from line.say(result.unit, ends=outcome.ends_turn)
-        else:
-            yield from line.say(result.unit, result.speech_tokens, outcome.ends_turn)
-            self._pace.over()
 
     def _reported(self, result: UnitResult, stage_ms: StageTimes) -> None:
         self._line.tell(UnitReport(result.unit, stage_ms, result.context_tokens))
@@ -300,12 +302,13 @@ class DuplexCall:
         return Job(self._rewinding(turn, heard_ms), lambda _, __: self._interrupted(turn))
 
     def _rewinding(self, turn: int, heard_ms: int) -> Steps:
-        if own := self._turns.own(turn):
+        if own := self._telling.own(turn):
             yield from self._talk.rewind_steps(own, heard_ms)
 
     def _interrupted(self, turn: int) -> None:
-        if turn == self._line.turn:
-            self._line.end("interrupted")
+        self._telling.interrupted(turn)
+        if not self._talk.speaking:
+            self._end_own()
 
     def _take_back(self, unit: int) -> Steps:
         """The user went on speaking: unit `unit` was only tried. What it came with, comes again."""
@@ -314,17 +317,18 @@ class DuplexCall:
             return
         self._trial = None
         self._talk.restore(trial.point)
-        self._typed.bring_back()
-        self._is_asked = self._is_asked or trial.is_asked
-        if self._line.turn in self._turns.take_back(self._talk.turn):
-            self._line.end("interrupted")
+        self._input.bring_back()
+        self._asked = self._asked or trial.asked
+        self._telling.take_back()
+        self._end_own()
         if trial.is_reprompted:
-            yield from self._reprompting(self._prompt(self._prompted))
+            yield from self._reprompting(self._prompted)
 
     def _stand(self) -> Steps:
         """What was tried is no trial any more."""
         self._trial = None
-        self._typed.keep()
+        self._input.keep()
+        yield from self._telling.stand()
         yield from self._talk.stand_steps()
 
     def _preparing(self) -> Steps:
@@ -340,16 +344,13 @@ class DuplexCall:
     def _open_eyes(self) -> Steps:
         """The first picture: a call with a camera has a prompt of its own, unless it was given."""
         self._sees = True
-        system = self._system(self._settings)
-        if system != self._prompted:
-            self._prompted = system
-            yield from self._reprompting(self._prompt(system))
+        prompt = self._prompt(self._settings)
+        if prompt != self._prompted:
+            self._prompted = prompt
+            yield from self._reprompting(prompt)
 
-    def _system(self, settings: SessionSettings) -> str:
-        return settings.instructions or duplex_system(settings.language, camera=self._sees)
-
-    def _prompt(self, system: str) -> DuplexPrompt:
-        return duplex_prompt(self._vocabulary, system)
+    def _prompt(self, settings: SessionSettings) -> DuplexPrompt:
+        return call_prompt(self._vocabulary, settings, camera=self._sees)
 
     @property
     def _vocabulary(self) -> Vocabulary:
@@ -364,7 +365,7 @@ class DuplexCall:
         self._urgent.append(lambda: self._giving_up(then))
 
     def _giving_up(self, then: Callable[[], None]) -> Job:
-        self._is_asked = False
+        self._asked = None
         turn = self._line.turn
 
         def steps() -> Steps:

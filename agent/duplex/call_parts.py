@@ -7,6 +7,9 @@ from agent.duplex.conversation_settings import ConversationSettings, reference_s
 from agent.duplex.heard_voices import NoVoices, Voices
 from agent.duplex.lanes import Runner
 from agent.duplex.policy import Calls, listen_bias
+from agent.duplex.prompt import DuplexPrompt, duplex_prompt, duplex_system
+from agent.duplex.tokens import Vocabulary
+from agent.duplex.tool_prompt import tool_block
 from agent.duplex.tool_use import ToolUse
 from agent.duplex.window import WindowSettings
 from agent.interfaces import Vocoder, VoiceKey
@@ -80,3 +83,9 @@ def conversation_settings(parts: CallParts, settings: SessionSettings) -> Conver
         most_tokens=settings.max_output_tokens,
         tools=tools,
     )
+
+
+def call_prompt(vocabulary: Vocabulary, settings: SessionSettings, *, camera: bool) -> DuplexPrompt:
+    """The prompt of a duplex call; RequestError for functions that cannot be written."""
+    system = settings.instructions or duplex_system(settings.language, camera=camera)
+    return duplex_prompt(vocabulary, system, tool_block(vocabulary, settings.tools))

@@ -128,10 +128,9 @@ class Conversation:
         rules = self.settings.rules
         return rules.max_tokens + rules.max_call_unit_tokens * (rules.calls == "free")
 
-    @property
-    def held(self) -> Held:
-        """What is in its context."""
-        held = self._memory.held
+    def held(self, turn: int) -> Held:
+        """What is in its context, where that `turn` is the newest."""
+        held = self._memory.held(turn)
         return replace(held, audio=held.audio + self._voice_vectors)
 
     @property

@@ -97,15 +97,15 @@ class Memory:
         """Positions of the LLM that the conversation takes, the tail counted."""
         return self.llm.length + len(self.tail)
 
-    @property
-    def held(self) -> Held:
-        """What is in the context, without the vectors of a voice in its prompt."""
+    def held(self, turn: int) -> Held:
+        """What is in the context, without the vectors of a voice in its prompt; `turn` is the
+        newest."""
         units = self.window.units
         return Held(
             self.context_tokens,
             sum(one.audio for one in units),
             sum(one.pictures for one in units),
-            sum(one.generated for one in units if one.turn == self.floor.turn),
+            sum(one.generated for one in units if one.turn == turn),
         )
 
     def copy(self) -> "Memory":

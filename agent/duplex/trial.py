@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from agent.duplex.memory import Snapshot
+from agent.types import Respond
 
 _MOST_TURNS = 64
 """Turns that may still be interrupted: the newest."""
@@ -15,8 +16,8 @@ class Trial:
 
     unit: int
     point: Snapshot
-    is_asked: bool
-    """Whether the model had been asked to speak, and nobody took that back since."""
+    asked: Respond | None
+    """What the model had been asked to say, if nobody took that back since."""
     is_reprompted: bool = False
     """Whether the prompt was replaced since: that stays."""
 

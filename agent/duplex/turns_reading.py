@@ -10,7 +10,7 @@ from agent.chat_types import ChatPicture
 from agent.duplex.half_duplex import HalfDuplexConversation
 from agent.duplex.lanes import Runner
 from agent.duplex.turns_hearing import MAX_PICTURES, MAX_UTTERANCE_S
-from agent.duplex.typed_input import TypedInput, opened
+from agent.duplex.typed_input import VECTOR_SAMPLES, TypedInput, opened
 from agent.duplex.unit_input import PictureRoom, is_seen
 from agent.duplex.work import Work
 from agent.types import (
@@ -26,8 +26,7 @@ from agent.types import (
 
 log = logging.getLogger(__name__)
 
-_VECTOR_SAMPLES = MIC_RATE_HZ // 10
-_SHORTEST_SAMPLES = 2 * _VECTOR_SAMPLES  # shorter sound makes no vector, or nearly none
+_SHORTEST_SAMPLES = 2 * VECTOR_SAMPLES  # shorter sound makes no vector, or nearly none
 
 Steps: TypeAlias = Generator[Work, None, Any]
 
@@ -63,7 +62,7 @@ class TurnReader:
             case AddToolResult():
                 self._typed.add_result(command, self.most_tokens // 2)
             case AddAudio():
-                most = min(MAX_UTTERANCE_S * MIC_RATE_HZ, self.most_tokens * _VECTOR_SAMPLES)
+                most = min(MAX_UTTERANCE_S * MIC_RATE_HZ, self.most_tokens * VECTOR_SAMPLES)
                 self._typed.add_recording(command, most)
             case AddPicture():
                 self._typed.expect_room(MAX_PICTURES, "with the next turn")
@@ -101,13 +100,13 @@ class TurnReader:
         A turn that leaves none begins again with them: only its newest part is heard. Of sound
         that is too long the end, and of too many pictures the newest ones.
         """
-        wanted = len(sound) // _VECTOR_SAMPLES + self._piece_tokens
+        wanted = len(sound) // VECTOR_SAMPLES + self._piece_tokens
         if wanted > talk.turn_room_tokens:
             log.warning("the user's turn is longer than the context: its beginning is forgotten")
             talk.abandon_turn()
         room = talk.turn_room_tokens
-        sound = sound[-max(1, room * 3 // 4) * _VECTOR_SAMPLES :]
-        fitting = self._fitting(pictures, room - len(sound) // _VECTOR_SAMPLES - self._piece_tokens)
+        sound = sound[-max(1, room * 3 // 4) * VECTOR_SAMPLES :]
+        fitting = self._fitting(pictures, room - len(sound) // VECTOR_SAMPLES - self._piece_tokens)
         if len(sound) >= _SHORTEST_SAMPLES:
             yield from talk.hear_steps(sound, fitting)
         elif fitting:

@@ -18,6 +18,8 @@ from agent.types import (
     FloatArray,
 )
 
+VECTOR_SAMPLES = MIC_RATE_HZ // 10
+"""Sound of a vector, at 16 kHz."""
 _WRITTEN = "\n"
 
 

@@ -1,8 +1,9 @@
 """A call on the tiny model whose decisions are written beforehand, and what it says."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,7 @@ from agent.types import (
 from tests.rig.jobs import advanced
 from tests.rig.tiny_mind import Script, second, tiny_mind
 
+E = TypeVar("E")
 SETTINGS = SessionSettings(model="minicpm-o", instructions="ab")
 
 
@@ -47,6 +49,13 @@ def parts(
         script=(lambda: script) if script is not None else None,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def without_usage(said: Iterable[E]) -> list[E]:
+    """These events; what turns took is looked at elsewhere."""
+    return [
+        replace(event, usage=Usage()) if isinstance(event, TurnEnded) else event for event in said
+    ]
 
 
 def picture_file(width: int, height: int) -> bytes:
@@ -117,10 +126,7 @@ class Driven:
                 pass
         said = [event for event in self.line.take() if not isinstance(event, UnitReport)]
         self.usages += [event.usage for event in said if isinstance(event, TurnEnded)]
-        return [
-            replace(event, usage=Usage()) if isinstance(event, TurnEnded) else event
-            for event in said
-        ]
+        return without_usage(said)
 
     @property
     def context_tokens(self) -> int:
