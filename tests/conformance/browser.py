@@ -108,6 +108,9 @@ class Host:
             "asked_ms": -1,
             "cut_ms": cut_ms,
             "status": response["status"],
+            "user_turns": sum(
+                event["type"] == "input_audio_buffer.committed" for event in self._followed
+            ),
         }
 
     async def _follow(self, call_id: str) -> None:

@@ -23,14 +23,14 @@ def table(trips: Mapping[str, Trip]) -> tuple[str, bool]:
         verdicts = [judge(trip, feature) for feature in FEATURES]
         fine = fine and not any(verdict.fault for verdict in verdicts)
         cells = [_cell(verdict, notes) for verdict in verdicts]
-        title = f"{TRAVELLERS[client].title} ({trip.version})"
+        title = f"{trip.version} ({TRAVELLERS[client].how})"
         rows.append(f"| {' | '.join((title, *cells))} |")
     rows += ["", *(f"{number}. {note}" for number, note in enumerate(notes, 1))]
     return "\n".join(rows).rstrip() + "\n", fine
 
 
 def _cell(verdict: Verdict, notes: list[str]) -> str:
-    word = ("no" if verdict.fault else "yes") if verdict.applies else "–"
+    word = ("no" if verdict.fault else verdict.word) if verdict.applies else "–"
     note = verdict.fault.replace("\n", " ")[:200] or verdict.note
     if not note:
         return word

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.conformance.ground import Ground, ground
 from tests.rig.programs import require_all, require_program
@@ -24,55 +24,39 @@ INSTALL = "tests/conformance/install"
 class Traveller:
     """A client and the program that uses it; `packages` are what it is made of, the client first.
 
-    `wire` is how it reaches the server.
+    `how` says how it is used, `wire` how it reaches the server.
     """
 
-    title: str
+    how: str
     program: str
     packages: tuple[str, ...]
-    wire: str
+    wire: Literal["websocket", "webrtc"]
 
 
 TRAVELLERS = {
     "openai_python": Traveller(
-        "openai (Python), WebSocket", "with_openai_python.py", ("openai",), "websocket"
+        "Python, WebSocket", "with_openai_python.py", ("openai",), "websocket"
     ),
     "openai_python_calls": Traveller(
-        "openai (Python), HTTP with aiortc",
-        "with_openai_python_calls.py",
-        ("openai", "aiortc"),
-        "webrtc",
+        "Python, HTTP and sideband", "with_openai_python_calls.py", ("openai", "aiortc"), "webrtc"
     ),
-    "openai_node": Traveller(
-        "openai (Node), WebSocket", "with_openai_node.mjs", ("openai",), "websocket"
-    ),
+    "openai_node": Traveller("Node, WebSocket", "with_openai_node.mjs", ("openai",), "websocket"),
     "agents_webrtc": Traveller(
-        "@openai/agents-realtime, WebRTC in Chromium",
-        "agents_webrtc.html",
-        ("@openai/agents-realtime",),
-        "webrtc",
+        "Chromium, WebRTC", "agents_webrtc.html", ("@openai/agents-realtime",), "webrtc"
     ),
     "agents_ws": Traveller(
-        "@openai/agents-realtime, WebSocket in Node",
-        "with_agents_ws.mjs",
-        ("@openai/agents-realtime",),
-        "websocket",
+        "Node, WebSocket", "with_agents_ws.mjs", ("@openai/agents-realtime",), "websocket"
     ),
     "agents_python": Traveller(
-        "openai-agents (Python)", "with_agents_python.py", ("openai-agents",), "websocket"
+        "Python, WebSocket", "with_agents_python.py", ("openai-agents",), "websocket"
     ),
     "livekit": Traveller(
-        "livekit-plugins-openai, AgentSession",
-        "with_livekit.py",
-        ("livekit-plugins-openai",),
-        "websocket",
+        "Python, `AgentSession`", "with_livekit.py", ("livekit-plugins-openai",), "websocket"
     ),
     "pipecat": Traveller(
-        "pipecat, OpenAIRealtimeLLMService", "with_pipecat.py", ("pipecat-ai",), "websocket"
+        "Python, `OpenAIRealtimeLLMService`", "with_pipecat.py", ("pipecat-ai",), "websocket"
     ),
-    "whip": Traveller(
-        "@binbat/whip-whep, WHIP in Chromium", "whip.html", ("@binbat/whip-whep",), "webrtc"
-    ),
+    "whip": Traveller("Chromium, WHIP", "whip.html", ("@binbat/whip-whep",), "webrtc"),
 }
 LONGEST_FIRST = ("agents_webrtc", "whip", "livekit", "agents_python", "openai_python_calls")
 
@@ -121,7 +105,8 @@ async def _travel(clients: Sequence[str], folder: Path, interpreter: Path) -> di
         left = await here.calls_left()
     for trip in ended:
         trip.calls_left, trip.version = left, versions[trip.client]
-    return {trip.client: trip for trip in ended}
+    found = {trip.client: trip for trip in ended}
+    return {client: found[client] for client in clients}
 
 
 async def _one(

@@ -39,6 +39,7 @@ class Verdict:
     fault: str = ""
     note: str = ""
     applies: bool = True
+    word: str = "yes"
 
 
 def judge(trip: Trip, feature: str) -> Verdict:
@@ -51,7 +52,8 @@ def judge(trip: Trip, feature: str) -> Verdict:
         failed = ", ".join(trip.errors) or trip.log[-500:] or "nothing was told"
         return Verdict(f"never got there: {failed}")
     fault = _JUDGES[feature](trip, trip.facts[feature])
-    return Verdict(fault, NOTES.get((trip.client, feature), ""))
+    word, note = NOTES.get((trip.client, feature), ("yes", ""))
+    return Verdict(fault, note, word=word)
 
 
 NOT_FOR = {
@@ -59,9 +61,15 @@ NOT_FOR = {
     ("whip", "tools"): "WHIP has no events, so a client has no functions.",
 }
 NOTES = {
-    ("pipecat", "history"): "Pipecat writes down the words that came, not those that were played; "
-    "what it retrieves from the server is what was heard.",
-    ("whip", "picture"): "The camera's track; what the agent says of it is read over a sideband.",
+    ("pipecat", "history"): (
+        "partly",
+        "Pipecat writes down the words that came, not those that were played; what it retrieves "
+        "from the server is what was heard.",
+    ),
+    ("whip", "picture"): (
+        "yes",
+        "The camera's track; what the agent says of it is read over a sideband.",
+    ),
 }
 
 

@@ -86,7 +86,8 @@ const STEPS = {
     await sleep(LISTEN_MS);
     await way.keepSound('heard.wav', ear.sound());
     const answered = await window.followed('answered', -1);
-    return { talk: { user_turns: 1 }, answered, picture: { said: answered.text } };
+    const talk = { user_turns: answered.user_turns };
+    return { talk, answered, picture: { said: answered.text } };
   },
 
   /** New ways for the call that there is, and then a call of its own. */
