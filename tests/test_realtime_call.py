@@ -339,7 +339,7 @@ def test_old_responses_and_items_are_forgotten() -> None:
         call.take(call.call.playout_drained(turn))
     first = next(e for e in call.events if e["type"] == "response.output_item.added")
     call.send("conversation.item.retrieve", item_id=first["item"]["id"])
-    assert call.error()["code"] == "item_not_found"
+    assert call.error()["code"] == "item_retrieve_invalid_item_id"
     assert call.heard() == "word"
     assert call.take(call.call.playout_started(1)) == []
 

@@ -204,7 +204,7 @@ def test_an_item_is_bounded_in_words_pictures_and_sound() -> None:
 
 def test_an_id_is_given_once(call: Watched) -> None:
     create(call, text("a"), id="mine")
-    assert refused(call, text("b"), id="mine") == ("duplicate_item_id", "item.id")
+    assert refused(call, text("b"), id="mine") == ("item_create_duplicate_item_id", "item.id")
     call.send("conversation.item.delete", item_id="mine")
     assert kinds(create(call, text("b"), id="mine"))[0] == "conversation.item.added"
 

@@ -179,14 +179,14 @@ class Items:
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._by_id
 
-    def get(self, item_id: str) -> Item:
-        """The item; `RequestError` (`item_not_found`) when there is none."""
+    def get(self, item_id: str, unknown: str = "item_not_found") -> Item:
+        """The item; `RequestError` of the code `unknown` when there is none."""
         item = self._by_id.get(item_id)
         if item is None:
             raise RequestError(
                 f"There is no item '{item_id[:64]}' in this conversation.",
                 param="item_id",
-                code="item_not_found",
+                code=unknown,
             )
         return item
 

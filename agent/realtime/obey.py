@@ -171,7 +171,7 @@ def create_item(call: CallState, event: Fields) -> Reaction:
         raise RequestError(
             f"There is an item {quoted(item.id)} already; choose another id.",
             param="item.id",
-            code="duplicate_item_id",
+            code="item_create_duplicate_item_id",
         )
     after = event.text("previous_item_id", "", most=MAX_ID_CHARS) or None
     previous_id = call.items.add(item, after)
@@ -179,8 +179,11 @@ def create_item(call: CallState, event: Fields) -> Reaction:
 
 
 def retrieve_item(call: CallState, event: Fields) -> Reaction:
-    """`conversation.item.retrieve`: of the agent's speech, the words that were heard so far."""
-    item = call.items.get(item_id_of(event))
+    """`conversation.item.retrieve`: of the agent's speech, the words that were heard so far.
+
+    The code for an unknown item is one of the few that some clients survive.
+    """
+    item = call.items.get(item_id_of(event), unknown="item_retrieve_invalid_item_id")
     content = item.content_so_far() if isinstance(item, SpokenItem) else item.content()
     return call.tell([server_event("conversation.item.retrieved", item=content)])
 
