@@ -45,7 +45,7 @@ class CallInput:
                 self._typed.forget(item_id)
 
     def put_in_written(self, text: str) -> None:
-        """The same for words in which control tokens are meant."""
+        """The same for functions of one answer, in which control tokens are meant."""
         self._typed.add_written(text, self._text_room)
 
     @property

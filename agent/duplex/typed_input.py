@@ -80,8 +80,16 @@ class TypedInput:
         self._add(_result_of(added.call_id), _Text(written, is_result=True), most_tokens)
 
     def add_written(self, written: str, most_tokens: int) -> None:
-        """Words in which control tokens are meant, in the place of any that came so before."""
-        self._add(_WRITTEN, _Text(written), most_tokens)
+        """Functions of one answer, in which control tokens are meant, in the place of any that came
+        so before; RequestError as for words."""
+        try:
+            self._add(_WRITTEN, _Text(written), most_tokens)
+        except RequestError as error:
+            raise RequestError(
+                f"the functions of one answer take more than {most_tokens} tokens with what else "
+                "waits; offer fewer, or give them to the session",
+                param="response.tools",
+            ) from error
 
     def _add(self, key: str, text: _Text, most_tokens: int) -> None:
         lent = {} if self._lent is None else self._lent._texts

@@ -38,6 +38,7 @@ ABILITIES = Abilities(
     camera=True,
     typed_text=True,
     pictures=True,
+    recordings=True,
     tools=True,
     languages=LANGUAGES,
     default_instructions=tuple((one, duplex_system(one, camera=False)) for one in LANGUAGES),
