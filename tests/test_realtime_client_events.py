@@ -183,7 +183,7 @@ def test_playout_with_nothing_in_it_is_passed_over(call: Watched, fields: dict[s
         '{"type":"session.update","session":{"instructions":"\\ud800"}}',
         '{"type":"session.update","session":{"\\udfff":1}}',
         '{"type":"session.update","session":' + '{"a":' * 90 + "1" + "}" * 90 + "}",
-        "[" * 100_000,
+        "[" * 50_000,
         '{"a":' * 50_000,
     ],
 )
@@ -201,6 +201,16 @@ def test_an_event_too_large_is_not_read() -> None:
     exact = json.dumps({"type": "voice_agent.pause", "pad": ""})
     padded = exact.replace('""', '"' + "é" * ((100 - len(exact)) // 2) + '"')
     assert call.take(call.call.receive(padded)) == []
+    assert call.actions == [Pause()]
+
+
+@pytest.mark.parametrize("values", ["1,2,3", "[],{}", '{"a":1,"b":2}'])
+def test_an_event_of_too_many_values_is_not_read(values: str) -> None:
+    call = Watched(limits=Limits(max_values=4))
+    call.take(call.call.receive('{"type":"voice_agent.pause","pad":[' + values + "]}"))
+    assert call.error()["code"] == "message_too_large"
+    assert call.actions == []
+    call.take(call.call.receive('{"type":"voice_agent.pause","pad":[1,2]}'))
     assert call.actions == [Pause()]
 
 

@@ -202,6 +202,13 @@ def test_an_item_is_bounded_in_words_pictures_and_sound() -> None:
     ]
 
 
+def test_parts_beyond_what_an_item_may_have_are_not_looked_at() -> None:
+    call = Watched(abilities=ABLE, limits=Limits(max_item_parts=3))
+    unread: dict[str, object] = {"type": "no such part"}
+    assert refused(call, *[unread] * 4) == ("item_too_large", "item.content")
+    assert refused(call, *[unread] * 3) == ("invalid_value", "item.content[0].type")
+
+
 def test_an_id_is_given_once(call: Watched) -> None:
     create(call, text("a"), id="mine")
     assert refused(call, text("b"), id="mine") == ("item_create_duplicate_item_id", "item.id")

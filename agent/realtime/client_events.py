@@ -30,6 +30,11 @@ def read_message(message: str | bytes, limits: Limits) -> dict[str, object]:
             f"The event is larger than {limits.max_message_bytes} bytes; send it in parts.",
             code="message_too_large",
         )
+    if sum(map(message.count, ",[{")) > limits.max_values:
+        raise RequestError(
+            f"The event holds more than {limits.max_values} values; send it in parts.",
+            code="message_too_large",
+        )
     try:
         document = json.loads(message, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

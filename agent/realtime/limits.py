@@ -22,8 +22,13 @@ class Limits:
     """A longer client event is refused unread."""
     max_depth: int = 64
     """A client event nested deeper is refused."""
+    max_values: int = 65_536
+    """A client event with more commas and brackets is refused unread: it might hold that many
+    values, and to look at each of a million keeps all other calls waiting."""
     max_text_chars: int = 32_768
     """Longer text of one item from the client is refused."""
+    max_item_parts: int = 128
+    """More parts in one item are refused, and none of them is looked at."""
     max_item_pictures: int = 16
     """More pictures in one item are refused."""
     max_item_sound_s: int = 30

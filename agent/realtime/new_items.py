@@ -76,13 +76,7 @@ def parse_item(item: Fields, call: CallState) -> tuple[Item, tuple[Command, ...]
 
 def _message(item: Fields, item_id: str, call: CallState) -> tuple[Item, tuple[Command, ...]]:
     role = item.choice("role", ROLES, "user")
-    parts = item.objects("content")
-    if not parts:
-        raise RequestError(
-            "'item.content' is empty; give it at least one part.",
-            param=item.name("content"),
-            code="missing_required_parameter",
-        )
+    parts = _parts(item, call)
     told = [_part(one, role, item_id, call) for one in parts]
     _check_sizes(item, told, call)
     media = [one.command for one in told if one.command is not None]
@@ -91,6 +85,24 @@ def _message(item: Fields, item_id: str, call: CallState) -> tuple[Item, tuple[C
     if texts:
         commands.append(AddText(item_id, role, "\n".join(texts)))
     return MessageItem(item_id, role, tuple(one.part for one in told)), tuple(commands)
+
+
+def _parts(item: Fields, call: CallState) -> list[Fields]:
+    most = call.limits.max_item_parts
+    if len(item.items("content")) > most:
+        raise RequestError(
+            f"The item has {len(item.items('content'))} parts; at most {most} are taken.",
+            param=item.name("content"),
+            code="item_too_large",
+        )
+    parts = item.objects("content")
+    if not parts:
+        raise RequestError(
+            "'item.content' is empty; give it at least one part.",
+            param=item.name("content"),
+            code="missing_required_parameter",
+        )
+    return parts
 
 
 def _check_sizes(item: Fields, told: list[_Told], call: CallState) -> None:
