@@ -147,6 +147,8 @@ def test_the_names_of_a_certificate_are_the_server_s(tmp_path: Path) -> None:
         ("https://evil.example", None, False),
         ("http://127.0.0.1.evil.example", None, False),
         ("null", "cross-site", False),
+        ("http://[", None, False),
+        ("http://[x]:9", None, False),
     ],
 )
 async def test_pages_from_elsewhere_are_not_answered(

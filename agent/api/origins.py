@@ -101,7 +101,7 @@ class Origins:
 
     def _is_own(self, request: web.Request, origin: str) -> bool:
         site = request.headers.get("Sec-Fetch-Site")
-        place = urlsplit(origin).netloc.lower() if "://" in origin else ""
+        place = _place_in(origin)
         # Behind a proxy the host may be another one; browsers say so themselves where they can.
         is_here = bool(place) and place in (request.host.lower(), *self._public)
         return site == _SAME if site is not None else is_here
@@ -171,7 +171,15 @@ def _host_in(header: str) -> str:
 
 
 def _host_of(origin: str) -> str:
-    return _host_in(urlsplit(origin).netloc) if "://" in origin else ""
+    return _host_in(_place_in(origin))
+
+
+def _place_in(origin: str) -> str:
+    """Host and port; "" where it names none."""
+    try:
+        return urlsplit(origin).netloc.lower() if "://" in origin else ""
+    except ValueError:  # no browser sends such brackets
+        return ""
 
 
 def _is_localhost(host: str) -> bool:
