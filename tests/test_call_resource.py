@@ -88,6 +88,8 @@ async def test_a_session_that_is_accepted_is_in_force(
         ("{", "invalid_json"),
         ('{"instructions": "no"}, "event_id": "mine"', "invalid_json"),
         ("[" * 50_000, "invalid_json"),
+        ('{"instructions": "no", "speed": NaN}', "invalid_json"),
+        ('{"instructions": "no", "include": [' + "0," * 70_000 + "0]}", "message_too_large"),
         (b"\xff", "invalid_text"),
     ],
 )

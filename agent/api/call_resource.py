@@ -100,8 +100,9 @@ def _update(session: Session, document: str) -> None:
     finally:
         leave()
     for event in told:
+        # Nothing else happens meanwhile; of an event that was refused unread, no id is known.
         error = event.get("error")
-        if isinstance(error, dict) and error.get("event_id") == event_id:
+        if isinstance(error, dict) and error.get("event_id", event_id) == event_id:
             raise RequestError(
                 str(error["message"]), param=error.get("param"), code=error.get("code")
             )
