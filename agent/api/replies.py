@@ -18,6 +18,8 @@ _PAGE_POLICY = (
 )
 
 _KINDS = {403: "permission_error", 429: "rate_limit_error"}
+_CLIENT_IS_GONE = 499
+"""Nobody reads it; nginx logs it so."""
 _LOST_RETRY_S = 5
 """Whoever comes back before the engine does is told how long that still takes."""
 
@@ -36,9 +38,16 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
             {str(hdrs.ALLOW): error.headers.get(hdrs.ALLOW, "")} if error.status == 405 else {}
         )
         return _error(error.status, _http_error_text(error, request), None, None, headers)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _is_gone(request):
+            log.info("%s %s: the client is gone", request.method, request.path)
+            return _error(_CLIENT_IS_GONE, "the client is gone", None, None, {})
         log.exception("%s %s failed", request.method, request.path)
         return _error(500, "internal error; the server's log says more", None, None, {})
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def error_reply(error: AgentError) -> web.Response:
