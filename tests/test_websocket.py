@@ -85,13 +85,20 @@ async def refused(
 # ---- a conversation ---------------------------------------------------------------------------
 
 
-async def test_the_greeting_arrives_sample_for_sample_and_every_event_is_valid(
+async def test_the_greeting_arrives_sample_for_sample_although_somebody_coughs(
     server: Running,
 ) -> None:
     greeting = load_greeting(resources.assets_folder() / "ref_audio" / "echo_greeting.wav")
     async with calling(server, quiet=False) as caller:
         assert caller.types()[0] == "session.created"
+        await caller.send("voice_agent.resume")  # whoever knows our events is told of ducks
+        await caller.wait_for("response.output_audio.delta")
+        await caller.say_live(bytes(57_600), 20)
+        cough = say("mhm", RATE_HZ, level_dbfs=-20)[: RATE_HZ * 4 // 10]
+        await caller.say_live(pcm16(cough), 20)
         await caller.wait_for(DONE)
+        kinds = caller.types(extensions=True)
+        assert kinds.count("voice_agent.ducked") == kinds.count("voice_agent.resumed") >= 1
         assert np.array_equal(from_pcm16(caller.sound()), greeting.samples)
         kinds = caller.types()
         assert kinds.index("response.output_audio.done") > kinds.index(
