@@ -18,12 +18,12 @@
 import { openCamera, openMicrophone, openScreen, requireBrowser, stop } from './capture.js';
 import { EventChannel } from './event_channel.js';
 import { Floor } from './floor.js';
+import { Link, openPeer } from './link.js';
 import { Pictures } from './pictures.js';
 import { PlayoutReports } from './playout.js';
 import { asProblem, CallProblem, eventProblem } from './problems.js';
 import { PageKey } from './page_key.js';
 import { Signalling } from './signalling.js';
-import { StatisticsReader } from './statistics.js';
 
 /**
  * @typedef {'idle' | 'connecting' | 'listening' | 'speaking' | 'paused' | 'ended' | 'problem'} State
@@ -54,8 +54,8 @@ export class Call extends EventTarget {
   #options = /** @type {Options} */ ({});
   /** Device changes run one after the other, so that two quick presses cannot interleave. */
   #deviceWork = Promise.resolve();
+  #link = /** @type {Link | null} */ (null);
   #deadline = 0;
-  #polling = 0;
   #muted = false;
   #choosingScreen = false;
   /** @type {State} */
@@ -70,7 +70,6 @@ export class Call extends EventTarget {
     super();
     this.signalling = new Signalling(baseUrl, key);
     this.limits = { ...LIMITS, ...limits };
-    this.statistics = new StatisticsReader();
     /** Whether it ended in order, and not by us. */
     this.endedByServer = false;
   }
@@ -121,10 +120,11 @@ export class Call extends EventTarget {
     this.#enter('connecting');
     try {
       requireBrowser();
+      const iceServers = this.signalling.iceServers();
       const microphone = await openMicrophone(options.microphoneId);
       if (!this.live) return stop(microphone);
       this.#useMicrophone(microphone);
-      await this.#connect(microphone);
+      await this.#connect(microphone, await iceServers);
     } catch (error) {
       this.#finish(asProblem(error));
     }
@@ -208,10 +208,19 @@ export class Call extends EventTarget {
 
   // ---- the connection ---------------------------------------------------------------------------
 
-  /** @param {MediaStream} microphone */
-  async #connect(microphone) {
-    const pc = new RTCPeerConnection();
+  /**
+   * @param {MediaStream} microphone
+   * @param {RTCIceServer[]} iceServers
+   */
+  async #connect(microphone, iceServers) {
+    const pc = openPeer(iceServers);
     this.#pc = pc;
+    this.#link = new Link(pc, this.limits, {
+      statistics: (statistics) => this.live && this.#tell('statistics', statistics),
+      changed: (whole) => this.#tell('link', whole),
+      lost: () => this.#finish(new CallProblem('server-gone')),
+      restart: (sdp) => (this.#callUrl ? this.signalling.restart(this.#callUrl, sdp) : Promise.reject()),
+    });
     pc.ontrack = (event) => this.#tell('sound', event.streams[0] ?? new MediaStream([event.track]));
     pc.onconnectionstatechange = () => this.#onConnection(pc.connectionState);
     // The server ends a call by closing the peer connection; the channel is the first that we hear of it.
@@ -223,7 +232,8 @@ export class Call extends EventTarget {
     if (!this.live) return callUrl ? this.signalling.hangUp(callUrl) : undefined;
     this.#callUrl = callUrl;
     await pc.setRemoteDescription({ type: 'answer', sdp });
-    if (this.#state === 'connecting') this.#expect(this.limits.connectMs, 'connection-failed');
+    if (this.#state !== 'connecting') return;
+    this.#deadline = setTimeout(() => this.#finish(new CallProblem('connection-failed')), this.limits.connectMs);
   }
 
   /**
@@ -241,39 +251,20 @@ export class Call extends EventTarget {
     if (connection === 'connected') this.#onConnected();
     else if (connection === 'closed') this.#finish(null);
     else if (connection === 'failed') this.#finish(this.#lost());
-    else if (connection === 'disconnected' && this.#state !== 'connecting') {
-      this.#tell('link', false);
-      this.#expect(this.limits.graceMs, 'server-gone');
-    }
+    else if (connection === 'disconnected' && this.#state !== 'connecting') this.#link?.broke();
   }
 
   #onConnected() {
     clearTimeout(this.#deadline);
-    this.#tell('link', true);
+    this.#link?.connected();
     // The first events may come before this and have begun the agent's greeting.
     if (this.#state === 'connecting') this.#enter(this.#floor.holder);
-    this.#polling ||= setInterval(() => this.#readStatistics(), this.limits.statisticsMs);
   }
 
   /** A connection that never was is the network's fault, one that broke is the server's absence. */
   #lost() {
     if (this.#events?.closed) return null;
     return new CallProblem(this.#state === 'connecting' ? 'connection-failed' : 'server-gone');
-  }
-
-  /**
-   * End with `code` unless the connection comes first.
-   * @param {number} ms
-   * @param {'connection-failed' | 'server-gone'} code
-   */
-  #expect(ms, code) {
-    clearTimeout(this.#deadline);
-    this.#deadline = setTimeout(() => this.#finish(new CallProblem(code)), ms);
-  }
-
-  async #readStatistics() {
-    const report = await this.#pc?.getStats();
-    if (report && this.live) this.#tell('statistics', this.statistics.read(report.values()));
   }
 
   #speechSource() {
@@ -369,7 +360,7 @@ export class Call extends EventTarget {
   #finish(problem) {
     if (!this.live) return;
     clearTimeout(this.#deadline);
-    clearInterval(this.#polling);
+    this.#link?.finish();
     this.endedByServer = !problem && this.#events?.closed === true;
     if (this.#callUrl && !this.endedByServer) this.signalling.hangUp(this.#callUrl);
     this.#state = problem ? 'problem' : 'ended';

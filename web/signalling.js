@@ -25,6 +25,10 @@ import { CallProblem, refusalProblem } from './problems.js';
  */
 
 const ANSWER_TIMEOUT_MS = 20_000;
+/** A broken connection has few seconds to come back. */
+const RESTART_TIMEOUT_MS = 2_000;
+/** Longer the caller does not wait for servers that the call may well do without. */
+const SERVERS_TIMEOUT_MS = 1_000;
 
 export class Signalling {
   #key;
@@ -36,6 +40,7 @@ export class Signalling {
   constructor(baseUrl, key) {
     this.#key = key;
     this.callsUrl = new URL('v1/realtime/calls', baseUrl);
+    this.serversUrl = new URL('v1/realtime/ice-servers', baseUrl);
     this.chatUrl = new URL('v1/chat/completions', baseUrl);
     this.modelsUrl = new URL('v1/models', baseUrl);
   }
@@ -51,6 +56,33 @@ export class Signalling {
     const response = await this.#reach(this.callsUrl, { method: 'POST', ...offerBody(sdp, session) });
     if (response.status !== 201) throw await refusalProblem(response);
     return { sdp: await response.text(), callUrl: this.#callUrl(response.headers.get('Location')) };
+  }
+
+  /**
+   * Ask for another way through the network.
+   * @param {URL} callUrl
+   * @param {string} sdp an offer that restarts ICE and changes nothing else
+   * @returns {Promise<string>} its answer
+   * @throws {CallProblem} server-gone or call-refused
+   */
+  async restart(callUrl, sdp) {
+    const request = { method: 'PATCH', headers: { 'Content-Type': 'application/sdp' }, body: sdp };
+    const response = await this.#reach(callUrl, request, RESTART_TIMEOUT_MS);
+    if (!response.ok) throw await refusalProblem(response);
+    return response.text();
+  }
+
+  /**
+   * The STUN and TURN servers that help to reach this server; none where it does not say.
+   * @returns {Promise<RTCIceServer[]>}
+   */
+  async iceServers() {
+    try {
+      const response = await this.#reach(this.serversUrl, {}, SERVERS_TIMEOUT_MS);
+      return response.ok ? (await response.json()).ice_servers : [];
+    } catch {
+      return [];
+    }
   }
 
   /**
@@ -82,10 +114,11 @@ export class Signalling {
   /**
    * @param {URL} url
    * @param {RequestInit} request
+   * @param {number} [timeoutMs]
    */
-  async #reach(url, request) {
+  async #reach(url, request, timeoutMs = ANSWER_TIMEOUT_MS) {
     try {
-      return await this.#key.fetch(url, request, ANSWER_TIMEOUT_MS);
+      return await this.#key.fetch(url, request, timeoutMs);
     } catch (error) {
       throw new CallProblem('server-gone', { cause: error });
     }

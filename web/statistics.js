@@ -48,6 +48,12 @@ export class StatisticsReader {
     };
   }
 
+  /** Whether nothing of the agent's sound came between the last two readings: even its silence is sent. */
+  get silent() {
+    const [before, last] = this.#window.slice(-2);
+    return last !== undefined && last.received > 0 && last.received === before.received;
+  }
+
   /** @param {any} report */
   #remember(report) {
     this.#window.push({
