@@ -115,9 +115,9 @@ TurnEndReason: TypeAlias = Literal["completed", "interrupted", "max_tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one turn cost in tokens: taken in since the turn before it, and generated.
+    """What one turn cost in tokens: all that it was answered from, and what was generated.
 
-    `cached_in` of those taken in were known from before.
+    `cached_in` of those taken in were known since the turn before it.
     """
 
     text_in: int = 0

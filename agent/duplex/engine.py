@@ -16,9 +16,7 @@ from agent.chat_types import (
     AnswerRequest,
     ChatAudio,
     ChatDelta,
-    ChatDone,
     ChatEvent,
-    FinishReason,
     SpeechRequest,
 )
 from agent.clock import SYSTEM_CLOCK, Clock
@@ -358,9 +356,9 @@ class DuplexEngine:
             if piece.samples.size:
                 self._said.append((number, ChatAudio(piece.samples)))
             self._said += [(number, one.told()) for one in piece.calls]
-            asking.calls += len(piece.calls)
+            asking.has_called |= bool(piece.calls)
             if piece.finish is not None:
-                self._said.append((number, _done(piece.finish, asking)))
+                self._said.append((number, asking.done(piece.finish)))
                 asking.over = True
 
         return tell
@@ -392,11 +390,3 @@ class DuplexEngine:
         line = self._calls.get(number)
         if line is not None and line.voice.waits:
             self._said += [(number, event) for event in line.voice.take()]
-
-
-def _done(finish: FinishReason, asking: Asking) -> ChatDone:
-    chat = asking.chat
-    reason: FinishReason = "tool_calls" if asking.calls and finish == "stop" else finish
-    return ChatDone(
-        reason, chat.prompt_tokens, asking.answer_tokens, asking.speech_tokens, chat.is_voiced
-    )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.chat_types import ChatDone, FinishReason
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call_parts import CallVoices
 from agent.duplex.engine_loop import Task
@@ -93,5 +94,13 @@ class Asking:
     begun: bool = False
     answer_tokens: int = 0
     speech_tokens: int = 0
-    calls: int = 0
+    has_called: bool = False
     over: bool = False
+
+    def done(self, finish: FinishReason) -> ChatDone:
+        """What is told at the end."""
+        chat = self.chat
+        reason: FinishReason = "tool_calls" if self.has_called and finish == "stop" else finish
+        return ChatDone(
+            reason, chat.prompt_tokens, self.answer_tokens, self.speech_tokens, chat.is_voiced
+        )
