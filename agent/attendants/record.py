@@ -27,7 +27,6 @@ from agent.types import (
 
 _MOST_PENDING = 4
 """Utterances whose end has not come in yet."""
-_SAMPLES_PER_MS = MIC_RATE_HZ // 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +96,10 @@ class CallRecord:
         self.on_utterance: list[Callable[[Utterance], None]] = []
         """Told of each utterance when all of its sound is there."""
         self._memory = SoundMemory()
-        self._speech: dict[str, int] = {}
+        self._speech_id = ""
+        self._speech_at: int | None = None
+        self._speech_ends = False
+        self._silence_id = ""
         self._free_from = 0
         self._pending: list[_Pending] = []
 
@@ -107,16 +109,22 @@ class CallRecord:
         return settings.uses_side_channel or settings.transcription is not None
 
     def told_client(self, event: Mapping[str, Any]) -> None:
-        """The server event that was just sent."""
+        """The server event that was just sent.
+
+        Of speech it says when that is, but not by which clock: a client that sends its sound inside
+        of events is told by its own. What the engine is told next is by the microphone's.
+        """
         self.floor.told_client(event)
         self.transcript.told_client(event)
         match event["type"]:
             case "session.created" | "session.updated":
                 self.settings.told(event["session"])
             case "input_audio_buffer.speech_started":
-                self._speech = {event["item_id"]: event["audio_start_ms"] * _SAMPLES_PER_MS}
-            case "input_audio_buffer.speech_stopped":
-                self._free_from = event["audio_end_ms"] * _SAMPLES_PER_MS
+                self._speech_id, self._speech_at = event["item_id"], None
+            case "input_audio_buffer.speech_stopped" if self._speech_at is not None:
+                self._free_from = max(self._free_from, self._speech_at)
+            case "input_audio_buffer.timeout_triggered":
+                self._silence_id = event["item_id"]
             case "input_audio_buffer.committed":
                 self._committed(event["item_id"])
 
@@ -126,6 +134,11 @@ class CallRecord:
         match item:
             case Unit():
                 self._hear(item)
+            case SpeechStarted(at=at) if self._speech_at is None:
+                self._speech_at = at
+            case SpeechEnded(at=at) if self._speech_ends:
+                self._speech_ends = False
+                self._end_at(at)
             case Retract():
                 self._memory.take_back(item)
             case AddAudio(item_id=item_id, samples=samples):
@@ -133,7 +146,7 @@ class CallRecord:
             case CommitInput(at=at):
                 self._end_at(at)
             case ClearInput(at=at):
-                self._free_from = self._time_of(at)
+                self._begin_at(at)
         # Here, and not when it is committed: then the transcript does not have it yet.
         self._settle()
 
@@ -143,17 +156,25 @@ class CallRecord:
     # ---- utterances -----------------------------------------------------------------------------
 
     def _committed(self, item_id: str) -> None:
-        """By the detector, which has said where it began and ended; or by the client."""
-        start = self._speech.pop(item_id, None)
-        end = None if start is None else self._free_from
+        """By the detector or by the client: where it ended, the engine is told next."""
+        if item_id == self._silence_id:
+            return
+        begun = self._free_from
+        if item_id == self._speech_id and self._speech_at is not None:
+            begun, self._speech_ends = self._speech_at, True
         if not self._keeps_sound:
             return
-        begun = self._free_from if start is None else start
-        self._pending.append(_Pending(item_id, begun, end, self._clock.now_s()))
+        self._pending.append(_Pending(item_id, begun, None, self._clock.now_s()))
         del self._pending[:-_MOST_PENDING]
 
+    def _begin_at(self, at: int) -> None:
+        """What came before `at` is no part of what is committed last, or next."""
+        self._free_from = self._time_of(at)
+        if self._pending and self._pending[-1].end is None:
+            self._pending[-1].start = self._free_from
+
     def _end_at(self, at: int) -> None:
-        """The client has committed what came before `at`."""
+        """What is committed last ends there."""
         self._free_from = self._time_of(at)
         if self._pending and self._pending[-1].end is None:
             self._pending[-1].end = self._free_from
