@@ -180,3 +180,35 @@ def test_clearing_silence_is_no_error(call: Watched) -> None:
     call.take(call.call.playout_drained(1))
     assert kinds(call.send("output_audio_buffer.clear")) == [CLEARED]
     assert call.actions == []
+
+
+# ---- cancelled before it begins ---------------------------------------------------------------
+
+
+def test_a_response_that_was_cancelled_before_it_began_ends_as_it_begins(call: Watched) -> None:
+    call.send("response.create", response={"metadata": {"n": "1"}})
+    assert call.send("response.cancel") == []
+    assert call.refused("response.cancel")[0] == "response_cancel_not_active"
+    assert kinds(call.start(1)) == ["response.created", "response.done"]
+    done = call.last("response.done")["response"]
+    assert (done["status"], done["metadata"]) == ("cancelled", {"n": "1"})
+    assert call.actions[-1] == CancelTurn(1)
+    assert kinds(call.start(2)) == ["response.created"]
+    call.end(2)
+
+
+def test_a_response_that_is_asked_for_again_is_not_cancelled(call: Watched) -> None:
+    for kind in ("create", "cancel", "create"):
+        assert call.send(f"response.{kind}") == []
+    assert kinds(call.start(1)) == ["response.created"]
+    call.end(1)
+
+
+def test_what_answers_the_user_is_not_cancelled_before(call: Watched) -> None:
+    for kind in ("create", "cancel"):
+        assert call.send(f"response.{kind}") == []
+    call.take(call.call.speech_started(0))
+    assert call.refused("response.cancel")[0] == "response_cancel_not_active"
+    call.take(call.call.speech_ended(16_000))
+    assert kinds(call.start(1)) == ["response.created"]
+    call.end(1)

@@ -15,7 +15,7 @@ from agent.realtime.events import Event, error_event, new_id, server_event
 from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
 from agent.realtime.limits import Limits, RateLimit
-from agent.realtime.obey import obey
+from agent.realtime.obey import cancel, obey
 from agent.realtime.reaction import (
     CancelTurn,
     ClearPlayout,
@@ -146,6 +146,8 @@ class RealtimeCall:
         if self._call.speech is not None or self.settings.turn_detection is None:
             return Reaction()
         speech = self._call.speech = OpenSpeech(new_id("item"), max(0, at))
+        # Whatever begins from now on answers the user, too.
+        self._call.turns.request = "none"
         return self._call.tell([speech.started()])
 
     def speech_ended(self, at: int) -> Reaction:
@@ -216,7 +218,7 @@ class RealtimeCall:
             case UnitReport():
                 return self._call.tell([_unit_event(event)])
             case _:
-                return self._call.tell(self._turn_event(event))
+                return self._without_withdrawn(self._turn_event(event))
 
     def failed(self, error: AgentError, command: Command | None = None) -> Reaction:
         """The engine refused `command`, or the call cannot go on.
@@ -334,6 +336,14 @@ class RealtimeCall:
                 return responses.ended(event)
             case ToolCalled():
                 return responses.tool_called(event, self.settings)
+
+    def _without_withdrawn(self, events: list[Event]) -> Reaction:
+        """What is told, and the end of a response that was cancelled before it began."""
+        active = self._call.turns.active
+        if active is None or not active.withdrawn:
+            return self._call.tell(events)
+        ended = cancel(self._call, active)
+        return Reaction((*events, *ended.events), ended.actions)
 
     def _engine_failed(self, error: Exception) -> Reaction:
         """What a foreign exception says is for the log, not for the client."""

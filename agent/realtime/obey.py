@@ -28,6 +28,7 @@ from agent.realtime.reaction import (
     PlayoutReport,
     Reaction,
 )
+from agent.realtime.response import Response
 from agent.realtime.settings import parse_session
 from agent.realtime.state import CallState
 from agent.types import (
@@ -236,7 +237,7 @@ def create_response(call: CallState, event: Fields) -> Reaction:
             code="conversation_already_has_active_response",
         )
     _require_floor(call)
-    call.turns.asked = asked
+    call.turns.asked, call.turns.request = asked, "open"
     return call.tell([], asked.respond)
 
 
@@ -255,9 +256,19 @@ def _require_floor(call: CallState) -> None:
 
 
 def cancel_response(call: CallState, event: Fields) -> Reaction:
-    """`response.cancel`: done at once; what is queued plays out unless it is cleared too."""
+    """`response.cancel`: done at once; what is queued plays out unless it is cleared too.
+
+    One that was asked for and has not begun is done as soon as it begins.
+    """
     response_id = event.text("response_id", "", most=256) or None
-    response = call.turns.to_cancel(response_id)
+    if response_id is None and call.turns.active is None and call.turns.request == "open":
+        call.turns.request = "withdrawn"
+        return Reaction()
+    return cancel(call, call.turns.to_cancel(response_id))
+
+
+def cancel(call: CallState, response: Response) -> Reaction:
+    """No more of `response`, which is the active one."""
     actions: list[Action] = [CancelTurn(response.turn)]
     if call.wire == "websocket":
         # What is queued here would come after `response.done`.

@@ -50,6 +50,8 @@ class Response:
     conversation_id: str
     wire: Wire = "webrtc"
     metadata: Mapping[str, str] = field(default_factory=dict)
+    withdrawn: bool = False
+    """Whether the client cancelled it before it began."""
     id: str = field(default_factory=lambda: new_id("resp"))
     status: Status = "in_progress"
     stop_reason: StopReason | None = None

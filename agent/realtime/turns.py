@@ -33,6 +33,8 @@ class Turns:
         """The number of the last turn that started; 0 before the first."""
         self.asked = Asked()
         """What the `response.create` said that asked for the next response."""
+        self.request: Literal["none", "open", "withdrawn"] = "none"
+        """Whether that response is still to begin, and whether it was cancelled before."""
 
     @property
     def writing(self) -> Response | None:
@@ -106,6 +108,7 @@ class Turns:
         asked, self.asked = self.asked, Asked()
         response = self._new_response(turn, asked.applied(settings))
         response.metadata = asked.metadata
+        response.withdrawn, self.request = self.request == "withdrawn", "none"
         if response.settings.output_modalities == ("text",):
             response.item.shape = "text"
         self._keep(response)

@@ -28,7 +28,7 @@ def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreS
         case AddToolResult(call_id=call_id):
             return _take_out(call, call.items.tool_result_id(call_id)), ()
         case Respond():
-            call.turns.asked = Asked()
+            call.turns.asked, call.turns.request = Asked(), "none"
         case Pause():
             call.pausing = False
         case ForceListen():
