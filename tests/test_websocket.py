@@ -23,6 +23,7 @@ from agent.session import Session
 from agent.transport import websocket_writer
 from agent.transport.websocket import LEAST_EVENT_BYTES, WebSocketTransport
 from agent.transport.websocket_line import TimeLine
+from agent.transport.websocket_pace import SocketPace
 from agent.transport.websocket_writer import EventWriter
 from agent.types import EngineEvent, FloatArray, Listened, SoundFormat
 from tests.rig.realtime_schema import check_events, check_order
@@ -261,13 +262,17 @@ async def test_an_event_too_long_is_refused_and_one_twice_as_long_closes(server:
     await gone(server)
 
 
-async def test_a_flood_of_events_ends_the_call_and_says_why(server: Running) -> None:
+async def test_a_flood_of_events_ends_the_call_and_says_why(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "PACE", SocketPace(events_s=0.01, events_at_once=50))
     async with calling(server) as caller:
-        for _ in range(2_400):
+        for _ in range(60):
             await caller.send("input_audio_buffer.clear")
         error = (await caller.wait_for("error"))["error"]
         assert error["code"] == "rate_limit_exceeded"  # type: ignore[index]
         assert await caller.wait_until_closed() == aiohttp.WSCloseCode.POLICY_VIOLATION
+        assert 40 < len(caller.of("input_audio_buffer.cleared")) <= 50
     await gone(server)
 
 

@@ -18,12 +18,14 @@ from agent.api.sideband import Sideband
 from agent.errors import RequestError
 from agent.session import Session
 from agent.transport.websocket import WebSocketTransport
+from agent.transport.websocket_pace import DEFAULT_PACE
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 """A client that is silent for so long is asked whether it is there; it has half of that to say so.
 """
+PACE = DEFAULT_PACE
 _CLOSE_S = 3.0
 _CODES = {
     "shutdown": WSCloseCode.GOING_AWAY,
@@ -53,7 +55,7 @@ async def open_socket(request: web.Request) -> web.WebSocketResponse:
     socket = _socket(request, bytes_most)
     if call_id:
         return await _attach(request, socket, calls.owned_by(call_id, caller_of(request)))
-    transport = WebSocketTransport()
+    transport = WebSocketTransport(PACE)
     session = await calls.open_socket(transport, None, caller_of(request))
     # Nothing in the protocol names the call; whoever wants to attach to it needs to know.
     socket.headers[hdrs.LOCATION] = f"/v1/realtime/calls/{session.call_id}"

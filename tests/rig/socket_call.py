@@ -1,7 +1,6 @@
 """A call whose sound goes inside of events, under way in driven time; the client is played."""
 
 import base64
-import json
 from typing import Any
 
 import numpy as np
@@ -141,8 +140,3 @@ class SocketCall(DrivenCall):
 def exact(samples: FloatArray) -> FloatArray:
     """`samples` as PCM16 has them."""
     return (np.rint(np.clip(samples, -1, 32767 / 32768) * 32768) / 32768).astype(np.float32)
-
-
-def message(kind: str, **fields: object) -> str:
-    """A client event as text."""
-    return json.dumps({"type": kind, **fields})
