@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,19 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
         yield
         if (browser := sys.modules.get("tests.web_page.browser")) is not None:
             await browser.stop_driving()
+
+
+if importlib.util.find_spec("xdist") is not None:
+    from tests.rig.lanes import Lanes, give_way
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+        """Where several processes run the tests."""
+        return Lanes(config, log)
+
+    def pytest_runtest_logstart(nodeid: str) -> None:
+        """Before anything of a test is begun."""
+        give_way(nodeid)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -66,7 +66,9 @@ def load(
     "die" ends the process.
     """
     assets = settings.assets
-    (assets / "pid").write_text(str(os.getpid()), "utf-8")
+    fresh = assets / f"pid.{os.getpid()}"
+    fresh.write_text(str(os.getpid()), "utf-8")
+    fresh.replace(assets / "pid")  # whoever reads it meanwhile reads one or the other
     on_progress(1, 4)
     if (assets / "gate").exists():
         (assets / "gate").read_text("utf-8")
