@@ -141,18 +141,38 @@ def _at(caller: Caller) -> int:
     return caller.types(extensions=True).index("output_audio_buffer.cleared")
 
 
-async def test_its_own_voice_in_the_microphone_opens_no_turn(caller: Caller) -> None:
+async def test_its_own_voice_in_the_microphone_opens_no_turn(server: Running) -> None:
+    for _ in range(4):
+        caller, latest_s = await _beside_a_loudspeaker(server.url)
+        assert loud_s(caller.heard(), RATE_HZ) > 4, "there was something to hear"
+        if "input_audio_buffer.speech_started" not in caller.types():
+            return
+        # A machine that stands still tears holes into the echo: no room does.
+        assert latest_s > ROOM_S / 2, "its own voice was taken for the user's"
+    pytest.fail("the machine is too busy for a call")
+
+
+ROOM_S = 0.2
+"""The constant delay of a room, in hand so that a busy machine tears no holes."""
+
+
+async def _beside_a_loudspeaker(url: str) -> tuple[Caller, float]:
+    """A call whose microphone hears what the agent says; and how late the loudspeaker was."""
+    caller = Caller(url)
+    await caller.dial()
     stop = asyncio.Event()
 
-    async def loudspeaker() -> None:
-        # A room has a constant delay: this much in hand, so that a busy machine tears no holes.
-        caller.microphone.say(np.zeros(RATE_HZ // 5, np.float32))
-        played = 0
+    async def loudspeaker() -> float:
+        caller.microphone.say(np.zeros(int(ROOM_S * RATE_HZ), np.float32))
+        played, latest_s, loop = 0, 0.0, asyncio.get_running_loop()
         while not stop.is_set():
             fresh = caller.heard(since_samples=played)
             played += len(fresh)
             caller.microphone.say(fresh * 0.5)
+            due_s = loop.time() + 0.02
             await asyncio.sleep(0.02)
+            latest_s = max(latest_s, loop.time() - due_s)
+        return latest_s
 
     playing = asyncio.create_task(loudspeaker())
     await caller.wait_for(STOPPED)
@@ -160,9 +180,9 @@ async def test_its_own_voice_in_the_microphone_opens_no_turn(caller: Caller) -> 
     caller.send({"type": "response.create"})
     await caller.wait_for(STOPPED, after=events)
     stop.set()
-    await playing
-    assert "input_audio_buffer.speech_started" not in caller.types()
-    assert loud_s(caller.heard(), RATE_HZ) > 4, "there was something to hear"
+    latest_s = await playing
+    await caller.close()
+    return caller, latest_s
 
 
 async def test_a_client_that_sends_at_once_still_gets_session_created_first(
