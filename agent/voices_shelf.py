@@ -39,7 +39,7 @@ _FORGOTTEN_S = 3600
 _LOCK_S, _LOCK_LOOK_S = 5.0, 0.02
 _RETRY_AFTER_S = 5.0
 _DIGEST_IN_NAME = 32
-_MOST_NAME, _MOST_CONSENT = 80, 2000
+MOST_NAME, MOST_CONSENT = 80, 2000
 LEAST_CONSENT_WORDS = 3
 """Of the scripts without spaces each character counts."""
 _SLUG_CHARACTERS = 40
@@ -80,15 +80,15 @@ def checked_details(name: str, consent: str, language: str = "") -> VoiceDetails
     """What somebody typed, without what is around it; RequestError names what cannot be used."""
     name = unicodedata.normalize("NFC", " ".join(name.split()))
     consent, language = consent.strip(), language.strip()
-    if len(name) > _MOST_NAME or not _is_readable(name):
+    if len(name) > MOST_NAME or not _is_readable(name):
         raise RequestError(
-            f"name is to be 1 to {_MOST_NAME} printable characters", param="name", code="bad_name"
+            f"name is to be 1 to {MOST_NAME} printable characters", param="name", code="bad_name"
         )
-    if _words(consent) < LEAST_CONSENT_WORDS or len(consent) > _MOST_CONSENT:
+    if _words(consent) < LEAST_CONSENT_WORDS or len(consent) > MOST_CONSENT:
         raise RequestError(
             f"consent is to say, in at least {LEAST_CONSENT_WORDS} words, that the speaker agrees "
             'to have the voice cloned, such as "This is my own voice." It is kept with the voice; '
-            f"{_MOST_CONSENT:,} characters at most.",
+            f"{MOST_CONSENT:,} characters at most.",
             param="consent",
             code="consent_required",
         )

@@ -13,28 +13,28 @@ from agent.realtime.fields import Fields, out_of_range, wrong_type
 from agent.realtime.settings import OPENAI_VOICES, voice_name
 from agent.types import Abilities
 
-_MOST_TOKENS = 1_000_000
-_MOST_STOPS = 4
-_MOST_STOP_IDS = 64
-_SEEDS = 1 << 63
+MOST_TOKENS = 1_000_000
+MOST_STOPS = 4
+MOST_STOP_IDS = 64
+SEEDS = 1 << 63
 _MOST_CHARACTERS = 10_000_000
 """The engine counts tokens; the size of the body is bounded before."""
 _MOST_CODED = 1 << 31
-_ROLES: dict[str, ChatRole] = {
+ROLES: dict[str, ChatRole] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
     "tool": "tool",
 }
-_DETAILS = ("auto", "low", "high", "original")
+DETAILS = ("auto", "low", "high", "original")
 _MEDIA: dict[str, MediaKind] = {
     "image_url": "picture",
     "input_audio": "sound",
     "audio_url": "sound",
     "video_url": "video",
 }
-_SOUND_FORMATS: dict[str, SpeechFormat] = {
+SOUND_FORMATS: dict[str, SpeechFormat] = {
     "wav": "wav",
     "mp3": "mp3",
     "flac": "flac",
@@ -161,10 +161,10 @@ def _sound(fields: Fields, abilities: Abilities, stream: bool) -> SpeechFormat |
     if not abilities.text_to_speech:
         raise unsupported("modalities", "the engine has no voice for chats; ask for text alone")
     audio = fields.section("audio")
-    name = audio.choice("format", tuple(_SOUND_FORMATS), _STREAMED if stream else "wav")
+    name = audio.choice("format", tuple(SOUND_FORMATS), _STREAMED if stream else "wav")
     if stream and name != _STREAMED:
         raise unsupported(audio.name("format"), f"a stream's sound is {_STREAMED}, not {name}")
-    return _SOUND_FORMATS[name]
+    return SOUND_FORMATS[name]
 
 
 # ---- messages ---------------------------------------------------------------------------------
@@ -181,9 +181,9 @@ def _messages(fields: Fields) -> tuple[AskedMessage, ...]:
 
 def _message(fields: Fields) -> AskedMessage:
     name = fields.text("role", most=64)
-    if name not in _ROLES:
+    if name not in ROLES:
         raise RequestError(
-            f"Invalid value {name!r} for '{fields.name('role')}'; use one of: {', '.join(_ROLES)}.",
+            f"Invalid value {name!r} for '{fields.name('role')}'; use one of: {', '.join(ROLES)}.",
             param=fields.name("role"),
             code="invalid_value",
         )
@@ -192,7 +192,7 @@ def _message(fields: Fields) -> AskedMessage:
         whole_text(call.name + call.arguments, fields.name("tool_calls"))
     if calls and not fields.has("content"):
         return AskedMessage("assistant", (), calls)
-    return AskedMessage(_ROLES[name], _content(fields), calls)
+    return AskedMessage(ROLES[name], _content(fields), calls)
 
 
 def _content(fields: Fields) -> tuple[ChatText | Wanted, ...]:
@@ -245,7 +245,7 @@ def _linked(fields: Fields, kind: str) -> Wanted:
         return Wanted(_MEDIA[kind], fields.name(kind), url=bare)
     body = fields.section(kind)
     url = whole_text(body.text("url", most=_MOST_CODED), body.name("url"))
-    low = body.choice("detail", _DETAILS, "auto") == "low" if kind == "image_url" else False
+    low = body.choice("detail", DETAILS, "auto") == "low" if kind == "image_url" else False
     return Wanted(_MEDIA[kind], fields.name(kind), url=url, low=low)
 
 
@@ -323,14 +323,14 @@ def _optional(fields: Fields, name: str, least: float, most: float) -> float | N
 def _max_tokens(fields: Fields) -> int | None:
     # The newer name wins where a client sends both.
     name = "max_completion_tokens" if fields.has("max_completion_tokens") else "max_tokens"
-    return fields.integer(name, least=1, most=_MOST_TOKENS) if fields.has(name) else None
+    return fields.integer(name, least=1, most=MOST_TOKENS) if fields.has(name) else None
 
 
 def _top_k(fields: Fields) -> int | None:
     """None: the engine's own; 0: all tokens, which other servers also write as -1."""
     if not fields.has("top_k"):
         return None
-    return max(0, fields.integer("top_k", least=-1, most=_MOST_TOKENS))
+    return max(0, fields.integer("top_k", least=-1, most=MOST_TOKENS))
 
 
 def seed_of(fields: Fields) -> int | None:
@@ -341,8 +341,8 @@ def seed_of(fields: Fields) -> int | None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
         raise wrong_type("seed", "a whole number", value)
-    if not -_SEEDS <= value < _SEEDS:
-        raise out_of_range("seed", f"{-_SEEDS} to {_SEEDS - 1}", value)
+    if not -SEEDS <= value < SEEDS:
+        raise out_of_range("seed", f"{-SEEDS} to {SEEDS - 1}", value)
     return value
 
 
@@ -353,9 +353,9 @@ def _stop(fields: Fields) -> tuple[str, ...]:
 
 
 def _checked_stops(values: Sequence[object]) -> tuple[str, ...]:
-    if len(values) > _MOST_STOPS:
+    if len(values) > MOST_STOPS:
         raise RequestError(
-            f"'stop' holds {len(values)} texts; use at most {_MOST_STOPS}.",
+            f"'stop' holds {len(values)} texts; use at most {MOST_STOPS}.",
             param="stop",
             code="array_above_max_length",
         )
@@ -373,9 +373,9 @@ def _checked_stops(values: Sequence[object]) -> tuple[str, ...]:
 
 def _stop_ids(fields: Fields) -> tuple[int, ...]:
     values = fields.items("stop_token_ids")
-    if len(values) > _MOST_STOP_IDS:
+    if len(values) > MOST_STOP_IDS:
         raise RequestError(
-            f"'stop_token_ids' holds {len(values)} numbers; use at most {_MOST_STOP_IDS}.",
+            f"'stop_token_ids' holds {len(values)} numbers; use at most {MOST_STOP_IDS}.",
             param="stop_token_ids",
             code="array_above_max_length",
         )

@@ -27,7 +27,7 @@ from agent.realtime.fields import Fields
 SECRET_PREFIX = "ek_"
 
 _SECONDS = 600
-_LEAST_SECONDS, _MOST_SECONDS = 10, 7200
+LEAST_SECONDS, MOST_SECONDS = 10, 7200
 _MOST_BODY_BYTES = 131_072
 _MOST_SECRETS = 10_000
 _MOST_OF_ONE = 1_000
@@ -176,7 +176,7 @@ def _parse(document: object) -> tuple[int, object]:
     raw = body.raw("expires_after")
     _expect_only(raw if isinstance(raw, Mapping) else {}, _EXPIRY_FIELDS, "expires_after.")
     expiry.choice("anchor", ("created_at",), "created_at")
-    seconds = expiry.integer("seconds", _SECONDS, least=_LEAST_SECONDS, most=_MOST_SECONDS)
+    seconds = expiry.integer("seconds", _SECONDS, least=LEAST_SECONDS, most=MOST_SECONDS)
     return seconds, body.raw("session")
 
 

@@ -13,7 +13,17 @@ from pathlib import Path
 from aiohttp import web
 
 from agent import __version__, engines, resources
-from agent.api import call_resource, chat, client_secrets, page, realtime, replies, sockets, speech
+from agent.api import (
+    call_resource,
+    chat,
+    client_secrets,
+    docs,
+    page,
+    realtime,
+    replies,
+    sockets,
+    speech,
+)
 from agent.api.auth import GUARD, Guard, expect_key_or_loopback
 from agent.api.caller import Caller, caller_of
 from agent.api.calls import Calls, Services
@@ -96,6 +106,7 @@ def make_app(
     add_voices_to(app, voices)
     client_secrets.add_to(app, guard.secrets)
     page.add_to(app, config)
+    docs.add_to(app, config)
     app.on_response_prepare.append(replies.protect_page)
     app.on_response_prepare.append(replies.tell_pages(guard.origins))
     app.cleanup_ctx.append(_watch_loop)

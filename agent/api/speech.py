@@ -37,10 +37,10 @@ from agent.types import Abilities, Failed, FloatArray
 
 log = logging.getLogger(__name__)
 
-_MOST_CHARACTERS = 4096
+MOST_CHARACTERS = 4096
 _MOST_BODY_BYTES = 262_144
 """Of which the text may need an eighth, even with every letter written as an escape."""
-_MOST_INSTRUCTIONS = 16_384
+MOST_INSTRUCTIONS = 16_384
 
 
 class CannotSpeak(UnsupportedError):
@@ -97,7 +97,7 @@ def parse_speech(document: object, abilities: Abilities) -> AskedSpeech:
         raise wrong_type("body", "an object", document)
     fields = Fields(document)
     fields.text("model", "", most=256)
-    fields.text("instructions", "", most=_MOST_INSTRUCTIONS)
+    fields.text("instructions", "", most=MOST_INSTRUCTIONS)
     if fields.number("speed", 1.0, least=0.25, most=4.0) != 1.0:
         raise unsupported("speed", "the voice speaks at its own pace; leave it out or use 1")
     text = _text(fields)
@@ -110,7 +110,7 @@ def parse_speech(document: object, abilities: Abilities) -> AskedSpeech:
 
 
 def _text(fields: Fields) -> str:
-    text = whole_text(fields.text("input", most=_MOST_CHARACTERS), "input")
+    text = whole_text(fields.text("input", most=MOST_CHARACTERS), "input")
     if not text.strip():
         raise RequestError("'input' holds nothing to be read.", param="input", code="invalid_value")
     return text
