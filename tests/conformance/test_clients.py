@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.travel import TRAVELLERS, Trip, travel
-from tests.conformance.verdict import FEATURES, judge
+from tests.conformance.verdict import FEATURES, is_right, judge
 from tests.rig.realtime_schema import check_events, check_order
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(420)]
@@ -21,7 +21,7 @@ def trips(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if item.module is request.module
     }
     folder: Path = tmp_path_factory.mktemp("conformance")
-    return travel([name for name in TRAVELLERS if name in chosen], folder)
+    return travel([name for name in TRAVELLERS if name in chosen], folder, is_right)
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -29,7 +29,8 @@ def trips(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_conformance(trips: dict[str, Trip], client: str, feature: str) -> None:
     trip = trips[client]
     verdict = judge(trip, feature)
-    assert verdict.fault == "", f"{verdict.fault}\n{trip.log[-3000:]}"
+    circumstances = f"try {trip.tries}, the machine stood still for {trip.stood_still_s:.2f} s"
+    assert verdict.fault == "", f"{verdict.fault}\n{circumstances}\n{trip.log[-3000:]}"
 
 
 @pytest.mark.parametrize("client", SHOWS_EVENTS)

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conformance.ground import SENTENCE, SPEECH_RATE_HZ
 from tests.conformance.table import table
-from tests.conformance.travel import Trip
-from tests.conformance.verdict import FEATURES, judge
+from tests.conformance.travel import MOST_TRIES, Trip
+from tests.conformance.verdict import FEATURES, is_right, judge
 from tests.rig.sound import write_wav
 from tests.rig.voices import say
 
@@ -112,6 +112,17 @@ def test_a_step_that_failed_or_never_came_is_a_fault(trip: Trip) -> None:
     trip.take("a banner")
     assert judge(trip, "tools").fault == "TimeoutError: no answer"
     assert judge(trip, "picture").fault == "never got there: tools"
+
+
+def test_only_a_machine_that_stood_still_gives_another_try(trip: Trip) -> None:
+    assert is_right(trip)
+    trip.facts["talk"] = {"user_turns": 0}
+    assert not is_right(trip)
+    assert not trip.may_be_tried_again
+    trip.stood_still_s = 1.0
+    assert trip.may_be_tried_again
+    trip.tries = MOST_TRIES
+    assert not trip.may_be_tried_again
 
 
 def test_the_table_says_what_works_and_why_not(trip: Trip) -> None:

@@ -6,18 +6,23 @@
 import { OpenAIRealtimeWebRTC } from '@openai/agents-realtime';
 
 import { AgentsClient } from './agents_session.mjs';
-import { Ear, go, MadeMicrophone } from './in_browser.mjs';
+import { Ear, go, MadeMicrophone, SoundMeter } from './in_browser.mjs';
 
 class AgentsWebRTC extends AgentsClient {
   microphone = new MadeMicrophone();
   #ear = new Ear();
   #calls = 0;
+  #meter;
 
   async connect() {
     const audioElement = document.querySelector('#voice');
     const options = { baseUrl: `${this.given.base}/v1/realtime/calls`, audioElement };
     if (!this.#calls) options.mediaStream = this.microphone.stream;
     this.#calls += 1;
+    options.changePeerConnection = (peer) => {
+      this.#meter = new SoundMeter(peer);
+      return peer;
+    };
     const session = this.open(new OpenAIRealtimeWebRTC(options));
     const known = this.events.length;
     await session.connect({ apiKey: await window.secret() });
@@ -28,6 +33,10 @@ class AgentsWebRTC extends AgentsClient {
 
   async close() {
     this.session.close();
+  }
+
+  soundedMs() {
+    return this.#meter.ms;
   }
 
   soundOf() {

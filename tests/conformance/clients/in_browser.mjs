@@ -3,6 +3,8 @@
 
 import { fromBase64, journey, RATE_HZ, toBase64 } from './scenario.mjs';
 
+const WIRE_PER_MS = 48;
+
 /** A microphone of sounds made here; between them it is silent. */
 export class MadeMicrophone {
   #context = new AudioContext();
@@ -78,6 +80,23 @@ export class Ear {
       );
     });
     return new Uint8Array(all.buffer);
+  }
+}
+
+/** How much sound came out of the jitter buffer of `peer`, in ms. */
+export class SoundMeter {
+  ms = 0;
+  #timer;
+
+  constructor(peer) {
+    this.#timer = setInterval(async () => {
+      for (const report of (await peer.getStats()).values()) {
+        if (report.type === 'inbound-rtp' && report.kind === 'audio') {
+          this.ms = (report.jitterBufferEmittedCount ?? 0) / WIRE_PER_MS;
+        }
+      }
+      if (peer.connectionState === 'closed') clearInterval(this.#timer);
+    }, 50);
   }
 }
 

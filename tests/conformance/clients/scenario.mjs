@@ -23,6 +23,7 @@ class Turn {
   pieces = [];
   receivedMs = 0;
   live = false; // its sound comes as a track that plays by itself
+  clock = () => performance.now(); // of a live one, that of the track
   beganMs = 0;
   ended = false;
   stoppedMs = -1;
@@ -37,7 +38,7 @@ class Turn {
 
   get playedMs() {
     if (this.stoppedMs >= 0) return this.stoppedMs;
-    const since = this.beganMs ? Math.floor(performance.now() - this.beganMs) : 0;
+    const since = this.beganMs ? Math.floor(this.clock() - this.beganMs) : 0;
     return this.live ? since : Math.min(this.receivedMs, since);
   }
 
@@ -48,7 +49,7 @@ class Turn {
 
   hear(bytes) {
     if (this.stoppedMs >= 0) return;
-    this.beganMs ||= performance.now();
+    this.beganMs ||= this.clock();
     this.pieces.push(bytes);
     this.receivedMs += bytes.length / BYTES_PER_MS;
   }
@@ -128,6 +129,11 @@ export class Client {
     return null;
   }
 
+  /** How much sound of a track came so far: a server that gets no processor sends late. */
+  soundedMs() {
+    throw new Error('no track here');
+  }
+
   soundOf(turn) {
     return joined(turn.pieces);
   }
@@ -180,7 +186,8 @@ export class Client {
   #buffered(what, turn) {
     if (what === 'started') {
       turn.live = true;
-      turn.beganMs = performance.now();
+      turn.clock = () => this.soundedMs();
+      turn.beganMs = turn.clock();
     } else if (what === 'stopped') turn.ended = true;
     else turn.stop();
   }

@@ -5,7 +5,7 @@
 
 import { WHIPClient } from './node_modules/@binbat/whip-whep/whip.js';
 
-import { Ear, given, MadeMicrophone, way } from './in_browser.mjs';
+import { Ear, given, MadeMicrophone, SoundMeter, way } from './in_browser.mjs';
 import { sleep } from './scenario.mjs';
 
 const LOUD_DB = -45;
@@ -19,6 +19,7 @@ const faults = [];
 let ear = new Ear();
 let client;
 let peer;
+let meter;
 
 async function until(met, what) {
   const due = performance.now() + PATIENCE_MS;
@@ -33,6 +34,7 @@ const callId = () => client.resourceURL.pathname.split('/').pop();
 
 async function publish() {
   peer = new RTCPeerConnection();
+  meter = new SoundMeter(peer);
   ear = new Ear();
   const voice = document.querySelector('#voice');
   peer.ontrack = ({ track, streams }) => {
@@ -78,11 +80,11 @@ const STEPS = {
   /** The greeting falls silent when it is talked over. */
   async interrupt() {
     await until(loud, 'greeting');
-    const began = performance.now();
-    await sleep(HEARD_BEFORE_MS);
+    const began = meter.ms;
+    await until(() => meter.ms > began + HEARD_BEFORE_MS, 'more of the greeting');
     microphone.say(given.speech);
     await until(() => !loud(), 'silence');
-    const stoppedMs = Math.round(performance.now() - began);
+    const stoppedMs = Math.round(meter.ms - began);
     return { interrupt: await window.followed('interrupt', stoppedMs) };
   },
 

@@ -126,6 +126,9 @@ class OpenAIPythonCalls(Client):
         if event["type"] == "response.done":
             self._call(event["response"]["output"])
 
+    def sounded_s(self) -> float:
+        return len(self._heard) / 2 / RATE_HZ
+
     def sound_of(self, turn: Turn) -> bytes:
         return bytes(self._heard)
 
