@@ -139,10 +139,18 @@ class Session:
         """
         return self._watchers.add(watcher)
 
-    def receive(self, message: str | bytes) -> None:
-        """Do what a client event asks, whoever it comes from."""
+    def receive(self, message: str | bytes, refused: Watcher | None = None) -> None:
+        """Do what a client event asks, whoever it comes from.
+
+        `refused` is told why not, where that is not for the call's own client, who did not ask.
+        """
         self._speaking.tell_heard()
-        self._apply(self._protocol.receive(message, self._microphone_end))
+        reaction = self._protocol.receive(message, self._microphone_end)
+        if refused is None or not reaction.is_refusal:
+            self._apply(reaction)
+            return
+        for event in reaction.events:
+            refused(event)
 
     def says(self, event: EngineEvent) -> None:
         """Let the engine have said `event`, which is no sound."""

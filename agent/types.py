@@ -137,9 +137,13 @@ class Listened:
 
 @dataclass(frozen=True, slots=True)
 class TurnStarted:
-    """The agent opens its mouth; turns count from 1."""
+    """The agent opens its mouth; turns count from 1.
+
+    `asked`: whether this is the answer to a `Respond`; None where the engine does not tell.
+    """
 
     turn: int
+    asked: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

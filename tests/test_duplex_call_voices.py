@@ -273,7 +273,7 @@ def test_a_pace_makes_up_for_a_short_first_piece() -> None:
 def test_only_the_first_sound_of_a_turn_is_held_and_none_without_a_pace() -> None:
     for pace, holds in ((Pace(Watch(), 1000), [100, 0]), (None, [0, 0])):
         line = VoiceLine(Beeper())
-        for opening in line.begin("", speaks=True, pace=pace):
+        for opening in line.begin("", speaks=True, asked=False, pace=pace):
             opening.run(tiny_mind(), runner().slots)
         for unit in range(2):
             sounded(line.say(unit, tuple(range(24))))

@@ -11,6 +11,7 @@ from agent.types import (
     Respond,
     SessionSettings,
     Tool,
+    TurnStarted,
 )
 from tests.rig.realtime_watch import Watched, kinds
 
@@ -32,10 +33,11 @@ def call() -> Iterator[Watched]:
 
 
 def test_the_client_asks_for_an_answer(call: Watched) -> None:
-    assert call.send("response.create") == []
     response = {"instructions": "Greet.", "metadata": {"topic": "hello"}, "conversation": "auto"}
     assert call.send("response.create", response=response) == []
-    assert call.actions == [Respond(None), Respond("Greet.")]
+    code, _ = call.refused("response.create")
+    assert code == "conversation_already_has_active_response", "one is about to begin"
+    assert call.actions == [Respond("Greet.")]
     call.speak(1, ("Hi", 100))
     assert call.last("response.created")["response"]["metadata"] == {"topic": "hello"}
     code, _ = call.refused("response.create")
@@ -44,6 +46,17 @@ def test_the_client_asks_for_an_answer(call: Watched) -> None:
     assert call.send("response.create") == []
     call.start(2)
     assert "metadata" not in call.last("response.created")["response"]
+
+
+def test_what_was_asked_belongs_to_the_turn_that_answers_it(call: Watched) -> None:
+    assert call.send("response.create", response={"metadata": {"topic": "hello"}}) == []
+    call.engine(TurnStarted(1, asked=False))
+    assert "metadata" not in call.last("response.created")["response"]
+    call.end(1)
+    call.engine(TurnStarted(2, asked=True))
+    assert call.last("response.created")["response"]["metadata"] == {"topic": "hello"}
+    call.end(2)
+    assert call.send("response.create") == [], "and nothing is asked any more"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ async def test_a_sideband_may_send_all_but_sound(server: Running, caller: Socket
     await caller.send("input_audio_buffer.clear")
     await caller.wait_for("input_audio_buffer.cleared")
     codes = [event["error"]["code"] for event in caller.events[known:] if event["type"] == "error"]  # type: ignore[index]
-    assert codes == ["invalid_json"], "what a sideband asks of the call, the call's client hears of"
+    assert codes == [], "clients end at an error that is not theirs"
     await side.hang_up()
 
 

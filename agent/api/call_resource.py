@@ -4,8 +4,6 @@ One resource serves two kinds of clients. OpenAI's post to `…/hangup`, `…/ac
 of WHIP (RFC 9725) send PATCH for late candidates and ICE restarts, and DELETE in the end.
 """
 
-import secrets
-
 from aiohttp import hdrs, web
 
 from agent.api.bodies import as_json, expect_type, read_text
@@ -92,20 +90,12 @@ def _expect_object(text: str) -> None:
 
 def _update(session: Session, document: str) -> None:
     """Change the session as the client itself could. `RequestError`, and nothing has changed."""
-    event_id = f"accept_{secrets.token_hex(8)}"
-    told: list[dict[str, object]] = []
-    leave = session.watch(told.append)
-    try:
-        session.receive(f'{{"type":"session.update","event_id":"{event_id}","session":{document}}}')
-    finally:
-        leave()
-    for event in told:
-        # Nothing else happens meanwhile; of an event that was refused unread, no id is known.
-        error = event.get("error")
-        if isinstance(error, dict) and error.get("event_id", event_id) == event_id:
-            raise RequestError(
-                str(error["message"]), param=error.get("param"), code=error.get("code")
-            )
+    refusals: list[dict[str, object]] = []
+    session.receive(f'{{"type":"session.update","session":{document}}}', refusals.append)
+    for refusal in refusals:
+        error = refusal["error"]
+        assert isinstance(error, dict), "that is what a refusal holds"
+        raise RequestError(str(error["message"]), param=error.get("param"), code=error.get("code"))
 
 
 # ---- its way through the network --------------------------------------------------------------

@@ -75,7 +75,7 @@ class Sideband:
                 self._tell(error_event(text, param="type", code="no_audio_on_sideband"))
                 continue
             try:
-                self._session.receive(message.data)
+                self._session.receive(message.data, self._tell)
             except AgentError as error:
                 # The call itself hears of it when it next tells its engine something.
                 return WSCloseCode.INTERNAL_ERROR, str(error)[:_MOST_REASON]

@@ -248,6 +248,7 @@ class DuplexCall:
         taken = self._as_taken(unit)
         self._input.hand_over(is_tried=self._trial is not None)
         order = self._order()
+        self._telling.is_asked = order == "speak"
         if order == "speak":
             self._begin_own()
         said = partial(self._decided, unit.index, came_s)

@@ -31,6 +31,8 @@ class CallTelling:
         self._pace = pace
         self._turns = TurnNumbers()
         self._meter = Meter()
+        self.is_asked = False
+        """Whether the unit under way is told to speak."""
         self._held: tuple[ChatToolCall, TurnEndReason | None, int] | None = None
         line.meter = lambda: self._meter.take(talk.held(self.own(line.turn)))
 
@@ -47,7 +49,7 @@ class CallTelling:
         self._meter.add(len(without_specials(outcome.fed)))
         if outcome.begins_turn:
             speaks = self._talk.settings.speaks
-            beside += line.begin(voice, speaks=speaks, pace=self._pace)
+            beside += line.begin(voice, speaks=speaks, asked=self.is_asked, pace=self._pace)
             self._turns.begin(line.turn, outcome.turn)
         if not outcome.listened:
             line.tell_words(unit, text)

@@ -55,6 +55,8 @@ from agent.types import (
 log = logging.getLogger(__name__)
 
 _ALL_MS = 1 << 40
+_UNASKED = Respond()
+"""What the user's turn asks for by its end."""
 
 
 class TurnsCall:
@@ -261,17 +263,21 @@ class TurnsCall:
         sound, cameras = heard.sound(utterance), heard.pictures(utterance)
         is_said = yield from self._reader.hear(self._talk, sound, cameras)
         if utterance.answer and is_said and self._asked is None:
-            self._asked = Respond()
+            self._asked = _UNASKED
 
     def _beginning(self) -> Steps:
-        asked, self._asked = self._asked or Respond(), None
+        asked, self._asked = self._asked or _UNASKED, None
         yield from self._reader.read_rest(self._talk)
         own = settings_of(self._settings, asked)
         self._tell_tools(self._tool_block(own))
         self._use(own)
         self._told, self._tried = Telling(self._tried), None
         self._answers = True
-        yield from self._line.begin(self._voices.spoken, speaks=self._talk.settings.speaks)
+        yield from self._line.begin(
+            self._voices.spoken,
+            speaks=self._talk.settings.speaks,
+            asked=asked is not _UNASKED,
+        )
 
     def _tell_tools(self, block: str) -> None:
         """The model reads before its answer what it may call, where it knows of something else."""

@@ -80,8 +80,11 @@ class VoiceLine:
             if preparing.error is not None:
                 self._lose_voice(preparing.error)
 
-    def begin(self, voice: str, *, speaks: bool, pace: Pace | None = None) -> Sequence[Work]:
-        """The next turn opens; without a pace its sound comes as fast as it can be made.
+    def begin(
+        self, voice: str, *, speaks: bool, asked: bool, pace: Pace | None = None
+    ) -> Sequence[Work]:
+        """The next turn opens; without a pace its sound comes as fast as it can be made. `asked`
+        is whether somebody wanted it now.
 
         → what is to be done before its first `say`, along with anything else.
         """
@@ -93,7 +96,7 @@ class VoiceLine:
         self._pace = pace
         self._stream = self._opening = None
         self._speaks = speaks and self._vocoder is not None
-        self._events.append(TurnStarted(self.turn))
+        self._events.append(TurnStarted(self.turn, asked))
         if not speaks or self._vocoder is None:
             self._silent_turns.append(self.turn)
             return ()

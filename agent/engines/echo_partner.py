@@ -85,6 +85,8 @@ class EchoPartner:
         self._unit = -1
         self._answered_in = -1
         self._is_tried = self._is_unsaid = False
+        # Whether a `Respond` waits for its answer, and whether the newest turn was one.
+        self._is_asked = self._was_asked = False
         self._forced_to_listen = False
         self._paused = False
 
@@ -198,7 +200,7 @@ class EchoPartner:
         return self._units[-1].end if self._units else 0
 
     def _respond(self, asked: Respond) -> None:
-        self._asked = asked
+        self._asked, self._is_asked = asked, True
         self._meter.add(Usage(text_in=word_count(asked.instructions or "")))
         if self._awaited is not None and self._settings.turn_detection is None:
             # What was committed is about to come in: the answer is to that.
@@ -256,6 +258,7 @@ class EchoPartner:
 
     def _answer(self, now_s: float) -> None:
         asked, self._asked = self._asked, Respond()
+        self._was_asked, self._is_asked = self._is_asked, False
         settings, items = self._under(asked), self._inbox.take()
         self._answered = items
         if calls := due_calls(settings, items, asked.instructions or ""):
@@ -268,7 +271,7 @@ class EchoPartner:
     def _call(self, calls: Sequence[tuple[str, str]], settings: SessionSettings) -> None:
         """A turn of nothing but calls; those that are more than it may hold are not made."""
         self._turn += 1
-        self._events.append(TurnStarted(self._turn))
+        self._events.append(TurnStarted(self._turn, self._was_asked))
         room, words = settings.max_output_tokens, 0
         reason: TurnEndReason = "completed"
         for name, arguments in calls:
@@ -321,7 +324,7 @@ class EchoPartner:
             reason = "max_tokens"
             text, samples = cut_to_words(text, samples, most)
         self._turn += 1
-        self._events.append(TurnStarted(self._turn))
+        self._events.append(TurnStarted(self._turn, self._was_asked))
         if "audio" in settings.output_modalities:
             self._events.append(TextDelta(self._unit, self._turn, text))
             self._speech = Speech(self._turn, samples, now_s, reason, word_count(text))

@@ -7,6 +7,7 @@ what the client is to be told and what is to be done comes out as a `Reaction`.
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from agent.errors import AgentError, CapacityError, RequestError
 from agent.realtime import transcripts
@@ -131,7 +132,7 @@ class RealtimeCall:
                 check_values(document, self._call.limits)
             reaction = obey(self._call, Fields(document))
         except RequestError as error:
-            return self._call.tell([_refusal(error, event_id)])
+            return replace(self._call.tell([_refusal(error, event_id)]), is_refusal=True)
         if event_id is not None:
             self._remember_commands(reaction, event_id)
         return reaction
@@ -208,6 +209,7 @@ class RealtimeCall:
                 return self._engine_failed(error)
             case Paused():
                 self._call.paused = True
+                self._call.turns.drop_request()
                 return self._call.tell([])
             case Listened():
                 return Reaction()
@@ -325,8 +327,8 @@ class RealtimeCall:
     ) -> list[Event]:
         responses = self._call.responses
         match event:
-            case TurnStarted(turn=turn):
-                return responses.started(turn, self.settings)
+            case TurnStarted(turn=turn, asked=asked):
+                return responses.started(turn, self.settings, is_asked=asked is not False)
             case TextDelta(turn=turn, text=text):
                 return responses.text(turn, text)
             case SpeechAudio(turn=turn, start=start, samples=samples):

@@ -237,6 +237,12 @@ def create_response(call: CallState, event: Fields) -> Reaction:
             code="conversation_already_has_active_response",
         )
     _require_floor(call)
+    if call.turns.request == "open":
+        raise RequestError(
+            "A response was asked for already and is about to begin. Wait for its "
+            "'response.done', or cancel it, before 'response.create'.",
+            code="conversation_already_has_active_response",
+        )
     call.turns.asked, call.turns.request = asked, "open"
     return call.tell([], asked.respond)
 
@@ -282,6 +288,7 @@ def cancel(call: CallState, response: Response) -> Reaction:
 def pause(call: CallState, event: Fields) -> Reaction:
     """`voice_agent.pause`: the state changes when the engine says so."""
     call.pausing = True
+    call.turns.drop_request()
     return call.tell([], Pause())
 
 
@@ -294,6 +301,8 @@ def resume(call: CallState, event: Fields) -> Reaction:
 def listen(call: CallState, event: Fields) -> Reaction:
     """`voice_agent.listen {on}`."""
     call.listens_only = event.flag("on")
+    if call.listens_only:
+        call.turns.drop_request()
     return call.tell([], ForceListen(call.listens_only))
 
 

@@ -80,3 +80,5 @@ class Reaction:
 
     events: tuple[Event, ...] = ()
     actions: tuple[Action, ...] = ()
+    is_refusal: bool = False
+    """Whether a client event was not obeyed; then the events say why, and nothing has changed."""

@@ -32,9 +32,11 @@ class Responses:
 
     # ---- what the engine says -----------------------------------------------------------------
 
-    def started(self, turn: int, settings: SessionSettings) -> list[Event]:
-        """The agent begins to speak; a turn still open is given up."""
-        return self._in_order(turn, lambda: self._turns.start(turn, settings))
+    def started(
+        self, turn: int, settings: SessionSettings, *, is_asked: bool = True
+    ) -> list[Event]:
+        """The agent begins to speak, as it was asked to or not; a turn still open is given up."""
+        return self._in_order(turn, lambda: self._turns.start(turn, settings, is_asked=is_asked))
 
     def text(self, turn: int, text: str) -> list[Event]:
         """A piece of what the agent says."""

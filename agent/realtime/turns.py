@@ -97,22 +97,32 @@ class Turns:
 
     # ---- what the engine says -----------------------------------------------------------------
 
-    def start(self, turn: int, settings: SessionSettings) -> list[Event]:
-        """The agent begins to speak; a turn still open is given up."""
+    def start(self, turn: int, settings: SessionSettings, *, is_asked: bool = True) -> list[Event]:
+        """The agent begins to speak, because it was asked to, or of its own accord; a turn still
+        open is given up."""
         if turn <= self.newest:
             return []
         self.newest = turn
         events: list[Event] = []
         if self.active is not None:
             events += self.close(self.active, "cancelled", "turn_detected")
-        asked, self.asked = self.asked, Asked()
+        asked, is_withdrawn = self._take_request() if is_asked else (Asked(), False)
         response = self._new_response(turn, asked.applied(settings))
-        response.metadata = asked.metadata
-        response.withdrawn, self.request = self.request == "withdrawn", "none"
+        response.metadata, response.withdrawn = asked.metadata, is_withdrawn
         if response.settings.output_modalities == ("text",):
             response.item.shape = "text"
         self._keep(response)
         return [*events, response.created()]
+
+    def _take_request(self) -> tuple[Asked, bool]:
+        """What was asked for, and whether that was taken back."""
+        asked, is_withdrawn = self.asked, self.request == "withdrawn"
+        self.drop_request()
+        return asked, is_withdrawn
+
+    def drop_request(self) -> None:
+        """No answer comes to what was asked for."""
+        self.asked, self.request = Asked(), "none"
 
     def _new_response(self, turn: int, settings: SessionSettings) -> Response:
         item = SpokenItem(new_id("item"), self._limits)

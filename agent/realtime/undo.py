@@ -2,7 +2,6 @@
 
 from agent.realtime.events import Event, server_event
 from agent.realtime.reaction import RestoreSettings
-from agent.realtime.response import Asked
 from agent.realtime.state import CallState
 from agent.realtime.tools import with_known_choice
 from agent.types import (
@@ -28,7 +27,7 @@ def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreS
         case AddToolResult(call_id=call_id):
             return _take_out(call, call.items.tool_result_id(call_id)), ()
         case Respond():
-            call.turns.asked, call.turns.request = Asked(), "none"
+            call.turns.drop_request()
         case Pause():
             call.pausing = False
         case ForceListen():
