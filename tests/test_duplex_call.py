@@ -173,6 +173,7 @@ def test_an_agent_that_is_asked_speaks_at_once_even_in_its_first_units() -> None
     call.tell(Respond())
     said = call.listen()
     assert said == [TurnStarted(1), TextDelta(0, 1, "hi"), TurnEnded(1, "completed")]
+    assert isinstance(said[0], TurnStarted) and said[0].asked
 
 
 def test_words_of_a_request_to_speak_are_read_first() -> None:

@@ -172,7 +172,10 @@ def test_without_automatic_answers_it_speaks_when_asked() -> None:
     bench.partner.push(SpeechEnded(8000))
     assert not sound(bench.run(2)).size
     bench.partner.control(Respond())
-    assert sound(bench.run(2)).size
+    said = bench.run(2)
+    assert sound(said).size
+    (turn,) = [event for event in said if isinstance(event, TurnStarted)]
+    assert turn.asked
 
 
 def test_client_commits_when_turn_detection_is_off() -> None:
