@@ -11,7 +11,7 @@ export const TOOL_RESULT = 'a very dark green';
 export const INSTRUCTIONS = 'Be short.';
 const TOOL_COMMAND = '/look_up {"key": "colour"}';
 const FRAME_MS = 40;
-const PATIENCE_MS = 40000;
+const PATIENCE_MS = 20000;
 const HEARD_BEFORE_MS = 1800;
 
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));

@@ -22,7 +22,7 @@ from typing import Any
 RATE_HZ = 24_000
 BYTES_PER_MS = RATE_HZ * 2 // 1000
 FRAME_MS = 40
-PATIENCE_S = 40.0
+PATIENCE_S = 20.0
 """How long anything may take on a machine that is busy."""
 HEARD_BEFORE_S = 1.8
 """How much of the greeting is heard before it is talked over."""

@@ -10,7 +10,7 @@ import { sleep } from './scenario.mjs';
 
 const LOUD_DB = -45;
 const LISTEN_MS = 350;
-const PATIENCE_MS = 40000;
+const PATIENCE_MS = 20000;
 const HEARD_BEFORE_MS = 1800;
 
 const microphone = new MadeMicrophone();
