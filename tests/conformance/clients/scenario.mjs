@@ -24,7 +24,7 @@ class Turn {
   receivedMs = 0;
   live = false; // its sound comes as a track that plays by itself
   clock = () => performance.now(); // of a live one, that of the track
-  beganMs = 0;
+  beganMs = null;
   ended = false;
   stoppedMs = -1;
   askedMs = -1;
@@ -38,7 +38,7 @@ class Turn {
 
   get playedMs() {
     if (this.stoppedMs >= 0) return this.stoppedMs;
-    const since = this.beganMs ? Math.floor(this.clock() - this.beganMs) : 0;
+    const since = this.beganMs === null ? 0 : Math.floor(this.clock() - this.beganMs);
     return this.live ? since : Math.min(this.receivedMs, since);
   }
 
@@ -49,7 +49,7 @@ class Turn {
 
   hear(bytes) {
     if (this.stoppedMs >= 0) return;
-    this.beganMs ||= this.clock();
+    this.beganMs ??= this.clock();
     this.pieces.push(bytes);
     this.receivedMs += bytes.length / BYTES_PER_MS;
   }

@@ -42,7 +42,7 @@ class Turn:
     """Its sound comes as a track that plays by itself, not in events."""
     clock: Callable[[], float] = time.monotonic
     """Seconds; of a live one, those of the track."""
-    began_s: float = 0.0
+    began_s: float | None = None
     ended: bool = False
     """Of a live one: the server says that all of it has sounded."""
     stopped_ms: int = -1
@@ -63,7 +63,9 @@ class Turn:
         """What a loudspeaker without any delay of its own has played by now."""
         if self.stopped_ms >= 0:
             return self.stopped_ms
-        since_ms = int((self.clock() - self.began_s) * 1000) if self.began_s else 0
+        if self.began_s is None:
+            return 0
+        since_ms = int((self.clock() - self.began_s) * 1000)
         return since_ms if self.live else min(self.received_ms, since_ms)
 
     @property
@@ -75,7 +77,8 @@ class Turn:
 
     def hear(self, sound: bytes) -> None:
         if self.stopped_ms < 0:
-            self.began_s = self.began_s or self.clock()
+            if self.began_s is None:
+                self.began_s = self.clock()
             self.sound += sound
 
     def stop(self) -> None:
