@@ -116,7 +116,7 @@ async def server() -> AsyncIterator[SpeechServer]:
 
 async def until(is_so: Callable[[], object]) -> None:
     """Wait for what happens by itself."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():
             await asyncio.sleep(0.01)
 

@@ -66,7 +66,7 @@ class Visit:
 
     async def event(self, kind: str, count: int = 1) -> dict[str, object]:
         """The `count`-th event of type `kind`, once it has come."""
-        for _ in range(600):
+        for _ in range(1000):
             found = [event for event in await self.events() if event["type"] == kind]
             if len(found) >= count:
                 return found[count - 1]

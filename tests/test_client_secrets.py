@@ -187,7 +187,7 @@ async def test_a_session_beside_the_offer_refines_the_secret_s(
     async with server.http.ws_connect(
         f"/v1/realtime?call_id={place.rpartition('/')[2]}", headers=headers
     ) as socket:
-        created = await socket.receive_json(timeout=10)
+        created = await socket.receive_json(timeout=60)
     assert created["session"]["instructions"] == "Mine."
     assert created["session"]["voice_agent"]["eagerness"] == 0.9
     assert await server.status(key, "DELETE", place) == 200

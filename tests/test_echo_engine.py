@@ -335,7 +335,7 @@ async def test_the_conversation_ends_its_events_at_finish_and_reports_units() ->
             if isinstance(event, UnitReport):
                 await conversation.finish()
 
-    await asyncio.wait_for(read(), 10)
+    await asyncio.wait_for(read(), 60)
     assert isinstance(seen[0], Listened | TurnStarted)
     assert seen[-1].unit == 0 and isinstance(seen[-1], UnitReport)
 

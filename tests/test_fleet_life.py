@@ -69,7 +69,7 @@ async def life(host: StuckHost, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(lives, "_MAX_CHAT_BYTES", 3 * SIZE)
     life = Life(host, lambda message: None)
     life.begin()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while life._link is None:
             await asyncio.sleep(0)
         life.tell(Finish(0))

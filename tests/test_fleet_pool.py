@@ -84,7 +84,7 @@ async def until(
 ) -> list[object]:
     """Everything up to the `count`-th event of that kind."""
     seen: list[object] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in conversation.events():
             seen.append(event)
             count -= isinstance(event, kind)
@@ -95,7 +95,7 @@ async def until(
 
 async def again(engine: RemoteEngine) -> Conversation:
     """A conversation as soon as there can be one."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while engine.status == "starting":
             with pytest.raises(CapacityError, match="starting again"):
                 await engine.open(SETTINGS)
@@ -220,7 +220,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "gate")
     begun = asyncio.Event()
     starting = asyncio.ensure_future(start_core(job(tmp_path), lambda *_: begun.set()))
-    await asyncio.wait_for(begun.wait(), 20)
+    await asyncio.wait_for(begun.wait(), 60)
     starting.cancel()
     await asyncio.wait((starting,))
     assert starting.cancelled()
@@ -278,7 +278,7 @@ async def test_whoever_waits_for_an_answer_hears_of_the_loss(tmp_path: Path) -> 
         os.kill(busy_core.pid(tmp_path), signal.SIGKILL)
         for waiting in (opening, chatting):
             with pytest.raises(WorkerLost):
-                await asyncio.wait_for(waiting, 20)
+                await asyncio.wait_for(waiting, 60)
 
 
 async def test_while_it_starts_again_it_says_how_long_to_wait(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ async def test_one_that_does_not_come_up_any_more_stays_down(
         os.kill(busy_core.pid(tmp_path), signal.SIGKILL)
         with pytest.raises(WorkerLost):
             await until(conversation, Listened)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while status_of(engine) != "degraded":
                 await asyncio.sleep(0.01)
         with pytest.raises(CapacityError, match="is down"):

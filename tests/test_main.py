@@ -190,7 +190,7 @@ def test_serve_says_where_it_is_answers_and_stops_cleanly(stop: signal.Signals) 
         first = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:[1-9]\d*", first)
         assert found, first
-        with urllib.request.urlopen(f"{found[0]}/healthz", timeout=10) as answer:
+        with urllib.request.urlopen(f"{found[0]}/healthz", timeout=60) as answer:
             assert json.load(answer)["engine"] == "echo"
         process.send_signal(stop)
         _, errors = process.communicate(timeout=30)

@@ -254,7 +254,7 @@ async def test_a_caller_takes_the_answer_with_a_refused_camera_and_connects() ->
     # aiortc itself never offered the camera, so it is shown the rest.
     seen = answer.replace(refused, "")
     await caller.setRemoteDescription(RTCSessionDescription(seen, "answer"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await heard.wait()
     await caller.close()
     await called.close()

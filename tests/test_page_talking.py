@@ -14,12 +14,11 @@ from agent.api.loading import Started
 from agent.api.server import make_app
 from agent.config import load_config
 from agent.engines import Choice
-from tests.rig.programs import require_program
 from tests.rig.sound import write_wav
 from tests.rig.talking_engine import TalkingEngine
 from tests.test_page_text import DROPPED, PASTE, noise
 from tests.web_page.browser import PATIENCE_MS
-from tests.web_page.chromium import FLAGS
+from tests.web_page.chromium import start_chromium
 
 pytestmark = pytest.mark.browser
 
@@ -34,11 +33,10 @@ async def _page(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Page]
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     silence = tmp_path_factory.mktemp("microphone") / "silence.wav"
     write_wav(silence, np.zeros(48_000, np.float32), 48_000)
-    flags = [*FLAGS, f"--use-file-for-fake-audio-capture={silence}"]
-    chromium = require_program("chromium", apt="chromium")
     try:
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=chromium, args=flags)
+        async with async_playwright() as driver:
+            spoken = f"--use-file-for-fake-audio-capture={silence}"
+            browser = await start_chromium(driver, spoken)
             page = await browser.new_page()
             faults: list[str] = []
             page.on("pageerror", lambda error: faults.append(str(error)))

@@ -39,13 +39,13 @@ PLAYED = """(() => {
 async def _option(visitor: Visit, selector: str) -> None:
     """Wait for an option of the picker, which is never visible by itself."""
     await visitor.page.wait_for_selector(
-        f"#setting-voice option{selector}", state="attached", timeout=2 * PATIENCE_MS
+        f"#setting-voice option{selector}", state="attached", timeout=PATIENCE_MS
     )
 
 
 async def _until(visitor: Visit, condition: str) -> None:
     """Wait until the JavaScript expression `condition` is true."""
-    for _ in range(600):
+    for _ in range(1000):
         if await visitor.page.evaluate(condition):
             return
         await asyncio.sleep(0.05)
@@ -56,13 +56,16 @@ async def _add(visitor: Visit) -> None:
     page = visitor.page
     await page.click("#voice-add")
     await page.click("#voice-record-button")
-    await page.wait_for_selector('#voice-preview[data-filled="yes"]', timeout=2 * PATIENCE_MS)
+    left_s = "Number.parseInt(document.getElementById('voice-timer').textContent)"
+    await _until(visitor, f"{left_s} <= 8")
+    await page.click("#voice-record-button")
+    await page.wait_for_selector('#voice-preview[data-filled="yes"]', timeout=PATIENCE_MS)
     await page.click("#voice-save")
-    await page.wait_for_selector('#voice-save[data-next="save"]', timeout=2 * PATIENCE_MS)
+    await page.wait_for_selector('#voice-save[data-next="save"]', timeout=PATIENCE_MS)
     await page.fill("#voice-name", "Robot")
     await page.check("#voice-consent")
     await page.click("#voice-save")
-    await page.wait_for_selector("#voice-dialog", state="hidden", timeout=2 * PATIENCE_MS)
+    await page.wait_for_selector("#voice-dialog", state="hidden", timeout=PATIENCE_MS)
 
 
 async def test_a_voice_is_added_heard_read_with_and_deleted(

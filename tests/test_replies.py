@@ -21,7 +21,7 @@ async def _ask(app: web.Application, done: asyncio.Event, *, leaves: bool) -> by
             await writer.drain()
             writer.transport.abort()
         read = b"" if leaves else await reader.read()
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 60)
         writer.close()
         return read
     finally:

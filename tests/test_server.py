@@ -353,7 +353,7 @@ async def test_serve_says_what_it_does_and_ends_calls_at_a_signal(number: signal
         await caller.dial()
         process.send_signal(number)
         await caller.wait_until_closed()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
         assert process.stderr is not None
         assert "Traceback" not in (await process.stderr.read()).decode()
         await caller.close()

@@ -255,7 +255,7 @@ async def test_a_real_call_takes_both_short_ways(monkeypatch: pytest.MonkeyPatch
         caller = Caller(server.url)
         await caller.dial()
         await caller.wait_for("output_audio_buffer.started")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(taken) < 50 or not caller.heard().any():
                 await asyncio.sleep(0.05)
         await caller.close()

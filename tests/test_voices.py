@@ -321,7 +321,7 @@ async def test_a_voice_removed_while_it_is_prepared_leaves_no_form(
         voice.recording.write_bytes(recording)
         assert await voices.listed() == ()
         held.go.set()
-        await asyncio.wait_for(_added_after(voices), 10)
+        await asyncio.wait_for(_added_after(voices), 60)
         assert len(prompts(store)) == 1 and voices.ready_ids() == ("ben",)
 
 

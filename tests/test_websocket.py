@@ -228,7 +228,7 @@ async def test_without_a_free_line_the_answer_is_503_before_there_is_a_socket() 
 
 async def gone(server: Running) -> None:
     """Until no call is left."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while server.calls:
             await asyncio.sleep(0.02)
 

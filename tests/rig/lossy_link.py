@@ -37,7 +37,7 @@ _CLONE_NEWNET = 0x40000000
 _MTU = 1400
 _MAX_UNDERWAY = 16_384
 _UDP = 17
-_START_PATIENCE_S = 10.0
+_START_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from tests.web_page.chromium import start_chromium
 from tests.web_page.server import ScriptedServer, serve_page
 
 FAR_END = Path(__file__).with_name("far_end.js")
-PATIENCE_MS = 15_000
+PATIENCE_MS = 40_000
 """How long anything on the page may take; the machine may be busy."""
 POLL_MS = 50
 IN_ONE_LOOP = pytest.mark.asyncio(loop_scope="session")
