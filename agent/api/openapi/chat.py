@@ -17,6 +17,7 @@ from agent.api.openapi.shapes import (
     answer,
     body,
     either,
+    events,
     flag,
     listing,
     maybe,
@@ -49,7 +50,7 @@ def paths(config: Config) -> dict[str, Schema]:
         "requestBody": body({JSON: ref("ChatRequest")}),
         "responses": {
             "200": answer(
-                "The answer.", {JSON: ref("ChatCompletion"), STREAM: text("Chunks of it.")}
+                "The answer.", {JSON: ref("ChatCompletion"), STREAM: events("Chunks of it.")}
             ),
             **refusals(*BODY, *ACCESS, 500, 503),
         },

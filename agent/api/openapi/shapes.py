@@ -71,6 +71,11 @@ def reply(
     return schema | {"required": needs, "additionalProperties": False}
 
 
+def events(description: str) -> Schema:
+    """Server-sent events, each with its `data`."""
+    return _described({"type": "object", "properties": {"data": text()}}, description)
+
+
 def either(*schemas: Schema, about: str = "") -> Schema:
     """What fits one of them."""
     return _described({"anyOf": list(schemas)}, about)

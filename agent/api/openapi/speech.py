@@ -8,6 +8,7 @@ from agent.api.openapi.shapes import (
     answer,
     body,
     either,
+    events,
     flag,
     listing,
     number,
@@ -52,7 +53,7 @@ def _speak() -> Schema:
         "requestBody": body({JSON: ref("SpeechRequest")}),
         "responses": {
             "200": answer(
-                "The sound, sent as it is made.", {**kinds, STREAM: text("OpenAI's events.")}
+                "The sound, sent as it is made.", {**kinds, STREAM: events("OpenAI's events.")}
             ),
             **refusals(*BODY, *ACCESS, 500, 501, 503),
         },
