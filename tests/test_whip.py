@@ -1,12 +1,14 @@
 """WHIP clients against the real server: they publish, are followed by others, and leave."""
 
 import asyncio
+import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aioice.ice
 import pytest
+from aiortc import RTCSessionDescription
 
 from tests.rig.caller import RATE_HZ
 from tests.rig.server import Footprint, Running, running_server, settle
@@ -33,13 +35,10 @@ async def followed(server: Running, location: str) -> SocketCaller:
     return sideband
 
 
-@pytest.mark.parametrize("codec", ["video/H264", "video/VP8"])
-async def test_conformance_whip_a_publisher_is_seen_and_heard_and_followed_by_a_sideband(
-    codec: str,
-) -> None:
+async def test_conformance_whip_a_publisher_is_seen_and_heard_and_followed_by_a_sideband() -> None:
     async with running_server() as server:
         before = Footprint.now()
-        publisher = WhipCaller(server.url + CALLS, video_codec=codec)
+        publisher = WhipCaller(server.url + CALLS)
         headers = await publisher.post()
         assert headers["Content-Type"].startswith("application/sdp")
         assert "application/trickle-ice-sdpfrag" in headers["Accept-Patch"]
@@ -61,22 +60,51 @@ async def test_conformance_whip_a_publisher_is_seen_and_heard_and_followed_by_a_
         assert await settle(before) == before
 
 
-async def test_whip_a_publisher_that_also_receives_hears_the_agent(server: Running) -> None:
-    client = WhipCaller(server.url + CALLS, kinds=("audio",), direction="sendrecv")
-    headers = await client.post(candidates=True)
-    sideband = await followed(server, headers["Location"])
-    assert loud_s(client.sound(), RATE_HZ) > 1, "the greeting"
-    await sideband.hang_up()
-    await client.close()
+async def test_whip_who_receives_hears_the_agent_whether_they_send_or_not(server: Running) -> None:
+    await asyncio.gather(*(greets(server, direction) for direction in ("sendrecv", "recvonly")))
 
 
-async def test_whip_who_only_listens_hears_the_agent(server: Running) -> None:
-    client = WhipCaller(server.url + CALLS, kinds=("audio",), direction="recvonly")
-    headers = await client.post()
+async def greets(server: Running, direction: str) -> None:
+    client = WhipCaller(server.url + CALLS, kinds=("audio",), direction=direction)
+    headers = await client.post(candidates=direction == "sendrecv")
     sideband = await followed(server, headers["Location"])
     assert loud_s(client.sound(), RATE_HZ) > 1, "the greeting"
     assert await client.delete() == 200
     await sideband.hang_up()
+    await client.close()
+
+
+def bundle_only(offer: str) -> str:
+    """As Firefox has it: whatever goes by the first section's way is offered at port 0."""
+    head, first, *rest = re.split(r"(?m)^(?=m=)", offer)
+    later = [re.sub(r"^m=(\w+) \d+", r"m=\1 0", each) + "a=bundle-only\r\n" for each in rest]
+    return "".join([head, first, *later])
+
+
+def with_useless_sections(offer: str) -> str:
+    """Some that no call can use, at the end and not in the bundle."""
+    odd = "m=video 0 UDP/TLS/RTP/SAVPF 97\r\na=inactive\r\na=mid:8\r\n"
+    return offer + odd + "m=message 9 TCP/MSRP *\r\na=mid:9\r\n"
+
+
+@pytest.mark.parametrize("change", [bundle_only, with_useless_sections])
+async def test_whip_offers_with_odd_sections_are_connected(
+    server: Running, change: Callable[[str], str]
+) -> None:
+    client = WhipCaller(server.url + CALLS)
+    async with client.http.post(
+        client.endpoint,
+        data=change(await client.offer()),
+        headers={"Content-Type": "application/sdp"},
+    ) as response:
+        assert response.status == 201
+        answer = await response.text()
+    head, *sections = re.split(r"(?m)^(?=m=)", answer)
+    used, refused = sections[:2], sections[2:]
+    assert all(each.split()[1] == "0" for each in refused)
+    assert len(refused) == (2 if change is with_useless_sections else 0)
+    await client.peer.setRemoteDescription(RTCSessionDescription(head + "".join(used), "answer"))
+    await client.connected()
     await client.close()
 
 

@@ -208,6 +208,26 @@ async def test_whip_hanging_up_within_a_restart_leaves_nothing() -> None:
         assert await settle(before) == before
 
 
+async def test_whip_sections_that_go_by_ways_of_their_own_are_restarted_together(
+    server: Running,
+) -> None:
+    client = WhipCaller(server.url + CALLS, kinds=("audio", "video"), direction="sendrecv")
+    await client.post(change=unbundled)
+    assert len(client.ways) == 2 and "BUNDLE" not in client.answer
+    await client.connected()
+    client.lose_network()
+    since = len(client.heard)
+    said = await client.restart()
+    assert [section.mid for section in said.sections] == ["0", "1"]
+    assert len({section.credentials for section in said.sections}) == 2
+    await client.hears_s(1.0, since)
+    await client.close()
+
+
+def unbundled(offer: str) -> str:
+    return "\r\n".join(line for line in offer.split("\r\n") if "BUNDLE" not in line)
+
+
 # ---- a whole offer ----------------------------------------------------------------------------
 
 

@@ -64,12 +64,14 @@ def with_refused(answer: str, offer: str) -> str:
     """`answer` to `checked_offer(offer)` as an answer to `offer`: one section for each of its.
 
     Those that no call can use are refused by the port 0: refused by the offer itself, of a kind
-    that is not known, or a camera in formats that cannot be decoded.
+    that is not known, or a camera in formats that cannot be decoded. What was not bundled is not
+    bundled by the answer.
     """
-    lines = sdp_lines(answer)
+    lines, asked = sdp_lines(answer), sdp_lines(offer)
     answered = sdp_sections(lines)
-    whole = sdp_head(lines)
-    for section in sdp_sections(sdp_lines(offer)):
+    bundles = any(line.startswith(_BUNDLE) for line in asked)
+    whole = [line for line in sdp_head(lines) if bundles or not line.startswith(_BUNDLE)]
+    for section in sdp_sections(asked):
         if not _is_useful(section):
             whole += _refusal(section)
         elif answered:

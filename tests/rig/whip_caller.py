@@ -5,14 +5,14 @@ restart is one of its own making, since aiortc has none: see `agent.transport.ic
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 import numpy as np
-from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription, VideoStreamTrack
+from aiortc import RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from yarl import URL
 
@@ -24,7 +24,13 @@ from agent.transport.ice_fragment import (
     without_ice,
     written,
 )
-from agent.transport.ice_inside import SecondWay, add_candidates, local_side, read_candidates
+from agent.transport.ice_inside import (
+    SecondWay,
+    add_candidates,
+    local_side,
+    read_candidates,
+    ways_of,
+)
 from agent.types import FloatArray
 from tests.rig.caller import RATE_HZ, SpeakingTrack
 from tests.rig.sound import loud_s
@@ -35,12 +41,16 @@ _PAUSE = 50
 """Pieces of 20 ms: longer than between two words."""
 
 
+Seconds: TypeAlias = list[tuple[SecondWay, str]]
+"""New ways, each with the name of its first section."""
+
+
 @dataclass(frozen=True)
 class Again:
-    """A later offer, and the way that it is for."""
+    """A later offer, and the ways that it is for."""
 
     offer: str
-    second: SecondWay
+    seconds: Seconds
 
 
 class WhipCaller:
@@ -52,7 +62,6 @@ class WhipCaller:
         *,
         kinds: Sequence[str] = ("video", "audio"),
         direction: str = "sendonly",
-        video_codec: str = "",
     ) -> None:
         self.endpoint = URL(endpoint)
         self.microphone = SpeakingTrack()
@@ -67,10 +76,7 @@ class WhipCaller:
         self.peer.on("track", self._on_track)
         for kind in kinds:
             track = self.microphone if kind == "audio" else VideoStreamTrack()
-            transceiver = self.peer.addTransceiver(track, direction)
-            if kind == "video" and video_codec:
-                known = RTCRtpSender.getCapabilities("video").codecs
-                transceiver.setCodecPreferences([x for x in known if x.mimeType == video_codec])
+            self.peer.addTransceiver(track, direction)
 
     async def offer(self, *, candidates: bool = False) -> str:
         """The offer, with its candidates or for trickling."""
@@ -79,9 +85,11 @@ class WhipCaller:
         gone = () if candidates else ("a=candidate", "a=end-of-candidates")
         return "\r\n".join(line for line in lines if not line.startswith(gone))
 
-    async def post(self, *, candidates: bool = False) -> "aiohttp.typedefs.CIMultiDictProxy[str]":
-        """Offer, and take the answer; the headers of the reply."""
-        offer = await self.offer(candidates=candidates)
+    async def post(
+        self, *, candidates: bool = False, change: Callable[[str], str] = str
+    ) -> "aiohttp.typedefs.CIMultiDictProxy[str]":
+        """Offer, as `change` makes of it, and take the answer; the headers of the reply."""
+        offer = change(await self.offer(candidates=candidates))
         async with self.http.post(
             self.endpoint, data=offer, headers={"Content-Type": SDP}
         ) as response:
@@ -107,13 +115,13 @@ class WhipCaller:
         return self.location.name
 
     @property
-    def way(self) -> Any:
-        """aiortc's transport, which all sections share."""
-        return self.peer.getTransceivers()[0].receiver.transport.transport
+    def ways(self) -> list[tuple[Any, str]]:
+        """aiortc's transports, each with the name of its first section: one in a bundle."""
+        return [(transport, mids[0]) for transport, mids in ways_of(self.peer)]
 
     def fragment(self) -> str:
         """All that this side could trickle."""
-        return self._said(self.way._connection)
+        return _said([(way._connection, mid) for way, mid in self.ways])
 
     async def patch(self, body: str, tag: str | None, kind: str = FRAGMENT) -> tuple[int, str, str]:
         """Status, body and tag of the reply."""
@@ -125,13 +133,15 @@ class WhipCaller:
 
     def lose_network(self) -> None:
         """Nothing goes out or comes in any more by the sockets that there are."""
-        for protocol in self.way._connection._protocols:
-            protocol.transport.sendto = lambda *_: None
-            protocol.datagram_received = lambda *_: None
+        for way, _ in self.ways:
+            for protocol in way._connection._protocols:
+                protocol.transport.sendto = lambda *_: None
+                protocol.datagram_received = lambda *_: None
 
     def wait_for_visit(self) -> "asyncio.Future[None]":
         """Send nothing until something comes in, which is told."""
-        (protocol,) = self.way._connection._protocols
+        ((way, _),) = self.ways
+        (protocol,) = way._connection._protocols
         visited = asyncio.get_running_loop().create_future()
         received, sendto = protocol.datagram_received, protocol.transport.sendto
 
@@ -147,40 +157,30 @@ class WhipCaller:
 
     async def restart(self) -> Fragment:
         """Find a new way by new sockets; what the server said."""
-        second = await self._second_way()
-        status, text, self.tag = await self.patch(self._said(second.connection), '"*"')
+        seconds = await self._second_ways()
+        body = _said([(second.connection, mid) for second, mid in seconds])
+        status, text, self.tag = await self.patch(body, '"*"')
         assert status == 200, text
         said = read_fragment(text)
-        await self._take_over(second, said)
+        await _take_over(seconds, said)
         return said
 
     async def offer_again(self) -> "Again":
         """A whole offer for a restart."""
-        second = await self._second_way()
-        side = local_side(second.connection, "")
+        ((second, mid),) = seconds = await self._second_ways()
         lines = without_ice(self.peer.localDescription.sdp.split("\r\n"))
-        return Again("\r\n".join([*lines[:-1], *ice_lines(side), ""]), second)
+        fresh = ice_lines(local_side(second.connection, mid))
+        return Again("\r\n".join([*lines[:-1], *fresh, ""]), seconds)
 
     async def take_answer(self, again: "Again", answer: str) -> None:
         """The answer to that offer."""
-        await self._take_over(again.second, read_offer(answer))
+        await _take_over(again.seconds, read_offer(answer))
 
-    async def _second_way(self) -> SecondWay:
-        second = SecondWay(self.way)
-        await second.gather()
-        return second
-
-    async def _take_over(self, second: SecondWay, said: Fragment) -> None:
-        remote = said.sections[0]
-        assert remote.credentials is not None
-        await add_candidates(second.connection, read_candidates(remote.candidates))
-        await asyncio.wait_for(second.connect(remote.credentials), 20)
-        second.take_over()
-        await second.retire()
-
-    def _said(self, connection: Any) -> str:
-        section = local_side(connection, self.peer.getTransceivers()[0].mid)
-        return written([("m=audio 9 UDP/TLS/RTP/SAVPF 0", section)])
+    async def _second_ways(self) -> "Seconds":
+        seconds = [(SecondWay(way), mid) for way, mid in self.ways]
+        for second, _ in seconds:
+            await second.gather()
+        return seconds
 
     # ---- the end ------------------------------------------------------------------------------
 
@@ -228,3 +228,20 @@ class WhipCaller:
                 channels = len(frame.layout.channels)
                 samples = frame.to_ndarray().reshape(-1, channels).mean(axis=1) / 32768
                 self.heard.append(samples.astype(np.float32))
+
+
+def _said(connections: Sequence[tuple[Any, str]]) -> str:
+    sides = [local_side(connection, mid) for connection, mid in connections]
+    return written([("m=audio 9 UDP/TLS/RTP/SAVPF 0", side) for side in sides])
+
+
+async def _take_over(seconds: Seconds, said: Fragment) -> None:
+    for second, mid in seconds:
+        remote = said.of(mid)
+        assert remote.credentials is not None
+        await add_candidates(second.connection, read_candidates(remote.candidates))
+    connecting = [second.connect(said.of(mid).credentials) for second, mid in seconds]
+    await asyncio.wait_for(asyncio.gather(*connecting), 20)
+    for second, _ in seconds:
+        second.take_over()
+        await second.retire()
