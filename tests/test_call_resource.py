@@ -100,6 +100,9 @@ async def test_a_bad_session_is_refused_and_changes_nothing(
         assert (await refused(response, 400))["code"] == code
     async with http.get(caller.location) as response:
         assert (await response.json())["session"]["instructions"] == ""
+    caller.send({"type": "session.update", "session": {}})
+    await caller.wait_for("session.updated")
+    assert "error" not in caller.types(), "the client did not ask"
 
 
 @pytest.mark.parametrize("how", ["/hangup", "/reject"])
