@@ -51,6 +51,7 @@ async def test_who_speaks_on_is_decided_on_anew(begin: Begin) -> None:
 async def test_the_newest_occasion_takes_the_place_of_the_one_before(begin: Begin) -> None:
     call = await begin(opening_hours)
     for text in ("When do you open?", "I mean on Monday."):
+        await call.client("response.cancel")
         await call.types(text)
         await call.client("response.create")
     first, second = call.chats.asked
