@@ -15,8 +15,6 @@ _WAITS = re.compile(
     r"tests/(conformance/|test_(bench_load|bench_media|browser|call|fleet|page|voices_workshop"
     r"|websocket|whip))"
 )
-_ALONE = "tests/conformance/test_clients.py"
-"""Nine programs talk at once, each of which needs its sound in time."""
 _POLITE = 10
 
 
@@ -24,16 +22,11 @@ class Lanes(LoadFileScheduling):  # type: ignore[misc]
     """Whole files: to each process one of its own kind while there are any."""
 
     def _assign_work_unit(self, node: Any) -> None:
-        wants_waiting = int(node.gateway.id.removeprefix("gw")) % 3 < 2 and not self._is_alone()
+        wants_waiting = int(node.gateway.id.removeprefix("gw")) % 3 < 2
         mine = (file for file in self.workqueue if _waits(file) == wants_waiting)
         if (file := next(mine, None)) is not None:
             self.workqueue.move_to_end(file, last=False)
         super()._assign_work_unit(node)
-
-    def _is_alone(self) -> bool:
-        """Whether a file runs beside which only what computes may."""
-        works = (work for files in self.assigned_work.values() for work in files.items())
-        return any(file.startswith(_ALONE) and not all(done.values()) for file, done in works)
 
 
 def give_way(nodeid: str) -> None:
