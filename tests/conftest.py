@@ -37,12 +37,16 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
 
 
 if importlib.util.find_spec("xdist") is not None:
-    from tests.rig.lanes import Lanes, give_way
+    from tests.rig.lanes import Lanes, allow_more_tries, give_way
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
         """Where several processes run the tests."""
         return Lanes(config, log)
+
+    def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+        """Once all that is to be run is known."""
+        allow_more_tries(items)
 
     def pytest_runtest_logstart(nodeid: str) -> None:
         """Before anything of a test is begun."""

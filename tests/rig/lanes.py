@@ -3,19 +3,30 @@
 Some tests wait: for a browser, a call, another process. They take little of a core, but what they
 take they need in time. The others compute. So two processes of three run what waits, and what
 computes fills the time between, politely.
+
+Where several processes share a machine, what came too late in one of them may say nothing of the
+software: what talks to a browser or a server of its own is tried up to three times there. Run
+alone, a test has one try.
 """
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from xdist.scheduler import LoadFileScheduling
 
 _WAITS = re.compile(
     r"tests/(conformance/|test_(bench_load|bench_media|browser|call|fleet|page|voices_workshop"
     r"|websocket|whip))"
 )
+_TALKS = re.compile(
+    r"tests/test_(api|auth|client_secrets|ice_servers|lossy|openapi|realtime_(traps|websocket)"
+    r"|server|tools)"
+)
 _POLITE = 10
+_MORE_TRIES = 2
 
 
 class Lanes(LoadFileScheduling):  # type: ignore[misc]
@@ -31,12 +42,25 @@ class Lanes(LoadFileScheduling):  # type: ignore[misc]
 
 def give_way(nodeid: str) -> None:
     """Let others go first while test `nodeid` computes; only root may come back from that."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not _is_shared():
         return
     try:
         os.setpriority(os.PRIO_PROCESS, 0, 0 if _waits(nodeid) else _POLITE)
     except PermissionError:
         pass
+
+
+def allow_more_tries(items: Iterable[pytest.Item]) -> None:
+    """Of those among `items` that need others in time, a failure counts when it is the third."""
+    if not _is_shared():
+        return
+    for item in items:
+        if _waits(item.nodeid) or _TALKS.match(item.nodeid):
+            item.add_marker(pytest.mark.flaky(reruns=_MORE_TRIES))
+
+
+def _is_shared() -> bool:
+    return "PYTEST_XDIST_WORKER" in os.environ
 
 
 def _waits(file: str) -> bool:
