@@ -114,10 +114,12 @@ def test_a_step_that_failed_or_never_came_is_a_fault(trip: Trip) -> None:
     assert judge(trip, "picture").fault == "never got there: tools"
 
 
-def test_only_a_machine_that_stood_still_gives_another_try(trip: Trip) -> None:
+def test_other_programs_or_a_machine_that_stood_still_give_another_try(trip: Trip) -> None:
     assert is_right(trip)
     trip.facts["talk"] = {"user_turns": 0}
     assert not is_right(trip)
+    assert trip.may_be_tried_again
+    trip.tries = 2
     assert not trip.may_be_tried_again
     trip.stood_still_s = 1.0
     assert trip.may_be_tried_again
