@@ -41,7 +41,9 @@ def add_to(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None
 
     _add_add(verb("add", _add, "make a key; it is printed once, and never again"))
     verb("list", _list, "list all keys by name, with their limits")
-    remove = verb("remove", _remove, "make a key good for nothing, and all secrets made with it")
+    remove = verb(
+        "remove", _remove, "make a key and its secrets good for nothing, and end its calls"
+    )
     remove.add_argument("name", metavar="NAME")
 
 

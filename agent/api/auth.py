@@ -13,7 +13,7 @@ from dataclasses import replace
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from agent.api.caller import ANYONE, CALLER, Caller, Forbidden, Share
+from agent.api.caller import ANYONE, CALLER, Caller, Forbidden, Share, VoiceForbidden
 from agent.api.client_secrets import SECRET_PREFIX, ClientSecret, ClientSecrets
 from agent.api.key_ring import KeyRefused, KeyRing
 from agent.api.origins import Origins
@@ -21,7 +21,7 @@ from agent.api.rates import Rates
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.config import Config
 from agent.errors import AuthError, ConfigError, QuotaError
-from agent.keys import ApiKey, keys_file
+from agent.keys import MOST_CALLS, ApiKey, keys_file
 from agent.telemetry import Telemetry
 from agent.tls import is_loopback
 
@@ -106,6 +106,15 @@ class Guard:
             self._telemetry.request_refused(error.reason)
             raise
 
+    def expect_still_in(self, caller: Caller) -> None:
+        """`AuthError` for whoever's key has gone since, or is for fewer voices than it was."""
+        if not caller.key_id:
+            return
+        voices = self._ring.still(caller.key_id).voices
+        if voices and not (caller.voices and set(caller.voices) <= set(voices)):
+            # What a call may switch to was settled when it began.
+            raise VoiceForbidden("your key may not use all of this call's voices any more")
+
     def count_page_request(self, address: str) -> None:
         """One more of the pages there. `QuotaError`."""
         self._page_requests.take(address, self._settings.page_requests_per_minute)
@@ -148,15 +157,17 @@ class Guard:
         if key.startswith(SECRET_PREFIX + PAGE_MARK):
             return self._visitor(request, self.page_secrets.find(key))
         secret = self.secrets.find(key)
-        return _granted(self._counted_holder(self._ring.named(secret.holder)), secret)
+        return _granted(self._counted_holder(self._ring.still(secret.holder)), secret)
 
     def _counted_holder(self, key: ApiKey) -> Caller:
         settings = self._settings
         self._requests.take(key.name, key.requests_per_minute or settings.requests_per_minute)
-        most_calls = key.max_calls or settings.max_calls
+        # Those without a limit are counted, too: it may be given one while they call.
+        most_calls = key.max_calls or settings.max_calls or MOST_CALLS
         return Caller(
             key.name,
-            shares=(Share(f"the key {key.name}", most_calls),) if most_calls else (),
+            key.sha256,
+            shares=(Share(f"the key {key.name}", most_calls),),
             voices=key.voices,
             # Whoever may use some voices only may not make those of others go away either.
             may_change_voices=not key.voices,
@@ -167,7 +178,7 @@ class Guard:
         self.count_page_request(address)
         return Caller(
             PAGE,
-            secret.visitor,
+            secret=secret.visitor,
             shares=(
                 Share("the page", settings.page_calls),
                 Share(f"the page at {address}", settings.page_calls_per_address),

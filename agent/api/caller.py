@@ -36,12 +36,13 @@ class Share:
 class Caller:
     """An API key by its name, or nobody in particular where the server asks for none.
 
-    `secret` is the id of the client secret that they came with instead of the key itself, and
-    `session` the session object that it is bound to. `voices` names those that they may use;
-    empty: all.
+    `key_id` is the key's hash; "" where there is none, and of those who opened the page. `secret`
+    is the id of the client secret that they came with instead of the key itself, and `session` the
+    session object that it is bound to. `voices` names those that they may use; empty: all.
     """
 
     key: str = ""
+    key_id: str = ""
     secret: str = ""
     session: object = None
     shares: tuple[Share, ...] = ()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from agent.api.ice_servers import ice_servers
 from agent.api.staffing import staff_rules
 from agent.attendants.staff import Staff
 from agent.config import Config
-from agent.errors import AgentError, CapacityError, QuotaError, RequestError
+from agent.errors import AgentError, AuthError, CapacityError, QuotaError, RequestError
 from agent.interfaces import Conversation, EchoCanceller, Engine, Transport
 from agent.media.barge_in import BargeIn, BargeInRules
 from agent.media.echo_canceller import Aec3, PassThrough
@@ -22,6 +22,7 @@ from agent.media.playout import Playout
 from agent.media.units import UnitBuilder
 from agent.media.vad import SileroModel, SileroVad
 from agent.realtime import Limits, RealtimeCall, parse_opening
+from agent.realtime.events import error_event
 from agent.realtime.settings import OPENAI_VOICES
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
@@ -82,12 +83,13 @@ class Answered:
     ice_tag: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Live:
     session: Session
     task: asyncio.Task[str]
     caller: Caller
     transport: Transport
+    is_revoked: bool = False
 
 
 class Calls:
@@ -186,6 +188,17 @@ class Calls:
         live = self._owned_by(call_id, caller)
         live.session.hang_up()
         await asyncio.wait((live.task,), timeout=self._limits.shutdown_s)
+
+    def end_revoked(self, expect_still_in: Callable[[Caller], None]) -> None:
+        """End the calls of all of whom `expect_still_in` raises `AuthError`; they are told why."""
+        for live in [one for one in self._live.values() if not one.is_revoked]:
+            try:
+                expect_still_in(live.caller)
+            except AuthError as error:
+                live.is_revoked = True
+                log.info("call %s of %s: %s", live.session.call_id, live.caller.key, error)
+                live.session.tell(error_event(str(error), code=error.code))
+                live.session.hang_up("revoked")
 
     async def close(self) -> None:
         """End all calls, by force those that do not end within `calls.shutdown_s`."""

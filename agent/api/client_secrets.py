@@ -1,7 +1,7 @@
 """Client secrets (`ek_…`): short-lived keys for browsers, each with a session that it is bound to.
 
 `POST /v1/realtime/client_secrets`, as OpenAI has it. A secret opens any number of calls until it
-expires; they outlive it. What its session names holds for every call that is opened with it: of a
+expires; they outlive it, but not the API key that made it. What its session names holds for every call that is opened with it: of a
 session that comes along with the offer only the rest counts. As with OpenAI, a `session.update`
 inside of the call is free again.
 """
@@ -47,7 +47,7 @@ class TooManySecrets(QuotaError):
 class ClientSecret:
     """What is remembered of a secret: of its random part only the hash.
 
-    `id` is no secret; `holder` is the name of the API key that made it, or whom else it counts for.
+    `id` is no secret; `holder` is the hash of the API key that made it, or whom else it counts for.
     """
 
     id: str
@@ -161,7 +161,7 @@ async def create_secret(request: web.Request) -> web.Response:
     caller = caller_of(request)
     # Whatever is wrong with the session is to be said now, and not to a browser later.
     shown = request.app[CALLS].rehearse(session, caller)
-    made = request.app[SECRETS].create(caller.key, seconds, session)
+    made = request.app[SECRETS].create(caller.key_id, seconds, session)
     body = {"value": made.value, "expires_at": made.expires_at, "session": shown}
     return web.json_response(body, headers={"Cache-Control": "no-store"})
 

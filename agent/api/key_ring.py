@@ -80,13 +80,16 @@ class KeyRing:
             raise KeyRefused("incorrect API key provided", reason="unknown_key")
         return self._unexpired(found[0])
 
-    def named(self, name: str) -> ApiKey:
-        """What holds now for the key of that name. `KeyRefused`, too, when it is gone."""
+    def still(self, sha256: str) -> ApiKey:
+        """What holds now for the key of that hash. `KeyRefused`, too, when it is gone.
+
+        By its name it could be another one: who replaces a key means to be rid of the old one.
+        """
         self._follow()
         for key in self._keys:
-            if key.name == name:
+            if key.sha256 == sha256:
                 return self._unexpired(key)
-        raise KeyRefused("the API key behind this secret was removed", reason="removed_key")
+        raise KeyRefused("the API key behind this was removed", reason="removed_key")
 
     def _unexpired(self, key: ApiKey) -> ApiKey:
         if key.has_expired(self._clock.unix_s()):

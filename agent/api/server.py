@@ -111,6 +111,7 @@ def make_app(
     app.on_response_prepare.append(replies.tell_pages(guard.origins))
     app.cleanup_ctx.append(_watch_loop)
     app.cleanup_ctx.append(_watch_engine)
+    app.cleanup_ctx.append(_watch_keys)
     app.on_shutdown.append(_end_calls)
     _add_routes(app.router, resources.web_folder())
     offer_addresses(config.rtc.addresses, loopback=is_loopback(config.server.host))
@@ -298,6 +299,21 @@ async def _watch_engine(app: web.Application) -> AsyncIterator[None]:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _watch_keys(app: web.Application) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(_end_revoked(app[CALLS], app[GUARD]))
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _end_revoked(calls: Calls, guard: Guard) -> None:
+    """With a key goes, within two seconds, what was opened with it; never returns."""
+    while True:
+        await SYSTEM_CLOCK.sleep_until(SYSTEM_CLOCK.now_s() + _LOOK_EVERY_S / 2)
+        calls.end_revoked(guard.expect_still_in)
 
 
 async def tell_returns(engine: Engine, clock: Clock) -> None:

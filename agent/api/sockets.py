@@ -31,6 +31,7 @@ _CODES = {
     "shutdown": WSCloseCode.GOING_AWAY,
     "failed": WSCloseCode.INTERNAL_ERROR,
     "max_duration": WSCloseCode.POLICY_VIOLATION,
+    "revoked": WSCloseCode.POLICY_VIOLATION,
 }
 """How the socket of a call closes that ended so; all others as agreed."""
 
