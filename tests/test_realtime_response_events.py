@@ -13,6 +13,7 @@ from agent.types import (
     Tool,
     TurnStarted,
 )
+from tests.rig.realtime_order import AUDIO_CHAIN, OPENING, TEXT_CHAIN
 from tests.rig.realtime_watch import Watched, kinds
 
 CLEARED = "output_audio_buffer.cleared"
@@ -156,12 +157,44 @@ def test_cancelling_ends_the_response_at_once(call: Watched) -> None:
     assert code == "response_cancel_not_active"
     call.speak(1, ("One ", 500), ("two", 500))
     assert call.refused("response.cancel", response_id="resp_other")[1] == "response_id"
-    assert kinds(call.send("response.cancel")) == ["response.done"]
+    assert kinds(call.send("response.cancel")) == AUDIO_CHAIN
     done = call.last("response.done")["response"]
     assert done["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
     assert call.actions == [CancelTurn(1)]
     assert call.text(1, "late") == []
     assert kinds(call.take(call.call.playout_drained(1))) == ["output_audio_buffer.stopped"]
+
+
+def test_what_a_cancelled_response_has_opened_is_closed(call: Watched) -> None:
+    """OpenAI's types say so of each: clients settle a message by the ends of its parts."""
+    call.speak(1, ("One ", 500), ("two", 500))
+    sound, words, part, output, item, done = call.send("response.cancel")[: len(AUDIO_CHAIN)]
+    assert sound["item_id"] == item["item"]["id"]
+    assert (words["transcript"], part["part"]["transcript"]) == ("One two", "One two")
+    assert output["item"] == item["item"] == done["response"]["output"][0]
+    assert item["item"]["status"] == "incomplete"
+
+
+def test_words_that_nobody_was_told_are_not_told_at_the_end(call: Watched) -> None:
+    call.start(1)
+    call.text(1, "Never heard.")
+    assert kinds(call.send("response.cancel")) == AUDIO_CHAIN[-3:], "there was no part yet"
+    call.start(2)
+    call.text(2, "Never heard.")
+    call.sound(2, 500)
+    _, words, part, *_ = call.send("response.cancel")
+    assert (words["transcript"], part["part"]["transcript"]) == ("", "")
+
+
+def test_a_cancelled_text_ends_with_the_words_that_were_told() -> None:
+    call = Watched(settings=SessionSettings(model="echo", output_modalities=("text",)))
+    assert kinds(call.start(1)) == OPENING[:1]
+    call.text(1, "So far")
+    cancelled = call.send("response.cancel")
+    assert kinds(cancelled) == TEXT_CHAIN
+    assert cancelled[0]["text"] == "So far"
+    assert cancelled[2]["item"]["content"] == [{"type": "output_text", "text": "So far"}]
+    call.finish()
 
 
 def test_interrupting_as_stock_clients_do(call: Watched) -> None:
@@ -182,7 +215,7 @@ def test_clearing_alone_stops_the_response_too(call: Watched) -> None:
     assert call.send("output_audio_buffer.clear") == []
     assert call.actions == [CancelTurn(1), ClearPlayout()]
     cleared = call.take(call.call.playout_cleared(1, 300, "client_cancelled"))
-    assert kinds(cleared) == [CLEARED, "response.done", TRUNCATED]
+    assert kinds(cleared) == [CLEARED, *AUDIO_CHAIN, TRUNCATED]
     details = call.last("response.done")["response"]["status_details"]
     assert details["reason"] == "client_cancelled"
 

@@ -118,6 +118,15 @@ def test_a_barge_in_is_one_piece() -> None:
         check_order([*events[:truncated], *events[truncated + 1 :], error_event("x")])
 
 
+def test_what_a_barge_in_leaves_open_is_noticed() -> None:
+    events = whole_call()
+    kinds = [event["type"] for event in events]
+    cleared = kinds.index("output_audio_buffer.cleared")
+    settled = kinds.index("conversation.item.done", cleared)
+    with pytest.raises(OrderError, match="done before"):
+        check_order(events[:settled] + events[settled + 1 :])
+
+
 # ---- over a WebSocket -------------------------------------------------------------------------
 
 

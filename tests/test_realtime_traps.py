@@ -130,8 +130,7 @@ def test_trap_6_items_are_added_and_done_never_created(call: Watched) -> None:
         ]
         for what in ("added", "done")
     )
-    cancelled = call.last("response.done")["response"]["output"][0]["id"]
-    assert set(added) == {*done, cancelled}
+    assert sorted(added) == sorted(done), "also of a response that was cancelled"
 
 
 def test_trap_7_pictures_are_taken_though_the_client_ignores_their_items(call: Watched) -> None:
@@ -204,7 +203,7 @@ def test_trap_11_an_interruption_cancels_and_then_clears() -> None:
     call.start(2)
     call.sound(2, 500)
     play(call, 2)
-    assert kinds(call.send("response.cancel")) == ["response.done"]
+    assert kinds(call.send("response.cancel"))[-1] == "response.done"
     assert call.actions[-1] == CancelTurn(2)
     assert call.send("output_audio_buffer.clear") == []
     call.take(call.call.playout_cleared(2, 100, "client_cancelled"))

@@ -25,6 +25,7 @@ from agent.types import (
     Unit,
 )
 from tests.rig.call_parts import MS, DrivenCall, ScriptedConversation, settle, voice
+from tests.rig.realtime_order import AUDIO_CHAIN
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -150,7 +151,7 @@ async def test_a_barge_in_silences_the_agent_and_everyone_is_told_the_same_mark(
     assert call.commands(Interrupt) == [Interrupt(1, ledger_says_ms)]
     kinds = call.kinds()
     at = kinds.index(CLEARED)
-    assert kinds[at : at + 3] == [CLEARED, "response.done", TRUNCATED]
+    assert kinds[at : at + 8] == [CLEARED, *AUDIO_CHAIN, TRUNCATED]
     rest = await call.play(200)
     assert not rest[10 * MS :].any()
     assert call.counted("barge_ins_total") == 1

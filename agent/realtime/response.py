@@ -60,6 +60,8 @@ class Response:
     usage: Usage = field(default_factory=Usage)
     buffer: Buffer = "empty"
     drained: bool = False
+    told_words: bool = False
+    """Whether the client was told any of its words: they wait for the first sample."""
     lost_ms: int = 0
     """Sound up to here was dropped before its turn to play."""
     previous_id: str | None = None
@@ -118,6 +120,7 @@ class Response:
 
     def delta(self, text: str) -> Event:
         """A piece of text."""
+        self.told_words = True
         name = "text" if self.item.shape == "text" else "audio_transcript"
         return self._content(f"response.output_{name}.delta", delta=text)
 
@@ -133,7 +136,11 @@ class Response:
         return [server_event(f"output_audio_buffer.{what}", response_id=self.id)]
 
     def closing(self) -> list[Event]:
-        """From the end of the content to `response.done`; call `finish` first."""
+        """From the end of the content to `response.done`; call `finish` first.
+
+        The same however it ended: clients settle a message by `response.output_item.done`, and stop
+        waiting for its sound by `response.output_audio.done`.
+        """
         events: list[Event] = []
         if self.has_message:
             events += self._content_closing() if self.item.shape != "undecided" else []
@@ -234,7 +241,7 @@ class Response:
         return details
 
     def _content_closing(self) -> list[Event]:
-        said = self.item.said()
+        said = self.item.said() if self.told_words else ""
         if self.item.shape == "text":
             texts = [self._content("response.output_text.done", text=said)]
         else:

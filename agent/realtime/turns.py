@@ -257,13 +257,13 @@ class Turns:
         return response.closing() + self._late_stop(response)
 
     def close(self, response: Response, status: Status, reason: StopReason | None) -> list[Event]:
-        """`response.done` without the rest of the chain, as documented for a cancelled one."""
+        """It ends here; what was told of it is closed as in any other response."""
         if response.closed:
             return []
         response.finish(status, reason)
         if self.active is response:
             self.active = None
-        return [response.finished(), *self._late_stop(response)]
+        return response.closing() + self._late_stop(response)
 
     def _late_stop(self, response: Response) -> list[Event]:
         return self.stop(response) if response.drained else []

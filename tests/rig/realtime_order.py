@@ -2,9 +2,11 @@
 
 A response: created → output_item.added → conversation.item.added → content_part.added →
 output_audio_buffer.started → transcript deltas → the closing chain → response.done → (playout)
-output_audio_buffer.stopped or .cleared. A barge-in: cleared → response.done (unless done before)
-→ conversation.item.truncated, with nothing in between. The user: speech_started → speech_stopped
-→ committed → item.added → item.done. Of a response that only calls a function there is no message.
+output_audio_buffer.stopped or .cleared. However a response ends, what it has opened is closed; one
+that is cut off may end before its content part or its sound began. A barge-in: cleared → the
+closing chain with response.done (unless done before) → conversation.item.truncated, with nothing in
+between. The user: speech_started → speech_stopped → committed → item.added → item.done. Of a
+response that only calls a function there is no message.
 
 On a WebSocket there is no output buffer: `response.output_audio.delta` stands within the open
 content part, and a response is done when its last sample was sent.
@@ -81,6 +83,7 @@ class _Response:
     outputs: list[_Output] = field(default_factory=list)
     status: str = "in_progress"
     buffer: str = "empty"
+    is_cut: bool = False
 
     @property
     def message(self) -> _Output | None:
@@ -118,6 +121,7 @@ class _Checker:
         self.users: dict[str, list[str]] = {}
         self.speech_start_ms: dict[str, int] = {}
         self.expected: tuple[str, str] | None = None  # (type, response or item id)
+        self.closing: _Response | None = None  # the buffer was cleared: it ends, and nothing else
 
     def take(self, event: Event) -> None:
         kind = event["type"]
@@ -139,10 +143,16 @@ class _Checker:
         _require(first == (kind == "session.created"), "session.created comes first, and once")
 
     def _check_expected(self, event: Event) -> None:
+        known = event.get("item_id") or event.get("response", event.get("item", {})).get("id")
+        if self.closing is not None:
+            message = self.closing.message
+            ends = event["type"] in (*AUDIO_CHAIN, *TEXT_CHAIN)
+            ends = ends and known in (self.closing.id, message and message.id)
+            _require(ends, f"expected response.done of {self.closing.id}")
+            return
         if self.expected is None:
             return
         kind, about = self.expected
-        known = event.get("item_id") or event.get("response", event.get("item", {})).get("id")
         _require((event["type"], known) == (kind, about), f"expected {kind} of {about}")
         self.expected = None
 
@@ -205,7 +215,7 @@ class _Checker:
             said = part["transcript"] if output.audio else part["text"]
             _require(said == output.text, "part is not its deltas")
         if output.audio and kind == AUDIO_CHAIN[0] and not self.spoken_by_events:
-            _require(response.buffer != "empty", "audio done before it started")
+            response.is_cut = response.buffer == "empty"
         self._step(output, kind)
 
     def _delta(self, response: _Response, output: _Output, event: Event) -> None:
@@ -224,8 +234,10 @@ class _Checker:
     def _step(self, output: _Output, kind: str) -> None:
         """The next link of the one chain."""
         end = (AUDIO_CHAIN if output.audio else TEXT_CHAIN)[:-1]
-        chain = TOOL_CHAIN if output.is_call else MESSAGE_START + end
         seen = [*output.seen, kind]
+        chain = TOOL_CHAIN if output.is_call else MESSAGE_START + end
+        if not output.is_call and MESSAGE_START[2] not in seen:
+            chain = MESSAGE_START[:2] + end[-2:]
         _require(seen == chain[: len(seen)], f"after {output.seen[-1:]}")
         output.seen = seen
 
@@ -236,14 +248,17 @@ class _Checker:
         status = document["status"]
         _require(status != "in_progress", "done, yet in progress")
         unfinished = [o.id for o in response.outputs if o.seen[-1] != "conversation.item.done"]
+        _require(not unfinished, f"done before {unfinished}")
         if status in ("completed", "incomplete"):
-            _require(not unfinished, f"done before {unfinished}")
+            _require(not response.is_cut, "audio done before it started")
+            part = response.message is None or MESSAGE_START[2] in response.message.seen
+            _require(part, "a message without content")
         details = document.get("status_details")
         _require((status == "completed") == (details is None), "status_details")
         outputs = [item["id"] for item in document["output"]]
         _require(outputs == [output.id for output in response.outputs], "output is not its items")
         response.status = status
-        self.open = None
+        self.open = self.closing = None
         message = response.message
         spoken = message and (message.audio or MESSAGE_START[2] not in message.seen)
         if response.buffer == "cleared" and spoken and message:
@@ -273,7 +288,7 @@ class _Checker:
     def _cleared(self, response: _Response) -> None:
         """A barge-in leads at once to response.done and conversation.item.truncated."""
         if response is self.open:
-            self.expected = ("response.done", response.id)
+            self.closing = response
         elif response.buffer == "started" and response.message:
             self.expected = ("conversation.item.truncated", response.message.id)
 
