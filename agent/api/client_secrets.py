@@ -1,9 +1,9 @@
 """Client secrets (`ek_…`): short-lived keys for browsers, each with a session that it is bound to.
 
 `POST /v1/realtime/client_secrets`, as OpenAI has it. A secret opens any number of calls until it
-expires; they outlive it, but not the API key that made it. What its session names holds for every call that is opened with it: of a
-session that comes along with the offer only the rest counts. As with OpenAI, a `session.update`
-inside of the call is free again.
+expires; they outlive it, but not the API key that made it. What its session names holds for every
+call that is opened with it: of a session that comes along with the offer only the rest counts. As
+with OpenAI, a `session.update` inside of the call is free again.
 """
 
 import hmac
