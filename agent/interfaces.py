@@ -1,6 +1,6 @@
 """The seams: what one part may expect of another, and nothing more."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -276,8 +276,13 @@ class EventMicrophone(Protocol):
 class CallDesk(Protocol):
     """Where an attendant takes part in a call."""
 
-    def receive(self, message: str) -> None:
-        """Do what this client event asks, as if the client had sent it."""
+    def receive(
+        self, message: str, refused: Callable[[dict[str, object]], None] | None = None
+    ) -> None:
+        """Do what this client event asks, as if the client had sent it.
+
+        `refused` is told why not, now or when the engine says so; without, the client is.
+        """
 
     def says(self, event: EngineEvent) -> None:
         """Let the engine have said this."""

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 
 from agent.call_parts import CallParts
 from agent.clock import SYSTEM_CLOCK, Clock
@@ -46,7 +47,7 @@ from agent.types import (
     UpdateSettings,
 )
 from agent.unit_pace import UnitPace
-from agent.watchers import Watcher, Watchers
+from agent.watchers import Askers, Watcher, Watchers
 
 __all__ = ["CallParts", "Session"]
 
@@ -72,7 +73,7 @@ class Session:
         self._front_end = parts.front_end
         self._event_microphone = parts.event_microphone
         self._attendants = parts.attendants
-        self._watchers = Watchers()
+        self._watchers, self._askers = Watchers(), Askers()
         self._playout = parts.playout
         self._speaking = Speaking(parts, telemetry, clock, self._send, self._command)
         self._early = EarlyTry(parts.front_end, parts.playout, clock)
@@ -142,11 +143,13 @@ class Session:
     def receive(self, message: str | bytes, refused: Watcher | None = None) -> None:
         """Do what a client event asks, whoever it comes from.
 
-        `refused` is told why not, where that is not for the call's own client, who did not ask.
+        `refused` is told why not, now or when the engine says so, where that is not for the call's
+        own client, who did not ask.
         """
         self._speaking.tell_heard()
         reaction = self._protocol.receive(message, self._microphone_end)
         if refused is None or not reaction.is_refusal:
+            self._askers.note(reaction.actions, refused)
             self._apply(reaction)
             return
         for event in reaction.events:
@@ -371,8 +374,13 @@ class Session:
         self._engine.tell(item)
 
     def _refused(self, error: Refusal, command: Command) -> None:
-        if not isinstance(command, Retract):  # no client asked for it
-            self._apply(self._protocol.failed(error, command))
+        if isinstance(command, Retract):
+            return  # nobody asked for it
+        reaction = self._protocol.failed(error, command)
+        refusal, *consequences = reaction.events
+        if self._askers.tell(command, refusal):
+            reaction = replace(reaction, events=tuple(consequences))
+        self._apply(reaction)
 
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:

@@ -1,12 +1,14 @@
 """This server's functions in a call: whose they are, when they run, when they are spoken of."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from agent.errors import RequestError
+from agent.attendants import server_tools
+from agent.errors import CapacityError, RequestError
 from agent.tools import ToolContext
 from agent.types import (
     Abilities,
@@ -249,6 +251,78 @@ async def test_an_answer_may_call_again(begin: Begin) -> None:
     await call.writes(3, "From nine.")
     assert [call_id for call_id, _ in call.outputs()] == ["call_10", "call_20"]
     assert len(call.commands(Respond)) == 2
+
+
+# ---- where the agent may not speak yet --------------------------------------------------------
+
+
+async def test_behind_an_answer_that_is_still_to_come_the_agent_is_asked_again(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "agent.attendants")
+    slow = Slow()
+    call = await begin(slow.function())
+    await call.calls(1, ("slow", "{}"))
+    await call.client("response.create")
+    await slow.ends()
+    await call.listen(3000)
+    assert told(call) == [Respond(), AddToolResult("call_10", "at last")]
+    assert call.events("error") == [], "the client asked for nothing that it does not get"
+    assert caplog.text.count("A response was asked for already") == 1
+    await call.writes(2, "Well.")
+    await call.listen(2000)
+    assert told(call)[2:] == [Respond()]
+    await call.writes(3, "It is done.")
+    await call.listen(3000)
+    assert len(call.commands(Respond)) == 2
+
+
+async def test_an_answer_that_was_asked_for_since_speaks_of_it(begin: Begin) -> None:
+    slow = Slow()
+    call = await begin(slow.function())
+    await call.calls(1, ("slow", "{}"))
+    await call.hear(SpeechStarted(160))
+    await slow.ends()
+    await call.client("response.create")
+    await call.hear(SpeechEnded(320))
+    await call.writes(2, "It is done.")
+    await call.listen(3000)
+    assert len(call.commands(Respond)) == 1
+    assert call.events("error") == []
+
+
+async def test_an_engine_that_does_not_answer_now_is_asked_again(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "agent.attendants")
+    slow = Slow()
+    call = await begin(slow.function())
+    await call.calls(1, ("slow", "{}"))
+    await call.hear(SpeechStarted(160))
+    await slow.ends()
+    call.engine.refuses = CapacityError("no room now", retry_after_s=1)
+    await call.hear(SpeechEnded(320))
+    assert call.events("error") == [] and "no room now" in caplog.text
+    call.engine.refuses = None
+    asked = len(call.commands(Respond))
+    await call.listen(3000)
+    assert len(call.commands(Respond)) == asked + 1
+
+
+async def test_what_can_never_be_asked_is_given_up(
+    begin: Begin, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_tools, "MOST_ASKED", 3)
+    slow = Slow()
+    call = await begin(slow.function())
+    await call.calls(1, ("slow", "{}"))
+    await call.hear(SpeechStarted(160))
+    await slow.ends()
+    call.engine.refuses = CapacityError("no room now", retry_after_s=1)
+    await call.hear(SpeechEnded(320))
+    await call.listen(6000)
+    assert len(call.commands(Respond)) == 3
+    assert "not spoken of" in caplog.text
 
 
 # ---- bounds -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a client asks of the engine by way of the session, and what becomes of a refusal."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -106,6 +107,19 @@ async def test_updates_that_wait_behind_a_refused_one_are_told_without_it(
     assert [event["error"]["event_id"] for event in choosy.events("error")] == ["long"]
     session = choosy.events("session.updated")[-1]["session"]
     assert session["instructions"] == "" and session["voice_agent"]["eagerness"] == 0.9
+
+
+async def test_of_what_others_asked_they_alone_are_told_that_it_is_refused(
+    choosy: DrivenCall,
+) -> None:
+    told: list[dict[str, object]] = []
+    session = {"type": "realtime", "instructions": "x" * 10}
+    choosy.session.receive(json.dumps({"type": "session.update", "session": session}), told.append)
+    await settle()
+    assert [event["type"] for event in told] == ["error"]
+    assert choosy.kinds()[-2:] == ["session.updated", "session.updated"]
+    assert choosy.events("error") == []
+    assert choosy.events("session.updated")[-1]["session"]["instructions"] == ""
 
 
 async def test_a_command_without_room_is_told_and_the_call_goes_on(choosy: DrivenCall) -> None:

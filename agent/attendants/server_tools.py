@@ -7,11 +7,13 @@ neither offered nor run.
 
 A result joins the conversation behind `response.done` of the response that asked for it. The agent
 is asked to speak of it as soon as nobody speaks, once for all results that have come by then, and
-not at all when it has begun to speak meanwhile: it knew them by then.
+not at all when it has begun to speak meanwhile, or somebody has asked it to: it knew them by then.
+Where it may not, since an answer was asked for before that is still to come, it is asked behind it.
 """
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +25,15 @@ from agent.clock import SYSTEM_CLOCK, Clock
 from agent.interfaces import CallDesk
 from agent.telemetry import Telemetry
 from agent.tools import ToolContext
-from agent.types import Command, SpeechEnded, SpeechStarted, Tool, Unit
+from agent.types import Command, Respond, SpeechEnded, SpeechStarted, Tool, Unit
+
+log = logging.getLogger(__name__)
 
 MOST_RUNS = 16
 """Of one call, at a time."""
+MOST_ASKED = 60
+ASK_EVERY_S = 1.0
+"""How often the agent is asked to speak of a result, where that is refused."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +69,9 @@ class ServerTools:
         self._clock = clock
         self._runs: dict[str, _Run] = {}
         self._owed: int | None = None
-        """How many responses there were when a result came that nobody has spoken of yet."""
+        """How many responses may have begun before one speaks of the results that are told."""
+        self._asked = 0
+        self._ask_from_s = 0.0
         self._delivering = ""
         self._news = asyncio.Event()
 
@@ -91,7 +100,10 @@ class ServerTools:
     # ---- what is told ---------------------------------------------------------------------------
 
     def told_engine(self, item: Unit | SpeechStarted | SpeechEnded | Command) -> None:
-        """Pauses and the like decide when a result may be spoken of."""
+        """Pauses and the like decide when a result may be spoken of; an answer that is asked for
+        from now on speaks of those that are told."""
+        if isinstance(item, Respond):
+            self._owed = None
         self._wake()
 
     def told_client(self, event: Mapping[str, Any]) -> None:
@@ -124,7 +136,7 @@ class ServerTools:
         """A result has joined the conversation: ours, or one that does not count."""
         if self._delivering and item.get("call_id") == self._delivering:
             del self._runs[self._delivering]
-            self._owed = self._record.floor.responses
+            self._owed, self._asked = self._record.floor.responses, 0
 
     # ---- what is done ---------------------------------------------------------------------------
 
@@ -165,10 +177,22 @@ class ServerTools:
         if self._owed is not None and floor.responses > self._owed:
             self._owed = None
         more_to_come = any(run.is_due for run in self._runs.values())
-        if self._owed is None or not floor.is_free or more_to_come:
+        waits = more_to_come or self._clock.now_s() < self._ask_from_s
+        if self._owed is None or not floor.is_free or waits:
             return
         self._owed = None
-        desk.receive(json.dumps({"type": "response.create"}))
+        desk.receive(json.dumps({"type": "response.create"}), self._not_asked)
+
+    def _not_asked(self, refusal: Mapping[str, Any]) -> None:
+        """What speaks next was asked for before and may not know the result: behind it, again."""
+        self._asked += 1
+        if self._asked == 1:
+            log.info("call %s: %s", self._context.call_id, refusal["error"]["message"])
+        if self._asked == MOST_ASKED:
+            log.warning("call %s: a result is not spoken of", self._context.call_id)
+            return
+        self._owed = self._record.floor.responses + 1
+        self._ask_from_s = self._clock.now_s() + ASK_EVERY_S
 
 
 def _result(run: _Run) -> str:
