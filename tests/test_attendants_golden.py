@@ -15,6 +15,7 @@ from agent.duplex.chat import Chat
 from agent.duplex.chat_prompt import lay_out_chat
 from agent.duplex.content import Senses
 from agent.duplex.model import DuplexModel
+from agent.duplex.tokens import Token
 from agent.types import FloatArray, Tool, Transcription
 from tests.rig import tiny_mind
 from tests.rig.answer_voice import pieces_of
@@ -40,6 +41,11 @@ def laid_out(request: ChatRequest) -> tuple[str, int]:
     """The prompt in words, and how many sounds are in it."""
     laid = lay_out_chat(model().vocabulary, request, Senses())
     return model().vocabulary.text(laid.ids), len(laid.sound_bounds)
+
+
+def begins_aloud(request: ChatRequest) -> bool:
+    """Whether the answer begins as one that is spoken."""
+    return Token.TTS_BOS in lay_out_chat(model().vocabulary, request, Senses()).ids
 
 
 def answered(request: ChatRequest) -> int:
@@ -82,6 +88,7 @@ def test_golden_a_decision_is_asked_in_the_model_s_own_template(choice: str) -> 
         at = prompt.find(words, at)
         assert at >= 0, f"{words} is not where it should be in {prompt}"
     assert "Well," not in prompt, "how the agent began to answer tells nothing"
+    assert not begins_aloud(request), "functions are called in writing, whatever was heard"
     assert answered(request) > 0
 
 
@@ -91,4 +98,5 @@ def test_golden_a_transcript_is_asked_in_the_model_s_own_words() -> None:
     prompt, sounds = laid_out(request)
     assert sounds == 1
     assert "Please listen to the audio snippet carefully and transcribe the content.\n" in prompt
+    assert begins_aloud(request), "as the reference has what was heard answered"
     assert answered(request) > 0

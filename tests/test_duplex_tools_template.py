@@ -4,10 +4,11 @@ import functools
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from agent.chat_types import ChatMessage, ChatRequest, ChatText, ChatToolCall
-from agent.duplex.chat_prompt import lay_out_chat
+from agent.chat_types import ChatMessage, ChatRequest, ChatSound, ChatText, ChatToolCall
+from agent.duplex.chat_prompt import chat_layout, lay_out_chat
 from agent.duplex.content import Senses
 from agent.duplex.tokens import Token
 from agent.duplex.tool_prompt import forced_opening, tool_block, with_tools, written_result
@@ -128,6 +129,21 @@ def test_what_a_function_returned_reads_alike_in_a_call_and_in_a_chat() -> None:
     parts = [written_result(vocabulary, one) for one in ("21", "pong")]
     turn = "<|im_start|>user\n" + "\n".join(parts) + "<|im_end|>\n"
     assert whole.startswith(turn)
+
+
+def test_only_what_may_be_a_call_that_nobody_hears_begins_without_a_voice() -> None:
+    heard = (ChatMessage("user", (ChatSound(np.zeros(16_000, np.float32)),)),)
+    spoken = {
+        (tools, choice, speaks): chat_layout(
+            ChatRequest(heard, tools=tools, tool_choice=choice, speaks=speaks)
+        ).spoken
+        for tools in ((), TOOLS)
+        for choice in ("auto", "none")
+        for speaks in (False, True)
+    }
+    assert [asked for asked, is_spoken in spoken.items() if not is_spoken] == [
+        (TOOLS, "auto", False)
+    ]
 
 
 # ---- what strangers write -----------------------------------------------------------------------

@@ -99,14 +99,21 @@ def asked_language(request: ChatRequest) -> str:
 
 def chat_layout(request: ChatRequest) -> ChatLayout:
     """How a request is written: as the reference's `chat` does, and in its omni mode, without
-    newlines and picture ids, where there is a film."""
+    newlines and picture ids, where there is a film.
+
+    The reference has sounds answered as if aloud; functions it knows not, but by the template,
+    where a call stands behind the header alone: an answer that nobody hears and that may be one
+    begins so, whatever is heard before it.
+    """
     parts = [part for message in request.messages for part in message.content]
     films = [part for part in parts if isinstance(part, ChatVideo)]
     sounds = any(isinstance(part, ChatSound) for part in parts)
+    sounds = sounds or any(len(film.samples) for film in films)
+    may_call = bool(request.tools) and request.tool_choice != "none"
     return ChatLayout(
         joined=bool(films),
         thinking=request.thinking,
-        spoken=request.speaks or sounds or any(len(film.samples) for film in films),
+        spoken=request.speaks or (sounds and not may_call),
         picture_ids=not films,
     )
 
