@@ -8,6 +8,7 @@ sounded in full by then (`heard_words`).
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, TypeAlias
 
 from agent.errors import RequestError
@@ -19,6 +20,9 @@ from agent.types import Role
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 Part: TypeAlias = Mapping[str, str | None]
 Shape: TypeAlias = Literal["undecided", "audio", "text"]
+
+_STILL_GROW = 32
+"""Of the newest items the text may still grow, since others began before they were complete."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,11 @@ class MessageItem:
     id: str
     role: Role
     parts: tuple[Part, ...]
+
+    @property
+    def chars(self) -> int:
+        """How much text is kept."""
+        return sum(len(value or "") for part in self.parts for value in part.values())
 
     def content(self) -> dict[str, object]:
         """The item in OpenAI's shape."""
@@ -48,6 +57,11 @@ class UserSpeechItem:
     id: str
     duration_s: float = 0.0
     transcript: str | None = None
+
+    @property
+    def chars(self) -> int:
+        """How much text is kept."""
+        return len(self.transcript or "")
 
     def content(self) -> dict[str, object]:
         """The item in OpenAI's shape; the transcript is null, not absent, while unknown."""
@@ -66,6 +80,11 @@ class ToolCallItem:
     status: ItemStatus = "in_progress"
     is_history: bool = False
 
+    @property
+    def chars(self) -> int:
+        """How much text is kept."""
+        return len(self.arguments)
+
     def content(self) -> dict[str, object]:
         """The item in OpenAI's shape."""
         return _item(self.id, "function_call", self.status) | {
@@ -82,6 +101,11 @@ class ToolResultItem:
     id: str
     call_id: str
     output: str
+
+    @property
+    def chars(self) -> int:
+        """How much text is kept."""
+        return len(self.output)
 
     def content(self) -> dict[str, object]:
         """The item in OpenAI's shape."""
@@ -105,13 +129,14 @@ class SpokenItem:
     sounded_ms: int | None = None
     """So much was heard by now; None unless it is playing or waits for that."""
     pieces: list[tuple[int, str]] = field(default_factory=list)  # (start_ms, text)
-    _chars: int = 0
+    chars: int = 0
+    """How much text is kept."""
 
     def say(self, text: str) -> None:
         """Keep a piece of text that starts where the sound has got to."""
-        if self._chars + len(text) > self.limits.max_transcript_chars:
+        if self.chars + len(text) > self.limits.max_transcript_chars:
             return
-        self._chars += len(text)
+        self.chars += len(text)
         if len(self.pieces) < self.limits.max_pieces:
             self.pieces.append((self.generated_ms, text))
             return
@@ -166,12 +191,14 @@ Item: TypeAlias = MessageItem | UserSpeechItem | ToolCallItem | ToolResultItem |
 
 
 class Items:
-    """The items in their order, the oldest forgotten beyond `limits.max_items`."""
+    """The items in their order; of more, or longer ones, than `limits` has the oldest forgotten."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._order: list[str] = []
         self._by_id: OrderedDict[str, Item] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._chars = 0
 
     def __len__(self) -> int:
         return len(self._order)
@@ -224,9 +251,7 @@ class Items:
         self._order.insert(at, item.id)
         self._by_id[item.id] = item
         previous = self._order[at - 1] if at else None
-        if len(self._order) > self._limits.max_items:
-            oldest = next(iter(self._by_id))
-            self.remove(oldest)
+        self._forget_oldest()
         return previous
 
     def previous_of(self, item_id: str) -> str | None:
@@ -241,6 +266,17 @@ class Items:
         self.get(item_id)
         del self._by_id[item_id]
         self._order.remove(item_id)
+        self._chars -= self._sizes.pop(item_id)
+
+    def _forget_oldest(self) -> None:
+        for item in islice(reversed(self._by_id.values()), _STILL_GROW):
+            self._chars += item.chars - self._sizes.get(item.id, 0)
+            self._sizes[item.id] = item.chars
+        limits = self._limits
+        while len(self) > limits.max_items or (
+            self._chars > limits.max_items_chars and len(self) > 1
+        ):
+            self.remove(next(iter(self._by_id)))
 
     def _place(self, after: str | None) -> int:
         if after is None:

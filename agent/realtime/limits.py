@@ -35,6 +35,8 @@ class Limits:
     """Longer sound of one item is refused: it is unpacked where other calls wait meanwhile."""
     max_items: int = 2_000
     """Beyond it the oldest item is forgotten: `retrieve` no longer finds it."""
+    max_items_chars: int = 4_000_000
+    """The text of all items together: beyond it the oldest are forgotten, too, but the newest."""
     max_pieces: int = 4_096
     """Text deltas timed one by one in a turn; later ones share the start of the last."""
     max_transcript_chars: int = 200_000
