@@ -11,7 +11,7 @@ from aiortc.codecs.vpx import Vp8Decoder
 from aiortc.rtp import RtpPacket
 
 from agent.errors import ConfigError
-from agent.transport import aiortc_inside, short_ways
+from agent.transport import aiortc_inside, peer_bounds, short_ways
 
 
 async def test_the_installed_aiortc_fits() -> None:
@@ -209,4 +209,13 @@ async def test_a_second_connection_that_is_made_otherwise_is_refused(
     else:
         monkeypatch.delattr(aioice.Connection, name)
     with pytest.raises(ConfigError, match=rf"ai\w+ [\d.]+ does not fit: .*({says})"):
+        await aiortc_inside.check_fit()
+
+
+@pytest.mark.parametrize("name", ["_QUEUE", "_CHECK", "_ADDRESSES", "_DECRYPTS", "_WINDOW"])
+async def test_what_is_bounded_elsewhere_is_missed(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(peer_bounds, name, "_elsewhere")
+    with pytest.raises(ConfigError, match=r"ai\w+ [\d.]+ does not fit: .*_elsewhere"):
         await aiortc_inside.check_fit()

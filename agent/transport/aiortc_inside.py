@@ -24,6 +24,7 @@ from aiortc.sdp import SessionDescription
 
 from agent.errors import ConfigError
 from agent.transport.ice_inside import check_second_way
+from agent.transport.peer_bounds import check_bounds
 from agent.transport.short_ways import RUN, ShortWayIn, speak_through
 
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
@@ -197,6 +198,7 @@ def offer_addresses(addresses: tuple[str, ...], *, loopback: bool) -> None:
 # ---- at start ---------------------------------------------------------------------------------
 
 _OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48_000, channels=2, payloadType=111)
+_ADDRESS = aioice.Candidate.from_sdp("1 1 udp 1 192.0.2.1 9 typ host")
 _PAYLOAD = b"\xf8\xff\xfe"  # 20 ms of silence in Opus
 _VP8 = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
 _PICTURE = bytes.fromhex(  # 16 x 16 grey pixels in VP8, behind the shortest descriptor
@@ -275,6 +277,7 @@ async def check_fit() -> None:
         ("aioice", _check_asking),
         ("aioice", _check_addresses),
         ("aioice", lambda _: check_second_way()),
+        ("aiortc", lambda peer: check_bounds(peer, _ADDRESS)),
     )
     try:
         for package, check in checks:
@@ -341,9 +344,8 @@ async def _check_asking(peer: RTCPeerConnection) -> None:
     if connection.remote_password is not None or connection._nominated:
         raise AttributeError("its connection has a peer before it is given one")
     connection.remote_username = connection.remote_password = "unknown"
-    address = aioice.Candidate.from_sdp("1 1 udp 1 192.0.2.1 9 typ host")
-    way: Any = _Answering(address)
-    connection._nominated[1] = aioice.ice.CandidatePair(way, address)
+    way: Any = _Answering(_ADDRESS)
+    connection._nominated[1] = aioice.ice.CandidatePair(way, _ADDRESS)
     try:
         if not await is_there(peer) or way.asked != 1:
             raise AttributeError("a peer cannot be asked for a sign of life")

@@ -7,19 +7,44 @@ DTLS and SRTP do not notice: keys and counters stay, only the way of the datagra
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import aioice
 import aioice.mdns
+import aioice.stun
 from aiortc import RTCIceGatherer, RTCIceTransport, RTCPeerConnection
 
 from agent.transport.ice_fragment import Credentials, IceSection
+from agent.transport.peer_bounds import bound_addresses
 from agent.transport.short_ways import RECEIVED, ShortWayIn
 
 _TAKEN = "udp"
 _ASK_S = 1.5
 """STUN and TURN servers that take longer are done without: callers wait for the answer."""
+
+
+def _read_or_refused(
+    read: Callable[..., aioice.stun.Message],
+) -> Callable[..., aioice.stun.Message]:
+    """`read`, whose ValueError tells all that cannot be read.
+
+    An attribute that is too short raises what aioice does not catch: each such datagram, from
+    whomever, would write a page into the log.
+    """
+
+    @functools.wraps(read)
+    def reading(*given: Any, **named: Any) -> aioice.stun.Message:
+        try:
+            return read(*given, **named)
+        except struct.error as error:
+            raise ValueError("a STUN attribute of the wrong length") from error
+
+    return reading
+
+
+aioice.stun.parse_message = _read_or_refused(aioice.stun.parse_message)
 
 
 def ways_of(peer: RTCPeerConnection) -> list[tuple[RTCIceTransport, list[str]]]:
@@ -97,6 +122,7 @@ class SecondWay:
         )
         self.connection.remote_is_lite = old.remote_is_lite
         self.connection._queue = old._queue
+        bound_addresses(self.connection)
         self._hook = _hook_of(old)
         if self._hook is not None:
             self._hook.stand_at(self.connection)

@@ -41,6 +41,7 @@ from agent.transport.offer import (
 )
 from agent.transport.options import IceServer, RtcOptions
 from agent.transport.opus import OpusDecoder, OpusEncoder
+from agent.transport.peer_bounds import bound_peer
 from agent.transport.peer_ice import Agreed, NotConnected, PeerIce
 from agent.transport.pictures import NewestPicture, PictureOrder
 from agent.transport.repair import RedFormat
@@ -130,6 +131,7 @@ class RtcTransport:
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             self._track.sender = self._peer.addTrack(self._track)
+            bound_peer(self._peer)
             for transport, _ in ways_of(self._peer):
                 ask_briefly(transport._connection)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
