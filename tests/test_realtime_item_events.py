@@ -216,6 +216,8 @@ def test_truncating_a_turn_that_still_grows_stops_it(call: Watched) -> None:
     call.speak(1, ("One ", 500), ("two", 500))
     assert truncate(call, 10**9) == [Interrupt(1, 1000)]
     assert kinds(call.end(1, "interrupted")) == AUDIO_CHAIN
+    details = call.last("response.done")["response"]["status_details"]
+    assert details["reason"] == "client_cancelled", "the user has said nothing"
 
 
 def test_a_client_corrects_our_own_cut_downwards_only(call: Watched) -> None:

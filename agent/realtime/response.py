@@ -64,6 +64,8 @@ class Response:
     """Whether the client was told any of its words: they wait for the first sample."""
     lost_ms: int = 0
     """Sound up to here was dropped before its turn to play."""
+    cut_by: StopReason = "turn_detected"
+    """Who is to blame, should the engine not get to the end of it."""
     previous_id: str | None = None
     output: list[Item] = field(default_factory=list)
     """Its items, each at its `output_index`."""

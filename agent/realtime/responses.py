@@ -111,6 +111,7 @@ class Responses:
         events += self._turns.clear(turn, heard_ms, reason) + self._release()
         while self._turns.active is not None and self._turns.active.buffer == "empty":
             self._turns.active.lost_ms = self._turns.active.item.generated_ms
+            self._turns.active.cut_by = reason
             if not self._turns.active.waits:
                 break
             events += self._turns.clear(self._turns.active.turn, 0, reason) + self._release()

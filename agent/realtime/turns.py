@@ -93,6 +93,7 @@ class Turns:
         bound_ms = item.generated_ms if generated and known_ms is None else known_ms
         if bound_ms is not None and end_ms >= bound_ms:
             return []
+        response.cut_by = "client_cancelled"
         return [Interrupt(response.turn, end_ms)]
 
     # ---- what the engine says -----------------------------------------------------------------
@@ -178,7 +179,7 @@ class Turns:
         response.ended, response.usage = end.reason, end.usage
         dropped = 0 < response.item.generated_ms <= response.lost_ms
         if end.reason == "interrupted" or dropped:
-            return self.close(response, "cancelled", "turn_detected")
+            return self.close(response, "cancelled", response.cut_by)
         events = self._decide_text(response)
         if response.item.shape == "audio" and response.waits:
             return events
