@@ -32,6 +32,13 @@ class AuthSection(Section):
         description="Calls at a time for each key that has no limit of its own; 0 is no limit "
         "but `calls.max_calls`.",
     )
+    max_chats: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Chats, and texts read aloud, at a time for each key that has no limit of its "
+        "own, waiting ones included; 0 is no limit but those of `chat`.",
+    )
     requests_per_minute: int = Field(
         default=600,
         ge=1,
@@ -56,6 +63,16 @@ class AuthSection(Section):
         description="Calls at a time of all who opened the page without a key.",
     )
     page_calls_per_address: int = Field(
+        default=4, ge=1, le=1000, description="And of those among them who share an address."
+    )
+    page_chats: int = Field(
+        default=12,
+        ge=1,
+        le=1000,
+        description="Chats, and texts read aloud, at a time of all who opened the page without a "
+        "key, waiting ones included.",
+    )
+    page_chats_per_address: int = Field(
         default=4, ge=1, le=1000, description="And of those among them who share an address."
     )
     page_requests_per_minute: int = Field(

@@ -4,7 +4,7 @@ Of a key only its hash is kept. It is 256 random bits, so there is nothing to gu
 is as strong as a slow hash, and costs a request nothing.
 
 The file holds one JSON object a line: `name` and `sha256`, and where they were given `max_calls`,
-`requests_per_minute`, `voices`, `expires_at` and `created_at` (Unix seconds).
+`max_chats`, `requests_per_minute`, `voices`, `expires_at` and `created_at` (Unix seconds).
 """
 
 import fcntl
@@ -26,6 +26,7 @@ KEY_PREFIX = "va_"
 MOST_KEYS = 1000
 MOST_REQUESTS_PER_MINUTE = 1_000_000
 MOST_CALLS = 1000
+MOST_CHATS = 1000
 MOST_VOICES = 100
 
 _MOST_FILE_BYTES = 1_048_576
@@ -47,6 +48,7 @@ class ApiKey:
     name: str
     sha256: str
     max_calls: int | None = None
+    max_chats: int | None = None
     requests_per_minute: int | None = None
     voices: tuple[str, ...] = ()
     expires_at: int | None = None
@@ -223,6 +225,7 @@ def _key_of(line: bytes) -> ApiKey:
         name,
         digest,
         max_calls=_number(document, "max_calls", MOST_CALLS),
+        max_chats=_number(document, "max_chats", MOST_CHATS),
         requests_per_minute=_number(document, "requests_per_minute", MOST_REQUESTS_PER_MINUTE),
         voices=_voices(document),
         expires_at=_number(document, "expires_at", _LAST_S),

@@ -50,6 +50,9 @@ def add_to(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None
 def _add_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="who or what it is for")
     parser.add_argument("--max-calls", type=int, metavar="N", help="calls at a time")
+    parser.add_argument(
+        "--max-chats", type=int, metavar="N", help="chats, and texts read aloud, at a time"
+    )
     parser.add_argument("--requests-per-minute", type=int, metavar="N")
     parser.add_argument(
         "--voices", default="", metavar="ID,ID", help="voices that it may use; without, all"
@@ -127,6 +130,7 @@ def _file(arguments: argparse.Namespace) -> Path:
 def _described(arguments: argparse.Namespace, text: str) -> "ApiKey":
     from agent.keys import (
         MOST_CALLS,
+        MOST_CHATS,
         MOST_REQUESTS_PER_MINUTE,
         MOST_VOICES,
         ApiKey,
@@ -142,6 +146,7 @@ def _described(arguments: argparse.Namespace, text: str) -> "ApiKey":
         checked_name(arguments.name),
         sha256_of(text),
         max_calls=_number("--max-calls", arguments.max_calls, MOST_CALLS),
+        max_chats=_number("--max-chats", arguments.max_chats, MOST_CHATS),
         requests_per_minute=_number(
             "--requests-per-minute", arguments.requests_per_minute, MOST_REQUESTS_PER_MINUTE
         ),
@@ -174,17 +179,19 @@ def _expiry(text: str, now_unix_s: int) -> int | None:
 
 
 def _expect_no_limits(key: "ApiKey") -> None:
-    if key.max_calls or key.requests_per_minute or key.voices or key.expires_at:
+    limits = (key.max_calls, key.max_chats, key.requests_per_minute, key.voices, key.expires_at)
+    if any(limits):
         raise RequestError("--no-file: a key in the settings has no limits of its own; drop them")
 
 
 # ---- what they show ---------------------------------------------------------------------------
 
-_HEADER = ("NAME", "CALLS", "REQUESTS/MIN", "VOICES", "EXPIRES", "MADE", "IN")
+_HEADER = ("NAME", "CALLS", "CHATS", "REQUESTS/MIN", "VOICES", "EXPIRES", "MADE", "IN")
 
 
 def _row(key: "ApiKey", place: str) -> tuple[str, ...]:
-    limits = (str(limit) if limit else "-" for limit in (key.max_calls, key.requests_per_minute))
+    numbers = (key.max_calls, key.max_chats, key.requests_per_minute)
+    limits = (str(number) if number else "-" for number in numbers)
     expires = _date(key.expires_at)
     if key.has_expired(SYSTEM_CLOCK.unix_s()):
         expires += " (over)"

@@ -26,7 +26,7 @@ from agent.keys import (
 )
 from tests.rig.keyed_server import HandClock
 
-FULL = ApiKey("a", sha256_of("va_a"), 3, 60, ("anna", "ben"), 1_900_000_000, 1_800_000_000)
+FULL = ApiKey("a", sha256_of("va_a"), 3, 2, 60, ("anna", "ben"), 1_900_000_000, 1_800_000_000)
 
 
 # ---- the key itself ---------------------------------------------------------------------------
@@ -110,6 +110,7 @@ LINE = {"name": "a", "sha256": sha256_of("x")}
         (json.dumps(LINE | {"max_calls": 0}), "'max_calls'"),
         (json.dumps(LINE | {"max_calls": True}), "'max_calls'"),
         (json.dumps(LINE | {"max_calls": "va_secret"}), "'max_calls'"),
+        (json.dumps(LINE | {"max_chats": 1001}), "'max_chats'"),
         (json.dumps(LINE | {"requests_per_minute": 1.5}), "'requests_per_minute'"),
         (json.dumps(LINE | {"expires_at": -1}), "'expires_at'"),
         (json.dumps(LINE | {"voices": []}), "'voices'"),

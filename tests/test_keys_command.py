@@ -32,14 +32,15 @@ def run(file: Path, *line: str) -> int:
 def test_a_key_is_printed_once_and_kept_as_a_hash(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = "--max-calls 2 --requests-per-minute 90 --voices anna,ben --expires 30d"
+    limits = "--max-calls 2 --max-chats 3 --requests-per-minute 90 --voices anna,ben --expires 30d"
     assert run(file, "add", "web", *limits.split()) == 0
     said = capsys.readouterr()
     text = said.out.strip()
     assert said.out == f"{text}\n" and text.startswith("va_") and text not in said.err
     (kept,) = read_keys(file)
     assert matching(text, [kept]) == [kept] and text not in file.read_text()
-    assert (kept.name, kept.max_calls, kept.requests_per_minute) == ("web", 2, 90)
+    assert (kept.name, kept.max_calls, kept.max_chats) == ("web", 2, 3)
+    assert kept.requests_per_minute == 90
     assert kept.voices == ("anna", "ben")
     assert kept.created_at is not None and kept.expires_at == kept.created_at + 30 * DAY_S
     assert abs(kept.created_at - time.time()) < 60
@@ -77,12 +78,14 @@ def test_a_date_is_good_to_its_end_and_what_is_over_is_shown_so(
     [
         (["two words"], "a key's name has"),
         (["web", "--max-calls", "0"], "--max-calls: got 0"),
+        (["web", "--max-chats", "1001"], "--max-chats: got 1001"),
         (["web", "--requests-per-minute", "9999999"], "--requests-per-minute: got 9999999"),
         (["web", "--voices", ","], "--voices"),
         (["web", "--expires", "soon"], "--expires: 'soon'"),
         (["web", "--expires", "2001-01-01"], "--expires: 2001-01-01 is over"),
         (["web", "--expires", "9999-12-31"], "--expires"),
         (["web", "--no-file", "--max-calls", "3"], "--no-file"),
+        (["web", "--no-file", "--max-chats", "3"], "--no-file"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_no_key(

@@ -21,7 +21,7 @@ from agent.api.rates import Rates
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.config import Config
 from agent.errors import AuthError, ConfigError, QuotaError
-from agent.keys import MOST_CALLS, ApiKey, keys_file
+from agent.keys import MOST_CALLS, MOST_CHATS, ApiKey, keys_file
 from agent.telemetry import Telemetry
 from agent.tls import is_loopback
 
@@ -164,10 +164,13 @@ class Guard:
         self._requests.take(key.name, key.requests_per_minute or settings.requests_per_minute)
         # Those without a limit are counted, too: it may be given one while they call.
         most_calls = key.max_calls or settings.max_calls or MOST_CALLS
+        most_chats = key.max_chats or settings.max_chats or MOST_CHATS
+        name = f"the key {key.name}"
         return Caller(
             key.name,
             key.sha256,
-            shares=(Share(f"the key {key.name}", most_calls),),
+            shares=(Share(name, most_calls),),
+            chat_shares=(Share(name, most_chats),),
             voices=key.voices,
             # Whoever may use some voices only may not make those of others go away either.
             may_change_voices=not key.voices,
@@ -182,6 +185,10 @@ class Guard:
             shares=(
                 Share("the page", settings.page_calls),
                 Share(f"the page at {address}", settings.page_calls_per_address),
+            ),
+            chat_shares=(
+                Share("the page", settings.page_chats),
+                Share(f"the page at {address}", settings.page_chats_per_address),
             ),
             may_grant=False,
             may_change_voices=settings.page_voices,

@@ -26,7 +26,7 @@ class VoiceForbidden(Forbidden):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Those who go by `name` hold at most so many calls at a time, all together."""
+    """Those who go by `name` hold at most so many at a time, all together."""
 
     name: str
     most: int
@@ -46,6 +46,9 @@ class Caller:
     secret: str = ""
     session: object = None
     shares: tuple[Share, ...] = ()
+    """Of calls."""
+    chat_shares: tuple[Share, ...] = ()
+    """Of chats, and of texts that are read aloud."""
     voices: tuple[str, ...] = ()
     may_grant: bool = True
     """Whether they may make client secrets."""

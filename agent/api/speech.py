@@ -74,8 +74,9 @@ async def _speak(request: web.Request, chats: Chats) -> web.StreamResponse:
     abilities = chats.abilities
     if not abilities.text_to_speech:
         raise CannotSpeak(f"the {chats.engine.name} engine has no voice that reads texts")
-    with chats.admitted():
-        asked = _theirs(await read_json(request, _MOST_BODY_BYTES), caller_of(request), abilities)
+    caller = caller_of(request)
+    with chats.admitted(caller):
+        asked = _theirs(await read_json(request, _MOST_BODY_BYTES), caller, abilities)
         async with chats.place(), leaving(chats.answer(asked.order)) as events:
             stream = _stream(request, asked)
             return await stream.send(events, chats.settings.keep_alive_s)
