@@ -5,6 +5,7 @@ import contextlib
 import gc
 import importlib
 import logging
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -48,6 +49,12 @@ from agent.transport.codecs import codec_source
 
 SERVICES = web.AppKey("services", Services)
 CHOICE = web.AppKey("choice", Choice)
+
+IDLE_S = 75.0
+"""So long a connection may bring no whole request: sockets are not without end, and whoever holds
+them with nothing to ask keeps others out. aiohttp gives an hour; nginx keeps its own for 60 s."""
+MOST_SOCKETS = 16_384
+"""Many systems begin with 1024, which a few strangers hold with ease."""
 
 _LAG_EVERY_S = 0.1
 _LOOK_EVERY_S = 1.0
@@ -155,7 +162,8 @@ async def _started_or_stopped(starting: "asyncio.Future[Started]", stop: asyncio
 async def _listen(
     config: Config, plan: ListenPlan, app: web.Application, stop: asyncio.Event
 ) -> None:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    allow_sockets()
+    runner = make_runner(app)
     await runner.setup()
     spare_collector()
     server = config.server
@@ -174,6 +182,19 @@ async def _listen(
         await stop.wait()
     finally:
         await runner.cleanup()
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """What serves `app`, to nobody who only holds the line."""
+    return web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_S)
+
+
+def allow_sockets() -> None:
+    """As many as the system lets this process have, up to `MOST_SOCKETS`."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_SOCKETS if most == resource.RLIM_INFINITY else min(MOST_SOCKETS, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def spare_collector() -> None:
