@@ -147,7 +147,8 @@ class Session:
         own client, who did not ask.
         """
         self._speaking.tell_heard()
-        reaction = self._protocol.receive(message, self._microphone_end)
+        is_client = refused is None
+        reaction = self._protocol.receive(message, self._microphone_end, is_client=is_client)
         if refused is None or not reaction.is_refusal:
             self._askers.note(reaction.actions, refused)
             self._apply(reaction)

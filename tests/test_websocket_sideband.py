@@ -78,15 +78,34 @@ async def test_a_sideband_sees_and_steers_a_call(server: Running, caller: Socket
 async def test_a_sideband_may_send_all_but_sound(server: Running, caller: SocketCaller) -> None:
     side = await attached(server, caller.location)
     known = len(caller.events)
-    await side.say(bytes(960))
-    error = (await side.wait_for("error"))["error"]
-    assert error["code"] == "no_audio_on_sideband"  # type: ignore[index]
+    await side.send("input_audio_buffer.append", audio="AAAA", event_id="mine")
+    error: dict[str, object] = (await side.wait_for("error"))["error"]  # type: ignore[assignment]
+    assert (error["code"], error["event_id"]) == ("no_audio_on_sideband", "mine")
     await side.socket.send_str("no json")
     await side.wait_for("error", lambda event: event["error"]["code"] == "invalid_json")  # type: ignore[index]
     await caller.send("input_audio_buffer.clear")
     await caller.wait_for("input_audio_buffer.cleared")
     codes = [event["error"]["code"] for event in caller.events[known:] if event["type"] == "error"]  # type: ignore[index]
     assert codes == [], "clients end at an error that is not theirs"
+    await side.hang_up()
+
+
+async def test_a_sideband_is_told_of_our_extension_once_it_uses_it(
+    server: Running, caller: SocketCaller
+) -> None:
+    """Some stock clients end at an event that they do not know, on either end."""
+    side = await attached(server, caller.location)
+    await side.send("response.create")
+    await side.wait_for("response.output_audio.delta")  # the state has changed by then
+    assert not [name for name in side.types(extensions=True) if name.startswith("voice_agent.")]
+    known = len(side.events)
+    await side.send("voice_agent.listen", on=True)
+    first = await side.wait_for("voice_agent.state", after=known)
+    assert first["state"] == "speaking", "how it is, before how it becomes"
+    await side.wait_for("voice_agent.state", lambda event: event["state"] == "listening")
+    await caller.send("input_audio_buffer.clear")
+    await caller.wait_for("input_audio_buffer.cleared")
+    assert caller.types(extensions=True) == caller.types(), "the client has not asked for them"
     await side.hang_up()
 
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
 from typing import Self
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from agent.clock import SYSTEM_CLOCK
 from agent.errors import AgentError
-from agent.realtime.events import error_event, server_event
+from agent.realtime.client_events import EXTENSION, client_event_id, uses_extension
+from agent.realtime.events import Event, error_event, server_event
 from agent.session import Session
 from agent.transport.websocket import too_many_events
 from agent.transport.websocket_pace import DEFAULT_PACE, Pacer
@@ -23,7 +23,8 @@ _NO_SOUND = "input_audio_buffer.append"
 class Sideband:
     """Attached to `session` from the beginning to the end of the `with`; `run` it in between.
 
-    One that does not read, or sends too much, is dropped; the call takes no notice.
+    One that does not read, or sends too much, is dropped; the call takes no notice. Events of our
+    extension are for those who use it themselves: some clients end at what they do not know.
     """
 
     def __init__(self, session: Session) -> None:
@@ -31,6 +32,8 @@ class Sideband:
         self._writer = EventWriter(self._on_stuck)
         self._pacer = Pacer(DEFAULT_PACE, SYSTEM_CLOCK)
         self._stuck = asyncio.Event()
+        self._extended = False
+        self._state: Event | None = None
 
     def __enter__(self) -> Self:
         """`CapacityError` when too many are attached."""
@@ -70,27 +73,46 @@ class Sideband:
             if not await self._pacer.admit(len(message.data)):
                 self._tell(too_many_events(self._pacer.pace))
                 return WSCloseCode.POLICY_VIOLATION, "too many events"
-            if _is_sound(message.data):
-                text = "Sound comes from the call's own client; a sideband sends all but that."
-                self._tell(error_event(text, param="type", code="no_audio_on_sideband"))
+            event = _event(message.data)
+            if event.get("type") == _NO_SOUND:
+                self._refuse_sound(event)
                 continue
+            if uses_extension(event):
+                self._extend()
             try:
                 self._session.receive(message.data, self._tell)
             except AgentError as error:
                 # The call itself hears of it when it next tells its engine something.
                 return WSCloseCode.INTERNAL_ERROR, str(error)[:_MOST_REASON]
 
-    def _tell(self, event: dict[str, object]) -> None:
+    def _refuse_sound(self, event: Event) -> None:
+        text = "Sound comes from the call's own client; a sideband sends all but that."
+        code, event_id = "no_audio_on_sideband", client_event_id(event)
+        self._tell(error_event(text, param="type", code=code, event_id=event_id))
+
+    def _extend(self) -> None:
+        """From now on our extension, too, and first of all what the state is."""
+        if not self._extended and self._state is not None:
+            self._send(self._state)
+        self._extended = True
+
+    def _tell(self, event: Event) -> None:
+        if event["type"] == "voice_agent.state":
+            self._state = event
+        if self._extended or not str(event["type"]).startswith(EXTENSION):
+            self._send(event)
+
+    def _send(self, event: Event) -> None:
         self._writer.send(json.dumps(event, allow_nan=False))
 
     def _on_stuck(self) -> None:
         self._stuck.set()
 
 
-def _is_sound(data: str | bytes) -> bool:
-    """Whether it is an event that only the call's own client may send; what is none, is not."""
+def _event(data: str | bytes) -> Event:
+    """What this side looks at itself; empty where it is no event, of which the call tells."""
     try:
         event = json.loads(data)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(event, Mapping) and event.get("type") == _NO_SOUND
+        return {}
+    return event if isinstance(event, dict) else {}

@@ -11,7 +11,13 @@ from dataclasses import replace
 
 from agent.errors import AgentError, CapacityError, RequestError
 from agent.realtime import transcripts
-from agent.realtime.client_events import check_values, client_event_id, read_message
+from agent.realtime.client_events import (
+    EXTENSION,
+    check_values,
+    client_event_id,
+    read_message,
+    uses_extension,
+)
 from agent.realtime.events import Event, error_event, new_id, server_event
 from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
@@ -114,13 +120,16 @@ class RealtimeCall:
 
         Those of our extension go over a WebSocket only to clients that use it.
         """
-        return self._call.extended or not str(event["type"]).startswith("voice_agent.")
+        return self._call.extended or not str(event["type"]).startswith(EXTENSION)
 
-    def receive(self, message: str | bytes, microphone_at: int = -1) -> Reaction:
+    def receive(
+        self, message: str | bytes, microphone_at: int = -1, *, is_client: bool = True
+    ) -> Reaction:
         """A client event as it came; anything wrong is answered by an `error` event.
 
         `microphone_at` is how much of the microphone was taken in by then (samples at 16 kHz),
-        −1 where nobody knows: what the client commits or clears ends there.
+        −1 where nobody knows: what the client commits or clears ends there. `is_client`: it comes
+        from the call's own client, not from somebody else in the call.
         """
         event_id: str | None = None
         self._call.microphone_at = microphone_at
@@ -130,6 +139,8 @@ class RealtimeCall:
             if document.get("type") != "voice_agent.playout":
                 # Of that one, numbers that mean nothing are passed over; nothing is kept.
                 check_values(document, self._call.limits)
+            if is_client and uses_extension(document):
+                self._call.extended = True
             reaction = obey(self._call, Fields(document))
         except RequestError as error:
             return replace(self._call.tell([_refusal(error, event_id)]), is_refusal=True)

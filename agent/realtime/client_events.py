@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import NoReturn, cast
 
 from agent.errors import RequestError
@@ -12,6 +13,8 @@ from agent.types import Abilities, SessionSettings
 
 MAX_ID_CHARS = 64
 MAX_EVENT_ID_CHARS = 512
+EXTENSION = "voice_agent."
+"""How the types of the events of our extension begin."""
 EXACT_INTEGER = 2**53
 """Beyond it a JSON number is not the same in every language."""
 
@@ -61,6 +64,13 @@ def client_event_id(document: dict[str, object]) -> str | None:
     if isinstance(event_id, str) and len(event_id) <= MAX_EVENT_ID_CHARS and _sound_text(event_id):
         return event_id
     return None
+
+
+def uses_extension(document: Mapping[str, object]) -> bool:
+    """Whether the client that sent this knows our extension."""
+    kind, session = document.get("type"), document.get("session")
+    named = isinstance(kind, str) and kind.startswith(EXTENSION)
+    return named or (isinstance(session, dict) and session.get("voice_agent") is not None)
 
 
 def check_values(document: object, limits: Limits) -> None:

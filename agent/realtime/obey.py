@@ -56,16 +56,7 @@ def obey(call: CallState, event: Fields) -> Reaction:
             param="type",
             code="invalid_value",
         )
-    call.extended = call.extended or _extends(kind, event)
     return act(call, event)
-
-
-def _extends(kind: str, event: Fields) -> bool:
-    """Whether the client knows our extension."""
-    session = event.raw("session")
-    return kind.startswith("voice_agent.") or (
-        isinstance(session, dict) and session.get("voice_agent") is not None
-    )
 
 
 # ---- session ----------------------------------------------------------------------------------
