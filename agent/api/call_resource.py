@@ -76,7 +76,7 @@ async def accept(request: web.Request) -> web.Response:
     """200 once the session in the body is in force; the call itself was accepted before."""
     session = _session(request)
     expect_type(request, JSON)
-    with _calls(request).reading():
+    with _calls(request).reading(caller_of(request)):
         text = await read_text(request, "session")
     _expect_object(text)
     _update(session, text)
@@ -111,7 +111,7 @@ async def change_way(request: web.Request) -> web.Response:
         raise PreconditionMissing(
             'send If-Match with the ETag of the call, or "*" to restart ICE', param="If-Match"
         )
-    with calls.reading():
+    with calls.reading(caller_of(request)):
         text = await read_text(request, "sdp")
     ice = calls.ice_of(call_id, caller_of(request))
     if wanted and wanted != {_ANY} and ice.tag not in wanted:

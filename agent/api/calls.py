@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from agent.voices import Voices
 log = logging.getLogger(__name__)
 
 _MAX_READING = 64
+_MAX_READING_EACH = 32
 _FATES = ("received", "late", "duplicate", "malformed", "lost", "repaired", "resynchronised")
 
 
@@ -52,6 +54,12 @@ class TooManyCalls(QuotaError):
 
     code = "call_limit_exceeded"
     reason = "calls"
+
+
+class TooManyBodies(QuotaError):
+    """Whoever asks has not finished what they began to send."""
+
+    reason = "bodies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,7 @@ class Calls:
         self._staff = Staff(services.engine, services.telemetry, rules, services.tools)
         self._live: dict[str, _Live] = {}
         self._opening: list[Caller] = []
-        self._reading = 0
+        self._reading: Counter[str] = Counter()
         self._closing = False
 
     @property
@@ -173,15 +181,23 @@ class Calls:
             self._opening.remove(caller)
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Held while an offer is read: slow senders must not use up the server's sockets."""
-        if self._reading >= _MAX_READING:
+    def reading(self, caller: Caller = ANYONE) -> Iterator[None]:
+        """Held while an offer is read: slow senders must not use up the server's sockets, nor one
+        of them what all others need."""
+        who = caller.shares[-1].name if caller.shares else caller.key
+        if who and self._reading[who] >= _MAX_READING_EACH:
+            raise TooManyBodies(
+                f"{_MAX_READING_EACH} of your requests are still being sent; finish them first",
+                retry_after_s=float(self._limits.retry_after_s),
+            )
+        if self._reading.total() >= _MAX_READING:
             raise self._no_capacity("too many offers are being sent")
-        self._reading += 1
+        self._reading[who] += 1
         try:
             yield
         finally:
-            self._reading -= 1
+            self._reading[who] -= 1
+            self._reading = +self._reading
 
     async def hang_up(self, call_id: str, caller: Caller = ANYONE) -> None:
         """End a call and wait until it is gone. `CallNotFound`, also when it is not `caller`'s."""

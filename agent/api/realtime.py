@@ -35,7 +35,7 @@ async def open_call(request: web.Request) -> web.Response:
     """201 with the answer and the call's `Location`."""
     calls = request.app[CALLS]
     model = _asked_model(request)
-    with calls.reading():
+    with calls.reading(caller_of(request)):
         offer, session = await _read_offer(request)
     answered = await calls.open(offer, _with_model(session, model), caller_of(request))
     response = web.Response(status=201, text=answered.sdp, content_type=SDP)

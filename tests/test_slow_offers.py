@@ -1,0 +1,86 @@
+"""Offers that come slowly, or never to their end: who sends them keeps nobody else waiting."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent.api import bodies, calls
+from agent.api.realtime import CALLS
+from tests.rig.caller import Caller
+from tests.rig.keyed_server import KeyedServer, keyed_server, problem
+
+OFFERS = "/v1/realtime/calls"
+SDP = {"Content-Type": "application/sdp"}
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[KeyedServer]:
+    async with keyed_server(tmp_path) as running:
+        yield running
+
+
+class SlowOffer:
+    """A request whose body has begun, and goes on when it is told to."""
+
+    def __init__(self, server: KeyedServer, key: str) -> None:
+        self.finished = asyncio.Event()
+        self._asked = server.ask(key, "POST", OFFERS, data=self._body(), headers=SDP)
+        self.answer = asyncio.ensure_future(self._asked)
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        yield b"v=0\r\n"
+        await self.finished.wait()
+
+
+async def until_read(server: KeyedServer, count: int) -> None:
+    async with asyncio.timeout(60):
+        while server.running.app[CALLS]._reading.total() != count:
+            await asyncio.sleep(0.01)
+
+
+async def test_one_key_s_slow_offers_leave_room_for_those_of_others(
+    server: KeyedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2 * calls._MAX_READING_EACH <= calls._MAX_READING
+    monkeypatch.setattr(calls, "_MAX_READING_EACH", 3)
+    slow, other = server.add_key("slow"), server.add_key("other")
+    secret = (await server.secret(slow))["value"]
+    offers = [SlowOffer(server, key) for key in (slow, slow, secret)]
+    await until_read(server, 3)
+    for key in (slow, secret):
+        status, document, headers = await server.ask(key, "POST", OFFERS, data=b"", headers=SDP)
+        assert status == 429 and headers["Retry-After"] == "5"
+        assert problem(document)["type"] == "rate_limit_error"
+    assert server.refused("bodies") == 2
+    peer = Caller(server.running.url)
+    status, _, headers = await server.ask(
+        other, "POST", OFFERS, data=await peer.offer(), headers=SDP
+    )
+    assert status == 201
+    assert await server.status(other, "DELETE", headers["Location"]) == 200
+    await peer.close()
+    for offer in offers:
+        offer.finished.set()
+    assert {(await offer.answer)[0] for offer in offers} == {400}
+    await until_read(server, 0)
+    assert await server.status(slow, "POST", OFFERS, data=b"", headers=SDP) == 400
+
+
+async def test_slow_offers_are_given_up_and_those_who_vanish_hold_no_place(
+    server: KeyedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.2)
+    key = server.add_key("slow")
+    offer = SlowOffer(server, key)
+    status, document, _ = await offer.answer
+    assert status == 408 and problem(document)["code"] == "request_timeout"
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 60.0)
+    gone = SlowOffer(server, key)
+    await until_read(server, 1)
+    gone.answer.cancel()
+    await until_read(server, 0)
+    offer.finished.set()
+    gone.finished.set()
+    assert server.running.calls == 0
