@@ -1,6 +1,7 @@
 """The way of a call through the network: candidates that come late, and restarts."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import aioice
@@ -16,7 +17,7 @@ from tests.rig.caller import RATE_HZ
 from tests.rig.server import Footprint, Running, running_server, settle
 from tests.rig.sound import alike, loud_s
 from tests.rig.voices import say
-from tests.rig.whip_caller import SDP, WhipCaller
+from tests.rig.whip_caller import FRAGMENT, SDP, WhipCaller
 
 CALLS = "/v1/realtime/calls"
 FOREIGN = "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\n"
@@ -194,6 +195,29 @@ async def test_whip_a_restart_that_comes_to_nothing_leaves_the_call_as_it_was() 
         assert (await settle(before)) == before, "what was opened for them is closed"
         assert server.calls == 1
         await client.close()
+
+
+async def test_whip_restarts_are_bounded_and_the_call_goes_on(
+    client: WhipCaller, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_ice, "MOST_RESTARTS", 3)
+    await client.post()
+    await client.connected()
+    for number in range(3):
+        status, _, client.tag = await client.patch(FOREIGN.replace("cd", f"c{number}"), "*")
+        assert status == 200
+    offer = re.sub("a=ice-ufrag:.*", "a=ice-ufrag:other", client.peer.localDescription.sdp)
+    for body, kind in ((FOREIGN, FRAGMENT), (offer, SDP)):
+        assert (await client.patch(body, "*", kind))[0] == 429
+        assert client.refusal["code"] == "restart_limit_exceeded"
+        assert client.refusal["type"] == "rate_limit_error"
+    ice = server.app[CALLS_KEY].ice_of(client.call_id, ANYONE)
+    assert ice.tag == client.tag.strip('"')
+    assert (await client.patch(HOST, client.tag))[0] == 204, "candidates are no restart"
+    assert server.metric('voice_agent_requests_refused_total{reason="restarts"}') == 2
+    ice._begun_s[0] -= peer_ice.RESTARTS_WITHIN_S
+    assert (await client.patch(FOREIGN, "*"))[0] == 200, "once a minute is over"
+    assert server.calls == 1
 
 
 async def test_whip_hanging_up_within_a_restart_leaves_nothing() -> None:

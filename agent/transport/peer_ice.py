@@ -6,13 +6,14 @@ never does, the first one carries the call.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.clock import Clock
-from agent.errors import RequestError
+from agent.errors import QuotaError, RequestError
 from agent.transport.ice_fragment import (
     Credentials,
     Fragment,
@@ -34,6 +35,9 @@ from agent.transport.restart_offer import answer_again, check_same_media
 
 log = logging.getLogger(__name__)
 
+MOST_RESTARTS = 30
+RESTARTS_WITHIN_S = 60.0
+"""Each takes sockets, and where there is a TURN server a place there; more are refused."""
 MOST_CANDIDATES = 64
 """Of one generation: each is an address that checks are sent to. More are passed over."""
 _LINGER_S = 1.0
@@ -47,6 +51,13 @@ class OtherIceSession(RequestError):
 
     status = 412
     code = "other_ice_session"
+
+
+class TooManyRestarts(QuotaError):
+    """ICE was restarted too often in a short time."""
+
+    code = "restart_limit_exceeded"
+    reason = "restarts"
 
 
 class NotConnected(RequestError):
@@ -103,6 +114,7 @@ class PeerIce:
         self._connect_timeout_s = connect_timeout_s
         self._start = start
         self._generation = 1
+        self._begun_s: deque[float] = deque(maxlen=MOST_RESTARTS)
         self._changing = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
 
@@ -131,14 +143,16 @@ class PeerIce:
     async def restart(self, fragment: Fragment) -> str:
         """The peer comes by another way from now on: this side's fragment.
 
-        Candidates for the way there is already are trickled. `NotConnected`, `RequestError`.
+        Candidates for the way there is already are trickled. `NotConnected`, `TooManyRestarts`,
+        `RequestError`.
         """
         await self._begin_or_trickle(fragment)
         lines = media_lines(self._agreed.answer, self._local)
         return written(list(zip(lines, self._local.sections, strict=True)))
 
     async def answer_again(self, offer: str) -> str:
-        """The answer to a later offer, which may restart ICE and nothing more. `RequestError`."""
+        """The answer to a later offer, which may restart ICE and nothing more. `RequestError`,
+        `TooManyRestarts`."""
         check_same_media(offer, self._agreed.offer)
         try:
             said = read_offer(offer)
@@ -161,6 +175,7 @@ class PeerIce:
     async def _begin_generation(self, fragment: Fragment) -> None:
         fresh = [self._fresh(way, fragment) for way in self._ways]
         candidates = self._read_checked(fragment)
+        self._expect_rest()
         await self._give_up_restart()
         seconds = await self._second_ways()
         for way, second, remote in zip(self._ways, seconds, fresh, strict=True):
@@ -168,6 +183,17 @@ class PeerIce:
         self._generation += 1
         self._restarting = self._start(self._carry_out())
         await self._add(candidates)
+
+    def _expect_rest(self) -> None:
+        """One more restart begins. `TooManyRestarts`."""
+        now_s = self._clock.now_s()
+        if len(self._begun_s) == MOST_RESTARTS and now_s - self._begun_s[0] < RESTARTS_WITHIN_S:
+            raise TooManyRestarts(
+                f"the call's ICE may be restarted {MOST_RESTARTS} times within "
+                f"{RESTARTS_WITHIN_S:.0f} s; wait before you do so again, the call goes on",
+                retry_after_s=self._begun_s[0] + RESTARTS_WITHIN_S - now_s,
+            )
+        self._begun_s.append(now_s)
 
     def _fresh(self, way: _Way, fragment: Fragment) -> Credentials:
         remote = fragment.of(way.mid).credentials
