@@ -1,5 +1,6 @@
 """What the `echo` engine keeps: units and utterances that it heard, and the turn it hands out."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,15 +16,32 @@ enough for an uneven event loop, little enough that an interruption finds the tu
 
 @dataclass(slots=True)
 class Speech:
-    """A turn that is being handed out."""
+    """A turn that is being handed out: its sound, and its words each where they begin in it."""
 
     turn: int
     samples: FloatArray
     since_s: float
+    words: deque[tuple[int, str]]
     reason: TurnEndReason = "completed"
     """Why it ends where it does, unless it is stopped."""
-    words: int = 0
     position: int = 0
+    said: int = 0
+    """Words that were handed out."""
+
+    def next_words(self) -> str:
+        """Those that begin by now; "" where none do."""
+        text = ""
+        while self.words and self.words[0][0] <= self.position:
+            text += self.words.popleft()[1]
+        self.said += len(text.split())
+        return text
+
+    def next_sound(self) -> FloatArray:
+        """What comes next, up to the next words; [T] at 24 kHz."""
+        end = self.position + CHUNK_SAMPLES
+        if self.words:
+            end = min(end, self.words[0][0])
+        return self.samples[self.position : end]
 
     def due_samples(self, now_s: float) -> int:
         return int((now_s - self.since_s + _LEAD_S) * SPEECH_RATE_HZ)

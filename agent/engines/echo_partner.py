@@ -8,7 +8,6 @@ import numpy as np
 
 from agent.engines.echo_items import MAX_ECHO_SAMPLES, Inbox, Item, Meter, word_count
 from agent.engines.echo_memory import (
-    CHUNK_SAMPLES,
     Glimpse,
     Heard,
     Speech,
@@ -16,7 +15,13 @@ from agent.engines.echo_memory import (
     caption_of,
     recalled,
 )
-from agent.engines.echo_speech import cut_to_words, pieces_of, to_speech_rate, typed_sound
+from agent.engines.echo_speech import (
+    cut_to_words,
+    pieces_of,
+    timed_pieces,
+    to_speech_rate,
+    typed_sound,
+)
 from agent.engines.echo_tools import called, due_calls
 from agent.engines.greeting import Greeting
 from agent.types import (
@@ -326,8 +331,8 @@ class EchoPartner:
         self._turn += 1
         self._events.append(TurnStarted(self._turn, self._was_asked))
         if "audio" in settings.output_modalities:
-            self._events.append(TextDelta(self._unit, self._turn, text))
-            self._speech = Speech(self._turn, samples, now_s, reason, word_count(text))
+            timed = deque(timed_pieces(text, samples.size))
+            self._speech = Speech(self._turn, samples, now_s, timed, reason)
         else:
             for piece in pieces_of(text):
                 self._events.append(TextDelta(self._unit, self._turn, piece))
@@ -335,12 +340,18 @@ class EchoPartner:
 
     def _hand_out(self, speech: Speech, now_s: float) -> None:
         while speech.position < min(speech.due_samples(now_s), speech.samples.size):
-            chunk = speech.samples[speech.position : speech.position + CHUNK_SAMPLES]
+            self._say(speech)
+            chunk = speech.next_sound()
             last = speech.position + chunk.size == speech.samples.size
             self._events.append(SpeechAudio(speech.turn, self._unit, speech.position, chunk, last))
             speech.position += chunk.size
         if speech.position == speech.samples.size:
+            self._say(speech)  # where there is no sound at all
             self._end_speech(speech, speech.reason)
+
+    def _say(self, speech: Speech) -> None:
+        if words := speech.next_words():
+            self._events.append(TextDelta(self._unit, speech.turn, words))
 
     def _stop(self, turn: int) -> None:
         if self._speech and self._speech.turn == turn:
@@ -348,7 +359,7 @@ class EchoPartner:
 
     def _end_speech(self, speech: Speech, reason: TurnEndReason) -> None:
         self._speech = None
-        self._end(reason, speech.words, speech.position)
+        self._end(reason, speech.said, speech.position)
 
     def _end(self, reason: TurnEndReason, words: int, samples: int) -> None:
         usage = self._meter.take(self._heard_until(), words, samples)

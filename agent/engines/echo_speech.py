@@ -11,6 +11,8 @@ _WORD_SAMPLES = SPEECH_RATE_HZ * 2 // 5
 """How long a word takes that was typed."""
 _FADE_SAMPLES = SPEECH_RATE_HZ // 50
 _MOST_PIECES = 32
+_LEAST_PIECE_SAMPLES = SPEECH_RATE_HZ // 10
+"""Words that take less are said together with the next."""
 
 
 def to_speech_rate(sound: FloatArray) -> FloatArray:
@@ -32,9 +34,25 @@ def cut_to_words(text: str, samples: FloatArray, most: int) -> tuple[str, FloatA
 
 def pieces_of(text: str) -> list[str]:
     """`text` in several pieces, as a model would say it: words, or several where it is long."""
-    words = re.findall(r"\s*\S+\s*", text)
+    words = _words_of(text)
     size = -(-len(words) // _MOST_PIECES)
     return ["".join(words[at : at + size]) for at in range(0, len(words), max(1, size))]
+
+
+def timed_pieces(text: str, samples: int) -> list[tuple[int, str]]:
+    """`text` in pieces, each with the sample at which it begins where all takes so many: every
+    word takes as long as any other."""
+    words = _words_of(text)
+    size = max(1, -(-_LEAST_PIECE_SAMPLES * len(words) // max(1, samples)))
+    return [
+        (samples * at // len(words), "".join(words[at : at + size]))
+        for at in range(0, len(words), size)
+    ]
+
+
+def _words_of(text: str) -> list[str]:
+    """Each with the space before it, as models say them; the last with what is behind it, too."""
+    return re.findall(r"\s*\S+(?:\s+\Z)?", text)
 
 
 def _cut(samples: FloatArray, length: int) -> FloatArray:
