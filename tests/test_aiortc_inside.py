@@ -11,7 +11,7 @@ from aiortc.codecs.vpx import Vp8Decoder
 from aiortc.rtp import RtpPacket
 
 from agent.errors import ConfigError
-from agent.transport import aiortc_inside, peer_bounds, short_ways
+from agent.transport import aiortc_inside, peer_bounds, short_ways, video_inside
 
 
 async def test_the_installed_aiortc_fits() -> None:
@@ -73,7 +73,7 @@ async def test_a_sender_that_hides_its_timestamp_is_refused(
 async def test_a_receiver_whose_decoder_is_elsewhere_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(aiortc_inside, name, "_RTCRtpReceiver__elsewhere")
+    monkeypatch.setattr(video_inside, name, "_RTCRtpReceiver__elsewhere")
     with pytest.raises(ConfigError, match=r"aiortc [\d.]+ does not fit: .*__elsewhere"):
         await aiortc_inside.check_fit()
 
@@ -179,7 +179,7 @@ class Breaking:
 async def test_what_a_tap_raises_is_told_and_goes_no_further(kind: str) -> None:
     peer = RTCPeerConnection()
     receiver = peer.addTransceiver(kind).receiver
-    take: Any = aiortc_inside.take_audio if kind == "audio" else aiortc_inside.take_video
+    take: Any = aiortc_inside.take_audio if kind == "audio" else video_inside.take_video
     told: list[Exception] = []
     take(receiver, Breaking(), told.append)
     tap = getattr(receiver, aiortc_inside._JITTER_BUFFER)

@@ -140,6 +140,7 @@ ONLY_IMPORTERS = {
         "agent.transport.aiortc_inside",
         "agent.transport.ice_inside",
         "agent.transport.short_ways",
+        "agent.transport.video_inside",
         "agent.transport.voice_track",
     ),
     "aioice": ("agent.transport.aiortc_inside", "agent.transport.ice_inside"),

@@ -3,12 +3,10 @@
 `check_fit` tries all of it at start, so that another version fails there and not in a call.
 """
 
-import contextlib
 import importlib.metadata
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aioice
 import aioice.ice
@@ -26,30 +24,13 @@ from agent.errors import ConfigError
 from agent.transport.ice_inside import check_second_way
 from agent.transport.peer_bounds import check_bounds
 from agent.transport.short_ways import RUN, ShortWayIn, speak_through
+from agent.transport.video_inside import check_pictures
 
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
 _RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
 _PACKET_COUNT = "_RTCRtpSender__packet_count"
 _DECRYPTS = "_rx_srtp"
 _SENDS = "_send_rtp"
-_CODECS = "_RTCRtpReceiver__codecs"
-_DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
-_DECODER_THREAD = "_RTCRtpReceiver__decoder_thread"
-_TIMESTAMPS = "_RTCRtpReceiver__timestamp_mapper"
-
-
-class EncodedPicture(Protocol):
-    """What aiortc's decoder thread takes; it rewrites `timestamp`."""
-
-    data: bytes
-    timestamp: int
-
-
-class PacketOrder(Protocol):
-    """What stands where aiortc has its jitter buffer."""
-
-    def add(self, packet: Any) -> tuple[bool, Sequence[EncodedPicture]]:
-        """Take a packet: whether the sender must start afresh, and what can be decoded now."""
 
 
 def _raised(error: Exception) -> None:
@@ -81,34 +62,6 @@ class _AudioTap:
             self._failed(error)
 
 
-class _VideoTap:
-    """Gives aiortc the last picture that a packet made whole, and the decoder those before it."""
-
-    def __init__(
-        self, receiver: RTCRtpReceiver, order: PacketOrder, failed: Callable[[Exception], None]
-    ) -> None:
-        self._receiver = receiver
-        self._order = order
-        self._failed = failed
-
-    def add(self, packet: Any) -> tuple[bool, EncodedPicture | None]:
-        try:
-            return self._add(packet)
-        except Exception as error:  # noqa: BLE001 - aiortc would close the connection unheard
-            self._failed(error)
-        return False, None
-
-    def _add(self, packet: Any) -> tuple[bool, EncodedPicture | None]:
-        asks, pictures = self._order.add(packet)
-        if len(pictures) > 1 and getattr(self._receiver, _DECODER_THREAD):
-            codec = getattr(self._receiver, _CODECS)[packet.payload_type]
-            for picture in pictures[:-1]:
-                mapped = getattr(self._receiver, _TIMESTAMPS).map(picture.timestamp)
-                picture.timestamp = mapped
-                getattr(self._receiver, _DECODER_QUEUE).put((codec, picture))
-        return asks, pictures[-1] if pictures else None
-
-
 def take_audio(
     receiver: RTCRtpReceiver,
     on_packet: Callable[[Any], None],
@@ -121,19 +74,6 @@ def take_audio(
     it would close the connection without a word.
     """
     setattr(receiver, _JITTER_BUFFER, _AudioTap(receiver, on_packet, failed))
-
-
-def take_video(
-    receiver: RTCRtpReceiver,
-    order: PacketOrder,
-    failed: Callable[[Exception], None] = _raised,
-) -> None:
-    """From now on `order` decides when a picture is complete; `failed` gets what it raises.
-
-    aiortc's own buffer waits for the first packet of the next picture, which at two pictures a
-    second comes half a second later.
-    """
-    setattr(receiver, _JITTER_BUFFER, _VideoTap(receiver, order, failed))
 
 
 def last_timestamp(sender: RTCRtpSender) -> int | None:
@@ -200,10 +140,6 @@ def offer_addresses(addresses: tuple[str, ...], *, loopback: bool) -> None:
 _OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48_000, channels=2, payloadType=111)
 _ADDRESS = aioice.Candidate.from_sdp("1 1 udp 1 192.0.2.1 9 typ host")
 _PAYLOAD = b"\xf8\xff\xfe"  # 20 ms of silence in Opus
-_VP8 = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
-_PICTURE = bytes.fromhex(  # 16 x 16 grey pixels in VP8, behind the shortest descriptor
-    "107002009d012a10001000390300001c221616226612200490400181ab00fec3e000"
-)
 
 
 class _OnePacket(MediaStreamTrack):
@@ -234,23 +170,6 @@ class _Plain:
         return data
 
 
-@dataclass(slots=True)
-class _OnePicture:
-    data: bytes
-    timestamp: int
-
-
-class _TwoAtATime:
-    """Gives the pictures of two packets at once, as a packet that fills a hole does."""
-
-    def __init__(self) -> None:
-        self._pictures: list[_OnePicture] = []
-
-    def add(self, packet: Any) -> tuple[bool, Sequence[_OnePicture]]:
-        self._pictures.append(_OnePicture(packet._data, packet.timestamp))
-        return False, self._pictures if len(self._pictures) == 2 else []
-
-
 class _Answering:
     """A way to a peer that answers every check."""
 
@@ -272,7 +191,8 @@ async def check_fit() -> None:
     peer = RTCPeerConnection()
     checks: tuple[tuple[str, Callable[[RTCPeerConnection], Awaitable[None]]], ...] = (
         ("aiortc", _check_receiving),
-        ("aiortc", _check_pictures),
+        ("aiortc", _check_formats),
+        ("aiortc", check_pictures),
         ("aiortc", _check_sending),
         ("aioice", _check_asking),
         ("aioice", _check_addresses),
@@ -316,27 +236,11 @@ async def _check_receiving(peer: RTCPeerConnection) -> None:
         raise AttributeError("datagrams do not come to where they are handed over")
 
 
-async def _check_pictures(peer: RTCPeerConnection) -> None:
+async def _check_formats(_: RTCPeerConnection) -> None:
     if not can_decode(["m=video 9 UDP/TLS/RTP/SAVPF 97", "a=rtpmap:97 VP8/90000"]):
         raise AttributeError("it does not find VP8 in a video section")
     if can_decode(["m=video 9 UDP/TLS/RTP/SAVPF 97", "a=rtpmap:97 none/90000"]):
         raise AttributeError("it finds a format that does not exist in a video section")
-    receiver = peer.addTransceiver("video").receiver
-    receiver._track = RemoteStreamTrack(kind="video")
-    take_video(receiver, _TwoAtATime())
-    await receiver.receive(RTCRtpReceiveParameters(codecs=[_VP8]))
-    try:
-        for at in (0, 1):
-            packet = RtpPacket(97, 1, sequence_number=at, timestamp=at * 3_000, payload=_PICTURE)
-            await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
-    finally:
-        await receiver.stop()
-    shown: list[Any] = []
-    with contextlib.suppress(MediaStreamError):
-        while True:
-            shown.append(await receiver.track.recv())
-    if [each.pts for each in shown] != [0, 3_000]:
-        raise AttributeError("pictures do not come from the place of its jitter buffer")
 
 
 async def _check_asking(peer: RTCPeerConnection) -> None:

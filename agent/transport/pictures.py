@@ -1,7 +1,7 @@
 """The camera: packets into whole pictures, of which only the newest is kept."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,17 @@ RESTART_PACKETS = 1_000
 """So far back no packet comes late: the sender counts anew."""
 LARGE_PIXELS = 640 * 480
 """More than a camera sends unless it is told to: RGB of it takes more than a millisecond or two."""
+MOST_PIXELS = 4096 * 4096
+"""Of a picture that is decoded: more than any screen has. A few bytes may claim 16 times as many,
+and cost the decoder a gigabyte and more than a second."""
+MOST_UNDECODED = 64
+"""Pictures that wait for the decoder: a second that was held back by a hole, twice."""
 
 _SEQUENCES = 1 << 16
 _VP8_START_CODE = b"\x9d\x01\x2a"
 """Follows the three bytes at the beginning of each key picture, and of no other."""
+_VP8_SIDE = (1 << 14) - 1
+"""Width and height follow it; above them stands how to scale."""
 _H264_START_CODE = b"\x00\x00\x00\x01"
 _H264_KEY = re.compile(_H264_START_CODE + rb"[\x05\x25\x45\x65\x07\x27\x47\x67]")
 """A slice of a key picture, or the parameters that are sent before one."""
@@ -166,6 +173,10 @@ class PictureOrder:
             self._hole_since_s = now_s
         return newest >= MAX_WAITING_PACKETS or now_s - self._hole_since_s > HOLE_WAIT_S
 
+    def lose(self) -> None:
+        """What was given last is not shown, so nothing is before the next key picture."""
+        self._give_up()
+
     def _give_up(self) -> None:
         """What waits stays: it may be the beginning of a key picture."""
         self._next = None
@@ -202,6 +213,32 @@ def _is_key(picture: bytes) -> bool:
 
 def _is_vp8_key(data: bytes) -> bool:
     return len(data) > 5 and data[0] & 1 == 0 and data[3:6] == _VP8_START_CODE
+
+
+def is_too_large(picture: bytes) -> bool:
+    """Whether a key picture of VP8 claims more than `MOST_PIXELS`."""
+    if not _is_vp8_key(picture):
+        return False
+    width, height = (int.from_bytes(picture[at : at + 2], "little") & _VP8_SIDE for at in (6, 8))
+    return width * height > MOST_PIXELS
+
+
+class DecodablePictures:
+    """A `PacketOrder`: those of another, as long as they can be decoded, and in time."""
+
+    def __init__(self, order: PictureOrder) -> None:
+        self._order = order
+        self.undecoded: Callable[[], int] = lambda: 0
+        """How many wait for the decoder."""
+
+    def add(self, packet: Any) -> tuple[bool, list[WholePicture]]:
+        """The next packet. As the other's."""
+        asks, pictures = self._order.add(packet)
+        too_many = len(pictures) + self.undecoded() > MOST_UNDECODED
+        if pictures and (too_many or any(is_too_large(each.data) for each in pictures)):
+            self._order.lose()
+            return asks, []
+        return asks, pictures
 
 
 class NewestPicture:

@@ -43,10 +43,12 @@ from agent.transport.options import IceServer, RtcOptions
 from agent.transport.opus import OpusDecoder, OpusEncoder
 from agent.transport.peer_bounds import bound_peer
 from agent.transport.peer_ice import Agreed, NotConnected, PeerIce
-from agent.transport.pictures import NewestPicture, PictureOrder
+from agent.transport.pictures import DecodablePictures, NewestPicture, PictureOrder
+from agent.transport.presence import Presence
 from agent.transport.repair import RedFormat
 from agent.transport.short_ways import ShortWayOut, speak_through
 from agent.transport.tracks import WIRE_RATE_HZ, SentPositions
+from agent.transport.video_inside import take_video
 from agent.transport.voice_track import VoiceTrack
 from agent.types import AudioFrame, LinkQuality, VideoFrame
 
@@ -94,6 +96,8 @@ class RtcTransport:
         self._options = options
         self._clock = clock
         self._packets = packets
+        self._presence = Presence(options, clock)
+        self._hear = self._presence.hear
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._track = VoiceTrack(clock, late_frame)
         self._microphone = Microphone(clock, self._hear, self._on_media_failure, shared_beat())
@@ -111,7 +115,6 @@ class RtcTransport:
         self._events = EventChannel(self._hear, self._end)
         self._ice: PeerIce | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heard_s = clock.now_s()
         self._closed = False
         self._track.on("ended", self._on_voice_lost)
         self._peer.on("datachannel", self._on_channel)
@@ -156,6 +159,11 @@ class RtcTransport:
     def stands(self) -> bool:
         """Whether sound and events flow."""
         return self._ready.is_set() and not self._ended.is_set()
+
+    @property
+    def away_s(self) -> float:
+        """How long the peer has been away; 0 while it is there."""
+        return self._presence.away_s if self.stands else 0.0
 
     @property
     def ice_tag(self) -> str:
@@ -271,8 +279,8 @@ class RtcTransport:
             aiortc_inside.take_audio(receiver, self._microphone.push, self._on_media_failure)
         else:
             # A second camera or a screen only takes turns with the first: the newest counts.
-            order = PictureOrder(self._clock)
-            aiortc_inside.take_video(receiver, order, self._on_media_failure)
+            order = DecodablePictures(PictureOrder(self._clock))
+            order.undecoded = take_video(receiver, order, self._on_media_failure)
             self._start(self._read_camera(track))
 
     def _on_state(self) -> None:
@@ -322,21 +330,25 @@ class RtcTransport:
                     self._camera.put(frame)
 
     async def _watch(self) -> None:
-        """Notice a peer that vanished: ICE itself needs half a minute for that."""
+        """Notice a peer that vanished: ICE itself needs half a minute for that.
+
+        It may come back by another way. Until then the engine hears nothing, and has nothing to do.
+        """
         await self._ready.wait()
         self._microphone.begin()
         while not self._ended.is_set():
             await self._clock.sleep_until(self._clock.now_s() + _PROBE_EVERY_S)
             self._packets(self._microphone.counts)
-            silent_s = self._clock.now_s() - self._heard_s
-            if silent_s > self._options.watchdog_s:
+            silent_s = self._presence.silent_s
+            if self._presence.is_lost:
                 self._end(PeerTimeout(f"nothing was heard from the peer for {silent_s:.1f} s"))
             elif silent_s > _PROBE_EVERY_S and await aiortc_inside.is_there(self._peer):
                 self._hear()
+            if self._presence.away_s:
+                self._microphone.rest()
+            else:
+                self._microphone.go_on()
             await self._read_reports()
-
-    def _hear(self) -> None:
-        self._heard_s = self._clock.now_s()
 
     async def _read_reports(self) -> None:
         """What the peer says of our packets sets how much redundancy they carry."""
