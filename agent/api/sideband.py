@@ -11,8 +11,7 @@ from agent.errors import AgentError
 from agent.realtime.client_events import EXTENSION, client_event_id, uses_extension
 from agent.realtime.events import Event, error_event, server_event
 from agent.session import Session
-from agent.transport.websocket import too_many_events
-from agent.transport.websocket_pace import DEFAULT_PACE, Pacer
+from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, too_many_events
 from agent.transport.websocket_writer import EventWriter
 
 _MOST_REASON = 100
@@ -38,7 +37,7 @@ class Sideband:
     def __enter__(self) -> Self:
         """`CapacityError` when too many are attached."""
         self._tell(server_event("session.created", session=self._session.document))
-        self._leave = self._session.watch(self._tell)
+        self._leave = self._session.watch(self._told)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,6 +94,11 @@ class Sideband:
         if not self._extended and self._state is not None:
             self._send(self._state)
         self._extended = True
+
+    def _told(self, event: Event) -> None:
+        """What the call's client is told, who may come later, and is greeted then."""
+        if event["type"] != "session.created":
+            self._tell(event)
 
     def _tell(self, event: Event) -> None:
         if event["type"] == "voice_agent.state":

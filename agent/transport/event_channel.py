@@ -1,13 +1,17 @@
 """The data channel by which a peer and the agent send each other events; knows no aiortc."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import SessionError, TransportClosed
+from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, too_many_events
 
 EVENTS_LABEL = "oai-events"
 _MAX_MESSAGES = 1024
+MAX_WAITING_BYTES = 8 << 20
 _MAX_BUFFERED_BYTES = 1 << 20
 
 
@@ -15,11 +19,16 @@ class EventChannel:
     """One channel of that label; without one, what is sent goes nowhere and nothing comes."""
 
     def __init__(
-        self, heard: Callable[[], None], end: Callable[[SessionError | None], None]
+        self,
+        heard: Callable[[], None],
+        end: Callable[[SessionError | None], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`heard` is told of each message; `end` is asked for when the connection has to end."""
         self._heard = heard
         self._end = end
+        self._pacer = Pacer(DEFAULT_PACE, clock)
+        self._waiting_bytes = 0
         self._channel: Any = None
         self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue(_MAX_MESSAGES + 1)
 
@@ -33,8 +42,13 @@ class EventChannel:
         return True
 
     async def messages(self) -> AsyncIterator[str | bytes]:
-        """Client events as they came, until `finish`."""
+        """Client events as they came, no faster than a client may send, until `finish`."""
         while (message := await self._messages.get()) is not None:
+            self._waiting_bytes -= len(message)
+            if not await self._pacer.admit(len(message)):
+                self.send(json.dumps(too_many_events(self._pacer.pace)))
+                self._end(TransportClosed("the client sends more events than it may"))
+                return
             yield message
 
     def send(self, message: str) -> None:
@@ -53,7 +67,8 @@ class EventChannel:
 
     def _on_message(self, message: str | bytes) -> None:
         self._heard()
-        if self._messages.qsize() >= _MAX_MESSAGES:
+        self._waiting_bytes += len(message)
+        if self._messages.qsize() >= _MAX_MESSAGES or self._waiting_bytes > MAX_WAITING_BYTES:
             self._end(TransportClosed("the peer sends events faster than they can be read"))
         else:
             self._messages.put_nowait(message)

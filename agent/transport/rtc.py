@@ -112,7 +112,7 @@ class RtcTransport:
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
         self._reason: SessionError | None = None
-        self._events = EventChannel(self._hear, self._end)
+        self._events = EventChannel(self._hear, self._end, clock)
         self._ice: PeerIce | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False

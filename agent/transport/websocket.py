@@ -13,9 +13,8 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import PeerTimeout, SessionError, TransportClosed
 from agent.interfaces import SpeechSource
-from agent.realtime.events import error_event
 from agent.transport.websocket_microphone import WebSocketMicrophone
-from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, SocketPace
+from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, SocketPace, too_many_events
 from agent.transport.websocket_writer import EventWriter
 from agent.types import AudioFrame, LinkQuality, VideoFrame
 
@@ -128,12 +127,6 @@ class WebSocketTransport:
             self._reason = reason
             self._ended.set()
             self.ears.finish()
-
-
-def too_many_events(pace: SocketPace) -> dict[str, object]:
-    """The error event for a client that is not to be listened to any longer."""
-    text = f"More than {pace.events_s:.0f} events a second came; send fewer, larger ones."
-    return error_event(text, code="rate_limit_exceeded")
 
 
 def _why(message: WSMessage) -> SessionError | None:

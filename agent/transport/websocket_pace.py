@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from agent.clock import Clock
+from agent.realtime.events import error_event
 
 
 @dataclass(frozen=True, slots=True)
 class SocketPace:
-    """Bounds of what comes over one socket: what at once, and how much a second from then on."""
+    """Bounds of what comes over one socket or data channel: at once, then how much a second."""
 
     events_s: float = 200.0
     events_at_once: float = 2_000.0
@@ -38,6 +39,12 @@ class Pacer:
         if owed > 0:
             await self._clock.sleep_until(now_s + owed / self.pace.bytes_s)
         return True
+
+
+def too_many_events(pace: SocketPace) -> dict[str, object]:
+    """The error event for a client that is not to be listened to any longer."""
+    text = f"More than {pace.events_s:.0f} events a second came; send fewer, larger ones."
+    return error_event(text, code="rate_limit_exceeded")
 
 
 class _Bucket:
