@@ -86,7 +86,15 @@ class CallSettings(Section):
         default=3.5,
         ge=1,
         le=30,
-        description="A peer that is silent on the wire for so long is gone.",
+        description="A peer that is silent on the wire for so long is gone: the engine does "
+        "nothing more for its call.",
+    )
+    return_s: float = Field(
+        default=12.0,
+        ge=0,
+        le=25,
+        description="How long after that its call is kept, for it to come back by another way "
+        "(ICE restart), unless the place is needed for a new one.",
     )
     max_message_bytes: int = Field(
         default=262_144, ge=1024, le=67_108_864, description="Largest event that a client may send."

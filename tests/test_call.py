@@ -288,21 +288,22 @@ async def test_a_call_ends_from_either_side_and_leaves_nothing(how: str) -> None
 
 
 async def test_a_peer_that_vanishes_is_noticed_by_our_own_watchdog(
-    server: Running, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "agent.session")
-    caller = Caller(server.url)
-    await caller.dial()
-    connection = caller.peer.getTransceivers()[0].receiver.transport.transport._connection
-    for protocol in connection._protocols:
-        protocol.transport.abort()
-    async with asyncio.timeout(PATIENCE_S):
-        while server.calls:
-            await asyncio.sleep(0.05)
-    assert server.metric('voice_agent_calls_total{outcome="peer_gone"}') == 1
-    silent_s = float(caplog.text.split("from the peer for ")[1].split(" s")[0])
-    assert silent_s <= 8, "seconds without a sign of life, on the server's own clock"
-    await caller.close()
+    async with running_server(["calls.return_s=0"]) as server:
+        caller = Caller(server.url)
+        await caller.dial()
+        connection = caller.peer.getTransceivers()[0].receiver.transport.transport._connection
+        for protocol in connection._protocols:
+            protocol.transport.abort()
+        async with asyncio.timeout(PATIENCE_S):
+            while server.calls:
+                await asyncio.sleep(0.05)
+        assert server.metric('voice_agent_calls_total{outcome="peer_gone"}') == 1
+        silent_s = float(caplog.text.split("from the peer for ")[1].split(" s")[0])
+        assert silent_s <= 8, "seconds without a sign of life, on the server's own clock"
+        await caller.close()
 
 
 async def test_a_muted_peer_is_not_taken_for_a_vanished_one() -> None:

@@ -89,6 +89,29 @@ async def test_what_comes_after_the_end_is_not_heard() -> None:
     assert await collected(microphone) == [] and heard == []
 
 
+async def test_while_it_rests_no_time_passes() -> None:
+    microphone, heard, clock = listening()
+    microphone.begin()
+    microphone.push(packet(0))
+    microphone.rest()
+    microphone.rest()
+    clock.now += 10
+    await asyncio.sleep(0.05)
+    # The sender's clock went on; the second packet proves that the first is no stray one.
+    microphone.push(packet(500))
+    microphone.push(packet(501))
+    microphone.rest()
+    clock.now += 10
+    microphone.go_on()
+    microphone.push(packet(502))
+    microphone.end()
+    frames = await collected(microphone)
+    assert [frame.start for frame in frames] == [160 * at for at in range(8)]
+    said = [round(float(frame.samples[0]) * 256) for frame in frames]
+    assert said == [0, 0, 500 % 256, 500 % 256, 501 % 256, 501 % 256, 502 % 256, 502 % 256]
+    assert len(heard) == 4
+
+
 async def test_a_hole_is_closed_by_the_timer_though_nothing_more_comes() -> None:
     microphone, _, clock = listening()
     got: list[int] = []

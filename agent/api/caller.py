@@ -1,6 +1,6 @@
 """Who asks: the key behind a request, and what its owner may do."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -60,6 +60,10 @@ class Caller:
     def owns(self, caller: "Caller") -> bool:
         """Whether a call of `caller` is theirs: a key has those of its secrets, not the reverse."""
         return self.key == caller.key and self.secret in ("", caller.secret)
+
+    def has_any(self, shares: Collection[str]) -> bool:
+        """Whether their calls count among one of these; none: of all."""
+        return not shares or any(share.name in shares for share in self.shares)
 
     def opening(self, session: object) -> object:
         """`session`, with all that theirs names as theirs has it; either may be None."""

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from agent.api.caller import ANYONE, Caller
+from agent.api.caller import ANYONE, Caller, Share
 from agent.api.ice_servers import ice_servers
+from agent.api.packet_fates import PacketFates
 from agent.api.staffing import staff_rules
 from agent.attendants.staff import Staff
 from agent.config import Config
@@ -18,7 +19,6 @@ from agent.interfaces import Conversation, EchoCanceller, Engine, Transport
 from agent.media.barge_in import BargeIn, BargeInRules
 from agent.media.echo_canceller import Aec3, PassThrough
 from agent.media.front_end import FrontEnd
-from agent.media.jitter import LineCounts
 from agent.media.playout import Playout
 from agent.media.units import UnitBuilder
 from agent.media.vad import SileroModel, SileroVad
@@ -32,14 +32,13 @@ from agent.transport.options import RtcOptions
 from agent.transport.peer_ice import PeerIce
 from agent.transport.rtc import RtcTransport
 from agent.transport.websocket import LEAST_EVENT_BYTES, WebSocketTransport
-from agent.types import MIC_RATE_HZ, Abilities, SessionSettings, Wire
+from agent.types import Abilities, SessionSettings, Wire
 from agent.voices import Voices
 
 log = logging.getLogger(__name__)
 
 _MAX_READING = 64
 _MAX_READING_EACH = 32
-_FATES = ("received", "late", "duplicate", "malformed", "lost", "repaired", "resynchronised")
 
 
 class CallNotFound(AgentError):
@@ -99,6 +98,11 @@ class _Live:
     transport: Transport
     is_revoked: bool = False
 
+    @property
+    def away_s(self) -> float:
+        """How long its peer has been gone; 0 while it is there."""
+        return self.transport.away_s if isinstance(self.transport, RtcTransport) else 0.0
+
 
 class Calls:
     """Every call of this server; owns their tasks."""
@@ -129,6 +133,7 @@ class Calls:
         Raises CapacityError without a free place, RequestError for an offer or session that
         cannot be used.
         """
+        await self._make_room(caller)
         with self._place(caller):
             return await self._open(offer, session, caller)
 
@@ -136,6 +141,7 @@ class Calls:
         self, transport: WebSocketTransport, session: object, caller: Caller
     ) -> Session:
         """A call over `transport`, whose socket is still to come. As `open`."""
+        await self._make_room(caller)
         with self._place(caller):
             call_id = f"rtc_{secrets.token_hex(16)}"
             protocol = self._protocol(call_id, session, caller, wire="websocket")
@@ -166,6 +172,19 @@ class Calls:
         if not isinstance(transport, RtcTransport):
             raise RequestError("the call does not go over WebRTC", code="not_webrtc")
         return transport.signalled()
+
+    async def _make_room(self, caller: Caller) -> None:
+        """Where no place is left, end the call that has waited longest for its peer to come back:
+        whoever asks now is there."""
+        full = {share.name for share in self._full_shares(caller)}
+        has_slot = self._services.engine.load().slots_free > 0
+        if not full and has_slot and self.count < self._limits.max_calls:
+            return
+        away = [live for live in self._live.values() if live.away_s and live.caller.has_any(full)]
+        if away:
+            gone = max(away, key=lambda live: live.away_s)
+            gone.session.hang_up("peer_gone")
+            await asyncio.wait((gone.task,), timeout=self._limits.shutdown_s)
 
     @contextmanager
     def _place(self, caller: Caller) -> Iterator[None]:
@@ -236,14 +255,19 @@ class Calls:
         return live
 
     def _refuse_beyond_share(self, caller: Caller) -> None:
+        for share in self._full_shares(caller):
+            raise TooManyCalls(
+                f"{share.name} may have {share.most} call(s) at a time; hang one up first",
+                retry_after_s=float(self._limits.retry_after_s),
+            )
+
+    def _full_shares(self, caller: Caller) -> list[Share]:
         callers = [*self._opening, *(live.caller for live in self._live.values())]
-        for share in caller.shares:
-            held = sum(any(each.name == share.name for each in one.shares) for one in callers)
-            if held >= share.most:
-                raise TooManyCalls(
-                    f"{share.name} may have {share.most} call(s) at a time; hang one up first",
-                    retry_after_s=float(self._limits.retry_after_s),
-                )
+        return [
+            share
+            for share in caller.shares
+            if sum(one.has_any({share.name}) for one in callers) >= share.most
+        ]
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
@@ -279,7 +303,7 @@ class Calls:
             transport = RtcTransport(
                 _rtc_options(config),
                 late_frame=telemetry.late_frame,
-                packets=_PacketFates(telemetry).note,
+                packets=PacketFates(telemetry).note,
             )
             undo.push_async_callback(transport.close)
             # Before a slot is taken and a prompt is read for what may be no offer at all.
@@ -334,26 +358,6 @@ class Calls:
         return live
 
 
-class _PacketFates:
-    """Tells the telemetry what became of one call's packets since the last time."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
-        self._told = LineCounts()
-
-    def note(self, counts: LineCounts) -> None:
-        """All so far."""
-        self._telemetry.microphone({name: self._fresh(counts, name) for name in _FATES})
-        self._telemetry.concealed(
-            self._fresh(counts, "concealed_samples") / MIC_RATE_HZ,
-            self._fresh(counts, "silent_samples") / MIC_RATE_HZ,
-        )
-        self._told = counts
-
-    def _fresh(self, counts: LineCounts, name: str) -> int:
-        return int(getattr(counts, name) - getattr(self._told, name))
-
-
 def max_event_bytes(config: Config, wire: Wire) -> int:
     """How long an event of a client may be; where it may hold sound, at least a minute of it."""
     least = LEAST_EVENT_BYTES if wire == "websocket" else 0
@@ -387,4 +391,5 @@ def _rtc_options(config: Config) -> RtcOptions:
         ice_servers=ice_servers(config),
         connect_timeout_s=config.calls.connect_timeout_s,
         watchdog_s=config.calls.watchdog_s,
+        return_s=config.calls.return_s,
     )

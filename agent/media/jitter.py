@@ -132,6 +132,10 @@ class MicrophoneLine:
         if self._anchor_s is None:
             self._anchor_s = now_s
 
+    def skip(self, now_s: float) -> None:
+        """The time until now did not pass: nothing is missing of it."""
+        self._anchor_s, self._filled_samples = now_s, 0
+
     def push(self, packet: RtpAudio, now_s: float) -> list[AudioFrame]:
         """Take a packet in whatever order; a malformed one counts as lost."""
         self._counts.received += 1

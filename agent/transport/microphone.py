@@ -57,6 +57,7 @@ class Microphone:
         self._wakes_s = 0.0
         self._asked = False
         self._joined = False
+        self._rests = False
         self._ended = False
 
     def listen(self, line: MicrophoneLine) -> None:
@@ -68,6 +69,7 @@ class Microphone:
         if self._ended or self._line is None:
             return
         self._heard()
+        self.go_on()
         packet_in = RtpAudio(packet.sequence_number, packet.timestamp, packet.payload)
         self._arrived.append((packet_in, self._clock.now_s()))
         if not self._asked:
@@ -81,6 +83,22 @@ class Microphone:
                 self._beat.join()
                 self._joined = True
             self._line.begin(self._clock.now_s())
+            self._give([], self._line)
+
+    def rest(self) -> None:
+        """No time passes from here to the next packet, or until it is to `go_on`."""
+        if self._ended or self._rests:
+            return
+        self._rests = True
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def go_on(self) -> None:
+        """The rest is over, if there was one."""
+        if self._rests and self._line is not None and not self._ended:
+            self._rests = False
+            self._line.skip(self._clock.now_s())
             self._give([], self._line)
 
     @property
@@ -136,9 +154,9 @@ class Microphone:
             self._timer.cancel()
         self._wakes_s = max(due_s, self._clock.now_s())
         wait_s = self._wakes_s - self._clock.now_s()
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._go_on)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._advance)
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         self._timer = None
         # What came in time is not late because it waits for the beat, which sets the timer anew.
         if self._line is not None and not self._ended and not self._asked:

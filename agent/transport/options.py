@@ -19,3 +19,5 @@ class RtcOptions:
     ice_servers: tuple[IceServer, ...] = ()
     connect_timeout_s: float = 10.0
     watchdog_s: float = 4.0
+    return_s: float = 0.0
+    """How long after that a silent peer may come back."""
