@@ -3,7 +3,7 @@
 WebRTC: from the offer's POST to the answer, and to a connection whose data channel is open; beside
 it a plain aiortc server, as one would write it by aiortc's examples. WebSocket: from dialling to
 `session.created`, and what many sessions, opened and closed one after another and together, leave
-of memory, threads and sockets. Each server is a process of its own, with the echo engine.
+of memory, tasks, threads and sockets. Each server is a process of its own, with the echo engine.
 """
 
 import argparse
@@ -49,14 +49,9 @@ class Held:
     """What a server's process holds."""
 
     memory_mb: float
+    tasks: int
     threads: int
     files: int
-
-    @classmethod
-    def by(cls, server: psutil.Process) -> "Held":
-        """Now."""
-        memory_mb = server.memory_info().rss / 2**20
-        return cls(memory_mb, server.num_threads(), server.num_fds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +60,13 @@ class Served:
 
     url: str
     process: psutil.Process
+
+    async def holds(self) -> Held:
+        """Now, once nobody is connected but who asks."""
+        async with aiohttp.ClientSession() as http, http.post(f"{self.url}/bench/tasks") as reply:
+            tasks = (await reply.json())["tasks"]
+            memory_mb = self.process.memory_info().rss / 2**20
+            return Held(memory_mb, tasks, self.process.num_threads(), self.process.num_fds())
 
 
 @asynccontextmanager
@@ -191,13 +193,13 @@ async def report_sessions(report: Report, times: int) -> None:
     """What opening them takes, and what they leave behind."""
     async with served("full") as server:
         await sessions(server, 2 * _TOGETHER)
-        before = Held.by(server.process)
+        before = await server.holds()
         took_ms = await sessions(server, times)
-        after = Held.by(server.process)
+        after = await server.holds()
     report.row("websocket_created_p95_ms", _percentile(took_ms, 95), "ms", n=len(took_ms))
     left_mb = max(0.0, after.memory_mb - before.memory_mb)
     report.row("websocket_left_memory_mb", left_mb, "MB", target=LEFT_MB, n=times)
-    for name in ("threads", "files"):
+    for name in ("tasks", "threads", "files"):
         left = max(0, getattr(after, name) - getattr(before, name))
         report.row(f"websocket_left_{name}", left, "", target=LEFT, n=times)
 

@@ -6,7 +6,8 @@
 The three of the engine are the whole server with a stand-in for one that computes, which speaks
 without end: `engine_process` and `engine_thread` never rest, in a process of their own and in
 the server's, `engine_rest` only speaks.
-Each has a route that takes offers and two for the bench: POST /bench/begin and /bench/figures.
+Each has a route that takes offers and three for the bench: POST /bench/begin, /bench/figures and
+/bench/tasks.
 """
 
 import argparse
@@ -83,7 +84,8 @@ class Watch:
                 log.note(time.monotonic(), timestamp, len(data))
             protocol.transport.sendto(data, addr)
 
-        aioice.ice.StunProtocol.send_data = send_data
+        protocols: Any = aioice.ice.StunProtocol
+        protocols.send_data = send_data
 
     async def follow_lag(self) -> None:
         """Measure how late the event loop wakes timers."""
@@ -147,9 +149,14 @@ async def make_app(kind: Kind, watch: Watch, engine_core: int) -> web.Applicatio
         app.router.add_post(OFFER_PATHS[kind], _offer_route(answer))
     app.router.add_post("/bench/begin", watch.begin)
     app.router.add_post("/bench/figures", watch.figures)
+    app.router.add_post("/bench/tasks", _count_tasks)
     # As `voice-agent serve` does; the stock server gets the same.
     spare_collector()
     return app
+
+
+async def _count_tasks(_: web.Request) -> web.Response:
+    return web.json_response({"tasks": len(asyncio.all_tasks())})
 
 
 def _offer_route(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
