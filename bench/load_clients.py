@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import aiohttp
 import numpy as np
@@ -40,8 +41,9 @@ class _MuteTrack(MediaStreamTrack):
 
     kind = "audio"
 
-    async def recv(self) -> None:
+    async def recv(self) -> NoReturn:
         await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
 
 
 class _Wire:
@@ -54,7 +56,8 @@ class _Wire:
         self.source = 0
         """The SSRC of the voice that comes."""
         of_loop = self._protocol.transport.get_extra_info("socket")
-        asyncio.get_running_loop()._remove_reader(of_loop.fileno())
+        loop: Any = asyncio.get_running_loop()
+        loop._remove_reader(of_loop.fileno())
         self._socket = socket.socket(fileno=os.dup(of_loop.fileno()))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
@@ -152,7 +155,8 @@ class Caller:
         packet.extensions.mid = "0"
         packet.extensions.audio_level = (True, 40)
         packet.extensions.abs_send_time = 0
-        extensions = self._sender._RTCRtpSender__rtp_header_extensions_map
+        sender: Any = self._sender
+        extensions = sender._RTCRtpSender__rtp_header_extensions_map
         return bytearray(packet.serialize(extensions))
 
     def _payload_type(self) -> int:

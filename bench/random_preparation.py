@@ -7,6 +7,7 @@ connected ones over time. Needs the `onnx` package of the `test` extra.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -108,7 +109,7 @@ class _Speaker:
         self._tensors.append(numpy_helper.from_array(value, name))
         return name
 
-    def _node(self, kind: str, *inputs: str, **more: int | list[int]) -> str:
+    def _node(self, kind: str, *inputs: str, **more: Any) -> str:
         name = f"n{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **more))
         return name

@@ -73,7 +73,7 @@ def random_prompt(tokens: int, sizes: VocoderSizes = FULL_SIZE) -> SpeakerPrompt
     rng = np.random.default_rng(_SEED)
     flow = sizes.flow
     mel = rng.standard_normal((2 * tokens, flow.mel_bins)) - 4
-    embedding = rng.standard_normal(flow.speaker_width)
+    embedding = rng.standard_normal(flow.speaker_width).astype(np.float32)
     return SpeakerPrompt(random_tokens(tokens), mel.astype(np.float32), embedding)
 
 
@@ -95,7 +95,7 @@ def _scaled(key: str, noise: Tensor) -> Tensor:
     if key.endswith(("original0", "alpha")):
         return noise.abs() * 0.5 + 0.5
     if noise.ndim >= 2:
-        return noise * math.prod(noise.shape[1:]) ** -0.5
+        return noise / math.sqrt(math.prod(noise.shape[1:]))
     return 1 + 0.1 * noise if key.endswith("weight") else 0.02 * noise
 
 

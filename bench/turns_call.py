@@ -237,10 +237,10 @@ class Call:
         for samples in np.split(packet, 2):
             frame = AudioFrame(samples, MIC_RATE_HZ, self._mic_samples)
             self._mic_samples += len(samples)
-            for event in self._hear(frame):
+            for event in self._told(frame):
                 self._obey(event)
 
-    def _hear(self, frame: AudioFrame) -> list[FrontEndEvent]:
+    def _told(self, frame: AudioFrame) -> list[FrontEndEvent]:
         playing, held = self._playout.playing, self._playout.held
         return self._front_end.push(frame, playing, agent_held=held)
 

@@ -215,7 +215,8 @@ def _fail() -> None:
 def _keep_busy(seconds: float) -> None:
     """As a loop that launches many small kernels: mostly the interpreter, now and then not."""
     until_s = time.monotonic() + seconds
-    state, table = _LAYERS[0], {}
+    state = _LAYERS[0]
+    table: dict[int, int] = {}
     while time.monotonic() < until_s:
         state = np.tanh(_LAYERS @ state)
         for key in range(50):

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -36,7 +36,7 @@ def parts(
     slots: int = 2,
     turn_tokens: int = 512,
     context_tokens: int = 1024,
-    **changes: object,
+    **changes: Any,
 ) -> CallParts:
     """Slots of the tiny model; `script` decides for every conversation."""
     mind = tiny_mind()
@@ -93,7 +93,7 @@ class Driven:
         *units: Sequence[int],
         settings: SessionSettings = SETTINGS,
         script: Iterator[int] | None = None,
-        **parts_: object,
+        **parts_: Any,
     ):
         """`units` are decided one after the other, unless `script` decides."""
         self.script = script or Script(*units)
@@ -106,7 +106,7 @@ class Driven:
         self.usages: list[Usage] = []
         """Of each turn that is over; the events are told without."""
 
-    def listen(self, count: int = 1, **changes: object) -> list[EngineEvent]:
+    def listen(self, count: int = 1, **changes: Any) -> list[EngineEvent]:
         """The next `count` units; all but reports of what came of them."""
         said: list[EngineEvent] = []
         for _ in range(count):

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,7 +23,7 @@ from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.tokens import WRITTEN, Token, Vocabulary, load_vocabulary
 from agent.duplex.vision import Eyes
-from agent.types import UNIT_SAMPLES, Unit
+from agent.types import UNIT_SAMPLES, FloatArray, Unit, VideoFrame
 from tests.rig import tiny_model as tiny
 from tests.rig.programs import require_all
 
@@ -188,7 +187,7 @@ class Script(Iterator[int]):
         return len(self._tokens)
 
 
-LISTEN = [Token.LISTEN]
+LISTEN: list[int] = [Token.LISTEN]
 
 
 def says(text: str, *, ends: bool = False, terminator: int = Token.CHUNK_EOS) -> list[int]:
@@ -212,15 +211,16 @@ def converse(
     return Conversation(used, prompt, voice, settings or free_settings(), script)
 
 
-def second(index: int, pictures: tuple = ()) -> Unit:
+def second(index: int, pictures: tuple[VideoFrame, ...] = ()) -> Unit:
     """Unit `index` of a stream that is the same for every test."""
     start = index * UNIT_SAMPLES
     return Unit(index, _sound()[start : start + UNIT_SAMPLES], UNIT_SAMPLES, pictures)
 
 
 @functools.cache
-def _sound() -> np.ndarray:
-    return tiny.recipe().audio(64.0, tiny.seed())
+def _sound() -> FloatArray:
+    sound: FloatArray = tiny.recipe().audio(64.0, tiny.seed())
+    return sound
 
 
 def cached(used: Runner, talk: Conversation) -> Tensor:

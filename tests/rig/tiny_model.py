@@ -88,7 +88,7 @@ def report(errors: Mapping[str, float]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         merged = json.loads(path.read_text()) if path.is_file() else {}
         fresh = path.with_name(f"{path.name}.new")
-        fresh.write_text(json.dumps(merged | errors, indent=1, sort_keys=True))
+        fresh.write_text(json.dumps({**merged, **errors}, indent=1, sort_keys=True))
         fresh.replace(path)
 
 
@@ -125,7 +125,7 @@ def official_config() -> dict[str, Any]:
         "audio_chunk_length": 1.0,
         "stream_input": True,
     }
-    return (
+    complete: dict[str, Any] = (
         root
         | dims["llm"]
         | {
@@ -135,6 +135,7 @@ def official_config() -> dict[str, Any]:
             "tts_config": speech | dims["tts"] | {"model_type": "minicpmtts"},
         }
     )
+    return complete
 
 
 def tiny_config() -> DuplexConfig:

@@ -63,7 +63,9 @@ class _Graph:
         half = self.add("Mul", x, self.store(np.float32(0.5)))
         return self.add("Mul", half, self.add("Add", error, self.store(np.float32(1))))
 
-    def write(self, path: Path, inputs: Mapping[str, Sequence[Any]], output: onnx.ValueInfoProto):
+    def write(
+        self, path: Path, inputs: Mapping[str, Sequence[Any]], output: onnx.ValueInfoProto
+    ) -> None:
         kinds = {"feats_length": TensorProto.INT32}
         infos = [
             helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), list(shape))
@@ -99,7 +101,7 @@ def write_tokenizer(path: Path, weights: Mapping[str, Tensor] | None = None) -> 
     graph.write(path, _INPUTS, _tokens(graph, _projected(graph, x, weights)))
 
 
-_INPUTS = {"feats": [1, 128, "T"], "feats_length": [1]}
+_INPUTS: dict[str, Sequence[Any]] = {"feats": [1, 128, "T"], "feats_length": [1]}
 
 
 def _rotation(graph: _Graph, x: str) -> tuple[str, str]:

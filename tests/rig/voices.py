@@ -24,7 +24,8 @@ def say(text: str, rate_hz: int, voice: str = "en-us", level_dbfs: float = -23.0
     """Spoken `text` [T] at `rate_hz`, its effective level set; silence around it cut off."""
     spoken = _trimmed(_change_rate(*_espeak(text, voice), rate_hz))
     level = np.sqrt(np.mean(spoken**2))
-    return (spoken * (10 ** (level_dbfs / 20) / level)).astype(np.float32)
+    leveled: FloatArray = (spoken * (10 ** (level_dbfs / 20) / level)).astype(np.float32)
+    return leveled
 
 
 def talk(
@@ -41,8 +42,8 @@ def _espeak(text: str, voice: str) -> tuple[FloatArray, int]:
     result = subprocess.run(command, check=True, capture_output=True)
     with wave.open(io.BytesIO(result.stdout)) as spoken:
         # The length in the header of a stream is a dummy: read what is there.
-        pcm = np.frombuffer(spoken.readframes(1 << 30), "<i2")
-        return pcm.astype(np.float32) / 32768, spoken.getframerate()
+        pcm = np.frombuffer(spoken.readframes(1 << 30), "<i2").astype(np.float32)
+        return pcm / np.float32(32768), spoken.getframerate()
 
 
 def _change_rate(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
