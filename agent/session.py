@@ -6,12 +6,12 @@ the agent says is the matter of `Speaking`.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 
 from agent.call_parts import CallParts
+from agent.client_line import ClientLine
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.early_try import EarlyTry
 from agent.engine_line import EngineLine, Refusal, Told
@@ -68,6 +68,7 @@ class Session:
     ) -> None:
         self._protocol = parts.protocol
         self._transport = parts.transport
+        self._client = ClientLine(parts.transport.send)
         self._conversation = parts.conversation
         self._engine = EngineLine(parts.conversation, self._refused, parts.protocol.due)
         self._front_end = parts.front_end
@@ -147,8 +148,7 @@ class Session:
         own client, who did not ask.
         """
         self._speaking.tell_heard()
-        is_client = refused is None
-        reaction = self._protocol.receive(message, self._microphone_end, is_client=is_client)
+        reaction = self._protocol.receive(message, self._microphone_end, is_client=refused is None)
         if refused is None or not reaction.is_refusal:
             self._askers.note(reaction.actions, refused)
             self._apply(reaction)
@@ -212,7 +212,7 @@ class Session:
 
     async def _talk(self) -> None:
         await self._transport.connected()
-        self._send(self._protocol.open())
+        self._client.greet(lambda: self._send(self._protocol.open()))
         self._speaking.begin()
         async with asyncio.TaskGroup() as group:
             from_peer = [group.create_task(work) for work in (self._uplink(), self._inbox())]
@@ -386,7 +386,7 @@ class Session:
     def _send(self, reaction: Reaction) -> None:
         for event in reaction.events:
             if self._protocol.tells(event):
-                self._transport.send(json.dumps(event, allow_nan=False))
+                self._client.tell(event)
             for attendant in self._attendants:
                 attendant.told_client(event)
             self._watchers.tell(event)

@@ -12,7 +12,7 @@ from agent.transport import websocket_writer
 from agent.watchers import MAX_WATCHERS
 from tests.rig.caller import Caller
 from tests.rig.keyed_server import bearer, keyed_server
-from tests.rig.realtime_schema import check_events
+from tests.rig.realtime_schema import check_events, check_order
 from tests.rig.server import Footprint, Running, running_server, settle
 from tests.rig.socket_caller import SocketCaller
 
@@ -131,6 +131,39 @@ async def test_a_webrtc_call_has_sidebands_too(server: Running) -> None:
     await side.wait_for("session.updated")
     await peer.close()
     assert await side.wait_until_closed() == aiohttp.WSCloseCode.OK
+    await side.hang_up()
+
+
+async def test_a_client_that_comes_later_is_told_what_a_sideband_did_before(
+    server: Running,
+) -> None:
+    """Who opened the call for somebody prepares it meanwhile."""
+    peer = Caller(server.url)
+    offer = await peer.offer()
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(
+            f"{server.url}/v1/realtime/calls",
+            data=offer,
+            headers={"Content-Type": "application/sdp"},
+        ) as response,
+    ):
+        answer, location = await response.text(), response.headers["Location"]
+    side = await attached(server, location)
+    await side.send("session.update", session={"type": "realtime", "instructions": "Be kind."})
+    message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]}
+    await side.send("conversation.item.create", item={"id": "before", **message})
+    await side.wait_for("conversation.item.done")
+    await peer.accept(answer)
+    await peer.wait_for("response.done")
+    created, *others = peer.events
+    assert created["session"]["instructions"] == "Be kind."  # type: ignore[index]
+    assert "session.updated" not in [event["type"] for event in others]
+    assert await peer.wait_for("conversation.item.added", lambda one: one["item"]["id"] == "before")  # type: ignore[index]
+    await side.wait_for("response.done")
+    check_order(check_events(peer.events))
+    check_order(check_events(side.events))
+    await peer.close()
     await side.hang_up()
 
 
