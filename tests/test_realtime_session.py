@@ -130,6 +130,13 @@ def test_semantic_eagerness_is_the_agents_readiness_to_speak(word: str, eagernes
     assert detected(settings, type="semantic_vad", eagerness="auto").eagerness == 0.5
 
 
+def test_a_word_is_over_with_the_detection_that_named_it() -> None:
+    high = detected(type="semantic_vad", eagerness="high")
+    off = parsed(of_input(turn_detection=None), high)
+    for after in (off, detected(off, type="semantic_vad"), detected(high, type="server_vad")):
+        assert after.eagerness == 0.5
+
+
 def test_a_number_of_our_own_counts_beside_the_word() -> None:
     asked = of_input(turn_detection={"type": "semantic_vad", "eagerness": "high"})
     settings = parsed(asked | {"voice_agent": {"eagerness": 0.3}})

@@ -33,9 +33,10 @@ def parse_input(asked: Fields, base: SessionSettings) -> SessionSettings:
         transcription=_transcription(asked, base.transcription),
         turn_detection=detection,
     )
-    if detection is None or _semantic_eagerness(base.turn_detection) == detection.eagerness:
+    word = _semantic_eagerness(detection)
+    if _semantic_eagerness(base.turn_detection) == word:
         return changed
-    return replace(changed, eagerness=_READINESS[detection.eagerness])
+    return replace(changed, eagerness=_READINESS[word])
 
 
 def settle_eagerness(settings: SessionSettings, base: SessionSettings) -> SessionSettings:
