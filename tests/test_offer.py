@@ -258,3 +258,22 @@ async def test_a_caller_takes_the_answer_with_a_refused_camera_and_connects() ->
         await heard.wait()
     await caller.close()
     await called.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "most"),
+    [
+        ("a=x", 1_000),
+        ("a=rtpmap:96 VP8/90000", 256),
+        ("a=rtcp-fb:96 nack", 384),
+        ("a=rtcp-fb:* nack", 16),
+        ("a=ssrc:1 cname:x", 256),
+    ],
+)
+def test_offers_that_take_long_to_read_are_refused_by_their_lines(line: str, most: int) -> None:
+    offer = HEAD + BROWSER_AUDIO
+    start = "a=rtcp-fb:*" if "*" in line else line.partition(":")[0] if ":" in line else ""
+    has = sum(each.startswith(start) for each in offer.strip().split("\r\n"))
+    checked_offer(offer + f"{line}\r\n" * (most - has))
+    with pytest.raises(RequestError, match=f"more than {most} lines"):
+        checked_offer(offer + f"{line}\r\n" * (most - has + 1))

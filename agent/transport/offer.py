@@ -21,6 +21,9 @@ from agent.transport.sdp_text import (
 )
 
 _MAX_SECTIONS = {"audio": 1, "video": 2, "application": 1}
+_MOST_LINES = {"": 1_000, "a=rtpmap:": 256, "a=rtcp-fb:": 384, "a=rtcp-fb:*": 16, "a=ssrc": 256}
+"""In all, and of those that aiortc compares each with all others, while all calls wait. Browsers
+send some 500, with two cameras."""
 _AUDIO_CODECS = {
     "opus/48000/2": "opus",
     "g722/8000": "g722",
@@ -37,12 +40,13 @@ def checked_offer(offer: str) -> str:
     """`offer` with clean line ends, without useless sections and without candidates.
 
     What becomes of those see `with_refused` and `PeerIce`. `RequestError` when it is no offer,
-    lacks what a connection needs, has more sections than a call has, or bundles sections that are
-    not there.
+    lacks what a connection needs, is longer than offers are, has more sections than a call has, or
+    bundles sections that are not there.
     """
     lines = sdp_lines(offer)
     if lines[0] != "v=0":
         raise _refused("the body is not an SDP offer: it must begin with v=0")
+    _check_length(lines)
     _check_bundle(lines)
     lines = _useful(lines)
     for needed in _NEEDED:
@@ -236,6 +240,13 @@ def _codec_names(section: list[str]) -> dict[str, str]:
             # One channel need not be told.
             names[match[1]] = _AUDIO_CODECS.get(form.removesuffix("/1"), "")
     return names
+
+
+def _check_length(lines: list[str]) -> None:
+    for start, most in _MOST_LINES.items():
+        if sum(line.startswith(start) for line in lines) > most:
+            kind = f" that begin with '{start}'" if start else ""
+            raise _refused(f"the SDP offer has more than {most} lines{kind}")
 
 
 def _check_bundle(lines: list[str]) -> None:
