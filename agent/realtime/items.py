@@ -254,13 +254,6 @@ class Items:
         self._forget_oldest()
         return previous
 
-    def previous_of(self, item_id: str) -> str | None:
-        """The id of the item before `item_id`; None at the front or when it is forgotten."""
-        if item_id not in self._by_id:
-            return None
-        at = self._order.index(item_id)
-        return self._order[at - 1] if at else None
-
     def remove(self, item_id: str) -> None:
         """Forget an item; `RequestError` when there is none."""
         self.get(item_id)
