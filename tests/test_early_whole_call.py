@@ -1,5 +1,6 @@
 """Early units from the microphone to a real engine and back: the echo's, and the tiny model's."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -99,8 +100,14 @@ async def begun(call: WholeCall, silent_ms: int = 3000) -> WholeCall:
 
 def times_spoken(call: WholeCall) -> list[float]:
     """How long the user spoke, as the echo says after each of his turns."""
-    texts = [event["delta"] for event in call.events("response.output_audio_transcript.delta")]
-    return [float(text.split()[3]) for text in texts if text.startswith("You spoke")]
+    return [float(seconds) for seconds in re.findall(r"You spoke for (\S+) s\.", said(call))]
+
+
+def said(call: WholeCall) -> str:
+    """The echo's words so far."""
+    return "".join(
+        event["delta"] for event in call.events("response.output_audio_transcript.delta")
+    )
 
 
 async def test_the_echo_says_back_once_and_sooner() -> None:
@@ -109,7 +116,7 @@ async def test_the_echo_says_back_once_and_sooner() -> None:
         call = await begun(WholeCall(Echo(), early_units=early))
         await call.live(200, speaks=True)
         silent_s = call.clock.now_s()
-        while not times_spoken(call):
+        while "You spoke" not in said(call):
             await call.live(20)
         answered_ms[early] = 1000 * (call.clock.now_s() - silent_s)
         await call.live(4000)
