@@ -217,10 +217,6 @@ class Items:
             )
         return item
 
-    def last_id(self) -> str | None:
-        """The id of the item at the end; None in an empty conversation."""
-        return self._order[-1] if self._order else None
-
     def last_speech(self) -> UserSpeechItem | None:
         """What the user said last; None before the first word."""
         for item in reversed(self._by_id.values()):
