@@ -84,3 +84,40 @@ async def test_slow_offers_are_given_up_and_those_who_vanish_hold_no_place(
     offer.finished.set()
     gone.finished.set()
     assert server.running.calls == 0
+
+
+# ---- forms that take long to take apart -------------------------------------------------------
+
+
+def form_part(name: str, content: bytes, head: bytes = b"") -> bytes:
+    disposition = f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n'.encode()
+    return disposition + head + b"\r\n" + content + b"\r\n"
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"".join(form_part(f"p{at}", b"") for at in range(17)) + b"--x--\r\n", "16 parts"),
+        (form_part("sdp", b"v=0", b"Content-Transfer-Encoding: base64\r\n") + b"--x--", "coding"),
+        (b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y--\r\n--x--\r\n", "form"),
+    ],
+)
+async def test_odd_forms_are_refused(server: KeyedServer, body: bytes, says: str) -> None:
+    status, document, _ = await server.ask("", "POST", OFFERS, data=body, headers=FORM)
+    assert status == 400 and says in problem(document)["message"]
+
+
+async def test_of_a_form_what_is_not_asked_for_is_passed_over(server: KeyedServer) -> None:
+    peer = Caller(server.running.url)
+    offer = (await peer.offer()).encode()
+    body = form_part("other", b"1") + form_part("sdp", offer, b"Content-Type: application/sdp\r\n")
+    body += form_part("session", b'{"type": "realtime", "instructions": "Be brief."}') + b"--x--"
+    status, _, headers = await server.ask("", "POST", OFFERS, data=body, headers=FORM)
+    assert status == 201
+    _, call, _ = await server.ask("", path=headers["Location"])
+    assert call["session"]["instructions"] == "Be brief."
+    await server.running.end_calls()
+    await peer.close()

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from agent.api.bodies import SlowBody, WrongContentType, as_json, as_text, expect_type, in_time
 from agent.api.caller import caller_of
 from agent.api.calls import Calls
+from agent.api.form_parts import form_parts, form_start
 from agent.api.ice_servers import as_json as ice_server_json
 from agent.api.ice_servers import as_link, ice_servers
 from agent.errors import RequestError
@@ -106,23 +107,17 @@ async def _read_offer(request: web.Request) -> tuple[str, object]:
 
 
 async def _read_form(request: web.Request) -> tuple[str, object]:
-    try:
-        form = await request.post()
-    except (ValueError, LookupError, AssertionError, RuntimeError) as error:
-        raise RequestError(
-            f"the multipart body cannot be read: {error}", code="invalid_multipart"
-        ) from error
-    if "sdp" not in form:
+    start = form_start(request)
+    parts = _parts(await request.read(), start)
+    if "sdp" not in parts:
         raise RequestError(
             "the multipart body has no part 'sdp'", param="sdp", code="missing_required_parameter"
         )
     session = None
-    if "session" in form:
-        session = as_json(as_text(_part(form["session"]), "session"), "session")
-    return as_text(_part(form["sdp"]), "sdp"), session
+    if "session" in parts:
+        session = as_json(as_text(parts["session"], "session"), "session")
+    return as_text(parts["sdp"], "sdp"), session
 
 
-def _part(value: str | bytes | bytearray | web.FileField) -> bytes:
-    if isinstance(value, web.FileField):
-        return value.file.read()
-    return value.encode() if isinstance(value, str) else bytes(value)
+def _parts(body: bytes, start: bytes) -> dict[str, bytes]:
+    return {name: body[begin:end] for name, begin, end in form_parts(body, start)}

@@ -1,19 +1,15 @@
-"""The body of a form with a recording: read with bounds on all of it, then taken apart.
-
-Nothing of it is looked for line by line, as a body of nothing but line ends would hold up calls.
-"""
+"""The body of a form with a recording: read with bounds on all of it, then taken apart."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from email.message import Message
-from email.parser import BytesHeaderParser
 
-from aiohttp import StreamReader, hdrs, web
+from aiohttp import StreamReader, web
 
 from agent.api.chat import LargeBody
-from agent.api.realtime import SlowBody, WrongContentType
+from agent.api.form_parts import form_parts, form_start, no_form
+from agent.api.realtime import SlowBody
 from agent.errors import RequestError
 
 SAMPLE = "audio_sample"
@@ -21,11 +17,7 @@ TEXTS = ("name", "consent", "language")
 OVERHEAD_BYTES = 65_536
 """Of a body beyond its recording: the other fields, and what parts them. A body that has not sent
 more than that yet takes nobody's place."""
-_MOST_PARTS = 16
 _MOST_TEXT_BYTES = 8192
-_MOST_HEAD_BYTES = 2048
-_MOST_BOUNDARY_BYTES = 70
-_LINE = b"\r\n"
 
 
 @dataclass(slots=True)
@@ -75,7 +67,7 @@ async def read_form(
 
     RequestError for what is no form, too large or too slow; as `admitted`; ConnectionError.
     """
-    start = _start_of(request)
+    start = form_start(request)
     if (request.content_length or 0) > limits.file_bytes + OVERHEAD_BYTES:
         raise _too_large(limits.file_bytes)
     try:
@@ -93,29 +85,6 @@ def _enter(place: ExitStack, admitted: Callable[[], AbstractContextManager[None]
     place.enter_context(admitted())
 
 
-def _start_of(request: web.Request) -> bytes:
-    """What every part begins with."""
-    if request.content_type != "multipart/form-data":
-        raise WrongContentType(
-            f"Content-Type is {request.content_type!r}; send multipart/form-data",
-            param="Content-Type",
-        )
-    coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
-    if coding.lower() != "identity":
-        raise WrongContentType(
-            f"Content-Encoding is {coding[:40]!r}; send the form as it is", param="Content-Encoding"
-        )
-    head = Message()
-    head[hdrs.CONTENT_TYPE] = request.headers[hdrs.CONTENT_TYPE]
-    try:
-        boundary = head.get_boundary("")
-    except (TypeError, ValueError) as error:
-        raise _no_form("Content-Type cannot be read") from error
-    if not boundary.isascii() or not 0 < len(boundary) <= _MOST_BOUNDARY_BYTES:
-        raise _no_form("Content-Type names no boundary")
-    return b"--" + boundary.encode()
-
-
 async def _body(
     content: StreamReader, start: bytes, limits: FormLimits, take_place: Callable[[], None]
 ) -> bytearray:
@@ -129,7 +98,7 @@ async def _body(
             break
         body += piece
         if not _may_start(body, start):
-            raise _no_form("it does not begin with the boundary that Content-Type names")
+            raise no_form("it does not begin with the boundary that Content-Type names")
         if len(body) > limits.file_bytes + OVERHEAD_BYTES:
             raise _too_large(limits.file_bytes)
         if len(body) > OVERHEAD_BYTES and not has_place:
@@ -152,49 +121,14 @@ def _may_start(body: bytearray, start: bytes) -> bool:
 def parse_form(body: bytes | bytearray, start: bytes, most_bytes: int) -> VoiceForm:
     """The parts that somebody knows; `start` is two dashes and the boundary. RequestError."""
     form = VoiceForm()
-    for number, (first, end) in enumerate(_parts(body, start)):
-        if number >= _MOST_PARTS:
-            raise _no_form(f"it has more than {_MOST_PARTS} parts")
-        head, begin = _head(body, first, end)
-        if head.get_content_maintype() == "multipart":
-            raise _no_form("it holds a form within the form")
-        try:
-            name = head.get_param("name", "", "content-disposition")
-        except (TypeError, ValueError) as error:
-            raise _no_form("a part's Content-Disposition cannot be read") from error
+    for name, begin, end in form_parts(body, start):
         if name == SAMPLE:
             if end - begin > most_bytes:
                 raise _too_large(most_bytes)
             form.sample = bytes(memoryview(body)[begin:end])
-        elif isinstance(name, str) and name in TEXTS:
+        elif name in TEXTS:
             form.texts[name] = _text(name, body, begin, end)
     return form
-
-
-def _parts(body: bytes | bytearray, start: bytes) -> Iterator[tuple[int, int]]:
-    """From where to where each part goes."""
-    if not body.startswith(start):
-        raise _no_form("it is empty" if not body else "it does not begin with its boundary")
-    at = len(start)
-    while not body.startswith(b"--", at):
-        if not body.startswith(_LINE, at):
-            raise _no_form("more than a line end follows a boundary")
-        begin = at + len(_LINE)
-        end = body.find(_LINE + start, begin - len(_LINE))
-        if end < 0:
-            raise _no_form("it ends within a part")
-        yield begin, max(begin, end)
-        at = end + len(_LINE) + len(start)
-
-
-def _head(body: bytes | bytearray, begin: int, end: int) -> tuple[Message, int]:
-    """The headers of a part, and where it begins after them."""
-    if body.startswith(_LINE, begin):
-        return Message(), begin + len(_LINE)
-    after = body.find(_LINE + _LINE, begin, min(end, begin + _MOST_HEAD_BYTES))
-    if after < 0:
-        raise _no_form("the headers of a part are too long, or do not end")
-    return BytesHeaderParser().parsebytes(bytes(body[begin:after])), after + 2 * len(_LINE)
 
 
 def _text(name: str, body: bytes | bytearray, begin: int, end: int) -> str:
@@ -204,10 +138,6 @@ def _text(name: str, body: bytes | bytearray, begin: int, end: int) -> str:
         return body[begin:end].decode()
     except UnicodeDecodeError as error:
         raise RequestError(f"{name} is not UTF-8", param=name, code="invalid_body") from error
-
-
-def _no_form(why: str) -> RequestError:
-    return RequestError(f"the body is no form: {why}", code="invalid_body")
 
 
 def _too_large(most_bytes: int) -> LargeBody:
