@@ -9,7 +9,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -89,7 +89,7 @@ _TYPE_NAMES = {bool: "boolean", int: "integer", float: "number", str: "text", tu
 
 
 def settings_table() -> list[SettingRow]:
-    """Every setting in the order of the sections; help texts and README are made from it."""
+    """Every setting in the order of the sections; `voice-agent config` and README are made from it."""
     return [
         _row(f"{section}.{name}", field)
         for section, model in _sections().items()
@@ -192,6 +192,22 @@ class _Given:
     origin: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the sources give, the stronger later, and a line for each thing that is wrong."""
+
+    rows: Mapping[str, SettingRow]
+    given: dict[str, _Given] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def take(self, row: SettingRow, text: str, origin: str) -> None:
+        """A setting given as text, which is parsed by its type."""
+        try:
+            self.given[row.key] = _Given(_value(row.type, text), origin)
+        except (ValueError, KeyError):
+            self.wrong.append(_refusal(row, _Given(text, origin)))
+
+
 def load_config(
     file: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()
 ) -> Config:
@@ -199,24 +215,28 @@ def load_config(
 
     Raises ConfigError; when several settings are wrong, its message has a line for each.
     """
-    rows = {row.key: row for row in settings_table()}
-    given = _from_file(file, rows) if file is not None else {}
-    given |= _from_environ(environ, rows)
-    given |= _from_overrides(overrides, rows)
+    read = _Read({row.key: row for row in settings_table()})
+    if file is not None:
+        _read_file(file, read)
+    _read_environ(environ, read)
+    _read_overrides(overrides, read)
     tree: dict[str, dict[str, object]] = {}
-    for key, entry in given.items():
+    for key, entry in read.given.items():
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = entry.value
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         keys = dict.fromkeys(".".join(map(str, item["loc"][:2])) for item in error.errors())
-        lines = [str(_refusal(rows[key], given[key])) for key in keys]
+        read.wrong.extend(_refusal(read.rows[key], read.given[key]) for key in keys)
         # The library's own text would repeat the values, passwords included.
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(read.wrong)) from None
+    if read.wrong:
+        raise ConfigError("\n".join(read.wrong))
+    return config
 
 
-def _from_file(file: Path, rows: Mapping[str, SettingRow]) -> dict[str, _Given]:
+def _read_file(file: Path, read: _Read) -> None:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -224,23 +244,22 @@ def _from_file(file: Path, rows: Mapping[str, SettingRow]) -> dict[str, _Given]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     origin = f"file {file}"
-    given = {}
     for section, values in content.items():
         if section not in _sections():
-            raise _unknown(section, origin, list(_sections()))
-        if not isinstance(values, dict):
-            raise ConfigError(f"{section} ({origin}): is a section, write [{section}]")
-        for name, value in values.items():
-            key = f"{section}.{name}"
-            if key not in rows:
-                raise _unknown(key, origin, list(rows))
-            given[key] = _Given(value, origin)
-    return given
+            read.wrong.append(_unknown(section, origin, list(_sections())))
+        elif not isinstance(values, dict):
+            read.wrong.append(f"{section} ({origin}): is a section, write [{section}]")
+        else:
+            for name, value in values.items():
+                key = f"{section}.{name}"
+                if key in read.rows:
+                    read.given[key] = _Given(value, origin)
+                else:
+                    read.wrong.append(_unknown(key, origin, list(read.rows)))
 
 
-def _from_environ(environ: Mapping[str, str], rows: Mapping[str, SettingRow]) -> dict[str, _Given]:
-    by_variable = {row.variable: row for row in rows.values()}
-    given = {}
+def _read_environ(environ: Mapping[str, str], read: _Read) -> None:
+    by_variable = {row.variable: row for row in read.rows.values()}
     for variable in sorted(environ):
         if not variable.upper().startswith(ENVIRONMENT_PREFIX):
             continue
@@ -248,22 +267,21 @@ def _from_environ(environ: Mapping[str, str], rows: Mapping[str, SettingRow]) ->
         origin = f"environment variable {variable}"
         if row is None:
             key = variable[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
-            raise _unknown(key, origin, list(rows))
-        given[row.key] = _parse(row, environ[variable], origin)
-    return given
+            read.wrong.append(_unknown(key, origin, list(read.rows)))
+        else:
+            read.take(row, environ[variable], origin)
 
 
-def _from_overrides(overrides: Sequence[str], rows: Mapping[str, SettingRow]) -> dict[str, _Given]:
-    given = {}
+def _read_overrides(overrides: Sequence[str], read: _Read) -> None:
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
         if not equals:
-            raise ConfigError(f"{key} (command line): write it as section.key=value")
-        if key not in rows:
-            raise _unknown(key, "command line", list(rows))
-        given[key] = _parse(rows[key], text, "command line")
-    return given
+            read.wrong.append(f"{key} (command line): write it as section.key=value")
+        elif key not in read.rows:
+            read.wrong.append(_unknown(key, "command line", list(read.rows)))
+        else:
+            read.take(read.rows[key], text, "command line")
 
 
 _BOOLEANS = {
@@ -272,15 +290,8 @@ _BOOLEANS = {
 }
 
 
-def _parse(row: SettingRow, text: str, origin: str) -> _Given:
-    """Turn text into the leaf's own type; ranges are checked with everything else, later."""
-    try:
-        return _Given(_value(row.type, text), origin)
-    except (ValueError, KeyError):
-        raise _refusal(row, _Given(text, origin)) from None
-
-
 def _value(type_name: str, text: str) -> Any:
+    """Text as the leaf's own type; ranges are checked with everything else, later."""
     match type_name:
         case "boolean":
             return _BOOLEANS[text.strip().lower()]
@@ -295,16 +306,16 @@ def _value(type_name: str, text: str) -> Any:
     return text
 
 
-def _refusal(row: SettingRow, given: _Given) -> ConfigError:
+def _refusal(row: SettingRow, given: _Given) -> str:
     value = "(not shown)" if row.secret else _shown(given.value)
-    return ConfigError(f"{row.key} ({given.origin}): got {value}, allowed is {row.allowed}")
+    return f"{row.key} ({given.origin}): got {value}, allowed is {row.allowed}"
 
 
 def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _unknown(key: str, origin: str, known: Sequence[str]) -> ConfigError:
+def _unknown(key: str, origin: str, known: Sequence[str]) -> str:
     close = get_close_matches(key, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "`voice-agent config` lists the settings"
-    return ConfigError(f"{key} ({origin}): no such setting; {hint}")
+    return f"{key} ({origin}): no such setting; {hint}"

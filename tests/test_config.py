@@ -146,6 +146,23 @@ def test_every_wrong_setting_gets_its_line(file: Path) -> None:
     assert second.startswith("calls.max_calls")
 
 
+def test_unknown_and_wrong_settings_of_all_sources_are_named_together(file: Path) -> None:
+    file.write_text("[server]\nprot = 1\nport = -1\n[zebra]\nx = 1\n[calls]\nmax_callz = 1\n")
+    environ = {"VOICE_AGENT__SERVER__HTTP_ONLY": "maybe", "VOICE_AGENT__CALLS__WATCHDOGS": "1"}
+    lines = refusal(file, environ, "session.voice", "echo.canceler=off").splitlines()
+    named = [line.partition(" (")[0] for line in lines]
+    assert sorted(named) == [
+        "calls.max_callz",
+        "calls.watchdogs",
+        "echo.canceler",
+        "server.http_only",
+        "server.port",
+        "server.prot",
+        "session.voice",
+        "zebra",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
