@@ -118,3 +118,11 @@ class WorkerLost(EngineError):
 
     status = 503
     code = "worker_lost"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The one error that says why: of a group, a lost connection before its consequences."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [root_cause(member) for member in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, SessionError)), causes[0])

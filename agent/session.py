@@ -15,7 +15,14 @@ from agent.client_line import ClientLine
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.early_try import EarlyTry
 from agent.engine_line import EngineLine, Refusal, Told
-from agent.errors import AgentError, EngineError, PeerTimeout, RequestError, SessionError
+from agent.errors import (
+    AgentError,
+    EngineError,
+    PeerTimeout,
+    RequestError,
+    SessionError,
+    root_cause,
+)
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.media.front_end import FrontEndEvent
 from agent.realtime import (
@@ -28,6 +35,7 @@ from agent.realtime import (
     Reaction,
     RestoreSettings,
 )
+from agent.realtime.events import expired_event
 from agent.speaking import Speaking
 from agent.telemetry import Telemetry
 from agent.types import (
@@ -188,9 +196,7 @@ class Session:
         elif release.cancelled() or (error := release.exception()) is None:
             return
         self._outcome = "failed"
-        log.error(
-            "call %s: its %s did not end cleanly", self._protocol.call_id, side, exc_info=error
-        )
+        log.error("call %s: its %s did not end cleanly", self.call_id, side, exc_info=error)
 
     async def _until_hung_up(self) -> None:
         talking = asyncio.ensure_future(self._talk())
@@ -203,12 +209,13 @@ class Session:
             )
             if not talking.done() and not hanging_up.done():
                 self._outcome = "max_duration"
+                self.tell(expired_event())
         finally:
             for task in (talking, hanging_up):
                 task.cancel()
             await asyncio.wait((talking, hanging_up))
         if not talking.cancelled() and (error := talking.exception()):
-            raise _root_cause(error)
+            raise root_cause(error)
 
     async def _talk(self) -> None:
         await self._transport.connected()
@@ -390,11 +397,3 @@ class Session:
             for attendant in self._attendants:
                 attendant.told_client(event)
             self._watchers.tell(event)
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """The one error that says why: of a group, a lost connection before its consequences."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    causes = [_root_cause(member) for member in error.exceptions]
-    return next((cause for cause in causes if isinstance(cause, SessionError)), causes[0])

@@ -296,14 +296,14 @@ async def test_a_call_is_hung_up_by_its_address_and_closes_as_agreed(server: Run
 
 
 @pytest.mark.parametrize(
-    ("settings", "code"),
+    ("settings", "code", "last"),
     [
-        ([], aiohttp.WSCloseCode.GOING_AWAY),
-        (["calls.max_duration_s=1"], aiohttp.WSCloseCode.POLICY_VIOLATION),
+        ([], aiohttp.WSCloseCode.GOING_AWAY, []),
+        (["calls.max_duration_s=1"], aiohttp.WSCloseCode.POLICY_VIOLATION, ["session_expired"]),
     ],
 )
 async def test_the_close_code_says_why_the_server_ends_a_call(
-    settings: Sequence[str], code: int
+    settings: Sequence[str], code: int, last: list[str]
 ) -> None:
     async with running_server(settings) as server:
         caller = SocketCaller(server.url)
@@ -311,6 +311,8 @@ async def test_the_close_code_says_why_the_server_ends_a_call(
         if not settings:
             await server.end_calls()
         assert await caller.wait_until_closed() == code
+        assert [event["error"]["code"] for event in caller.of("error")] == last  # type: ignore[index]
+        check_events(caller.events)
         await caller.hang_up()
         await gone(server)
 

@@ -38,6 +38,12 @@ def error_event(
     return server_event("error", error=error)
 
 
+def expired_event() -> Event:
+    """`error`: the last event of a call that is ended for its length, by the code of OpenAI's."""
+    text = "The call has lasted for as long as one may; open a new one."
+    return error_event(text, code="session_expired")
+
+
 def usage_object(usage: Usage) -> dict[str, object]:
     """A response's `usage`: nothing is billed here, yet clients add these numbers up."""
     taken_in = usage.text_in + usage.audio_in + usage.pictures_in
