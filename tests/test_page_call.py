@@ -3,6 +3,7 @@
 import pytest
 
 from tests.web_page.browser import IN_ONE_LOOP, Look, open_page
+from tests.web_page.node import ROOT
 from tests.web_page.server import echo_models, real_models
 
 pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
@@ -228,7 +229,9 @@ async def test_the_page_says_that_the_echo_engine_is_not_the_model() -> None:
         assert "not the model" in notice
         assert "no GPU and no checkpoint here" in notice
         assert "How to get the model" in notice
-        assert await opened.page.inner_text("#details-title") == "Check of this installation"
+        assert await opened.page.inner_text("#details-title") == "Connection and checks"
+        readme = (ROOT / "README.md").read_text()
+        assert "*Connection and checks*" in readme, "the page and the README use one name"
         assert await opened.page.get_attribute("#engine", "data-engine") == "echo"
 
 

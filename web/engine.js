@@ -39,6 +39,5 @@ function showEcho(reason) {
   byId('echo-notice').hidden = false;
   byId('echo-reason').hidden = !reason;
   byId('echo-reason').textContent = `Why not the model: ${reason}.`;
-  byId('details-title').textContent = 'Check of this installation';
   byId('details').toggleAttribute('open', true);
 }
