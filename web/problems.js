@@ -78,8 +78,8 @@ const WORDINGS = {
     action: 'Call again',
   },
   'no-slot': {
-    title: 'All places are taken',
-    advice: 'Every place on this server is in a call right now.',
+    title: 'No place is free',
+    advice: 'This server can take no more calls right now.',
     action: 'Try again',
   },
   'agent-starting': {
@@ -128,6 +128,9 @@ const RETRIABLE = new Set(
 /** Problems that the far side says more about. @type {ReadonlySet<ProblemCode>} */
 const QUOTED = new Set(['call-refused', 'key-needed', 'server-error']);
 
+/** Problems that may be over when the server says to ask again. @type {ReadonlySet<ProblemCode>} */
+const AWAITED = new Set(['no-slot', 'agent-starting']);
+
 /** @param {CallProblem} problem */
 export function canRetry(problem) {
   return RETRIABLE.has(problem.code);
@@ -142,10 +145,8 @@ export function canRetry(problem) {
 export function describe(problem, callGoesOn) {
   const words = WORDINGS[problem.code];
   const parts = [problem.code === 'server-error' && callGoesOn ? 'The call goes on.' : words.advice];
-  if (problem.code === 'no-slot') {
-    parts.push(`One should be free in about ${problem.retryAfterS} seconds.`);
-  }
-  if (problem.code === 'agent-starting') parts.push(`Try again in about ${problem.retryAfterS} seconds.`);
+  // Of the wait no more is known than that the server asks for it: often it is a setting.
+  if (AWAITED.has(problem.code)) parts.push(`Try again in ${problem.retryAfterS} ${problem.retryAfterS === 1 ? 'second' : 'seconds'}.`);
   if (problem.detail && QUOTED.has(problem.code)) {
     parts.unshift(`It says: “${problem.detail}”`);
   }
