@@ -132,22 +132,17 @@ def _complain(message: str, code: int) -> int:
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """Ends its help with the settings, from the table that the README's comes from too."""
+    """Ends its help with where the settings stand: some hundred lines would hide the flags."""
 
     sections: tuple[str, ...] = ()
-    """Those whose settings are shown; none: all."""
+    """Those whose settings the command goes by; none: any."""
 
     def format_help(self) -> str:
-        from agent.config import settings_table
-
-        lines = [super().format_help(), "settings, with their defaults:"]
-        for row in settings_table():
-            if not self.sections or row.key.partition(".")[0] in self.sections:
-                does = f"{row.description} [{row.allowed}]"
-                lines.append(f"  {row.key} = {row.default}\n      {does}")
+        lines = ["Every setting, with its default and range: `voice-agent config`."]
         if self.sections:
-            lines.append("All other settings: `voice-agent config`.")
-        return "\n".join(lines) + "\n"
+            named = ", ".join(f"[{section}]" for section in self.sections)
+            lines.append(f"Those of {named} count here.")
+        return f"{super().format_help()}\n{' '.join(lines)}\n"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,7 +47,9 @@ def add_to(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None
         "--seconds",
         type=_seconds,
         default=60.0,
-        help="how long to try, and as long again with a camera (60)",
+        metavar="SECONDS",
+        help="how long to try, and as long again with a camera: "
+        f"{_LEAST_SECONDS:g} to {_MOST_SECONDS:g} (60)",
     )
     bench.add_argument("--json", action="store_true", help="print one JSON document")
     add_settings(bench)

@@ -89,7 +89,7 @@ _TYPE_NAMES = {bool: "boolean", int: "integer", float: "number", str: "text", tu
 
 
 def settings_table() -> list[SettingRow]:
-    """Every setting in the order of the sections; `voice-agent config` and README are made from it."""
+    """Every setting in the order of the sections; `voice-agent config` and README show it."""
     return [
         _row(f"{section}.{name}", field)
         for section, model in _sections().items()

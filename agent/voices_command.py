@@ -31,7 +31,7 @@ _EXIT_FAILED = 1
 _ENDINGS = {"ogg": "opus", "oga": "opus", "raw": "pcm"}
 """Of files, where they are not the format's own name."""
 _SECTIONS = ("voices", "vocoder", "model")
-"""Whose settings the help shows."""
+"""Whose settings the help names."""
 _LANGUAGES = ("en", "zh")
 """Of texts; without, the text says it."""
 _NO_VOCODER = (
