@@ -17,10 +17,11 @@ from agent.clock import SYSTEM_CLOCK
 from agent.errors import RequestError
 
 if TYPE_CHECKING:
+    from agent.config import Config
     from agent.keys import ApiKey
 
 _SECTIONS = ("auth",)
-"""Whose settings the help shows."""
+"""Whose settings the help names."""
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -83,17 +84,17 @@ def _add(arguments: argparse.Namespace) -> int:
         return 0
     file = _file(arguments)
     add_key(file, key)
+    _warn_of_unknown(key.voices, _config(arguments))
     _say(f"The key of {key.name}; {file} keeps its hash alone, it is shown this once:")
     sys.stdout.write(text + "\n")
     return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from agent.config import load_config
     from agent.keys import given_key, read_keys
 
     file = _file(arguments)
-    config = load_config(arguments.config, os.environ, arguments.set)
+    config = _config(arguments)
     rows = [_row(given_key(text), "settings") for text in config.auth.keys]
     rows += [_row(key, "file") for key in (read_keys(file) if file.exists() else ())]
     if not rows:
@@ -118,13 +119,18 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 
 def _file(arguments: argparse.Namespace) -> Path:
-    from agent.config import load_config
     from agent.keys import keys_file
+
+    return keys_file(_config(arguments))
+
+
+def _config(arguments: argparse.Namespace) -> "Config":
+    from agent.config import load_config
 
     overrides = list(arguments.set)
     if arguments.file:
         overrides.append(f"auth.keys_file={arguments.file}")
-    return keys_file(load_config(arguments.config, os.environ, overrides))
+    return load_config(arguments.config, os.environ, overrides)
 
 
 def _described(arguments: argparse.Namespace, text: str) -> "ApiKey":
@@ -176,6 +182,24 @@ def _expiry(text: str, now_unix_s: int) -> int | None:
     if last.timestamp() <= now_unix_s:
         raise RequestError(f"--expires: {text} is over")
     return int(last.timestamp())
+
+
+def _warn_of_unknown(voices: Sequence[str], config: "Config") -> None:
+    """No mistake in itself: a voice may be added after the key that is for it."""
+    if not voices:
+        return
+    from agent.model_hub.voice import voices_folder
+    from agent.resources import assets_folder
+    from agent.vocoder.voice_store import VoiceStore
+
+    store = VoiceStore(voices_folder(config), assets_folder() / "ref_audio")
+    known = [voice.id for voice in store.voices()]
+    for voice in voices:
+        if voice not in known:
+            _say(
+                f"voice-agent: there is no voice {voice[:64]!r} yet, which this key is for; "
+                f"there are: {', '.join(known) or 'none'}"
+            )
 
 
 def _expect_no_limits(key: "ApiKey") -> None:

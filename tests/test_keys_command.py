@@ -50,6 +50,20 @@ def test_a_key_is_printed_once_and_kept_as_a_hash(
     assert text not in listed and kept.sha256 not in listed
 
 
+def test_a_voice_that_is_not_there_is_told_and_kept(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ["--set", f"voices.folder={tmp_path}"]
+    assert run(file, "add", "all", *folder) == 0
+    assert run(file, "add", "one", "--voices", "clara", *folder) == 0
+    assert "no voice" not in capsys.readouterr().err
+    assert run(file, "add", "web", "--voices", "nobody,mei", *folder) == 0
+    said = capsys.readouterr()
+    assert "there is no voice 'nobody' yet" in said.err and "clara, james, mei" in said.err
+    assert said.err.count("no voice") == 1 and said.out.startswith("va_")
+    assert read_keys(file)[-1].voices == ("nobody", "mei")
+
+
 def test_a_key_that_is_removed_is_gone(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(file, "remove", "web") == 1
     assert run(file, "add", "web") == 0 and run(file, "add", "web") == 1
