@@ -38,6 +38,10 @@ _HINT = (
     "exit or Ctrl-D ends."
 )
 _ANSWERS = Path("answer.wav")
+_CHATTERS = (
+    "What chats is the model: --engine minicpm-o --model PATH_OR_ID "
+    "(`voice-agent doctor` says what it lacks)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,8 @@ async def _start(config: "Config") -> "Engine":
     if not engine.abilities.chat:
         await engine.close()
         raise UnsupportedError(
-            f"the {engine.name} engine cannot chat; it was taken because: {started.choice.reason}"
+            f"the {engine.name} engine cannot chat; it was taken because: "
+            f"{started.choice.reason}. {_CHATTERS}"
         )
     return engine
 

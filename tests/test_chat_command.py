@@ -153,7 +153,9 @@ def test_an_answer_does_not_steer_the_terminal() -> None:
 
 def test_an_engine_that_cannot_chat(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--engine", "echo", "--message", "hello"]) == 1
-    assert "the echo engine cannot chat" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the echo engine cannot chat" in said
+    assert "--engine minicpm-o --model" in said and "voice-agent doctor" in said, "what to do"
 
 
 def test_the_command_line(
