@@ -1,6 +1,7 @@
 """Whoever holds a connection and asks for nothing: it is taken from them."""
 
 import asyncio
+import logging
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -74,3 +75,25 @@ def test_more_sockets_are_allowed_than_systems_begin_with() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == now, "there is nothing left to do"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer va_told\x01\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization : Bearer va_told\r\n\r\n",
+        b"va_told\r\n\r\n",
+        b"GET /?key=va_told" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_and_not_written_down(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, request_: bytes
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with impatient(monkeypatch) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_)
+        told = await asyncio.wait_for(reader.read(), 60)
+        assert b" 400 " in told.split(b"\r\n")[0]
+        writer.close()
+    assert "va_told" not in caplog.text and "Error handling" not in caplog.text

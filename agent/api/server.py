@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from agent import __version__, engines, resources
 from agent.api import (
@@ -186,7 +187,16 @@ async def _listen(
 
 def make_runner(app: web.Application) -> web.AppRunner:
     """What serves `app`, to nobody who only holds the line."""
-    return web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_S)
+    log.addFilter(_is_no_stranger_s_fault)
+    return web.AppRunner(
+        app, access_log=None, logger=log, shutdown_timeout=1.0, keepalive_timeout=IDLE_S
+    )
+
+
+def _is_no_stranger_s_fault(record: logging.LogRecord) -> bool:
+    """Requests that are no HTTP are answered, and not written down: with each would come a page,
+    and in that what was sent, which may be a key."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def allow_sockets() -> None:
