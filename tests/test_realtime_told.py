@@ -183,8 +183,10 @@ def test_what_could_not_be_written_down_is_told(call: Watched) -> None:
         "message": "The chat beside the call is busy.",
     }
     assert call.retrieve(item_id)["content"][0]["transcript"] is None
+    other = call.user_says(64_000, 80_000)
     call.send("conversation.item.delete", item_id=item_id)
     assert call.engine(UserTextFailed(item_id, "late"), UserText(item_id, "late")) == []
+    assert call.retrieve(other)["content"][0]["transcript"] is None, "nobody wrote down that"
 
 
 @pytest.mark.parametrize("wire", ["webrtc", "websocket"])

@@ -36,8 +36,10 @@ def impossible(item: UserSpeechItem) -> Event:
 
 
 def _speech(items: Items, item_id: str) -> UserSpeechItem | None:
-    """Who does not know the item's id means what was said last."""
-    item = items.get(item_id) if item_id in items else items.last_speech()
+    """Who does not know the item's id means what was said last; an item may be gone by now."""
+    if not item_id:
+        return items.last_speech()
+    item = items.get(item_id) if item_id in items else None
     return item if isinstance(item, UserSpeechItem) else None
 
 
