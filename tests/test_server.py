@@ -283,7 +283,8 @@ async def test_calls_and_paths_that_do_not_exist(http: aiohttp.ClientSession) ->
         await problem(response, 404)
     for method, path in (("POST", "/v1/nothing"), ("DELETE", "/v1"), ("PUT", "/v1/audio/shouts")):
         async with http.request(method, path) as response:
-            assert path in str((await problem(response, 404))["message"])
+            error = await problem(response, 404)
+            assert path in str(error["message"]) and error["code"] == "unknown_url"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ async def test_another_method_of_a_path_is_told_which_it_takes(
     http: aiohttp.ClientSession, method: str, path: str, allowed: str
 ) -> None:
     async with http.request(method, path) as response:
-        await problem(response, 405)
+        assert (await problem(response, 405))["code"] == "method_not_supported"
         assert response.headers["Allow"] == allowed
 
 

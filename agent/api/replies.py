@@ -18,6 +18,8 @@ _PAGE_POLICY = (
 )
 
 _KINDS = {403: "permission_error", 429: "rate_limit_error"}
+_CODES = {404: "unknown_url", 405: "method_not_supported", 413: "request_too_large"}
+"""Of what aiohttp refuses by itself; the first two are OpenAI's own words."""
 _CLIENT_IS_GONE = 499
 """Nobody reads it; nginx logs it so."""
 _LOST_RETRY_S = 5
@@ -37,7 +39,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         headers = (
             {str(hdrs.ALLOW): error.headers.get(hdrs.ALLOW, "")} if error.status == 405 else {}
         )
-        return _error(error.status, _http_error_text(error, request), None, None, headers)
+        code, text = _CODES.get(error.status), _http_error_text(error, request)
+        return _error(error.status, text, code, None, headers)
     except Exception as error:
         if isinstance(error, ConnectionError) and _is_gone(request):
             log.info("%s %s: the client is gone", request.method, request.path)
@@ -94,7 +97,7 @@ async def protect_page(request: web.Request, response: web.StreamResponse) -> No
 def _http_error_text(error: web.HTTPException, request: web.Request) -> str:
     match error.status:
         case 404:
-            return f"there is nothing at {request.path[:200]}"
+            return f"there is nothing at {request.path[:200]}; what there is stands at /docs"
         case 405:
             return f"{request.method} is not possible at {request.path[:200]}"
         case 413:
