@@ -202,6 +202,7 @@ async def test_more_than_a_conversation_holds_is_refused_in_words() -> None:
 
 
 BUSY = [503, {"Retry-After": "7"}, {"error": {"message": "too many chats"}}]
+KEYLESS = [401, {}, {"error": {"message": "Use Bearer auth."}}]
 LARGE = [413, {}, {"error": {"message": "the body is too large"}}]
 
 
@@ -209,6 +210,7 @@ LARGE = [413, {}, {"error": {"message": "the body is too large"}}]
     ("fault", "words"),
     [
         (f"refusal = {BUSY}", "too many chats The engine is busy: send it again in about 7"),
+        (f"refusal = {KEYLESS}", "This server asks for a key. Ask whoever runs it for one"),
         (f"refusal = {LARGE}", "the body is too large Remove files"),
         ("broken = true", "The server cannot be reached."),
     ],

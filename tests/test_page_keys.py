@@ -251,9 +251,20 @@ async def test_the_user_s_key_is_asked_for_where_the_page_has_none(tmp_path: Pat
             page = visit.page
             await page.goto(server.running.url)
             await page.wait_for_selector("#key-dialog[open]", timeout=PATIENCE_MS)
+            assert await page.inner_text("#engine") == "key needed"
             await page.keyboard.press("Escape")
             await page.wait_for_selector("text=key needed", timeout=PATIENCE_MS)
             await page.click("#call-button")
+            await page.fill("#key-input", "  ")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#key-note >> text=Enter a key", timeout=PATIENCE_MS)
+            assert await page.is_visible("#key-dialog[open]"), "nothing was given up"
+            await page.click("#key-later")
+            await page.wait_for_selector("#problem >> text=key", timeout=PATIENCE_MS)
+            said = await page.inner_text("#problem")
+            assert "Ask whoever runs this server for a key" in said
+            assert "Authorization" not in said and "voice-agent" not in said, said
+            await page.click("#problem-action")
             await page.fill("#key-input", "va_wrong")
             await page.keyboard.press("Enter")
             await page.wait_for_selector("text=does not accept", timeout=PATIENCE_MS)

@@ -121,10 +121,11 @@ async def test_a_refusal_is_told_in_the_servers_words() -> None:
 
 
 async def test_a_call_without_the_key_that_it_needs_can_be_tried_again() -> None:
-    async with open_page(answer=(401, {}, _error("The key is wrong."))) as opened:
+    async with open_page(answer=(401, {}, _error("Use Bearer auth."))) as opened:
         await _call_scripted(opened)
         said = await opened.problem("key-needed")
-        assert "The key is wrong." in said and "enter one" in said
+        assert "Ask whoever runs this server for a key" in said
+        assert "Bearer" not in said, "what is for programs is nothing for a visitor"
         assert await opened.page.inner_text("#problem-action") == "Call again"
 
 

@@ -122,7 +122,7 @@ function lost(error) {
 async function refused(response) {
   const message = messageIn(await response.text()) || `HTTP status ${response.status}`;
   if (response.status === 413) return new ChatProblem(message, 'Remove files, or start a new chat.');
-  if (response.status === 401) return new ChatProblem(message, 'Send it again, and enter a key.');
+  if (response.status === 401) return new ChatProblem('This server asks for a key.', 'Ask whoever runs it for one, then send this again and enter it.');
   if (response.status === 503 || response.status === 429) {
     const seconds = Number(response.headers.get('Retry-After')) || DEFAULT_RETRY_S;
     return new ChatProblem(message, `The engine is busy: send it again in about ${seconds} seconds.`);

@@ -11,12 +11,22 @@ import { byId } from './stage.js';
 export function askForKey(wrong, given) {
   const dialog = /** @type {HTMLDialogElement} */ (byId('key-dialog'));
   const input = /** @type {HTMLInputElement} */ (byId('key-input'));
+  const say = (/** @type {string} */ text) => {
+    input.setAttribute('aria-invalid', String(text !== ''));
+    byId('key-note').textContent = text;
+  };
+  if (!byId('engine').dataset.engine) byId('engine').textContent = 'key needed';
   input.value = '';
-  input.setAttribute('aria-invalid', String(wrong));
-  byId('key-note').textContent = wrong ? 'The server does not accept that key.' : '';
+  say(wrong ? 'The server does not accept that key.' : '');
   dialog.returnValue = '';
   dialog.showModal();
   byId('key-later').onclick = () => dialog.close('');
+  byId('key-form').onsubmit = (event) => {
+    if (input.value.trim()) return;
+    event.preventDefault();
+    say('Enter a key');
+    input.focus();
+  };
   return new Promise((resolve) => {
     const answer = () => {
       const key = dialog.returnValue === 'use' ? input.value.trim() : '';

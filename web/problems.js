@@ -105,7 +105,7 @@ const WORDINGS = {
   },
   'key-needed': {
     title: 'This server asks for a key',
-    advice: 'Call again and enter one. Whoever runs the server makes them.',
+    advice: 'Ask whoever runs this server for a key, then call again and enter it.',
     action: 'Call again',
   },
   'browser-too-old': {
@@ -126,7 +126,7 @@ const RETRIABLE = new Set(
 );
 
 /** Problems that the far side says more about. @type {ReadonlySet<ProblemCode>} */
-const QUOTED = new Set(['call-refused', 'key-needed', 'server-error']);
+const QUOTED = new Set(['call-refused', 'server-error']);
 
 /** Problems that may be over when the server says to ask again. @type {ReadonlySet<ProblemCode>} */
 const AWAITED = new Set(['no-slot', 'agent-starting']);

@@ -221,6 +221,7 @@ function refused(status, body) {
   const error = parse(body)?.error ?? {};
   const message = sentence(String(error.message ?? '') || `The server answers with HTTP status ${status}.`);
   const [what, files] = message.split('; supported are ');
+  if (status === 401) return new VoiceProblem('This server asks for a key. Ask whoever runs it for one, then try again and enter it.', { status });
   // All that can be used is too much to be read where one file is refused.
   if (error.code === 'unsupported_media' && files) return new VoiceProblem(sentence(`${what}, no recording`), { status, files });
   if (status === 503 || status === 429) return new VoiceProblem(`${message} Try again in a few seconds.`, { status });
