@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.web_page.browser import IN_ONE_LOOP, Look, OpenPage, open_page
+from tests.web_page.node import ROOT
 from tests.web_page.server import able_models
 
 pytestmark = [pytest.mark.browser, IN_ONE_LOOP]
@@ -66,11 +67,16 @@ async def test_listening_that_is_held_does_not_ask_for_a_press() -> None:
         assert await page.inner_text("#state .said") == "Listening"
 
 
-async def test_the_readme_opens_beside_the_call() -> None:
+async def test_how_to_get_the_model_is_said_on_the_page_in_the_words_of_the_readme() -> None:
     async with open_page() as opened:
-        link = opened.page.locator("#readme-link")
-        assert await link.get_attribute("target") == "_blank"
-        assert await link.get_attribute("rel") == "noopener"
+        notice = opened.page.locator("#echo-notice")
+        assert await notice.locator("a").count() == 0, "nobody is sent to a raw file"
+        readme = (ROOT / "README.md").read_text()
+        for command in await notice.locator("code").all_inner_texts():
+            assert command in readme
+        said = await notice.inner_text()
+        for figure in ("19 GB", "25.7 GB", "30.5 GB"):
+            assert figure in said and figure in readme
 
 
 async def _bottom(opened: OpenPage, selector: str) -> float:
