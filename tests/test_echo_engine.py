@@ -17,6 +17,7 @@ from agent.errors import CapacityError, ConfigError, UnsupportedError
 from agent.types import (
     MIC_RATE_HZ,
     SPEECH_RATE_HZ,
+    AddText,
     ClearInput,
     CommitInput,
     EngineEvent,
@@ -355,3 +356,33 @@ def test_auto_resolves_and_unknown_engines_are_refused() -> None:
 def test_the_clock_of_the_seam_is_monotonic() -> None:
     clock = Clock()
     assert clock.now_s() <= clock.now_s()
+
+
+# ---- who leads --------------------------------------------------------------------------------
+
+
+def late_greeter() -> Bench:
+    bench = Bench()
+    bench.partner = EchoPartner(SessionSettings("echo"), GREETING, greets_after_s=0.5)
+    return bench
+
+
+def test_it_greets_whoever_waits() -> None:
+    bench = late_greeter()
+    assert bench.run() == []
+    assert bench.partner.next_due_s() == bench.now_s + 0.5
+    bench.now_s += 0.49
+    assert bench.run() == []
+    bench.now_s += 0.02
+    assert caption(bench.run(2)) == GREETING.text
+    assert bench.partner.next_due_s() is None
+
+
+def test_a_client_that_asks_first_is_answered_and_not_greeted() -> None:
+    bench = late_greeter()
+    bench.run()
+    bench.partner.control(AddText("item_1", "user", "Good evening"))
+    bench.partner.control(Respond())
+    events = bench.run(10)
+    assert [event.asked for event in events if isinstance(event, TurnStarted)] == [True]
+    assert caption(events) == "You wrote: Good evening"

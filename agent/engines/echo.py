@@ -29,6 +29,10 @@ from agent.types import (
 
 __all__ = ["ABILITIES", "EchoConversation", "EchoEngine", "EchoPartner"]
 
+GREETS_AFTER_S = 0.5
+"""Clients that lead by themselves have asked for something by then, and no greeting is in their
+way: a script that types, asks for an answer and leaves with it."""
+
 ABILITIES = Abilities(
     duplex=True,
     speech=True,
@@ -66,7 +70,7 @@ class EchoConversation:
         self._wake.set()
 
     async def events(self) -> AsyncIterator[EngineEvent]:
-        """What the engine says, paced in real time; the greeting begins at the first call."""
+        """What the engine says, paced in real time; the greeting is due behind the first call."""
         while not self._finished:
             self._wake.clear()
             for event in self._partner.take(self._clock.now_s()):
@@ -112,7 +116,7 @@ class EchoEngine:
         """Start a conversation; `CapacityError` when every slot is taken."""
         if len(self._open) >= self._slots:
             raise CapacityError("every slot of the echo engine is taken", retry_after_s=5.0)
-        partner = EchoPartner(settings, self._greeting)
+        partner = EchoPartner(settings, self._greeting, GREETS_AFTER_S)
         conversation = EchoConversation(
             partner, self._clock, lambda: self._open.discard(conversation)
         )

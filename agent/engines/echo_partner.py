@@ -68,12 +68,18 @@ _MAX_PENDING_EVENTS = 256
 class EchoPartner:
     """Greets, listens, says back. Feed it, then `take(now_s)` what it has to say.
 
-    Keeps the last 18 s and one utterance to answer: a newer one replaces it.
+    Keeps the last 18 s and one utterance to answer: a newer one replaces it. It greets
+    `greets_after_s` after the first `take`, unless the client has asked it to speak by then.
     """
 
-    def __init__(self, settings: SessionSettings, greeting: Greeting) -> None:
+    def __init__(
+        self, settings: SessionSettings, greeting: Greeting, greets_after_s: float = 0.0
+    ) -> None:
         self._settings = settings
         self._greeting = greeting
+        self._greets_after_s = greets_after_s
+        self._greets = True
+        self._opened_s: float | None = None
         self._units: deque[Heard] = deque(maxlen=_MOST_UNITS)
         self._events: deque[EngineEvent] = deque(maxlen=_MAX_PENDING_EVENTS)
         self._inbox = Inbox()
@@ -83,7 +89,7 @@ class EchoPartner:
         self._committed = 0
         self._awaited: Utterance | None = None
         self._last_utterance: Utterance | None = None
-        self._due: Callable[[float], None] | None = self._greet
+        self._due: Callable[[float], None] | None = None
         self._asked = Respond()
         self._speech: Speech | None = None
         self._turn = 0
@@ -205,7 +211,7 @@ class EchoPartner:
         return self._units[-1].end if self._units else 0
 
     def _respond(self, asked: Respond) -> None:
-        self._asked, self._is_asked = asked, True
+        self._asked, self._is_asked, self._greets = asked, True, False
         self._meter.add(Usage(text_in=word_count(asked.instructions or "")))
         if self._awaited is not None and self._settings.turn_detection is None:
             # What was committed is about to come in: the answer is to that.
@@ -230,8 +236,13 @@ class EchoPartner:
 
     def take(self, now_s: float) -> list[EngineEvent]:
         """What is to be said by `now_s`, in order."""
+        if self._opened_s is None:
+            self._opened_s = now_s
+        if self._greets and now_s >= self._opened_s + self._greets_after_s:
+            self._due = self._due or self._greet
         if self._due and not self._holds_back:
             begin, self._due = self._due, None
+            self._greets = False
             begin(now_s)
         if self._speech:
             self._hand_out(self._speech, now_s)
@@ -241,7 +252,11 @@ class EchoPartner:
 
     def next_due_s(self) -> float | None:
         """When `take` has more to give although nothing is pushed; None if only input helps."""
-        return self._speech.next_due_s() if self._speech else None
+        if self._speech:
+            return self._speech.next_due_s()
+        if self._greets and self._opened_s is not None and not self._holds_back:
+            return self._opened_s + self._greets_after_s
+        return None
 
     @property
     def _holds_back(self) -> bool:

@@ -122,7 +122,7 @@ def travel(
 async def _travel(
     clients: Sequence[str], folder: Path, is_right: Callable[[Trip], bool]
 ) -> dict[str, Trip]:
-    interpreter = _interpreter()
+    interpreter = interpreter_of_clients()
     loop = asyncio.get_running_loop()
     due_s = loop.time() + AGAIN_WITHIN_S
     order = sorted(clients, key=lambda name: name not in LONGEST_FIRST)
@@ -214,7 +214,7 @@ def _command(client: str, here: Ground, interpreter: Path) -> list[str]:
     return [str(interpreter), path, "--base", here.base]
 
 
-def _interpreter() -> Path:
+def interpreter_of_clients() -> Path:
     """Where the third-party clients for Python are installed."""
     named = os.environ.get("VOICE_AGENT_CONFORMANCE")
     found = sorted((ROOT / ".ci" / "cache").glob("conformance-*/complete"))
