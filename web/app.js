@@ -40,7 +40,8 @@ import { Call } from './call.js';
 import { Captions, clock } from './captions.js';
 import { canShareScreen } from './capture.js';
 import { Chat } from './chat.js';
-import { fillSelect, recall, remember, rememberDevice, rememberedDevice } from './devices.js';
+import { DevicePickers } from './device_pickers.js';
+import { recall, remember, rememberDevice, rememberedDevice } from './devices.js';
 import { captionsOnly, showEngine } from './engine.js';
 import { FloorButtons, SpaceBar } from './floor_buttons.js';
 import { askForKey } from './key_dialog.js';
@@ -55,8 +56,6 @@ import { Typing } from './typing.js';
 import { VoicePicker } from './voice_picker.js';
 import { WakeLock } from './wake_lock.js';
 
-/** @typedef {import('./devices.js').Kind} Kind */
-
 const BASE_URL = document.baseURI;
 
 const stage = new Stage();
@@ -68,12 +67,11 @@ const selfView = /** @type {HTMLVideoElement} */ (byId('self-view'));
 const soundButton = byId('sound-button');
 const shortcuts = /** @type {HTMLInputElement} */ (byId('shortcuts'));
 
-/** @type {[Kind, HTMLSelectElement, (deviceId: string) => unknown][]} */
-const PICKERS = [
-  ['audioinput', select('microphone-select'), (deviceId) => call.setMicrophone(deviceId)],
-  ['audiooutput', select('speaker-select'), (deviceId) => useLoudspeaker(deviceId)],
-  ['videoinput', select('camera-select'), (deviceId) => call.setCamera(call.cameraOn, deviceId)],
-];
+const devices = new DevicePickers({
+  audioinput: (deviceId) => call.setMicrophone(deviceId),
+  audiooutput: (deviceId) => useLoudspeaker(deviceId),
+  videoinput: (deviceId) => call.setCamera(call.cameraOn, deviceId),
+});
 
 export const pageKey = new PageKey(BASE_URL, (wrong) => askForKey(wrong, () => byId('engine').dataset.engine || prepareEngine()));
 let call = newCall();
@@ -140,7 +138,7 @@ function startCall() {
 
 /** @param {import('./call.js').State} state */
 function onState(state) {
-  if (state === 'listening') void refreshDevices();
+  if (state === 'listening') void devices.refresh();
   if (call.live) void wakeLock.hold();
   else endCall();
   stage.show(state, sinceStart(), call.writing, call.endedByServer);
@@ -226,7 +224,7 @@ async function useLoudspeaker(deviceId) {
     if (!(error instanceof DOMException)) throw error;
     // Unplugged since it was chosen: the system's default plays on.
     rememberDevice('audiooutput', '');
-    void refreshDevices();
+    void devices.refresh();
   }
 }
 
@@ -255,32 +253,7 @@ function onPicture(picture) {
   selfView.setAttribute('aria-label', source ? SELF_VIEWS[source] : '');
   stage.picture(source);
   preflight.picture(source);
-  if (source === 'camera') void refreshDevices();
-}
-
-// ---- devices ------------------------------------------------------------------------------------
-
-async function refreshDevices() {
-  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
-  for (const [kind, element] of PICKERS) fillSelect(element, kind, devices);
-}
-
-/** @param {string} id */
-function select(id) {
-  return /** @type {HTMLSelectElement} */ (byId(id));
-}
-
-function preparePickers() {
-  for (const [kind, element, use] of PICKERS) {
-    element.addEventListener('change', () => {
-      rememberDevice(kind, element.value);
-      void use(element.value);
-    });
-  }
-  const canChoose = 'setSinkId' in audio;
-  byId('speaker-label').hidden = byId('speaker-select').hidden = !canChoose;
-  navigator.mediaDevices?.addEventListener('devicechange', () => refreshDevices());
-  void refreshDevices();
+  if (source === 'camera') void devices.refresh();
 }
 
 // ---- which engine answers -----------------------------------------------------------------------
@@ -389,7 +362,6 @@ shortcuts.checked = recall('shortcuts') !== 'off';
 shortcuts.addEventListener('change', () => remember('shortcuts', shortcuts.checked ? 'on' : 'off'));
 byId('setting-max_slices').addEventListener('change', () => call.cameraOn && call.setCamera(true));
 for (const type of /** @type {const} */ (['dragover', 'drop'])) document.addEventListener(type, keepPage);
-preparePickers();
 showChecks();
 setInterval(onSecond, 1000);
 requestAnimationFrame(onRepaint);
