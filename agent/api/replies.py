@@ -43,10 +43,15 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _error(error.status, text, code, None, headers)
     except Exception as error:
         if isinstance(error, ConnectionError) and _is_gone(request):
-            log.info("%s %s: the client is gone", request.method, request.path)
+            log.info("%s: the client is gone", _shown(request))
             return _error(_CLIENT_IS_GONE, "the client is gone", None, None, {})
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s failed", _shown(request))
         return _error(500, "internal error; the server's log says more", None, None, {})
+
+
+def _shown(request: web.Request) -> str:
+    """As it was sent: a line end that is decoded would begin a line of the log."""
+    return f"{request.method} {request.rel_url.raw_path[:200]}"
 
 
 def _is_gone(request: web.Request) -> bool:
