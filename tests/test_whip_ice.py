@@ -94,7 +94,7 @@ async def test_whip_the_server_comes_to_a_client_by_a_late_candidate(client: Whi
         ("a=ice-pwd:0123456789012345678901\r\n", '"*"', 400, "invalid_fragment"),
         (FOREIGN, '"*"', 409, "not_connected"),
         (b"\xff\xfe", "{tag}", 400, "invalid_text"),
-        ("a=x:y\r\n" * 60_000, "{tag}", 413, None),
+        ("a=x:y\r\n" * 60_000, "{tag}", 413, "request_too_large"),
     ],
 )
 async def test_whip_what_is_no_late_candidate_is_refused_and_changes_nothing(

@@ -126,14 +126,14 @@ async def _take_fragment(ice: PeerIce, text: str, wanted: set[str]) -> web.Respo
     fragment = read_fragment(text)
     if wanted == {_ANY} and ice.is_new(fragment):
         local = await ice.restart(fragment)
-        return web.Response(text=local, content_type=ICE_FRAGMENT, headers=_tag(ice))
+        return web.Response(body=local.encode(), content_type=ICE_FRAGMENT, headers=_tag(ice))
     await ice.trickle(fragment)
     return web.Response(status=204, headers=_tag(ice))
 
 
 async def _take_offer(ice: PeerIce, offer: str) -> web.Response:
     answer = await ice.answer_again(offer)
-    return web.Response(text=answer, content_type=SDP, headers=_tag(ice))
+    return web.Response(body=answer.encode(), content_type=SDP, headers=_tag(ice))
 
 
 def _tag(ice: PeerIce) -> dict[str, str]:

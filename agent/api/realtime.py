@@ -39,7 +39,8 @@ async def open_call(request: web.Request) -> web.Response:
     with calls.reading(caller_of(request)):
         offer, session = await _read_offer(request)
     answered = await calls.open(offer, _with_model(session, model), caller_of(request))
-    response = web.Response(status=201, text=answered.sdp, content_type=SDP)
+    # Not as text, which would add a charset: there are clients that compare the type as a whole.
+    response = web.Response(status=201, body=answered.sdp.encode(), content_type=SDP)
     response.headers.update(
         {
             hdrs.LOCATION: f"{_prefix(request)}{CALLS_PATH}/{answered.call_id}",
