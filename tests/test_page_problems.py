@@ -158,6 +158,7 @@ async def test_a_broken_connection_has_five_seconds_to_come_back() -> None:
         await page.evaluate("window.farEnd.pretend('disconnected')")
         await page.clock.run_for(4_000)
         assert "waiting for it" in await page.inner_text("#hint")
+        assert await page.inner_text("#state .said") == "Reconnecting…"
         await page.evaluate("window.farEnd.pretend('connected')")
         await page.clock.run_for(6_000)
         assert await page.get_attribute("#state", "data-state") == "listening"
@@ -165,6 +166,50 @@ async def test_a_broken_connection_has_five_seconds_to_come_back() -> None:
         await page.clock.run_for(6_000)
         await opened.problem("server-gone")
         assert await page.inner_text("#problem-action") == "Call again"
+
+
+LOOKS = """(() => {
+  const [core, ring] = ['.core', '.turning'].map((part) =>
+    getComputedStyle(document.querySelector(`#orb ${part}`)));
+  return [core.animationName, core.backgroundImage, Number(ring.opacity)];
+})()"""
+
+
+async def test_an_agent_that_broke_off_in_its_speech_is_not_said_to_speak() -> None:
+    said = {"type": "response.output_audio_transcript.delta", "item_id": "a", "delta": "As I was"}
+    async with open_page() as opened:
+        page = opened.page
+        await opened.call()
+        await opened.server_says({"type": "output_audio_buffer.started", "response_id": "r"}, said)
+        await opened.shows("text=Agent is speaking")
+        speaking = await page.evaluate(LOOKS)
+        await page.evaluate("window.farEnd.pretend('disconnected')")
+        await opened.shows("text=Reconnecting…")
+        assert "waiting for it" in await page.inner_text("#hint"), "both at once"
+        core, colours, ring = await page.evaluate(LOOKS)
+        assert (core, ring) == ("none", 1), "the orb turns as it does while it connects"
+        assert colours != speaking[1]
+        await page.evaluate("window.farEnd.pretend('connected')")
+        await opened.shows("text=Agent is speaking")
+
+
+async def test_a_call_that_does_not_come_about_leaves_the_last_ones_captions() -> None:
+    said = {"type": "response.output_audio_transcript.delta", "item_id": "a", "delta": "As I was"}
+    async with open_page() as opened:
+        page = opened.page
+        await opened.call()
+        await opened.server_says(said)
+        await opened.shows('[data-item-id="a"]')
+        await page.evaluate("window.farEnd.pretend('failed')")
+        await opened.problem("server-gone")
+        await page.evaluate("window.farEnd.broken = true")
+        await page.click("#problem-action")
+        await opened.problem("server-gone")
+        assert await page.inner_text(".line p") == "As I was"
+        await page.evaluate("window.farEnd.broken = false")
+        await page.click("#problem-action")
+        await opened.state("listening")
+        assert await page.locator(".line").count() == 0, "another call has its own"
 
 
 async def test_an_error_of_the_server_does_not_end_the_call() -> None:

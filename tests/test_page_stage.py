@@ -72,8 +72,9 @@ async def test_how_to_get_the_model_is_said_on_the_page_in_the_words_of_the_read
         notice = opened.page.locator("#echo-notice")
         assert await notice.locator("a").count() == 0, "nobody is sent to a raw file"
         readme = (ROOT / "README.md").read_text()
-        for command in await notice.locator("code").all_inner_texts():
-            assert command in readme
+        commands = await notice.locator("code").all_inner_texts()
+        assert len(commands) == 2
+        assert all(command in readme for command in commands)
         said = await notice.inner_text()
         for figure in ("19 GB", "25.7 GB", "30.5 GB"):
             assert figure in said and figure in readme

@@ -7,7 +7,7 @@
  *   #state              data-state = idle | connecting | listening | speaking | paused | ended | problem
  *   .stage              the same data-state; data-user = speaking while the server hears the user;
  *                       data-ducked = on while the agent holds its breath; data-picture = camera |
- *                       screen while it is shown
+ *                       screen while it is shown; data-link = broken while the connection is
  *   #hint               a line under the state: the length of the call, why it waits, or an alarm
  *   #mute #camera       aria-pressed = true while muted / while the camera is on; hidden outside a call
  *   #screen             aria-pressed = true while the screen is shared; hidden where that cannot be
@@ -95,6 +95,10 @@ let mute = false;
 let endedMs = 0;
 /** Why the line under the state says something else than the time; '' if it need not. */
 let waiting = '';
+/** The connection is, and is being waited for. */
+let broken = false;
+/** What the captions show was said in the call before. */
+let captionsAreOld = false;
 
 // ---- calls --------------------------------------------------------------------------------------
 
@@ -111,16 +115,18 @@ function newCall() {
   on('microphone', (stream) => onMicrophone(stream));
   on('picture', (picture) => onPicture(picture));
   on('muted', (muted) => onMuted(muted));
-  on('link', (whole) => (waiting = whole ? '' : 'The connection broke: waiting for it to come back…'));
+  on('link', (whole) => onLink(whole));
   on('statistics', (statistics) => preflight.statistics(statistics));
   return made;
 }
 
 function startCall() {
   problemCard.hide();
-  captions.clear();
+  // A call that never comes about shall not cost the last one's words.
+  captionsAreOld = true;
   stage.muted(false);
   waiting = '';
+  broken = false;
   document.body.dataset.view = 'call';
   captionsCard().hidden = false;
   byId('echo-notice').removeAttribute('open');
@@ -138,6 +144,7 @@ function startCall() {
 
 /** @param {import('./call.js').State} state */
 function onState(state) {
+  if (call.talking) dropOldCaptions();
   if (state === 'listening') void devices.refresh();
   if (call.live) void wakeLock.hold();
   else endCall();
@@ -147,6 +154,18 @@ function onState(state) {
   voicePicker.callChanged();
   byId('tab-call').textContent = call.live ? 'Call (on)' : 'Call';
   chat.block(call.live ? 'Your call has the model: hang up to chat.' : '');
+}
+
+/** @param {boolean} whole */
+function onLink(whole) {
+  broken = !whole;
+  stage.reconnecting(broken);
+  showHint();
+}
+
+function dropOldCaptions() {
+  if (captionsAreOld) captions.clear();
+  captionsAreOld = false;
 }
 
 function endCall() {
@@ -182,6 +201,7 @@ const WAITS = {
 
 /** @param {any} event */
 function onServerEvent(event) {
+  dropOldCaptions();
   captions.apply(event, sinceStart());
   preflight.apply(event);
   settingsCard.apply(event);
@@ -293,7 +313,7 @@ function onRepaint(nowMs) {
 function onSecond() {
   if (call.talking) {
     preflight.tick(performance.now());
-    stage.hint(waiting || preflight.alarm() || clock(sinceStart()));
+    showHint();
   }
   showChecks();
 }
@@ -301,7 +321,12 @@ function onSecond() {
 /** @param {string} text why the line under the state says something else than the time */
 function showWaiting(text) {
   waiting = text;
-  if (call.talking) stage.hint(waiting || clock(sinceStart()));
+  showHint();
+}
+
+function showHint() {
+  const lost = broken ? 'The connection broke: waiting for it to come back…' : '';
+  if (call.talking) stage.hint(lost || waiting || preflight.alarm() || clock(sinceStart()));
 }
 
 function showChecks() {

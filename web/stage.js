@@ -23,6 +23,9 @@ const STATE_TEXT = {
 /** Of an agent without a voice, which is seen and not heard. */
 const WRITING_TEXT = 'Agent is writing';
 
+/** While the connection is broken, whoever had the word. */
+const RECONNECTING_TEXT = 'Reconnecting…';
+
 const LISTENS_ONLY_TEXT = 'Only listening';
 const ENDED_BY_SERVER_TEXT = 'The server ended the call';
 
@@ -78,7 +81,10 @@ export class Stage {
     label(this.#callButton, callLabel(state, live));
     for (const control of [this.#mute, this.#camera, this.#meter]) control.hidden = !talking;
     this.#screen.hidden = !talking || !canShareScreen();
-    if (!talking) this.userSpeaking(false);
+    if (!talking) {
+      this.userSpeaking(false);
+      this.reconnecting(false);
+    }
     this.ducked(false);
     this.hint(hintFor(state, lastedMs));
   }
@@ -103,6 +109,19 @@ export class Stage {
   }
 
   /**
+   * The connection broke, and is being waited for: nobody knows who has the word.
+   * @param {boolean} broken
+   */
+  reconnecting(broken) {
+    this.#root.dataset.link = broken ? 'broken' : '';
+    if (broken) {
+      this.userSpeaking(false);
+      this.ducked(false);
+    }
+    this.#showHeadline();
+  }
+
+  /**
    * The agent was told to listen, and nothing else.
    * @param {boolean} only
    */
@@ -112,9 +131,15 @@ export class Stage {
   }
 
   #showHeadline() {
-    const { listen, state } = this.#root.dataset;
-    const text = listen === 'only' && state === 'listening' ? LISTENS_ONLY_TEXT : this.#headline;
+    const text = this.#exception() || this.#headline;
     if (text && this.#said.textContent !== text) this.#said.textContent = text;
+  }
+
+  /** What is more important than the state by itself; '' for nothing. */
+  #exception() {
+    const { link, listen, state } = this.#root.dataset;
+    if (link === 'broken') return RECONNECTING_TEXT;
+    return listen === 'only' && state === 'listening' ? LISTENS_ONLY_TEXT : '';
   }
 
   /** @param {boolean} muted */
