@@ -67,6 +67,27 @@ async def test_listening_that_is_held_does_not_ask_for_a_press() -> None:
         assert await page.inner_text("#state .said") == "Listening"
 
 
+async def test_a_muted_user_is_not_told_that_the_agent_listens() -> None:
+    async with open_page() as opened:
+        page = opened.page
+        await opened.call()
+        await page.click("#mute")
+        assert await page.inner_text("#state .said") == "Muted"
+        await opened.server_says({"type": "output_audio_buffer.started", "response_id": "r"})
+        await opened.shows("text=Agent is speaking")
+        await opened.server_says({"type": "output_audio_buffer.stopped", "response_id": "r"})
+        await opened.state("listening")
+        assert await page.inner_text("#state .said") == "Muted"
+        await page.click("#mute")
+        assert await page.inner_text("#state .said") == "Listening"
+        await page.click("#mute")
+        await page.click("#call-button")
+        await opened.state("ended")
+        assert await page.inner_text("#state .said") == "Call ended"
+        await opened.call()
+        assert await page.inner_text("#state .said") == "Listening"
+
+
 async def test_how_to_get_the_model_is_said_on_the_page_in_the_words_of_the_readme() -> None:
     async with open_page() as opened:
         notice = opened.page.locator("#echo-notice")

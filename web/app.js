@@ -7,7 +7,8 @@
  *   #state              data-state = idle | connecting | listening | speaking | paused | ended | problem
  *   .stage              the same data-state; data-user = speaking while the server hears the user;
  *                       data-ducked = on while the agent holds its breath; data-picture = camera |
- *                       screen while it is shown; data-link = broken while the connection is
+ *                       screen while it is shown; data-link = broken while the connection is;
+ *                       data-muted = on while muted
  *   #hint               a line under the state: the length of the call, why it waits, or an alarm
  *   #mute #camera       aria-pressed = true while muted / while the camera is on; hidden outside a call
  *   #screen             aria-pressed = true while the screen is shared; hidden where that cannot be

@@ -26,6 +26,9 @@ const WRITING_TEXT = 'Agent is writing';
 /** While the connection is broken, whoever had the word. */
 const RECONNECTING_TEXT = 'Reconnecting…';
 
+/** Instead of "Listening": nothing is heard. */
+const MUTED_TEXT = 'Muted';
+
 const LISTENS_ONLY_TEXT = 'Only listening';
 const ENDED_BY_SERVER_TEXT = 'The server ended the call';
 
@@ -137,8 +140,9 @@ export class Stage {
 
   /** What is more important than the state by itself; '' for nothing. */
   #exception() {
-    const { link, listen, state } = this.#root.dataset;
+    const { link, listen, muted, state } = this.#root.dataset;
     if (link === 'broken') return RECONNECTING_TEXT;
+    if (muted === 'on' && state === 'listening') return MUTED_TEXT;
     return listen === 'only' && state === 'listening' ? LISTENS_ONLY_TEXT : '';
   }
 
@@ -146,6 +150,8 @@ export class Stage {
   muted(muted) {
     this.#mute.setAttribute('aria-pressed', String(muted));
     label(this.#mute, muted ? 'Muted' : 'Mute');
+    this.#root.dataset.muted = muted ? 'on' : '';
+    this.#showHeadline();
   }
 
   /** @param {PictureSource | null} source what is shown */
