@@ -143,12 +143,17 @@ async def test_a_screen_chosen_after_the_call_ended_is_let_go() -> None:
         assert not await page.is_visible("#self-view")
 
 
-async def test_where_screens_cannot_be_shared_no_button_offers_it() -> None:
-    phone = """
-    delete MediaDevices.prototype.getDisplayMedia;
-    delete navigator.mediaDevices.getDisplayMedia;
-    """
-    async with open_page(Look(390, 844, preamble=phone)) as opened:
+NO_SCREENS = """
+delete MediaDevices.prototype.getDisplayMedia;
+delete navigator.mediaDevices.getDisplayMedia;
+"""
+
+
+@pytest.mark.parametrize(
+    "look", [Look(preamble=NO_SCREENS), Look(390, 844, phone=True)], ids=["no function", "phone"]
+)
+async def test_where_screens_cannot_be_shared_no_button_offers_it(look: Look) -> None:
+    async with open_page(look) as opened:
         await opened.call()
         assert await opened.page.is_visible("#camera")
         assert not await opened.page.is_visible("#screen")

@@ -14,9 +14,10 @@ export function requireMicrophone() {
   if (!navigator.mediaDevices?.getUserMedia) throw new CallProblem('insecure-context');
 }
 
-/** Phones cannot. */
+/** Phones cannot, not even those whose browsers have a function for it, which then fails. */
 export function canShareScreen() {
-  return typeof navigator.mediaDevices?.getDisplayMedia === 'function';
+  const touchOnly = matchMedia('(hover: none) and (pointer: coarse)').matches && !matchMedia('(any-pointer: fine)').matches;
+  return typeof navigator.mediaDevices?.getDisplayMedia === 'function' && !touchOnly;
 }
 
 /**

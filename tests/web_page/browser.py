@@ -32,6 +32,7 @@ IN_ONE_LOOP = pytest.mark.asyncio(loop_scope="session")
 class Look:
     """What the user's screen is like; `preamble` is JavaScript that runs before the page's.
 
+    `phone`: it is touched, and there is no mouse.
     With `clock`, `page.clock` can be wound forward.
     """
 
@@ -41,6 +42,7 @@ class Look:
     reduced_motion: bool = False
     preamble: str = ""
     clock: bool = False
+    phone: bool = False
 
 
 @dataclass(slots=True)
@@ -141,6 +143,8 @@ async def _context(browser: Browser, look: Look) -> BrowserContext:
         viewport=ViewportSize(width=look.width, height=look.height),
         color_scheme=look.scheme,
         reduced_motion="reduce" if look.reduced_motion else "no-preference",
+        has_touch=look.phone,
+        is_mobile=look.phone,
     )
 
 
