@@ -266,3 +266,19 @@ def test_all_together_are_bounded_by_number_and_by_size(monkeypatch: pytest.Monk
         known.create("b", 60, {"instructions": "x" * 40})
     clock.passed_s += 60
     known.create("b", 60, {"instructions": "x" * 40})
+
+
+def test_pages_are_given_secrets_however_many_somebody_has_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_secrets, "_MOST_SECRETS", 6)
+    monkeypatch.setattr(client_secrets, "_MOST_OF_ONE", 4)
+    known = ClientSecrets(HandClock(), "p", forgets=True)
+    guest = known.create("guest", 60).value
+    greedy = [known.create("greedy", 60).value for _ in range(6)]
+    assert known.find(greedy[2]) and known.find(greedy[5]) and len(known) == 5
+    others = [known.create(f"other {at}", 60).value for at in range(3)]
+    assert len(known) == 6 and known.find(guest) and all(known.find(each) for each in others)
+    for gone in greedy[:4]:
+        with pytest.raises(KeyRefused):
+            known.find(gone)

@@ -78,7 +78,7 @@ class Guard:
         self._telemetry = telemetry
         self.origins = Origins(config, lambda: ring.asks)
         self.secrets = ClientSecrets(clock)
-        self.page_secrets = ClientSecrets(clock, PAGE_MARK)
+        self.page_secrets = ClientSecrets(clock, PAGE_MARK, forgets=True)
         # Apart: no flood of strangers pushes out what is known of holders of keys.
         self._requests, self._page_requests, self._failures = (Rates(clock) for _ in range(3))
 

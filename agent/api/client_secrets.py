@@ -70,10 +70,17 @@ class NewSecret:
 class ClientSecrets:
     """The secrets that are good now, at most 10,000, with 32 MiB of sessions; more are refused."""
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK, mark: str = "s") -> None:
-        """`mark` is what the secrets begin with, behind `ek_`."""
+    def __init__(
+        self, clock: Clock = SYSTEM_CLOCK, mark: str = "s", *, forgets: bool = False
+    ) -> None:
+        """`mark` is what the secrets begin with, behind `ek_`.
+
+        With `forgets` none is refused: the first of whoever has most goes instead. That is for
+        those who get another one without a word, as pages do.
+        """
         self._clock = clock
         self._mark = mark
+        self._forgets = forgets
         self._known: dict[str, ClientSecret] = {}
         self._sizes: dict[str, int] = {}
         self._held: Counter[str] = Counter()
@@ -115,6 +122,8 @@ class ClientSecrets:
     def _expect_room(self, holder: str, size: int) -> None:
         if self._clock.now_s() >= self._sweep_at_s or not self._has_room(holder, size):
             self._sweep()
+        if self._forgets and not self._has_room(holder, size):
+            self._forget_first_of(holder)
         if self._held[holder] >= _MOST_OF_ONE:
             raise TooManySecrets(
                 f"{_MOST_OF_ONE} secrets are good at a time; wait until some have expired",
@@ -136,10 +145,19 @@ class ClientSecrets:
         now_s = self._clock.now_s()
         self._sweep_at_s = now_s + _SWEEP_EVERY_S
         for known in [each for each in self._known.values() if now_s >= each.expires_s]:
-            del self._known[known.id]
-            self._session_bytes -= self._sizes.pop(known.id)
-            self._held[known.holder] -= 1
+            self._forget(known)
         self._held = +self._held
+
+    def _forget_first_of(self, holder: str) -> None:
+        """The oldest of `holder`, where they have too many, else of whoever has most."""
+        if self._held[holder] < _MOST_OF_ONE:
+            ((holder, _),) = self._held.most_common(1)
+        self._forget(next(each for each in self._known.values() if each.holder == holder))
+
+    def _forget(self, known: ClientSecret) -> None:
+        del self._known[known.id]
+        self._session_bytes -= self._sizes.pop(known.id)
+        self._held[known.holder] -= 1
 
 
 SECRETS = web.AppKey("secrets", ClientSecrets)
