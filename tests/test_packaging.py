@@ -1,5 +1,7 @@
 """What is shipped: the wheel's contents, the container's description, the gate's own rules."""
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
+from tests.rig.server import running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,6 +99,26 @@ def test_the_container_serves_everyone_as_nobody_special() -> None:
     assert "EXPOSE 8006" in text
     assert '"serve"' in text
     assert "0.0.0.0" in text
+
+
+async def test_the_container_is_well_without_tls_too_and_not_when_nobody_answers() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    command = json.loads(text.split("HEALTHCHECK", 1)[1].split("CMD ", 1)[1].split("\n", 1)[0])
+    assert command[0] == "python"
+
+    async def status(port: int) -> int:
+        asks = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command[1:],
+            env={**os.environ, "VOICE_AGENT__SERVER__PORT": str(port)},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        return await asks.wait()
+
+    async with running_server() as server:
+        port = int(server.url.rpartition(":")[2])
+        assert await status(port) == 0
+    assert await status(port) == 1
 
 
 def test_the_changelog_opens_with_what_is_unreleased() -> None:
