@@ -97,7 +97,11 @@ class CallSettings(Section):
         "(ICE restart), unless the place is needed for a new one.",
     )
     max_message_bytes: int = Field(
-        default=262_144, ge=1024, le=67_108_864, description="Largest event that a client may send."
+        default=262_144,
+        ge=1024,
+        le=67_108_864,
+        description="Largest event that a client may send; over a WebSocket, where it may hold "
+        "sound, 4194304 where this is less.",
     )
     retry_after_s: int = Field(
         default=5, ge=1, le=3600, description="When a refused caller is told to try again."

@@ -102,7 +102,7 @@ def make_app(
     voices = open_voices(config, started.voice)
     tools = load_tools(config.tools.files)
     services = Services(config, started.engine, telemetry, SileroModel(), voices, tools)
-    note_tools(tools, services.abilities)
+    note_tools(tools, services.abilities, config.tools.channel)
     app = web.Application(
         middlewares=[replies.cors(guard.origins), replies.errors_as_json, guard.let_in],
         client_max_size=config.server.max_body_bytes,

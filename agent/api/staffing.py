@@ -7,7 +7,7 @@ from agent.attendants.staff import StaffRules
 from agent.attendants.toolbox import ToolRules
 from agent.config import Config
 from agent.tools import ServerTool
-from agent.types import Abilities
+from agent.types import Abilities, ToolChannel
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,10 @@ def staff_rules(config: Config) -> StaffRules:
     )
 
 
-def note_tools(tools: Sequence[ServerTool], abilities: Abilities) -> None:
-    """Log what is offered, or that nobody will call it."""
+def note_tools(tools: Sequence[ServerTool], abilities: Abilities, channel: ToolChannel) -> None:
+    """Log what is offered, or that nobody will call it, or not by the `channel` that was set."""
+    if channel == "side" and not abilities.side_tools:
+        log.warning("tools.channel is 'side', which this engine has none of: it needs a model")
     if not tools:
         return
     names = ", ".join(tool.name for tool in tools)

@@ -284,8 +284,10 @@ def _tool_channel(asked: Fields, current: ToolChannel, abilities: Abilities) -> 
     channel = asked.choice("tools", CHANNELS, current)
     able = abilities.side_tools if channel == "side" else abilities.tools
     if channel != current and not able:
+        other = "'native'" if abilities.tools else "'side'" if abilities.side_tools else "nothing"
         raise UnsupportedError(
-            f"Functions are not called by {quoted(channel)} here.", param=asked.name("tools")
+            f"This engine does not call functions by {quoted(channel)}; it does by {other}.",
+            param=asked.name("tools"),
         )
     return channel
 
