@@ -1,9 +1,11 @@
 """Settings of a call: chosen, remembered, sent, acknowledged, refused, or not offered at all."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from agent.engines.echo import ABILITIES
 from tests.web_page.browser import IN_ONE_LOOP, OpenPage, open_page
 from tests.web_page.server import able_models, echo_models
 
@@ -186,20 +188,35 @@ async def test_what_was_chosen_while_the_call_was_being_answered_is_sent_then() 
         assert asked["session"]["voice_agent"] == {"mode": "half_duplex"}
 
 
-async def test_what_the_engine_cannot_do_is_greyed_out_with_the_reason() -> None:
-    models = able_models(
-        chat=False, typed_text=False, camera=False, pictures=False, duplex=False, languages=[]
-    )
+async def test_the_echo_engine_is_asked_for_nothing_that_it_cannot_understand() -> None:
+    able = asdict(ABILITIES)
+    del able["default_instructions"]
+    async with open_page(models=able_models(**able)) as opened:
+        page = opened.page
+        await _open_settings(opened)
+        for name in ("instructions", "language", "voice", "eagerness", "mode", "max_slices"):
+            assert not await page.is_visible(f"#setting-{name}"), name
+        assert await page.is_visible("#setting-pictures_per_unit"), "it counts the pictures"
+        assert await page.inner_text("#settings-summary") == "pictures"
+        assert "prompt" not in await page.inner_text("#settings")
+
+
+async def test_an_engine_that_has_nothing_to_set_has_no_settings() -> None:
+    none = dict.fromkeys(("chat", "typed_text", "camera", "pictures", "duplex"), False)
+    async with open_page(models=able_models(**none, languages=[])) as opened:
+        assert not await opened.page.is_visible("#settings")
+
+
+async def test_an_engine_without_chats_follows_the_prompt_that_it_has() -> None:
+    models = able_models(chat=False, languages=[], duplex=False)
+    for model in models["data"]:
+        model["voice_agent"]["default_instructions"] = {"en": "Help."}
     async with open_page(models=models) as opened:
         page = opened.page
         await _open_settings(opened)
-        for name in ("instructions", "eagerness", "mode", "max_slices", "pictures_per_unit"):
-            assert await page.is_disabled(f"#setting-{name}"), name
-            reason = await page.inner_text(f"#setting-{name}-reason")
-            assert reason.startswith("This engine"), name
-            described = await page.get_attribute(f"#setting-{name}", "aria-describedby")
-            assert f"setting-{name}-reason" in str(described)
-        assert not await page.is_visible("#setting-language")
+        assert await page.get_attribute("#setting-instructions", "placeholder") == "Help."
+        assert await page.is_visible("#setting-eagerness")
+        assert not await page.is_visible("#setting-mode"), "it always takes turns"
 
 
 async def test_a_choice_that_this_engine_cannot_follow_is_kept_but_not_sent() -> None:

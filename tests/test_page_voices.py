@@ -45,8 +45,8 @@ async def _begin_call(opened: OpenPage, name: str) -> None:
 async def test_without_voices_there_is_nothing_to_choose() -> None:
     async with open_page(models=echo_models()) as opened:
         await opened.page.click("#settings summary")
-        assert await opened.page.is_visible("#setting-eagerness")
-        assert await opened.page.inner_text("#settings-summary") == "prompt, manners, pictures"
+        assert await opened.page.is_visible("#setting-pictures_per_unit")
+        assert await opened.page.inner_text("#settings-summary") == "pictures"
         assert not await opened.page.is_visible("#voice-field")
         assert opened.server.voices.asked == 0
 

@@ -172,7 +172,7 @@ export class Choices {
    * @param {Name} name
    */
   #isMeant(name) {
-    return name in this.#chosen && !refusal(name, this.abilities) && this.canTell(name);
+    return name in this.#chosen && canFollow(name, this.abilities) && this.canTell(name);
   }
 
   /** @param {Name} name */
@@ -208,20 +208,22 @@ function heldIn(session, name) {
 }
 
 /**
- * Why the engine cannot follow a setting, in words for the user; '' if it can.
+ * Whether the engine can follow a setting.
  * @param {Name} name
  * @param {Abilities} abilities
  */
-export function refusal(name, abilities) {
-  const thinks = abilities.chat || abilities.typed_text;
-  if (name === 'max_slices' || name === 'pictures_per_unit') {
-    if (!abilities.camera && !abilities.pictures) return 'This engine looks at no pictures.';
-    return name === 'max_slices' && !thinks ? 'This engine does not look that closely.' : '';
-  }
-  if (name === 'language') return abilities.languages?.length ? '' : 'This engine has no choice of languages.';
-  if (name === 'voice') return hasVoices(abilities) ? '' : 'This engine has no choice of voices.';
-  if (name === 'mode' && !abilities.duplex) return 'This engine always takes turns.';
-  return thinks ? '' : 'This engine has no model that could follow it.';
+export function canFollow(name, abilities) {
+  const { understands = false } = abilities;
+  if (name === 'pictures_per_unit') return seesPictures(abilities);
+  if (name === 'max_slices') return understands && seesPictures(abilities);
+  if (name === 'language') return Boolean(abilities.languages?.length);
+  if (name === 'voice') return hasVoices(abilities);
+  return name === 'mode' ? understands && abilities.duplex === true : understands;
+}
+
+/** @param {Abilities} abilities */
+function seesPictures(abilities) {
+  return Boolean(abilities.camera || abilities.pictures);
 }
 
 /**

@@ -11,11 +11,12 @@
 
 import { recall, remember } from './devices.js';
 import { languageName } from './languages.js';
-import { BUILT_IN, hasVoices, HD_SLICES, MAX_INSTRUCTIONS, NAMES, refusal } from './settings.js';
+import { BUILT_IN, canFollow, hasVoices, HD_SLICES, MAX_INSTRUCTIONS, NAMES } from './settings.js';
 import { byId } from './stage.js';
 
 /** @typedef {import('./settings.js').Choices} Choices */
 /** @typedef {import('./settings.js').Name} Name */
+/** @typedef {import('./signalling.js').Abilities} Abilities */
 /** @typedef {import('./event_channel.js').Refusal} Refusal */
 /** @typedef {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} Control */
 
@@ -65,8 +66,10 @@ export class SettingsCard {
     this.#choices.abilities = engine.abilities;
     this.#prompts = engine.prompts;
     fillLanguages(/** @type {HTMLSelectElement} */ (control('language')), engine.abilities.languages ?? []);
-    field('language').hidden = !engine.abilities.languages?.length;
-    for (const name of NAMES) this.#offer(name);
+    // What means nothing to the engine is not shown.
+    for (const name of NAMES) field(name).hidden = !this.#canFollow(name);
+    byId('settings').hidden = !NAMES.some((name) => this.#canFollow(name));
+    byId('prompt-note').hidden = !this.#canFollow('instructions');
     this.#show();
   }
 
@@ -117,7 +120,7 @@ export class SettingsCard {
 
   #reset() {
     for (const name of NAMES) this.#choices.choose(name, BUILT_IN[name]);
-    this.#update(NAMES.filter((name) => !refusal(name, this.#choices.abilities)));
+    this.#update(NAMES.filter((name) => this.#canFollow(name)));
     for (const name of NAMES) this.#choices.forget(name);
     this.#show();
   }
@@ -187,22 +190,17 @@ export class SettingsCard {
     return this.#asked.some((names) => names.includes(name));
   }
 
-  /**
-   * Grey out what the engine cannot do, and say why.
-   * @param {Name} name
-   */
-  #offer(name) {
-    const reason = refusal(name, this.#choices.abilities);
-    control(name).disabled = reason !== '';
-    byId(`${control(name).id}-reason`).textContent = reason;
+  /** @param {Name} name */
+  #canFollow(name) {
+    return canFollow(name, this.#choices.abilities);
   }
 
   #show() {
     for (const name of NAMES) write(name, this.#choices.value(name), this.#choices);
     const own = this.#prompts[this.#choices.language || 'en'] ?? '';
-    control('instructions').setAttribute('placeholder', own || 'The engine’s own prompt, in the language chosen below.');
+    control('instructions').setAttribute('placeholder', own || 'The engine’s own prompt.');
     byId('settings-reset').toggleAttribute('disabled', !this.#choices.any);
-    byId('settings-summary').textContent = summary(this.#choices.value('instructions'), hasVoices(this.#choices.abilities));
+    byId('settings-summary').textContent = summary(this.#choices.value('instructions'), this.#choices.abilities);
     this.#describeEagerness();
     this.#count();
   }
@@ -289,12 +287,13 @@ function fillLanguages(select, languages) {
 
 /**
  * @param {string} instructions
- * @param {boolean} voiced whether there are voices to choose from
+ * @param {Abilities} abilities
  */
-function summary(instructions, voiced) {
+function summary(instructions, abilities) {
+  const [prompted, pictured] = [canFollow('instructions', abilities), canFollow('pictures_per_unit', abilities)];
   const line = instructions.trim().split('\n')[0];
-  if (!line) return `${voiced ? 'voice, ' : ''}prompt, manners, pictures`;
-  return line.length > SUMMARY_CHARACTERS ? `“${line.slice(0, SUMMARY_CHARACTERS)}…”` : `“${line}”`;
+  if (line && prompted) return line.length > SUMMARY_CHARACTERS ? `“${line.slice(0, SUMMARY_CHARACTERS)}…”` : `“${line}”`;
+  return [hasVoices(abilities) && 'voice', prompted && 'prompt, manners', pictured && 'pictures'].filter(Boolean).join(', ');
 }
 
 /** @param {HTMLDetailsElement} details */

@@ -11,6 +11,8 @@ import { CallProblem, refusalProblem } from './problems.js';
  * @property {boolean} [duplex] listens while it speaks
  * @property {boolean} [speech] has a voice; without one it answers in captions
  * @property {boolean} [chat] answers turn by turn, without a call
+ * @property {boolean} [understands] there is a model that follows a prompt; where the server does not
+ *   say: one that chats, or has a prompt of its own
  * @property {boolean} [camera]
  * @property {boolean} [typed_text]
  * @property {boolean} [pictures] that are attached, not filmed
@@ -108,7 +110,8 @@ export class Signalling {
     const extension = model.voice_agent ?? {};
     const { abilities = {}, reason = '', default_instructions: prompts = {}, may = {} } = extension;
     const { change_voices: mayChangeVoices = true, chat: mayChat = true } = may;
-    return { id: model.id, abilities, reason, prompts, mayChangeVoices, mayChat };
+    const understands = abilities.chat === true || Object.keys(prompts).length > 0;
+    return { id: model.id, abilities: { understands, ...abilities }, reason, prompts, mayChangeVoices, mayChat };
   }
 
   /**
