@@ -69,7 +69,9 @@ async def test_a_sender_that_hides_its_timestamp_is_refused(
         await aiortc_inside.check_fit()
 
 
-@pytest.mark.parametrize("name", ["_CODECS", "_DECODER_QUEUE", "_DECODER_THREAD", "_TIMESTAMPS"])
+@pytest.mark.parametrize(
+    "name", ["_CODECS", "_DECODER_QUEUE", "_DECODER_THREAD", "_MISSING", "_TIMESTAMPS"]
+)
 async def test_a_receiver_whose_decoder_is_elsewhere_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

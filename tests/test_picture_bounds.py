@@ -10,6 +10,7 @@ import av
 import pytest
 from aiortc import RTCPeerConnection
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpreceiver import NackGenerator
 from aiortc.rtp import RtpPacket
 
 from agent.api.realtime import CALLS
@@ -89,6 +90,27 @@ async def test_at_a_call_s_end_what_waits_for_the_decoder_is_not_waited_for() ->
     inside.put(None)
     assert waiting() == 1 and inside.get() is None
     await peer.close()
+
+
+class Counted(set[int]):
+    """What is missing, and how often something was added to it."""
+
+    added = 0
+
+    def add(self, element: int) -> None:
+        self.added += 1
+        super().add(element)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 100, 128, 129, 130, 5000, 32_767, 32_768, 65_535])
+def test_of_a_leap_only_what_can_be_asked_for_is_counted(ahead: int) -> None:
+    ours, theirs = video_inside._Missing(), NackGenerator()
+    ours.missing = Counted()
+    for number in (65_000, 65_003, (65_003 + ahead) % 65_536):
+        packet = RtpPacket(sequence_number=number)
+        assert ours.add(packet) == theirs.add(packet)
+        assert ours.missing == theirs.missing and ours.max_seq == theirs.max_seq
+    assert ours.missing.added <= 2 + 128
 
 
 def h264_picture(width: int, height: int) -> bytes:

@@ -11,8 +11,8 @@ import aiortc.rtcrtpreceiver
 from aiortc import RTCPeerConnection, RTCRtpReceiver
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
-from aiortc.rtcrtpreceiver import RemoteStreamTrack
-from aiortc.rtp import RtpPacket
+from aiortc.rtcrtpreceiver import NackGenerator, RemoteStreamTrack
+from aiortc.rtp import RTP_HISTORY_SIZE, RtpPacket
 
 from agent.transport.pictures import MOST_PIXELS
 
@@ -21,8 +21,10 @@ _CODECS = "_RTCRtpReceiver__codecs"
 _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 _DECODER_THREAD = "_RTCRtpReceiver__decoder_thread"
 _TIMESTAMPS = "_RTCRtpReceiver__timestamp_mapper"
+_MISSING = "_RTCRtpReceiver__nack_generator"
 _MAKE_DECODER = "get_decoder"
 _PATIENCE_S = 10.0
+_SEQUENCES = 1 << 16
 
 
 class EncodedPicture(Protocol):
@@ -52,6 +54,21 @@ class _Undecoded(queue.Queue[Any]):
             with self.mutex:
                 self.queue.clear()
         super().put(item, block, timeout)
+
+
+class _Missing(NackGenerator):
+    """Counts what is missing since the last packet, and of a leap only what is asked for again.
+
+    aiortc counts all of it, to forget it at once: 18 ms for one packet, while all calls wait.
+    """
+
+    def add(self, packet: RtpPacket) -> bool:
+        if self.max_seq is not None:
+            ahead = (packet.sequence_number - self.max_seq) % _SEQUENCES
+            if RTP_HISTORY_SIZE < ahead < _SEQUENCES // 2:
+                self.missing.clear()
+                self.max_seq = (packet.sequence_number - RTP_HISTORY_SIZE - 1) % _SEQUENCES
+        return bool(super().add(packet))
 
 
 class _VideoTap:
@@ -94,10 +111,12 @@ def take_video(
     aiortc's own buffer waits for the first packet of the next picture, which at two pictures a
     second comes half a second later.
     """
-    if not hasattr(receiver, _DECODER_QUEUE):
-        raise AttributeError(f"its receiver has no {_DECODER_QUEUE}")
+    for place in (_DECODER_QUEUE, _MISSING):
+        if not hasattr(receiver, place):
+            raise AttributeError(f"its receiver has no {place}")
     waiting = _Undecoded()
     setattr(receiver, _DECODER_QUEUE, waiting)
+    setattr(receiver, _MISSING, _Missing())
     setattr(receiver, _JITTER_BUFFER, _VideoTap(receiver, order, failed))
     return waiting.qsize
 
