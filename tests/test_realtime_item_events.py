@@ -13,6 +13,7 @@ from agent.types import (
     AddToolResult,
     DeleteItem,
     Interrupt,
+    ToolCalled,
 )
 from tests.rig.realtime_order import AUDIO_CHAIN
 from tests.rig.realtime_watch import Watched, kinds, message
@@ -149,6 +150,10 @@ def test_a_picture_that_is_none_is_refused(
 def test_a_functions_result_goes_to_the_engine() -> None:
     call = Watched(abilities=ABLE_TO_ALL)
     item = {"type": "function_call_output", "call_id": "call_1", "output": "22 degrees"}
+    told = call.refused("conversation.item.create", item=item)
+    assert told == ("invalid_tool_call_id", "item.call_id"), "nobody has called"
+    assert call.actions == []
+    call.engine(ToolCalled(0, "call_1", "weather", "{}"))
     added, _ = call.send("conversation.item.create", item=item)
     assert added["item"]["output"] == "22 degrees"
     assert call.actions == [AddToolResult("call_1", "22 degrees")]

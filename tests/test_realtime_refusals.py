@@ -15,6 +15,7 @@ from agent.types import (
     Command,
     Paused,
     Respond,
+    ToolCalled,
     UpdateSettings,
 )
 from tests.rig.realtime_watch import Watched, kinds
@@ -154,6 +155,7 @@ def test_a_refused_tool_result_is_taken_out_and_one_deleted_meanwhile_is_not_twi
     call: Watched,
 ) -> None:
     result = {"type": "function_call_output", "id": "r", "call_id": "c", "output": "4"}
+    call.engine(ToolCalled(0, "c", "count", "{}"))
     call.send("conversation.item.create", item=result)
     (command,) = call.actions
     assert isinstance(command, AddToolResult)

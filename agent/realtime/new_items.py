@@ -13,7 +13,7 @@ from agent.errors import RequestError, UnsupportedError
 from agent.media.wire_sound import WireDecoder, sample_bytes, wire_rate_hz
 from agent.realtime.client_events import MAX_ID_CHARS
 from agent.realtime.events import new_id
-from agent.realtime.fields import MAX_BASE64_CHARS, Fields, decoded
+from agent.realtime.fields import MAX_BASE64_CHARS, Fields, decoded, quoted
 from agent.realtime.items import Item, MessageItem, Part, ToolCallItem, ToolResultItem
 from agent.realtime.state import CallState
 from agent.realtime.tools import calls_functions
@@ -220,4 +220,10 @@ def _tool_result(item: Fields, item_id: str, call: CallState) -> tuple[Item, tup
         return result, (AddText(item_id, "system", text),)
     if not calls_functions(call.settings, call.abilities):
         raise UnsupportedError("The engine calls no functions.", param=item.name("type"))
+    if past is None:
+        raise RequestError(
+            f"Tool call ID {quoted(call_id)} not found in conversation: name that of a call.",
+            param=item.name("call_id"),
+            code="invalid_tool_call_id",
+        )
     return result, (AddToolResult(call_id, output),)
