@@ -86,7 +86,7 @@ def test_settings_that_it_mentions_exist_and_their_numbers_are_theirs(told: dict
 
 
 def test_its_events_are_those_of_the_code() -> None:
-    sides: dict[str, Any] = EVENTS
+    sides = EVENTS
     assert set(sides["client"]) == set(obey.OBEY)
     assert set(sides["server"]) <= set(MODELS)
     said = {word for word in words_of_the_code() if word in MODELS}
@@ -124,6 +124,10 @@ async def test_people_can_read_it_on_a_phone_and_with_any_aid(
         refused: list[str] = []
         page.on("console", lambda said: refused.append(said.text))
         await page.goto(f"{server.url}/docs")
+        await page.goto(f"{server.url}/docs#event-voice_agent.tool")
+        unfolded = await page.inner_text("details[open]")
+        assert "decided_ms" in unfolded, "a link unfolds its event"
+        await page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
         width = await page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, "nothing is cut off"
         shown = await page.inner_text("main")

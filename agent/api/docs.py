@@ -12,8 +12,11 @@ from typing import Any
 from aiohttp import web
 
 from agent.api.openapi import document
+from agent.api.openapi.shapes import Schema
 from agent.config import Config
 
+_IN_ALL = ("type", "event_id")
+"""Fields of every event."""
 _METHODS = ("get", "post", "patch", "delete", "options")
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -141,16 +144,31 @@ def _contents(contents: Mapping[str, Any]) -> Iterator[str]:
 # ---- events and schemas -----------------------------------------------------------------------
 
 
-def _events(events: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+def _events(events: Mapping[str, Mapping[str, Schema]]) -> Iterator[str]:
     yield '<section id="events"><h2>Events</h2><p>Of a call, over its data channel '
     yield "<code>oai-events</code> or its WebSocket: one JSON object each, as OpenAI's Realtime "
-    yield "API has them; those of <code>voice_agent</code> are ours.</p>"
+    yield "API has them; those of <code>voice_agent</code> are ours. Each has a "
+    yield "<code>type</code>, the server's have an <code>event_id</code>, too, and yours may "
+    yield "have one: an <code>error</code> then names it.</p>"
     for side, heading in (("client", "From the client"), ("server", "From the server")):
-        yield f"<h3>{heading}</h3><dl>"
-        for name, about in events[side].items():
-            yield f"<dt><code>{_path(name)}</code></dt><dd>{_text(about)}</dd>"
-        yield "</dl>"
+        yield f"<h3>{heading}</h3>"
+        for name, schema in events[side].items():
+            yield from _event(name, schema)
     yield "</section>"
+
+
+def _event(name: str, schema: Schema) -> Iterator[str]:
+    """Folded, so that all of them can be looked over; a link to it unfolds it."""
+    fields = {each: told for each, told in schema["properties"].items() if each not in _IN_ALL}
+    yield f"<details><summary><code>{_path(name)}</code> {_text(schema['description'])}</summary>"
+    yield f'<div id="{_id(f"event-{name}")}">'
+    if fields:
+        yield from _fields(schema | {"properties": fields})
+    else:
+        yield "<p>No other fields.</p>"
+    for example in schema.get("examples", ()):
+        yield f"<pre>{_text(json.dumps(example, ensure_ascii=False))}</pre>"
+    yield "</div></details>"
 
 
 def _schemas(schemas: Mapping[str, Any]) -> Iterator[str]:
@@ -190,10 +208,12 @@ def _schema(schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fields(schema: Mapping[str, Any]) -> Iterator[str]:
-    needed = schema.get("required", ()) if schema.get("additionalProperties") is not False else ()
+    """Of what is sent to the server those that it needs are marked, of what it sends the others."""
+    is_told = schema.get("additionalProperties") is False
+    word = "may be absent" if is_told else "needed"
     yield '<dl class="fields">'
     for name, each in schema["properties"].items():
-        mark = " <em>needed</em>" if name in needed else ""
+        mark = f" <em>{word}</em>" if is_told != (name in schema.get("required", ())) else ""
         yield f"<dt><code>{_text(name)}</code>{mark}</dt><dd>"
         yield from _schema(each)
         yield "</dd>"

@@ -1,7 +1,8 @@
 """Is a server event what OpenAI's types say, to the letter? And are they in the documented order?
 
 Stricter than the SDK: no type coercion, no unknown field, no unknown `type`, and null only where
-it means something (a stock client silently drops an event with a null it does not expect).
+it means something (a stock client silently drops an event with a null it does not expect). And it
+is exactly what `/docs` says that it is.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any, Literal, get_args
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from tests.rig.described_events import strays
 from tests.rig.realtime_order import OrderError, check_order
 
 __all__ = ["OrderError", "SchemaError", "check_event", "check_events", "check_order"]
@@ -124,6 +126,8 @@ def check_event(event: object) -> dict[str, Any]:
     _check_nulls(dict(event), kind)
     _check_extras(parsed, kind, "")
     _check_content(event)
+    if undescribed := strays(event):
+        raise SchemaError("; ".join(undescribed))
     return dict(event)
 
 

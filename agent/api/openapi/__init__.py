@@ -4,7 +4,7 @@
 """
 
 from agent import __version__
-from agent.api.openapi import calls, chat, refusals, server, session, speech
+from agent.api.openapi import calls, chat, items, refusals, server, session, speech
 from agent.api.openapi.events import EVENTS
 from agent.api.openapi.shapes import Schema
 from agent.config import Config
@@ -26,7 +26,7 @@ _TAGS = {
 
 def document(config: Config) -> Schema:
     """The document, ready for JSON; it is made anew each time."""
-    parts = (refusals, session, calls, chat, speech, server)
+    parts = (refusals, session, items, calls, chat, speech, server)
     schemas: Schema = {}
     for part in parts:
         schemas |= part.SCHEMAS

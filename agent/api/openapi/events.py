@@ -1,68 +1,8 @@
-"""The events of the Realtime protocol, each with what it is for: what no path can say."""
+"""The events of the Realtime protocol, each with its fields: what no path can say."""
 
-_CLIENT = {
-    "session.update": "Change the session; what is not named stays.",
-    "input_audio_buffer.append": "More of the user's sound (WebSocket only).",
-    "input_audio_buffer.commit": "The user's turn is over (without turn detection).",
-    "input_audio_buffer.clear": "Forget what the user said since the last commit.",
-    "output_audio_buffer.clear": "Be silent now (WebRTC).",
-    "conversation.item.create": "Add text, a picture, a recording or what a function returned.",
-    "conversation.item.retrieve": "Ask for an item as it stands: speech with the words heard.",
-    "conversation.item.truncate": "So much of a spoken item was heard, and no more.",
-    "conversation.item.delete": "Forget an item.",
-    "response.create": "Answer now.",
-    "response.cancel": "Stop answering; what was made already is played.",
-    "playback.ack": "So much of a response was played (also: vLLM-Omni's clients).",
-    "voice_agent.pause": "Take in nothing until resumed.",
-    "voice_agent.resume": "Go on.",
-    "voice_agent.listen": "While `on`, only listen.",
-    "voice_agent.playout": "When a packet of the agent's voice left the loudspeaker.",
-}
-_SERVER = {
-    "session.created": "First of all: the session in force.",
-    "session.updated": "The session after `session.update`.",
-    "error": "What could not be done, and why; the call goes on unless it says otherwise.",
-    "rate_limits.updated": "What the key may still use.",
-    "conversation.created": "The conversation has begun.",
-    "conversation.item.added": "An item stands in the conversation.",
-    "conversation.item.done": "It is complete.",
-    "conversation.item.retrieved": "An item as it stands.",
-    "conversation.item.truncated": "What was not heard of an item is forgotten.",
-    "conversation.item.deleted": "An item is forgotten.",
-    "conversation.item.input_audio_transcription.delta": "Some of what the user said.",
-    "conversation.item.input_audio_transcription.completed": "What the user said.",
-    "conversation.item.input_audio_transcription.failed": "It could not be written down.",
-    "input_audio_buffer.speech_started": "The user speaks.",
-    "input_audio_buffer.speech_stopped": "The user fell silent.",
-    "input_audio_buffer.committed": "What the user said is an item now.",
-    "input_audio_buffer.cleared": "It is forgotten.",
-    "input_audio_buffer.timeout_triggered": "The user has said nothing for long.",
-    "output_audio_buffer.started": "The agent is heard (WebRTC).",
-    "output_audio_buffer.stopped": "All that it said was sent (WebRTC).",
-    "output_audio_buffer.cleared": "The rest of it will not be heard (WebRTC).",
-    "response.created": "The agent begins to answer.",
-    "response.done": "The answer is over, and how; with usage.",
-    "response.output_item.added": "The answer has one more item.",
-    "response.output_item.done": "The item is complete: a message, or a function to call.",
-    "response.content_part.added": "The message has one more part.",
-    "response.content_part.done": "The part is complete.",
-    "response.output_text.delta": "Words of a written answer.",
-    "response.output_text.done": "All words of it.",
-    "response.output_audio_transcript.delta": "Words of a spoken answer.",
-    "response.output_audio_transcript.done": "All words of it.",
-    "response.output_audio.delta": "Sound of it, in base64 (WebSocket only).",
-    "response.output_audio.done": "That was all of its sound.",
-    "response.function_call_arguments.delta": "Arguments of a function to call.",
-    "response.function_call_arguments.done": "All arguments of it.",
-    "playback.acknowledged": "How much of a `playback.ack` counts.",
-    "voice_agent.state": "listening, speaking, paused or queued.",
-    "voice_agent.unit": "What a second of the engine took, stage by stage.",
-    "voice_agent.echo": "How much echo is taken out.",
-    "voice_agent.latency": "How long the user waited for the first sound.",
-    "voice_agent.ducked": "The agent holds its breath: perhaps the user begins to speak.",
-    "voice_agent.resumed": "It was nothing: the agent goes on.",
-    "voice_agent.tool": "The server called a function of its own.",
-}
+from agent.api.openapi.client_events import CLIENT
+from agent.api.openapi.server_events import SERVER
+from agent.api.openapi.shapes import Schema
 
-EVENTS: dict[str, object] = {"client": _CLIENT, "server": _SERVER}
-"""By who sends them."""
+EVENTS: dict[str, dict[str, Schema]] = {"client": CLIENT, "server": SERVER}
+"""By who sends them: a schema for each type."""

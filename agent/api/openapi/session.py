@@ -4,6 +4,7 @@ from agent.api.openapi.shapes import (
     Schema,
     either,
     flag,
+    just,
     listing,
     maybe,
     number,
@@ -18,14 +19,14 @@ from agent.realtime.session_audio import EAGERNESS, FORMATS, KINDS
 from agent.realtime.settings import CHANNELS, MAX_OUTPUT_TOKENS, MODALITIES, MODES
 from agent.realtime.tools import MAX_TOOL_CHARS, MAX_TOOLS
 
-_INFINITE: Schema = {"type": "string", "const": "inf"}
+_INFINITE = just("inf")
 
 
 def _format() -> Schema:
     """Each kind has one rate."""
     kinds = [
         thing(
-            {"type": {"type": "string", "const": kind}, "rate": {"type": "integer", "const": rate}},
+            {"type": just(kind), "rate": {"type": "integer", "const": rate}},
             needs=("type",) if kind != "audio/pcm" else (),
         )
         for kind, rate in FORMATS.items()
@@ -55,33 +56,38 @@ def _voice() -> Schema:
 
 
 def _choice() -> Schema:
-    named = thing(
-        {"type": {"type": "string", "const": "function"}, "name": text(most=256)},
-        needs=("type", "name"),
-    )
+    named = thing({"type": just("function"), "name": text(most=256)}, needs=("type", "name"))
     return either(one_of("auto", "none", "required"), named)
+
+
+_EXTENSION: dict[str, Schema] = {
+    "language": text("Of the answers.", most=64),
+    "prompt_voice": text("Id of the voice whose manner the model takes on.", most=256),
+    "eagerness": number(0, 1, "Readiness to speak: 0 waits, 1 jumps in."),
+    "mode": one_of(*MODES, description="`half_duplex` is deaf while the agent speaks."),
+    "max_slices": whole(1, 9, "Into how many tiles a picture may be cut."),
+    "pictures_per_unit": whole(0, 8, "Camera pictures for each second."),
+    "early_units": flag("Do not wait for the end of the second."),
+    "tools": one_of(
+        *CHANNELS,
+        description="Who decides that a function is called: the model in the conversation "
+        "(`native`), or a chat beside it (`side`).",
+    ),
+}
 
 
 def _extension() -> Schema:
     return thing(
-        {
-            "language": text("Of the answers.", most=64),
-            "prompt_voice": text("Whose manner the model takes on.", most=256),
-            "eagerness": number(0, 1, "0 waits, 1 jumps in."),
-            "mode": one_of(*MODES),
-            "max_slices": whole(1, 9, "Into how many tiles a picture may be cut."),
-            "pictures_per_unit": whole(0, 8, "Camera pictures for each second."),
-            "early_units": flag("Do not wait for the end of the second."),
-            "tools": one_of(*CHANNELS, description="Who decides that a function is called."),
-        },
-        about="What OpenAI's session has no field for.",
+        _EXTENSION,
+        about="What OpenAI's session has no field for. Over a WebSocket the events of "
+        "`voice_agent.` are sent once a client has set it, be it to `{}`.",
     )
 
 
 def _function() -> Schema:
     return thing(
         {
-            "type": {"type": "string", "const": "function"},
+            "type": just("function"),
             "name": text(least=1, most=64) | {"pattern": "^[a-zA-Z0-9_-]+$"},
             "description": text(most=MAX_TOOL_CHARS),
             "parameters": {"type": "object", "description": "A JSON schema."},
@@ -111,14 +117,14 @@ def _given() -> Schema:
     )
     return thing(
         {
-            "type": {"type": "string", "const": "realtime"},
+            "type": just("realtime"),
             "model": text("Any: the server has one.", most=256),
             "instructions": text("The system prompt.", most=100_000),
             "output_modalities": listing(one_of(*MODALITIES), least=1),
             "max_output_tokens": either(whole(1, MAX_OUTPUT_TOKENS), _INFINITE),
             "audio": thing({"input": audio_input, "output": audio_output}),
             "tools": listing(ref("SessionFunction"), most=MAX_TOOLS),
-            "tool_choice": _choice(),
+            "tool_choice": ref("ToolChoice"),
             "parallel_tool_calls": flag(),
             "include": listing(text(most=256)),
             "voice_agent": ref("SessionExtension"),
@@ -144,14 +150,18 @@ def _told() -> Schema:
         "turn_detection": maybe(
             reply(detection, may_lack=[name for name in detection if name not in needs])
         ),
-        "transcription": {"type": "object"},
+        "transcription": reply(
+            {"model": text(), "language": text(), "prompt": text()},
+            may_lack=("model", "language", "prompt"),
+            about="Absent: nobody writes down what the user says.",
+        ),
     }
     audio_output = {"format": ref("SoundFormat"), "speed": number(0.25, 4), "voice": text()}
     return reply(
         {
             "id": text(),
-            "object": {"type": "string", "const": "realtime.session"},
-            "type": {"type": "string", "const": "realtime"},
+            "object": just("realtime.session"),
+            "type": just("realtime"),
             "model": text(),
             "instructions": text(),
             "output_modalities": listing(one_of(*MODALITIES)),
@@ -162,11 +172,11 @@ def _told() -> Schema:
                 }
             ),
             "tools": listing(ref("SessionFunction")),
-            "tool_choice": _choice(),
+            "tool_choice": ref("ToolChoice"),
             "parallel_tool_calls": flag(),
             "max_output_tokens": either(whole(1), _INFINITE),
             "truncation": text(),
-            "voice_agent": ref("SessionExtension"),
+            "voice_agent": reply(_EXTENSION, may_lack=("tools",)),
         },
         about="The session in force.",
     )
@@ -176,6 +186,7 @@ SCHEMAS: dict[str, Schema] = {
     "SoundFormat": _format(),
     "TurnDetection": _detection(),
     "SessionFunction": _function(),
+    "ToolChoice": _choice(),
     "SessionExtension": _extension(),
     "Session": _given(),
     "SessionInForce": _told(),

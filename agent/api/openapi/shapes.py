@@ -43,6 +43,11 @@ def one_of(*values: str, description: str = "") -> Schema:
     return _described({"type": "string", "enum": list(values)}, description)
 
 
+def just(word: str) -> Schema:
+    """This word and no other."""
+    return {"type": "string", "const": word}
+
+
 def listing(items: Schema, *, least: int = 0, most: int | None = None, about: str = "") -> Schema:
     """An array."""
     schema = _described({"type": "array", "items": items}, about)
