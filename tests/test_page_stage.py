@@ -122,3 +122,38 @@ async def test_an_answer_in_captions_and_the_field_are_on_a_phones_first_screen(
     async with open_page(phone, models=able_models()) as opened:
         await opened.call()
         assert await _bottom(opened, "#typing textarea") > height, "a voice has the large orb"
+
+
+async def _wide(opened: OpenPage) -> int:
+    wide: int = await opened.page.evaluate("document.documentElement.scrollWidth")
+    return wide
+
+
+@pytest.mark.parametrize("width", [342, 320])
+async def test_narrow_phones_need_not_scroll_sideways(width: int) -> None:
+    async with open_page(Look(width, 568), models=able_models()) as opened:
+        await opened.call()
+        assert await _wide(opened) == width
+        field = opened.page.locator("#typing textarea")
+        # More than one line of a placeholder would be cut off.
+        assert await field.evaluate("(field) => field.scrollHeight <= field.clientHeight")
+
+
+async def test_a_phone_held_sideways_has_the_buttons_on_its_first_screen() -> None:
+    async with open_page(Look(844, 390), models=able_models()) as opened:
+        page = opened.page
+        assert await _bottom(opened, "#call-button") < 390
+        await opened.call()
+        for part in ("#call-button", "#pause", "#listen", "#mic-meter", "#typing textarea"):
+            assert await _bottom(opened, part) < 390, part
+        assert await _wide(opened) == 844
+        state = page.locator("#state")
+        before = await page.locator("#orb").bounding_box()
+        await page.click("#camera")
+        await opened.shows("#self-view")
+        await opened.server_says({"type": "output_audio_buffer.started", "response_id": "r"})
+        await opened.shows("text=Agent is speaking")
+        assert await page.locator("#orb").bounding_box() == before, "nothing moves"
+        assert await state.evaluate("(state) => state.scrollWidth <= state.clientWidth")
+        await page.click("#tab-chat")
+        assert await _bottom(opened, "#chat-form textarea") < 390
