@@ -19,6 +19,12 @@ from tests.rig.whip_caller import WhipCaller
 
 CALLS = "/v1/realtime/calls"
 STOPPED = "output_audio_buffer.stopped"
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
 
 
 @pytest.fixture
@@ -137,6 +143,11 @@ async def test_whip_a_proxy_s_prefix_stands_before_the_location(server: Running)
         async with client.http.post(
             client.endpoint, data=await client.offer(), headers={"Content-Type": "application/sdp"}
         ) as response:
+            assert response.headers["Location"].startswith(f"{path}{CALLS}/rtc_")
+        async with client.http.get(
+            f"{server.url}/v1/realtime?model=x", headers=UPGRADE
+        ) as response:
+            assert response.status == 101
             assert response.headers["Location"].startswith(f"{path}{CALLS}/rtc_")
     await client.close()
     await server.end_calls()

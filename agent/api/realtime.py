@@ -43,7 +43,7 @@ async def open_call(request: web.Request) -> web.Response:
     response = web.Response(status=201, body=answered.sdp.encode(), content_type=SDP)
     response.headers.update(
         {
-            hdrs.LOCATION: f"{_prefix(request)}{CALLS_PATH}/{answered.call_id}",
+            hdrs.LOCATION: f"{prefix_of(request)}{CALLS_PATH}/{answered.call_id}",
             hdrs.ETAG: f'"{answered.ice_tag}"',
             "Accept-Patch": f"{ICE_FRAGMENT}, {SDP}",
         }
@@ -69,7 +69,7 @@ def _user(request: web.Request) -> str:
     return caller_of(request).key or "caller"
 
 
-def _prefix(request: web.Request) -> str:
+def prefix_of(request: web.Request) -> str:
     """Under which a proxy serves all this, where it says so (Traefik does)."""
     said = request.headers.get("X-Forwarded-Prefix", "")
     return said.rstrip("/") if _PREFIX.fullmatch(said) else ""

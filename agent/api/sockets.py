@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, hdrs, web
 
 from agent.api.caller import caller_of
 from agent.api.calls import max_event_bytes
-from agent.api.realtime import CALLS
+from agent.api.realtime import CALLS, CALLS_PATH, prefix_of
 from agent.api.sideband import Sideband
 from agent.errors import RequestError
 from agent.session import Session
@@ -59,7 +59,7 @@ async def open_socket(request: web.Request) -> web.WebSocketResponse:
     transport = WebSocketTransport(PACE)
     session = await calls.open_socket(transport, None, caller_of(request))
     # Nothing in the protocol names the call; whoever wants to attach to it needs to know.
-    socket.headers[hdrs.LOCATION] = f"/v1/realtime/calls/{session.call_id}"
+    socket.headers[hdrs.LOCATION] = f"{prefix_of(request)}{CALLS_PATH}/{session.call_id}"
     try:
         await socket.prepare(request)
         transport.begin(socket)
