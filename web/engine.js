@@ -38,6 +38,6 @@ export function captionsOnly(engine) {
 function showEcho(reason) {
   byId('echo-notice').hidden = false;
   byId('echo-reason').hidden = !reason;
-  byId('echo-reason').textContent = `Why not the model: ${reason}.`;
+  byId('echo-reason').textContent = `Why this engine answers: ${reason}.`;
   byId('details').toggleAttribute('open', true);
 }
