@@ -263,6 +263,8 @@ async def test_the_user_s_key_is_asked_for_where_the_page_has_none(tmp_path: Pat
             await page.wait_for_selector("#problem >> text=key", timeout=PATIENCE_MS)
             said = await page.inner_text("#problem")
             assert "Ask whoever runs this server for a key" in said
+            note = await page.inner_text("#typing-note")
+            assert "engine" not in note, "nobody knows yet what it can do"
             assert "Authorization" not in said and "voice-agent" not in said, said
             await page.click("#problem-action")
             await page.fill("#key-input", "va_wrong")

@@ -22,8 +22,8 @@ export class Typing {
   #line;
   #composer;
   #showPicture;
-  /** @type {Abilities} */
-  #abilities = {};
+  /** Unknown before the server could be asked. @type {Abilities | null} */
+  #abilities = null;
   /** Items that are sent and not yet taken. @type {Set<string>} */
   #underWay = new Set();
   /** @type {Map<string, Attachment>} */
@@ -60,7 +60,7 @@ export class Typing {
   callChanged() {
     const { talking } = this.#line();
     if (!talking) this.#forget();
-    if (!this.#abilities.typed_text) this.#composer.enable('This engine takes no typed text: speak to it.');
+    if (this.#abilities && !this.#abilities.typed_text) this.#composer.enable('This engine takes no typed text: speak to it.');
     else this.#composer.enable(talking ? '' : 'You can type while a call is on.');
   }
 
