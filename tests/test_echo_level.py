@@ -109,6 +109,7 @@ class Greedy:
     delay_samples = 0
     erle_db = 40.0
     delay_ms = 120.0
+    no_echo = False
 
     def __init__(self, sent: FloatArray) -> None:
         self._sent = sent

@@ -106,7 +106,7 @@ class BargeIn:
         begin, self._heard_until = self._heard_until, frame.until
         user_dbfs, silent = self._user.dbfs, self._agent.silent
         unsure = self._is_unsure()
-        echo_free = silent or (self.ducked and not unsure)
+        echo_free = silent or self._agent.unheard or (self.ducked and not unsure)
         voiced = self._overlap.push(frame, user_dbfs, echo_free=echo_free)
         if voiced and silent and not self._agent.held:
             self._user.push(frame)
@@ -143,9 +143,12 @@ class BargeIn:
         if self._segment is not None:
             self._segment.end(at)
 
-    def advance(self, now: int, playing: bool, *, held: bool = False) -> list[BargeInEvent]:
+    def advance(
+        self, now: int, playing: bool, *, held: bool = False, unheard: bool = False
+    ) -> list[BargeInEvent]:
         """What is to be told and done, now that the microphone stands at `now` and the agent plays,
-        or its next turn is `held`: there, and about to begin."""
+        or its next turn is `held`: there, and about to begin. `unheard`: nothing comes back."""
+        self._agent.unheard = unheard
         self._follow_agent(now, playing, held)
         self._follow_undetected()
         return [*self._report(), *self._contest(), *self._close()]
@@ -372,8 +375,8 @@ class BargeIn:
 
     def _is_unsure(self) -> bool:
         """Whether the agent's echo may still hide what there is."""
-        if self._ducked_at is None or self._agent.held:
-            return self.ducked and not self._agent.silent
+        if self._ducked_at is None or self._agent.held or self._agent.unheard:
+            return self.ducked and not self._agent.unheard and not self._agent.silent
         return echo_hides(self._now - self._ducked_at, self.echo_delay_ms)
 
     def _duck(self) -> list[BargeInEvent]:

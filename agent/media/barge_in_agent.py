@@ -19,6 +19,8 @@ class AgentVoice:
         self._silent_since = -_ECHO_TAIL_SAMPLES
         self.sounding = False
         """Whether a turn has begun and is not over, ducked or not."""
+        self.unheard = False
+        """Whether it is known that nothing of it comes back."""
         self.held = False
         """Whether the next turn is there but has not begun: nothing of it can be echoed yet."""
 
@@ -35,7 +37,7 @@ class AgentVoice:
     @property
     def guarded(self) -> bool:
         """Whether what sounds like speech may be echo that is not cancelled yet."""
-        return self._sounded < self._guard_samples and not self.silent
+        return self._sounded < self._guard_samples and not (self.silent or self.unheard)
 
     def follow(self, now: int, sounding: bool, held: bool) -> None:
         """The microphone stands at `now`."""

@@ -8,10 +8,11 @@ import numpy as np
 from agent.errors import ConfigError
 from agent.interfaces import EchoCanceller
 from agent.media.audio import power_dbfs
+from agent.media.echo_absence import EchoAbsence
 from agent.media.echo_align import AlignmentPolicy, EchoFound
 from agent.media.echo_delay import EchoDelay
 from agent.media.echo_far import FAR_DELAY_SAMPLES, FarEnd, History
-from agent.media.echo_lane import DELAY_SAMPLES, FALLING, AudioProcessing, Lane, Rival
+from agent.media.echo_lane import DELAY_SAMPLES, FALLING, AudioProcessing, Lane, Rival, delayed
 from agent.media.echo_reference import Reference
 from agent.types import MIC_FRAME_SAMPLES, MIC_RATE_HZ, SPEECH_RATE_HZ, AudioFrame, FloatArray
 
@@ -42,6 +43,10 @@ class TracingCanceller(EchoCanceller, Protocol):
     def sent_power(self) -> float | None:
         """Of what the last 10 ms may be an echo of, the loudest 10 ms; None while unknown."""
 
+    @property
+    def no_echo(self) -> bool:
+        """Whether it knows that the agent's voice does not come back."""
+
 
 class PassThrough:
     """No cancelling: for peers that do it themselves, and for transports without a far end."""
@@ -65,7 +70,8 @@ class Aec3:
     speaks, the delay of its echo and the drift between the two clocks are measured. Where AEC3
     needs another reference for them, a second one learns it from the last two seconds of both
     ends, several times as fast as they were heard, and takes over when it does better. While the
-    agent has nothing to say, AEC3 rests.
+    agent has nothing to say, AEC3 rests. Where its voice turns out not to come back, the
+    microphone goes through as it is, 8 ms late, until an echo is found.
 
     `push_far` may be called from another thread than `cancel`, which itself belongs to one
     thread. Raises `ConfigError` where pywebrtc-audio is missing.
@@ -81,6 +87,8 @@ class Aec3:
         self._delay = EchoDelay()
         self._policy = AlignmentPolicy()
         self._gauge = _ErleGauge()
+        self._absence = EchoAbsence()
+        self._passes = False
 
     @property
     def erle_db(self) -> float:
@@ -116,6 +124,11 @@ class Aec3:
         """How long the reference is held back, so that AEC3 finds a late echo."""
         return (self._lane.reference.lag - self._arrival_lag) / _SAMPLES_PER_MS
 
+    @property
+    def no_echo(self) -> bool:
+        """See `TracingCanceller`."""
+        return self._absence.is_known
+
     def push_far(self, frame: AudioFrame) -> None:
         """What was just sent: 24 kHz, normally 20 ms. Raises `ValueError` for another rate."""
         if frame.rate_hz != SPEECH_RATE_HZ:
@@ -135,11 +148,31 @@ class Aec3:
         near = near[-MIC_FRAME_SAMPLES:]
         self._gauge.push(near, cleaned, self._lane.far)
         self._measure(near)
-        return self._challenge(cleaned) if self._rival is not None else cleaned
+        self._look_for_absence(near)
+        return self._pass(self._challenge(cleaned) if self._rival is not None else cleaned)
 
     @property
     def _arrival_lag(self) -> int:
         return self._near.end - self._far.anchor
+
+    def _look_for_absence(self, near: FloatArray) -> None:
+        sent = self._far.read(self._far.anchor - MIC_FRAME_SAMPLES, MIC_FRAME_SAMPLES)
+        self._absence.push(
+            float(np.dot(near, near)) / MIC_FRAME_SAMPLES,
+            float(np.dot(sent, sent)) / MIC_FRAME_SAMPLES,
+            found=self._delay.lag is not None,
+        )
+
+    def _pass(self, cleaned: FloatArray) -> FloatArray:
+        """`cleaned`, or the microphone where there is no echo; crossed over within this frame."""
+        before, self._passes = self._passes, self._absence.is_known
+        if not (before or self._passes):
+            return cleaned
+        plain = delayed(self._near)
+        if before == self._passes:
+            return plain
+        leaving, coming = (cleaned, plain) if self._passes else (plain, cleaned)
+        return leaving * FALLING + coming * (1.0 - FALLING)
 
     def _measure(self, near: FloatArray) -> None:
         self._delay.push(near, self._near.end - len(near), self._arrival_lag)

@@ -57,12 +57,12 @@ class Lane:
         self._silent_frames = 0 if np.dot(far, far) else self._silent_frames + 1
         if rested and self._silent_frames:
             self.far = far[-MIC_FRAME_SAMPLES:]
-            return _delayed(history)
+            return delayed(history)
         if rested:
             return self._wake(near, far, history)
         cleaned = self._cancel(near, far)
         if self._silent_frames > self._awake_frames:
-            return cleaned * FALLING + _delayed(history) * (1.0 - FALLING)
+            return cleaned * FALLING + delayed(history) * (1.0 - FALLING)
         return cleaned
 
     def _wake(self, near: FloatArray, far: FloatArray, history: History) -> FloatArray:
@@ -70,7 +70,7 @@ class Lane:
         before = history.read(history.end - len(near) - _PRIMING_SAMPLES, _PRIMING_SAMPLES)
         self._apm.process(before, np.zeros(_PRIMING_SAMPLES, np.float32))
         cleaned = self._cancel(near, far)
-        return _delayed(history) * FALLING + cleaned * (1.0 - FALLING)
+        return delayed(history) * FALLING + cleaned * (1.0 - FALLING)
 
     def _cancel(self, near: FloatArray, far: FloatArray) -> FloatArray:
         cleaned = self._apm.process(near, far)[-MIC_FRAME_SAMPLES:]
@@ -79,7 +79,8 @@ class Lane:
         return cleaned
 
 
-def _delayed(history: History) -> FloatArray:
+def delayed(history: History) -> FloatArray:
+    """The newest 10 ms of the microphone, as late as AEC3 would give them."""
     return history.read(history.end - MIC_FRAME_SAMPLES - DELAY_SAMPLES, MIC_FRAME_SAMPLES)
 
 

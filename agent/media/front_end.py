@@ -250,7 +250,10 @@ class FrontEnd:
             self._barge_in.hear(self._frames.frame(judged))
             self._early.hear(judged)
         self._agent_playing, self._agent_held = agent_playing, agent_held
-        return self._barge_in.advance(self._position, agent_playing, held=agent_held)
+        unheard = self._tracing.no_echo if self._tracing else False
+        return self._barge_in.advance(
+            self._position, agent_playing, held=agent_held, unheard=unheard
+        )
 
 
 class _UnitEars:
