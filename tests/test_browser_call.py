@@ -175,7 +175,7 @@ async def test_the_server_hangs_up_and_the_page_says_so(tmp_path: Path) -> None:
 
 
 async def test_a_browser_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
-    async with running_server() as server:
+    async with running_server(["calls.return_s=0"]) as server:
         before = Footprint.now()
         async with visit(server, script(20.0), tmp_path) as person:
             await person.start()
