@@ -188,6 +188,20 @@ async def test_requests_of_a_key_are_bounded_a_minute(server: KeyedServer, key: 
     assert server.refused("rate") == 3
 
 
+async def test_each_response_tells_how_many_requests_are_left(server: KeyedServer) -> None:
+    few = server.add_key("few", requests_per_minute=6)
+    await server.status(few)
+    caller = SocketCaller(server.running.url)
+    await caller.dial(headers={"Authorization": f"Bearer {few}"})
+    told = await caller.wait_for("rate_limits.updated")
+    await caller.hang_up()
+    assert caller.types().index("rate_limits.updated") == 1 + caller.types().index(
+        "response.created"
+    )
+    left = {"name": "requests", "limit": 6, "remaining": 4, "reset_seconds": 20.0}
+    assert told["rate_limits"] == [left]
+
+
 async def test_guessing_is_slowed_down_and_disturbs_nobody(tmp_path: Path) -> None:
     async with keyed_server(tmp_path, ["auth.failures_per_minute=2"]) as server:
         key = server.add_key("acme")

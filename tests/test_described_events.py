@@ -48,11 +48,11 @@ SOUND = {"format": {"type": "audio/pcmu"}, "voice": "anna"}
 
 def conversation(wire: Wire) -> list[dict[str, Any]]:
     """A call on that wire in which everything is told that can be."""
-    call = Watched(abilities=ABLE, settings=WAITS, wire=wire)
+    limits = [RateLimit("requests", 60, 12, 20.0)]
+    call = Watched(abilities=ABLE, settings=WAITS, wire=wire, allowance=lambda: limits)
     call.send("session.update", session={"voice_agent": {}, "tools": [TOOL]})
     call.send("session.update", session={"tool_choice": {"type": "function", "name": "weather"}})
     call.send("session.update", session={"max_output_tokens": 99, "audio": {"output": SOUND}})
-    call.take(call.call.rate_limits([RateLimit("requests", 60, 12, 20.0)]))
     item_id = call.user_says()
     call.engine(UserText(item_id, "Hello"), UserTextFailed(item_id, "mumbled"))
     _speaks(call, 1)
@@ -190,6 +190,7 @@ def ready(kind: str) -> Watched:
         call.end(1)
         call.drained(1)
     call.send("input_audio_buffer.append", audio="AAAA")
+    call.engine(ToolCalled(0, "c", "weather", "{}"))
     return call
 
 

@@ -145,6 +145,7 @@ class Party:
             settings=settings,
             limits=Limits(max_items=30, max_waiting=40, max_waiting_calls=3),
             wire=wire,
+            allowance=self.allowance,
         )
         self.turn = 0
         self.ended = True
@@ -210,10 +211,12 @@ class Party:
 
     def server(self) -> None:
         at = self.dice.randrange(10**6)
-        if self.dice.random() < 0.5:
-            self.call.take(self.call.call.idle_timed_out(at, at + 99))
-        else:
-            self.call.take(self.call.call.rate_limits([RateLimit("tokens", 9, at, 0.5)]))
+        self.call.take(self.call.call.idle_timed_out(at, at + 99))
+
+    def allowance(self) -> list[RateLimit]:
+        """Of a client whose key has a limit, and now and then of one that has none."""
+        left = self.dice.randrange(10)
+        return [RateLimit("tokens", 9, left, 0.5)] if left else []
 
     def client(self) -> None:
         requests = ["response.cancel", "response.create", "conversation.item.retrieve"]

@@ -59,8 +59,8 @@ NEVER = {
 
 def eventful(wire: Wire) -> Watched:
     """A call on that wire in which everything happens that can."""
-    call = Watched(settings=WAITS, wire=wire)
-    call.take(call.call.rate_limits([RateLimit("requests", 60, 12, 20.0)]))
+    limits = [RateLimit("requests", 60, 12, 20.0)]
+    call = Watched(settings=WAITS, wire=wire, allowance=lambda: limits)
     item_id = call.user_says()
     call.engine(UserText(item_id, "Hello"), UserTextFailed(item_id, "mumbled"))
     call.start(1)
@@ -144,10 +144,16 @@ def test_a_cancelled_response_cost_what_is_known_of_it(call: Watched) -> None:
     assert call.last("response.done")["response"]["usage"]["total_tokens"] == 27
 
 
-def test_limits_are_told_where_there_are_any(call: Watched) -> None:
-    assert call.take(call.call.rate_limits([])) == []
-    limits = [RateLimit("requests", 60, 12, 20.12345), RateLimit("tokens", 1000, 0, 1.0)]
-    (told,) = call.take(call.call.rate_limits(limits))
+def test_limits_are_told_with_each_response_where_there_are_any() -> None:
+    limits: list[RateLimit] = []
+    call = Watched(allowance=lambda: limits)
+    assert "rate_limits.updated" not in kinds(call.start(1))
+    call.end(1)
+    call.drained(1)
+    limits += [RateLimit("requests", 60, 12, 20.12345), RateLimit("tokens", 1000, 0, 1.0)]
+    events = call.start(2)
+    assert kinds(events)[:2] == ["response.created", "rate_limits.updated"]
+    told = events[1]
     assert told["rate_limits"][0] == {
         "name": "requests",
         "limit": 60,

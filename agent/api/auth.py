@@ -9,6 +9,7 @@ is nothing in them that is not public, or a number that probes need.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -22,6 +23,7 @@ from agent.clock import SYSTEM_CLOCK, Clock
 from agent.config import Config
 from agent.errors import AuthError, ConfigError, QuotaError
 from agent.keys import MOST_CALLS, MOST_CHATS, ApiKey, keys_file
+from agent.realtime import RateLimit
 from agent.telemetry import Telemetry
 from agent.tls import is_loopback
 
@@ -161,7 +163,8 @@ class Guard:
 
     def _counted_holder(self, key: ApiKey) -> Caller:
         settings = self._settings
-        self._requests.take(key.name, key.requests_per_minute or settings.requests_per_minute)
+        per_minute = key.requests_per_minute or settings.requests_per_minute
+        self._requests.take(key.name, per_minute)
         # Those without a limit are counted, too: it may be given one while they call.
         most_calls = key.max_calls or settings.max_calls or MOST_CALLS
         most_chats = key.max_chats or settings.max_chats or MOST_CHATS
@@ -172,6 +175,7 @@ class Guard:
             shares=(Share(name, most_calls),),
             chat_shares=(Share(name, most_chats),),
             voices=key.voices,
+            allowance=partial(_left, self._requests, key.name, per_minute),
             # Whoever may use some voices only may not make those of others go away either.
             may_change_voices=not key.voices,
         )
@@ -196,6 +200,11 @@ class Guard:
 
 
 GUARD = web.AppKey("guard", Guard)
+
+
+def _left(rates: Rates, name: str, per_minute: int) -> list[RateLimit]:
+    remaining, reset_s = rates.left(name, per_minute)
+    return [RateLimit("requests", per_minute, remaining, reset_s)]
 
 
 # ---- reading a request ------------------------------------------------------------------------

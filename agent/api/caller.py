@@ -1,11 +1,12 @@
 """Who asks: the key behind a request, and what its owner may do."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
 from agent.errors import AuthError
+from agent.realtime import Allowance
 from agent.types import Abilities
 
 
@@ -56,6 +57,8 @@ class Caller:
     """Whether they may add voices and delete them."""
     may_chat: bool = True
     """Whether they may have more than calls: chats, and texts read aloud."""
+    allowance: Allowance = field(default=tuple, compare=False)
+    """Of requests."""
 
     def owns(self, caller: "Caller") -> bool:
         """Whether a call of `caller` is theirs: a key has those of its secrets, not the reverse."""

@@ -293,7 +293,7 @@ class Calls:
         if session is not None:
             _expect_voice(session, caller, self._services.abilities)
             settings = parse_opening(session, settings, abilities, limits)
-        return RealtimeCall(call_id, settings, abilities, limits, wire)
+        return RealtimeCall(call_id, settings, abilities, limits, wire, allowance=caller.allowance)
 
     async def _open(self, offer: str, session: object, caller: Caller) -> Answered:
         config = self._services.config

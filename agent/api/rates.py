@@ -43,6 +43,11 @@ class Rates:
             )
         bucket.tokens -= 1
 
+    def left(self, name: str, per_minute: int) -> tuple[int, float]:
+        """How many more of `name` may come now, and after how many seconds all may again."""
+        bucket = self._filled(name, per_minute)
+        return int(bucket.tokens), (per_minute - bucket.tokens) * 60 / per_minute
+
     def _filled(self, name: str, per_minute: int) -> _Bucket:
         now_s = self._clock.now_s()
         bucket = self._buckets.get(name)

@@ -17,7 +17,7 @@ server events these are never sent, for there is nothing to tell by them:
 
 from agent.realtime.call import RealtimeCall
 from agent.realtime.client_events import parse_opening
-from agent.realtime.limits import Limits, RateLimit
+from agent.realtime.limits import Allowance, Limits, RateLimit
 from agent.realtime.reaction import (
     Action,
     CancelTurn,
@@ -33,6 +33,7 @@ from agent.realtime.settings import parse_session, session_object
 
 __all__ = [
     "Action",
+    "Allowance",
     "CancelTurn",
     "ClearPlayout",
     "CloseCall",

@@ -6,7 +6,7 @@ what the client is to be told and what is to be done comes out as a `Reaction`.
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.errors import AgentError, CapacityError, RequestError
@@ -21,7 +21,7 @@ from agent.realtime.client_events import (
 from agent.realtime.events import Event, error_event, new_id, server_event
 from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
-from agent.realtime.limits import Limits, RateLimit
+from agent.realtime.limits import Allowance, Limits
 from agent.realtime.obey import cancel, obey
 from agent.realtime.reaction import (
     CancelTurn,
@@ -80,10 +80,13 @@ class RealtimeCall:
         abilities: Abilities,
         limits: Limits = DEFAULT_LIMITS,
         wire: Wire = "webrtc",
+        *,
+        allowance: Allowance = tuple,
     ) -> None:
         """`settings` are what `parse_opening` gave, or the defaults."""
         self.call_id = call_id
         self._call = CallState(settings, abilities, limits, wire)
+        self._call.allowance = allowance
         self._commands: deque[tuple[Command, str]] = deque(maxlen=limits.max_commands)
 
     @property
@@ -287,22 +290,6 @@ class RealtimeCall:
         plays. Before the first time it answers with all that was generated.
         """
         self._call.turns.heard(turn, heard_ms)
-
-    # ---- the server ---------------------------------------------------------------------------
-
-    def rate_limits(self, limits: Sequence[RateLimit]) -> Reaction:
-        """How much the client may still use; where nothing is limited, nothing is said."""
-        told = [
-            {
-                "name": limit.name,
-                "limit": limit.limit,
-                "remaining": limit.remaining,
-                "reset_seconds": round(limit.reset_s, 3),
-            }
-            for limit in limits
-        ]
-        events = [server_event("rate_limits.updated", rate_limits=told)] if told else []
-        return self._call.tell(events)
 
     # ---- what only our own page listens to ----------------------------------------------------
 

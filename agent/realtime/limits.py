@@ -1,7 +1,10 @@
 """How much one client may make the protocol remember or read."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+from agent.realtime.events import Event, server_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +15,33 @@ class RateLimit:
     limit: int
     remaining: int
     reset_s: float
+
+
+Allowance: TypeAlias = Callable[[], Sequence[RateLimit]]
+"""What the client may still use; empty where nothing is limited."""
+
+
+def with_limits(events: Sequence[Event], allowance: Allowance) -> list[Event]:
+    """`events`, and behind the beginning of each response how much the client may still use."""
+    told: list[Event] = []
+    for event in events:
+        told.append(event)
+        if event["type"] == "response.created" and (limits := allowance()):
+            told.append(_updated(limits))
+    return told
+
+
+def _updated(limits: Sequence[RateLimit]) -> Event:
+    each = [
+        {
+            "name": limit.name,
+            "limit": limit.limit,
+            "remaining": limit.remaining,
+            "reset_seconds": round(limit.reset_s, 3),
+        }
+        for limit in limits
+    ]
+    return server_event("rate_limits.updated", rate_limits=each)
 
 
 @dataclass(frozen=True, slots=True)

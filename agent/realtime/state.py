@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from agent.realtime.events import Event, new_id, server_event
 from agent.realtime.idle import Quiet
 from agent.realtime.items import Items, SpokenItem, UserSpeechItem, added, done
-from agent.realtime.limits import Limits
+from agent.realtime.limits import Allowance, Limits, with_limits
 from agent.realtime.reaction import Action, ClearPlayout, Reaction
 from agent.realtime.responses import Responses
 from agent.realtime.settings import session_object
@@ -49,6 +49,7 @@ class CallState:
         self.abilities = abilities
         self.limits = limits
         self.wire = wire
+        self.allowance: Allowance = tuple
         self.updates = Updates(limits.max_commands)
         self.items = Items(limits)
         self.turns = Turns(self.items, limits, wire)
@@ -117,14 +118,15 @@ class CallState:
         return session_object(self.settings, self.abilities, self._session_id)
 
     def tell(self, events: list[Event], *actions: Action) -> Reaction:
-        """The reaction, with `voice_agent.state` behind it where the state changed."""
+        """The reaction, with `voice_agent.state` behind it where the state changed, and with what
+        the client may still use where a response begins."""
         state, turn = self._now()
         told_state, told_turn = self._told
         another_turn = state == "speaking" and turn != told_turn
         if self.opened and (state != told_state or another_turn):
             self._told = (state, turn)
             events = [*events, server_event("voice_agent.state", state=state, turn=turn)]
-        return Reaction(tuple(events), actions)
+        return Reaction(tuple(with_limits(events, self.allowance)), actions)
 
     def commit(self, item: UserSpeechItem) -> list[Event]:
         """The user's speech becomes an item at the end of the conversation."""

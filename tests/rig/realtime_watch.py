@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.realtime import Action, Limits, Reaction, RealtimeCall
+from agent.realtime import Action, Allowance, Limits, Reaction, RealtimeCall
 from agent.types import (
     SPEECH_RATE_HZ,
     Abilities,
@@ -32,10 +32,13 @@ class Watched:
         settings: SessionSettings | None = None,
         limits: Limits | None = None,
         wire: Wire = "webrtc",
+        allowance: Allowance = tuple,
     ) -> None:
         settings = settings or SessionSettings(model="echo")
         self.wire = wire
-        self.call = RealtimeCall("rtc_test", settings, abilities, limits or Limits(), wire)
+        self.call = RealtimeCall(
+            "rtc_test", settings, abilities, limits or Limits(), wire, allowance=allowance
+        )
         self.events: list[dict[str, Any]] = []
         self.actions: list[Action] = []
         self._generated: dict[int, int] = {}

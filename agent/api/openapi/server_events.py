@@ -76,8 +76,8 @@ _CONVERSATION = (
     ),
     _event(
         "rate_limits.updated",
-        "What the client may still use. No limit of this server's is told so as yet: whoever "
-        "exceeds one gets a 429.",
+        "Behind each `response.created`, where the client's key has a limit: how many requests it "
+        "may still make, HTTP's and new calls, before one gets a 429.",
         {"rate_limits": listing(_RATE)},
     ),
     _event(
