@@ -1,18 +1,11 @@
 """Early units of one call: when the engine is ready for one, and what came of it."""
 
 from agent.clock import Clock
+from agent.commands import ForceListen
 from agent.engine_line import Told
 from agent.media.front_end import FrontEnd, FrontEndEvent
 from agent.media.playout import Playout
-from agent.types import (
-    EngineEvent,
-    ForceListen,
-    TurnEnded,
-    TurnStarted,
-    Unit,
-    UnitReport,
-    VideoFrame,
-)
+from agent.types import EngineEvent, TurnEnded, TurnStarted, Unit, UnitReport, VideoFrame
 
 _MOST_LAG_S = 0.3
 """An engine that takes longer for a unit has no time for units that may be in vain."""

@@ -6,18 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
+from agent.commands import AddAudio, AddPicture, AddText, Command, DeleteItem
 from agent.errors import CapacityError, EngineError, RequestError
 from agent.interfaces import Conversation
-from agent.types import (
-    AddAudio,
-    AddPicture,
-    AddText,
-    Command,
-    DeleteItem,
-    SpeechEnded,
-    SpeechStarted,
-    Unit,
-)
+from agent.types import SpeechEnded, SpeechStarted, Unit
 
 MAX_WAITING = 64
 """A minute of units: an engine that is further behind takes nothing any more."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.chat_types import AnswerRequest, ChatEvent
+from agent.commands import Command
 from agent.errors import VocoderError
 from agent.types import (
     Abilities,
     AudioFrame,
-    Command,
     EngineEvent,
     FloatArray,
     LinkQuality,

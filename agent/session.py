@@ -13,6 +13,15 @@ from dataclasses import replace
 from agent.call_parts import CallParts
 from agent.client_line import ClientLine
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import (
+    ClearInput,
+    Command,
+    CommitInput,
+    ForceListen,
+    Pause,
+    Retract,
+    UpdateSettings,
+)
 from agent.early_try import EarlyTry
 from agent.engine_line import EngineLine, Refusal, Told
 from agent.errors import (
@@ -40,19 +49,12 @@ from agent.speaking import Speaking
 from agent.telemetry import Telemetry
 from agent.types import (
     MIC_RATE_HZ,
-    ClearInput,
-    Command,
-    CommitInput,
     EngineEvent,
-    ForceListen,
-    Pause,
-    Retract,
     SoundFormat,
     SpeechEnded,
     SpeechStarted,
     Unit,
     UnitReport,
-    UpdateSettings,
 )
 from agent.unit_pace import UnitPace
 from agent.watchers import Askers, Watcher, Watchers

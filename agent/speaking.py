@@ -5,12 +5,13 @@ from typing import Literal
 
 from agent.call_parts import CallParts
 from agent.clock import Clock
+from agent.commands import Command, Interrupt
 from agent.event_speech import EventSpeech
 from agent.loudspeaker import Loudspeaker
 from agent.media.playout import PlayoutDrained, PlayoutStarted
 from agent.realtime import HeardReport, PlayoutReport, Reaction
 from agent.telemetry import Telemetry
-from agent.types import Command, EngineEvent, Interrupt, SpeechAudio, TurnEnded
+from agent.types import EngineEvent, SpeechAudio, TurnEnded
 
 _REPORT_EVERY_S = 1.0
 _LONGEST_ANSWER_S = 10.0

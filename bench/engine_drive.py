@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import AddText
 from agent.errors import CapacityError, EngineError
 from agent.fleet.callers import Caller, Material, next_due_s
 from agent.fleet.unit_times import UnitLog
 from agent.interfaces import EngineCore
 from agent.types import (
-    AddText,
     Failed,
     Listened,
     SessionSettings,

@@ -5,16 +5,14 @@ from collections.abc import AsyncIterator
 
 from agent.chat_types import AnswerRequest, ChatEvent
 from agent.clock import SYSTEM_CLOCK
+from agent.commands import Command, Interrupt, Respond
 from agent.errors import UnsupportedError
 from agent.types import (
     SPEECH_RATE_HZ,
     Abilities,
-    Command,
     EngineEvent,
     FloatArray,
-    Interrupt,
     Load,
-    Respond,
     SessionSettings,
     SpeechAudio,
     SpeechEnded,

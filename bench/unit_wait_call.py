@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.clock import Clock
+from agent.commands import Retract
 from agent.early_try import EarlyTry
 from agent.media.barge_in import BargeIn, BargeInDue, DuckDue, ResumeDue
 from agent.media.early_unit import EarlyUnit, EarlyUnitRules
@@ -29,7 +30,6 @@ from agent.types import (
     AudioFrame,
     EngineEvent,
     FloatArray,
-    Retract,
     SessionSettings,
     SpeechAudio,
     TurnEnded,

@@ -3,15 +3,8 @@
 import numpy as np
 
 from agent.attendants.record import CallRecord, Utterance
-from agent.types import (
-    UNIT_SAMPLES,
-    ClearInput,
-    CommitInput,
-    FloatArray,
-    SpeechEnded,
-    SpeechStarted,
-    Unit,
-)
+from agent.commands import ClearInput, CommitInput
+from agent.types import UNIT_SAMPLES, FloatArray, SpeechEnded, SpeechStarted, Unit
 
 BUFFER = "input_audio_buffer"
 

@@ -8,18 +8,10 @@ from typing import Any
 import pytest
 
 from agent.attendants import server_tools
+from agent.commands import AddToolResult, Respond, UpdateSettings
 from agent.errors import CapacityError, RequestError
 from agent.tools import ToolContext
-from agent.types import (
-    Abilities,
-    AddToolResult,
-    Respond,
-    SessionSettings,
-    SpeechEnded,
-    SpeechStarted,
-    Tool,
-    UpdateSettings,
-)
+from agent.types import Abilities, SessionSettings, SpeechEnded, SpeechStarted, Tool
 from tests.rig.attended_call import (
     AttendedCall,
     calls_begun,

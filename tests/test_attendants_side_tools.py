@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from agent.chat_types import ChatSound, ChatToolCall
-from agent.types import (
-    AddText,
-    AddToolResult,
-    Respond,
-    SpeechEnded,
-    SpeechStarted,
-    UpdateSettings,
-)
+from agent.commands import AddText, AddToolResult, Respond, UpdateSettings
+from agent.types import SpeechEnded, SpeechStarted
 from tests.rig.attended_call import (
     CHATTING,
     MONDAY,

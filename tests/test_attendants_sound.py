@@ -3,7 +3,8 @@
 import numpy as np
 
 from agent.attendants.sound import SoundMemory
-from agent.types import UNIT_SAMPLES, FloatArray, Retract, Unit
+from agent.commands import Retract
+from agent.types import UNIT_SAMPLES, FloatArray, Unit
 
 
 def unit(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.commands import ForceListen, Respond
 from agent.errors import EngineError, WorkerLost
 from agent.fleet.callers import PICTURE_SHAPE, Caller, Material, next_due_s
 from agent.fleet.capacity import Capacity, Effort, LoadResult, climb, measure_capacity
@@ -15,9 +16,7 @@ from agent.fleet.held_calls import BLOCK_UNITS, HeldCalls
 from agent.fleet.unit_times import Times, UnitLog, percentile
 from agent.types import (
     Abilities,
-    ForceListen,
     Listened,
-    Respond,
     SessionSettings,
     SpeechAudio,
     TurnStarted,

@@ -5,6 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agent.commands import (
+    AddPicture,
+    AddText,
+    ClearInput,
+    CommitInput,
+    DeleteItem,
+    ForceListen,
+    Interrupt,
+    Respond,
+    Retract,
+    UpdateSettings,
+)
 from agent.duplex.call import MAX_UNITS_BEHIND
 from agent.duplex.call_parts import conversation_settings
 from agent.duplex.conversation import MAX_PUT_IN_TOKENS
@@ -13,22 +25,12 @@ from agent.duplex.tokens import Token
 from agent.errors import RequestError, UnsupportedError, VocoderError
 from agent.types import (
     UNIT_SAMPLES,
-    AddPicture,
-    AddText,
-    ClearInput,
-    CommitInput,
-    DeleteItem,
-    ForceListen,
-    Interrupt,
     Listened,
-    Respond,
-    Retract,
     SpeechAudio,
     TextDelta,
     TurnDetection,
     TurnEnded,
     TurnStarted,
-    UpdateSettings,
     VideoFrame,
 )
 from tests.rig.jobs import advanced

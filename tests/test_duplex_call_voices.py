@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agent.clock import Clock
+from agent.commands import Interrupt, UpdateSettings
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.engine import DuplexEngine
@@ -15,17 +16,7 @@ from agent.duplex.lanes import Runner
 from agent.duplex.pace import Pace
 from agent.duplex.voice_line import VoiceLine
 from agent.errors import RequestError, VocoderError
-from agent.types import (
-    Abilities,
-    FloatArray,
-    Interrupt,
-    SpeechAudio,
-    TextDelta,
-    TurnEnded,
-    TurnStarted,
-    Unit,
-    UpdateSettings,
-)
+from agent.types import Abilities, FloatArray, SpeechAudio, TextDelta, TurnEnded, TurnStarted, Unit
 from tests.rig.jobs import sounded
 from tests.rig.scripted_call import SETTINGS, Beeper, Driven
 from tests.rig.scripted_call import parts as scripted_parts

@@ -7,6 +7,7 @@ import pytest
 
 from agent.chat_types import ChatDelta, ChatDone, ChatMessage, ChatRequest, ChatText
 from agent.clock import Clock
+from agent.commands import AddText, Pause, Respond, Resume, UpdateSettings
 from agent.duplex.call_parts import CallParts
 from agent.duplex.engine import MAX_CHATS, PARK_AFTER_S, DuplexEngine
 from agent.duplex.turns_call import TurnsCall
@@ -14,22 +15,17 @@ from agent.duplex.window import WindowSettings
 from agent.errors import CapacityError, EngineError, RequestError
 from agent.types import (
     Abilities,
-    AddText,
     CallMode,
     Failed,
     Listened,
     Load,
-    Pause,
     Paused,
-    Respond,
-    Resume,
     SpeechEnded,
     SpeechStarted,
     TextDelta,
     TurnEnded,
     TurnStarted,
     UnitReport,
-    UpdateSettings,
 )
 from tests.rig.scripted_call import SETTINGS, parts, without_usage
 from tests.rig.tiny_mind import LISTEN, Script, says, second

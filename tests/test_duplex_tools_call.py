@@ -7,18 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from agent.commands import AddToolResult, ForceListen, Interrupt, Respond, Retract
 from agent.duplex.cuda.text_sampling import RowSampling
 from agent.duplex.policy import SpeakingRules
 from agent.duplex.tokens import Token
 from agent.errors import RequestError
 from agent.types import (
-    AddToolResult,
     EngineEvent,
-    ForceListen,
-    Interrupt,
     Listened,
-    Respond,
-    Retract,
     SpeechAudio,
     TextDelta,
     Tool,

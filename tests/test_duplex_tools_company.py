@@ -6,16 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from agent.commands import AddAudio, AddToolResult, Respond
 from agent.duplex.tokens import Token
-from agent.types import (
-    AddAudio,
-    AddToolResult,
-    Respond,
-    SessionSettings,
-    Tool,
-    ToolCalled,
-    TurnEnded,
-)
+from agent.types import SessionSettings, Tool, ToolCalled, TurnEnded
 from tests.rig import tiny_model as tiny
 from tests.rig.late_desk import Desk
 from tests.rig.late_lanes import Watch

@@ -6,21 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from agent.duplex.tokens import Token
-from agent.duplex.tool_prompt import NO_TOOLS, tool_block
-from agent.errors import RequestError
-from agent.types import (
+from agent.commands import (
     AddAudio,
     AddText,
     DeleteItem,
     Interrupt,
-    Listened,
     Respond,
     Retract,
-    SpeechAudio,
-    Tool,
     UpdateSettings,
 )
+from agent.duplex.tokens import Token
+from agent.duplex.tool_prompt import NO_TOOLS, tool_block
+from agent.errors import RequestError
+from agent.types import Listened, SpeechAudio, Tool
 from tests.rig import tiny_model as tiny
 from tests.rig.scripted_call import SETTINGS, Beeper
 from tests.rig.tiny_mind import LISTEN, letter_vocabulary, says

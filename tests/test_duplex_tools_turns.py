@@ -6,6 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agent.commands import (
+    AddAudio,
+    AddText,
+    AddToolResult,
+    CommitInput,
+    DeleteItem,
+    Interrupt,
+    Respond,
+    Retract,
+    UpdateSettings,
+)
 from agent.duplex.prompt import system_message
 from agent.duplex.tokens import Token
 from agent.duplex.tool_prompt import NO_TOOLS, tool_block
@@ -13,15 +24,7 @@ from agent.duplex.turns_hearing import MAX_UTTERANCE_S
 from agent.errors import RequestError
 from agent.types import (
     MIC_RATE_HZ,
-    AddAudio,
-    AddText,
-    AddToolResult,
-    CommitInput,
-    DeleteItem,
     EngineEvent,
-    Interrupt,
-    Respond,
-    Retract,
     SpeechAudio,
     SpeechEnded,
     SpeechStarted,
@@ -31,7 +34,6 @@ from agent.types import (
     TurnEnded,
     TurnStarted,
     Unit,
-    UpdateSettings,
 )
 from tests.rig import tiny_model as tiny
 from tests.rig.jobs import advanced

@@ -7,14 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agent.commands import Command, Interrupt, Retract
 from agent.engines.echo import EchoPartner
 from agent.engines.greeting import Greeting
 from agent.types import (
     SPEECH_RATE_HZ,
-    Command,
-    Interrupt,
     Listened,
-    Retract,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,

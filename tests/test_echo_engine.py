@@ -10,6 +10,17 @@ import pytest
 from agent import resources
 from agent.chat_types import AnswerRequest, ChatRequest, SpeechRequest
 from agent.clock import Clock
+from agent.commands import (
+    AddText,
+    ClearInput,
+    CommitInput,
+    ForceListen,
+    Interrupt,
+    Pause,
+    Respond,
+    Resume,
+    UpdateSettings,
+)
 from agent.engines import EngineSettings, choose, create
 from agent.engines.echo import EchoPartner
 from agent.engines.greeting import Greeting, load_greeting
@@ -17,17 +28,9 @@ from agent.errors import CapacityError, ConfigError, UnsupportedError
 from agent.types import (
     MIC_RATE_HZ,
     SPEECH_RATE_HZ,
-    AddText,
-    ClearInput,
-    CommitInput,
     EngineEvent,
     FloatArray,
-    ForceListen,
-    Interrupt,
     Listened,
-    Pause,
-    Respond,
-    Resume,
     SessionSettings,
     SpeechAudio,
     SpeechEnded,
@@ -38,7 +41,6 @@ from agent.types import (
     TurnStarted,
     Unit,
     UnitReport,
-    UpdateSettings,
     VideoFrame,
 )
 

@@ -5,12 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from agent.engines.echo_items import MAX_ITEMS
-from agent.engines.echo_tools import MAX_CALLS, typed_calls
-from agent.errors import RequestError
-from agent.types import (
-    MIC_RATE_HZ,
-    SPEECH_RATE_HZ,
+from agent.commands import (
     AddAudio,
     AddPicture,
     AddText,
@@ -18,10 +13,17 @@ from agent.types import (
     Command,
     CommitInput,
     DeleteItem,
-    EngineEvent,
     Interrupt,
     Respond,
     Retract,
+)
+from agent.engines.echo_items import MAX_ITEMS
+from agent.engines.echo_tools import MAX_CALLS, typed_calls
+from agent.errors import RequestError
+from agent.types import (
+    MIC_RATE_HZ,
+    SPEECH_RATE_HZ,
+    EngineEvent,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,

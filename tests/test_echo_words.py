@@ -2,13 +2,13 @@
 
 import numpy as np
 
+from agent.commands import Interrupt
 from agent.engines.echo_speech import timed_pieces
 from agent.realtime.items import SpokenItem
 from agent.realtime.limits import Limits
 from agent.types import (
     MIC_RATE_HZ,
     SPEECH_RATE_HZ,
-    Interrupt,
     SpeechAudio,
     SpeechEnded,
     SpeechStarted,

@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 
 from agent.chat_types import ChatDone, ChatMessage, ChatRequest, ChatText
+from agent.commands import AddText, Interrupt, Pause, Resume
 from agent.duplex.engine import DuplexEngine
 from agent.types import (
-    AddText,
     CallMode,
-    Interrupt,
     Listened,
-    Pause,
-    Resume,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,

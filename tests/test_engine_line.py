@@ -6,19 +6,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from agent.commands import AddPicture, AddText, Command, ForceListen, Interrupt, Pause
 from agent.engine_line import MAX_WAITING, EngineLine, Refusal, Told
 from agent.errors import CapacityError, EngineError, RequestError, UnsupportedError
-from agent.types import (
-    AddPicture,
-    AddText,
-    Command,
-    ForceListen,
-    Interrupt,
-    Pause,
-    SpeechEnded,
-    SpeechStarted,
-    Unit,
-)
+from agent.types import SpeechEnded, SpeechStarted, Unit
 from tests.rig.call_parts import ScriptedConversation, settle
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from agent.chat_types import ChatDone, ChatMessage, ChatRequest, ChatText
+from agent.commands import Pause, Resume
 from agent.duplex.engine import PARK_AFTER_S
 from agent.duplex.work import Look
 from agent.errors import CapacityError, EngineError, RequestError
 from agent.scheduler import ENOUGH, RECOVERED_UNITS
-from agent.types import Listened, Pause, Resume, VideoFrame
+from agent.types import Listened, VideoFrame
 from tests.rig.answer_voice import Choir
 from tests.rig.late_desk import Desk
 from tests.rig.late_lanes import Watch

@@ -8,22 +8,14 @@ from typing import Any
 
 import pytest
 
+from agent.commands import Pause, UpdateSettings
 from agent.duplex.answer_speech import OpenVoice
 from agent.duplex.engine import PARK_AFTER_S
 from agent.duplex.job import Job
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.work import Hear, Read, Speak, Voice, Work
 from agent.errors import CapacityError, EngineError
-from agent.types import (
-    Failed,
-    Listened,
-    Pause,
-    Paused,
-    SpeechAudio,
-    TextDelta,
-    TurnStarted,
-    UpdateSettings,
-)
+from agent.types import Failed, Listened, Paused, SpeechAudio, TextDelta, TurnStarted
 from tests.rig.late_desk import Desk
 from tests.rig.late_lanes import Watch, slot_of
 from tests.rig.scripted_call import SETTINGS, Beeper

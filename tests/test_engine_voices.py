@@ -11,19 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from agent.commands import Interrupt
 from agent.duplex.engine import DuplexEngine
 from agent.engines import EngineSettings, ModelSettings, VoiceSettings
 from agent.engines.minicpm_o import abilities, load_core, load_parts
 from agent.engines.voices import load_voice
 from agent.errors import CheckpointError, RequestError, VocoderError
-from agent.types import (
-    FloatArray,
-    Interrupt,
-    SessionSettings,
-    SpeechAudio,
-    TurnEnded,
-    TurnStarted,
-)
+from agent.types import FloatArray, SessionSettings, SpeechAudio, TurnEnded, TurnStarted
 from agent.vocoder.voice_store import PREPARED
 from tests.rig.scripted_engine import decisions
 from tests.rig.stored_voices import store_voice

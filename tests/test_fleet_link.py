@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from agent.commands import Retract
 from agent.errors import (
     AgentError,
     CapacityError,
@@ -20,7 +21,7 @@ from agent.errors import (
 from agent.fleet.channel import Channel, ChannelClosed
 from agent.fleet.link import Link, LinkClosed, QueueLink, SocketLink
 from agent.fleet.messages import Answered, Control, Finish, Message, Push, Said
-from agent.types import Failed, Retract, SpeechAudio, Unit, VideoFrame
+from agent.types import Failed, SpeechAudio, Unit, VideoFrame
 
 Ends = tuple[Link, Link]
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from agent.chat_types import ChatDelta, ChatDone, ChatRequest
+from agent.commands import AddText
 from agent.engines import EngineSettings
 from agent.engines.echo import EchoEngine
 from agent.errors import (
@@ -29,7 +30,6 @@ from agent.fleet.pool import Patience, RemoteEngine, start_core, start_engine, s
 from agent.fleet.worker import Job
 from agent.interfaces import Conversation
 from agent.types import (
-    AddText,
     EngineEvent,
     Failed,
     Listened,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.chat_types import ChatRequest
+from agent.commands import Command, ForceListen
 from agent.engines import EngineSettings, Progress
 from agent.errors import CapacityError, EngineError
 from agent.fleet.channel import Channel
@@ -30,17 +31,7 @@ from agent.fleet.messages import (
 )
 from agent.fleet.messages import Progress as Loaded
 from agent.fleet.worker import Job, run, serve_core
-from agent.types import (
-    Abilities,
-    Command,
-    ForceListen,
-    Listened,
-    Load,
-    SessionSettings,
-    SpeechEnded,
-    SpeechStarted,
-    Unit,
-)
+from agent.types import Abilities, Listened, Load, SessionSettings, SpeechEnded, SpeechStarted, Unit
 
 SETTINGS = SessionSettings("scripted")
 ENGINE = EngineSettings(Path(), 1)

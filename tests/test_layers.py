@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     # The first prefix that fits decides, so the exceptions of a folder stand before it.
     "agent.types": 0,
+    "agent.commands": 0,
     "agent.chat_types": 0,
     "agent.errors": 0,
     "agent.clock": 0,
@@ -77,6 +78,7 @@ LAYERS = {
 PARTS = {
     "agent.chat_types": "types",
     "agent.types": "types",
+    "agent.commands": "types",
     "agent.settings": "config",
     "agent.auth_settings": "config",
     "agent.setting_kinds": "config",

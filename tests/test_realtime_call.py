@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.commands import AddText
 from agent.errors import CapacityError, EngineError, UnsupportedError
 from agent.realtime import CloseCall, Limits, RealtimeCall
 from agent.types import (
     Abilities,
-    AddText,
     Failed,
     Listened,
     Paused,

@@ -5,18 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.commands import ClearInput, CommitInput, ForceListen, Pause, Resume, UpdateSettings
 from agent.errors import UnsupportedError
 from agent.realtime import Limits, PlayoutReport
-from agent.types import (
-    Abilities,
-    ClearInput,
-    CommitInput,
-    ForceListen,
-    Pause,
-    Resume,
-    SessionSettings,
-    UpdateSettings,
-)
+from agent.types import Abilities, SessionSettings
 from tests.rig.realtime_watch import Watched, kinds
 
 CLEARED = "output_audio_buffer.cleared"

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.commands import Command
 from agent.errors import CapacityError, RequestError
 from agent.realtime import Limits, RateLimit
 from agent.realtime.obey import OBEY
 from agent.types import (
     Abilities,
-    Command,
     EngineEvent,
     Paused,
     SessionSettings,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.types import Respond
+from agent.commands import Respond
 from tests.rig.call_parts import DrivenCall, voice
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")

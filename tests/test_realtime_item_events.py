@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 
-from agent.types import (
-    Abilities,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    DeleteItem,
-    Interrupt,
-    ToolCalled,
-)
+from agent.commands import AddPicture, AddText, AddToolResult, DeleteItem, Interrupt
+from agent.types import Abilities, ToolCalled
 from tests.rig.realtime_order import AUDIO_CHAIN
 from tests.rig.realtime_watch import Watched, kinds, message
 

@@ -7,17 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.commands import AddAudio, AddPicture, AddText
 from agent.media.audio import to_pcm16
 from agent.realtime import Limits
-from agent.types import (
-    MIC_RATE_HZ,
-    Abilities,
-    AddAudio,
-    AddPicture,
-    AddText,
-    FloatArray,
-    SessionSettings,
-)
+from agent.types import MIC_RATE_HZ, Abilities, FloatArray, SessionSettings
 from tests.rig.realtime_watch import Watched, kinds
 
 ABLE = Abilities(speech=True, typed_text=True, pictures=True, recordings=True)

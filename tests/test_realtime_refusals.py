@@ -5,19 +5,10 @@ from typing import Any
 
 import pytest
 
+from agent.commands import AddPicture, AddText, AddToolResult, Command, Respond, UpdateSettings
 from agent.errors import CapacityError, RequestError, UnsupportedError
 from agent.realtime import CloseCall, Limits, RestoreSettings
-from agent.types import (
-    Abilities,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    Command,
-    Paused,
-    Respond,
-    ToolCalled,
-    UpdateSettings,
-)
+from agent.types import Abilities, Paused, ToolCalled
 from tests.rig.realtime_watch import Watched, kinds
 
 ABLE = Abilities(duplex=True, speech=True, typed_text=True, pictures=True, tools=True)

@@ -4,15 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.commands import Respond
 from agent.errors import UnsupportedError
 from agent.realtime import CancelTurn, ClearPlayout
-from agent.types import (
-    Abilities,
-    Respond,
-    SessionSettings,
-    Tool,
-    TurnStarted,
-)
+from agent.types import Abilities, SessionSettings, Tool, TurnStarted
 from tests.rig.realtime_order import AUDIO_CHAIN, OPENING, TEXT_CHAIN
 from tests.rig.realtime_watch import Watched, kinds
 

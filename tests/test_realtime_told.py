@@ -5,12 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 import agent.realtime
+from agent.commands import ForceListen, Pause, Respond
 from agent.realtime import RateLimit
 from agent.types import (
     Abilities,
-    ForceListen,
-    Pause,
-    Respond,
     SessionSettings,
     ToolCalled,
     Transcription,

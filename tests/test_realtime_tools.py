@@ -4,17 +4,10 @@ from typing import Any
 
 import pytest
 
+from agent.commands import AddText, AddToolResult, UpdateSettings
 from agent.errors import RequestError, UnsupportedError
 from agent.realtime import Limits, parse_session, session_object
-from agent.types import (
-    Abilities,
-    AddText,
-    AddToolResult,
-    SessionSettings,
-    Tool,
-    ToolCalled,
-    UpdateSettings,
-)
+from agent.types import Abilities, SessionSettings, Tool, ToolCalled
 from tests.rig.realtime_order import AUDIO_CHAIN, TOOL_CHAIN
 from tests.rig.realtime_watch import Watched, kinds
 

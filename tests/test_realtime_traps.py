@@ -10,18 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from agent.commands import AddPicture, AddToolResult, Respond
 from agent.realtime import CancelTurn, ClearPlayout
-from agent.types import (
-    Abilities,
-    AddPicture,
-    AddToolResult,
-    Respond,
-    ToolCalled,
-    TurnEnded,
-    Usage,
-    UserText,
-    Wire,
-)
+from agent.types import Abilities, ToolCalled, TurnEnded, Usage, UserText, Wire
 from tests.rig.caller import Caller
 from tests.rig.realtime_watch import Watched, kinds
 from tests.rig.server import running_server

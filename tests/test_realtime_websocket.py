@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.commands import Interrupt
 from agent.realtime import CancelTurn, ClearPlayout, HearAudio, HeardReport
-from agent.types import Interrupt, SessionSettings, ToolCalled, UserText
+from agent.types import SessionSettings, ToolCalled, UserText
 from tests.rig.realtime_order import AUDIO_CHAIN, OPENING, TEXT_CHAIN, TOOL_CHAIN
 from tests.rig.realtime_watch import Watched, kinds
 from tests.rig.server import running_server

@@ -9,21 +9,12 @@ import numpy as np
 import pytest
 
 from agent import session as session_module
+from agent.commands import AddText, ForceListen, Interrupt, Pause
 from agent.engine_line import MAX_WAITING
 from agent.errors import EngineError, PeerTimeout, SessionError, TransportClosed, UnsupportedError
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.media.ledger import Ledger
-from agent.types import (
-    AddText,
-    Failed,
-    FloatArray,
-    ForceListen,
-    Interrupt,
-    Pause,
-    SpeechEnded,
-    SpeechStarted,
-    Unit,
-)
+from agent.types import Failed, FloatArray, SpeechEnded, SpeechStarted, Unit
 from tests.rig.call_parts import MS, DrivenCall, ScriptedConversation, settle, voice
 from tests.rig.realtime_order import AUDIO_CHAIN
 

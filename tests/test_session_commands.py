@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.errors import CapacityError, RequestError
-from agent.types import (
-    Abilities,
+from agent.commands import (
     AddPicture,
     AddText,
     ClearInput,
@@ -17,6 +15,8 @@ from agent.types import (
     DeleteItem,
     UpdateSettings,
 )
+from agent.errors import CapacityError, RequestError
+from agent.types import Abilities
 from tests.rig.call_parts import DrivenCall, ScriptedConversation, settle
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")

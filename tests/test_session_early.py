@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from agent.commands import ForceListen, Interrupt, Retract
 from agent.errors import RequestError
 from agent.types import (
-    ForceListen,
-    Interrupt,
-    Retract,
     SpeechAudio,
     SpeechEnded,
     SpeechStarted,

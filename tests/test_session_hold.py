@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from agent.commands import Interrupt
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
-from agent.types import Interrupt, SessionSettings, SpeechAudio, TextDelta, TurnStarted, Unit
+from agent.types import SessionSettings, SpeechAudio, TextDelta, TurnStarted, Unit
 from tests.rig.call_parts import MS, DrivenCall, FloatArray, settle, voice
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")

@@ -5,25 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.duplex.call import MAX_URGENT
-from agent.duplex.typed_input import TypedInput
-from agent.errors import RequestError
-from agent.types import (
+from agent.commands import (
     AddPicture,
     AddText,
     DeleteItem,
-    EngineEvent,
     ForceListen,
     Interrupt,
-    Listened,
     Respond,
     Retract,
-    TextDelta,
-    TurnEnded,
-    TurnStarted,
     UpdateSettings,
-    VideoFrame,
 )
+from agent.duplex.call import MAX_URGENT
+from agent.duplex.typed_input import TypedInput
+from agent.errors import RequestError
+from agent.types import EngineEvent, Listened, TextDelta, TurnEnded, TurnStarted, VideoFrame
 from tests.rig.scripted_call import SETTINGS, Beeper, Driven, picture_file
 from tests.rig.tiny_mind import LISTEN, letter_vocabulary, says, second
 

@@ -6,20 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.duplex.tokens import Token
-from agent.errors import RequestError, UnsupportedError
-from agent.types import (
-    UNIT_SAMPLES,
+from agent.commands import (
     AddPicture,
     AddText,
     ClearInput,
     CommitInput,
     DeleteItem,
-    EngineEvent,
     ForceListen,
     Interrupt,
-    Listened,
     Respond,
+)
+from agent.duplex.tokens import Token
+from agent.errors import RequestError, UnsupportedError
+from agent.types import (
+    UNIT_SAMPLES,
+    EngineEvent,
+    Listened,
     SpeechAudio,
     SpeechEnded,
     SpeechStarted,

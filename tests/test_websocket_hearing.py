@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from agent.commands import ClearInput, CommitInput
 from agent.media.audio import to_pcm16
 from agent.types import (
     MIC_RATE_HZ,
     UNIT_SAMPLES,
-    ClearInput,
-    CommitInput,
     FloatArray,
     SessionSettings,
     SpeechEnded,

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from agent.commands import Interrupt
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.media.wire_sound import WireEncoder
-from agent.types import Interrupt, SessionSettings, SoundFormat, SpeechStarted
+from agent.types import SessionSettings, SoundFormat, SpeechStarted
 from tests.rig.call_parts import MS, voice
 from tests.rig.socket_call import DELTA, SocketCall, exact
 

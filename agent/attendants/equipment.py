@@ -10,20 +10,16 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+from agent.commands import AddText, AddToolResult, Command, Respond, UpdateSettings
 from agent.interfaces import Conversation
 from agent.types import (
     Abilities,
-    AddText,
-    AddToolResult,
-    Command,
     EngineEvent,
-    Respond,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
     Tool,
     Unit,
-    UpdateSettings,
 )
 
 MOST_REMEMBERED = 64

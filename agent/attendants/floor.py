@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agent.types import Command, ForceListen, Pause, Resume, SpeechEnded, SpeechStarted, Unit
+from agent.commands import Command, ForceListen, Pause, Resume
+from agent.types import SpeechEnded, SpeechStarted, Unit
 
 
 class Floor:

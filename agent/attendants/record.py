@@ -9,15 +9,11 @@ from agent.attendants.floor import Floor
 from agent.attendants.sound import KEPT_S, SoundMemory
 from agent.attendants.transcript import Transcript
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import AddAudio, ClearInput, Command, CommitInput, Retract
 from agent.interfaces import CallDesk
 from agent.types import (
     MIC_RATE_HZ,
-    AddAudio,
-    ClearInput,
-    Command,
-    CommitInput,
     FloatArray,
-    Retract,
     SpeechEnded,
     SpeechStarted,
     Tool,

@@ -22,10 +22,11 @@ from agent.attendants.equipment import Equipment
 from agent.attendants.record import CallRecord
 from agent.attendants.toolbox import Toolbox
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import Command, Respond
 from agent.interfaces import CallDesk
 from agent.telemetry import Telemetry
 from agent.tools import ToolContext
-from agent.types import Command, Respond, SpeechEnded, SpeechStarted, Tool, Unit
+from agent.types import SpeechEnded, SpeechStarted, Tool, Unit
 
 log = logging.getLogger(__name__)
 

@@ -24,11 +24,12 @@ from agent.attendants.record import CallRecord, Utterance
 from agent.attendants.server_tools import ServerTools
 from agent.chat_types import ChatToolCall
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import Command, Respond
 from agent.errors import AgentError, CapacityError
 from agent.interfaces import CallDesk
 from agent.realtime.events import server_event
 from agent.telemetry import Telemetry
-from agent.types import Command, Respond, SpeechEnded, SpeechStarted, Tool, ToolCalled, Unit
+from agent.types import SpeechEnded, SpeechStarted, Tool, ToolCalled, Unit
 
 log = logging.getLogger(__name__)
 

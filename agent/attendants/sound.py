@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.types import MIC_RATE_HZ, FloatArray, Retract, Unit
+from agent.commands import Retract
+from agent.types import MIC_RATE_HZ, FloatArray, Unit
 
 KEPT_S = 60
 """3.8 MB. What is longer is heard from there on."""

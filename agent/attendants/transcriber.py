@@ -13,12 +13,12 @@ from agent.attendants.asking import Asker
 from agent.attendants.record import CallRecord, Utterance
 from agent.chat_types import ChatMessage, ChatRequest, ChatSound, ChatText
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import Command
 from agent.errors import AgentError, CapacityError
 from agent.interfaces import CallDesk
 from agent.telemetry import Telemetry
 from agent.types import (
     MIC_RATE_HZ,
-    Command,
     SpeechEnded,
     SpeechStarted,
     Transcription,

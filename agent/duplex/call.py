@@ -12,6 +12,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from agent.commands import (
+    AddAudio,
+    AddPicture,
+    AddText,
+    AddToolResult,
+    ClearInput,
+    Command,
+    CommitInput,
+    DeleteItem,
+    ForceListen,
+    Interrupt,
+    Respond,
+    Retract,
+    UpdateSettings,
+)
 from agent.duplex.call_input import CallInput
 from agent.duplex.call_parts import CallParts, CallVoices, call_prompt, conversation_settings
 from agent.duplex.call_telling import CallTelling, Steps
@@ -33,26 +48,7 @@ from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
 from agent.scheduler import UNIT_S, Shown
-from agent.types import (
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    ClearInput,
-    Command,
-    CommitInput,
-    DeleteItem,
-    ForceListen,
-    Interrupt,
-    Respond,
-    Retract,
-    SessionSettings,
-    SpeechEnded,
-    SpeechStarted,
-    Unit,
-    UnitReport,
-    UpdateSettings,
-)
+from agent.types import SessionSettings, SpeechEnded, SpeechStarted, Unit, UnitReport
 
 log = logging.getLogger(__name__)
 

@@ -2,20 +2,13 @@
 
 from collections.abc import Sequence
 
+from agent.commands import AddAudio, AddPicture, AddText, AddToolResult, DeleteItem
 from agent.duplex.conversation import MAX_PUT_IN_TOKENS, Conversation
 from agent.duplex.lanes import Runner
 from agent.duplex.typed_input import VECTOR_SAMPLES, TypedInput
 from agent.duplex.unit_input import Sight
 from agent.scheduler import Shown
-from agent.types import (
-    MIC_RATE_HZ,
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    DeleteItem,
-    VideoFrame,
-)
+from agent.types import MIC_RATE_HZ, VideoFrame
 
 MAX_RECORDED_S = 30
 """Of recordings that wait for a unit: it would come too late with more."""

@@ -20,6 +20,7 @@ from agent.chat_types import (
     SpeechRequest,
 )
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import Command, Pause, Resume, UpdateSettings
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
@@ -38,18 +39,14 @@ from agent.errors import AgentError, CapacityError, EngineError, RequestError, U
 from agent.scheduler import UNIT_S, Admission, Costs, Demand, Rank, Relief
 from agent.types import (
     Abilities,
-    Command,
     EngineEvent,
     Failed,
     Load,
-    Pause,
     Paused,
-    Resume,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
     Unit,
-    UpdateSettings,
 )
 
 log = logging.getLogger(__name__)

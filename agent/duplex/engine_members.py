@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.chat_types import ChatDone, FinishReason
+from agent.commands import Command
 from agent.duplex.answer import AnswerPiece
 from agent.duplex.call_parts import CallVoices
 from agent.duplex.engine_loop import Task
@@ -12,7 +13,7 @@ from agent.duplex.job import Job
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.scheduler import Shown
-from agent.types import Command, SessionSettings, SpeechEnded, SpeechStarted, Unit
+from agent.types import SessionSettings, SpeechEnded, SpeechStarted, Unit
 
 
 class Call(Protocol):

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from agent.commands import Respond
 from agent.duplex.tool_prompt import forced_opening
-from agent.types import Respond, SessionSettings, Tool
+from agent.types import SessionSettings, Tool
 
 
 @dataclass(frozen=True, slots=True)

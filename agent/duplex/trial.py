@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from agent.commands import Respond
 from agent.duplex.memory import Snapshot
-from agent.types import Respond
 
 _MOST_TURNS = 64
 """Turns that may still be interrupted: the newest."""

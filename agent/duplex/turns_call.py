@@ -11,6 +11,21 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
+from agent.commands import (
+    AddAudio,
+    AddPicture,
+    AddText,
+    AddToolResult,
+    ClearInput,
+    Command,
+    CommitInput,
+    DeleteItem,
+    ForceListen,
+    Interrupt,
+    Respond,
+    Retract,
+    UpdateSettings,
+)
 from agent.duplex.call import MAX_URGENT
 from agent.duplex.call_parts import CallParts, CallVoices, conversation_settings
 from agent.duplex.half_duplex import HalfDuplexConversation
@@ -30,26 +45,13 @@ from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
 from agent.scheduler import Shown
 from agent.types import (
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    ClearInput,
-    Command,
-    CommitInput,
-    DeleteItem,
-    ForceListen,
-    Interrupt,
     Listened,
-    Respond,
-    Retract,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
     ToolCalled,
     Unit,
     UnitReport,
-    UpdateSettings,
 )
 
 log = logging.getLogger(__name__)

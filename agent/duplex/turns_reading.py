@@ -7,22 +7,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from agent.chat_types import ChatPicture
+from agent.commands import AddAudio, AddPicture, AddText, AddToolResult, DeleteItem
 from agent.duplex.half_duplex import HalfDuplexConversation
 from agent.duplex.lanes import Runner
 from agent.duplex.turns_hearing import MAX_PICTURES, MAX_UTTERANCE_S
 from agent.duplex.typed_input import VECTOR_SAMPLES, TypedInput, opened
 from agent.duplex.unit_input import PictureRoom, is_seen
 from agent.duplex.work import Work
-from agent.types import (
-    MIC_RATE_HZ,
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    ByteArray,
-    DeleteItem,
-    FloatArray,
-)
+from agent.types import MIC_RATE_HZ, ByteArray, FloatArray
 
 log = logging.getLogger(__name__)
 

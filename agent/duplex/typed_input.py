@@ -3,20 +3,13 @@
 from dataclasses import dataclass
 from itertools import groupby
 
+from agent.commands import AddAudio, AddPicture, AddText, AddToolResult
 from agent.duplex.content import check_sound
 from agent.duplex.pictures import check_picture, decode_picture
 from agent.duplex.tokens import Vocabulary, check_letters
 from agent.duplex.tool_prompt import written_result
 from agent.errors import RequestError, UnsupportedError
-from agent.types import (
-    MIC_RATE_HZ,
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    ByteArray,
-    FloatArray,
-)
+from agent.types import MIC_RATE_HZ, ByteArray, FloatArray
 
 VECTOR_SAMPLES = MIC_RATE_HZ // 10
 """Sound of a vector, at 16 kHz."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.commands import AddPicture
 from agent.duplex.pictures import check_picture, piece_sizes
 from agent.duplex.typed_input import TypedInput, opened
 from agent.duplex.unit_senses import MAX_PICTURES
 from agent.errors import RequestError
 from agent.scheduler import Shown
-from agent.types import UNIT_SAMPLES, AddPicture, ByteArray, FloatArray, VideoFrame
+from agent.types import UNIT_SAMPLES, ByteArray, FloatArray, VideoFrame
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable
 
 from agent.chat_types import AnswerRequest, ChatEvent, SpeechRequest
 from agent.clock import SYSTEM_CLOCK, Clock
+from agent.commands import Command
 from agent.engines.echo_partner import EchoPartner
 from agent.engines.greeting import Greeting
 from agent.errors import CapacityError, UnsupportedError
 from agent.types import (
     Abilities,
-    Command,
     EngineEvent,
     Load,
     SessionSettings,

@@ -10,16 +10,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from agent.commands import AddAudio, AddPicture, AddText, AddToolResult
 from agent.errors import RequestError
-from agent.types import (
-    MIC_RATE_HZ,
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    FloatArray,
-    Usage,
-)
+from agent.types import MIC_RATE_HZ, FloatArray, Usage
 
 MAX_ITEMS = 8
 """The newest are answered."""

@@ -6,6 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 
+from agent.commands import (
+    AddAudio,
+    AddPicture,
+    AddText,
+    AddToolResult,
+    ClearInput,
+    Command,
+    CommitInput,
+    DeleteItem,
+    ForceListen,
+    Interrupt,
+    Pause,
+    Respond,
+    Resume,
+    Retract,
+    UpdateSettings,
+)
 from agent.engines.echo_items import MAX_ECHO_SAMPLES, Inbox, Item, Meter, word_count
 from agent.engines.echo_memory import (
     Glimpse,
@@ -26,24 +43,10 @@ from agent.engines.echo_tools import called, due_calls
 from agent.engines.greeting import Greeting
 from agent.types import (
     MIC_RATE_HZ,
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    ClearInput,
-    Command,
-    CommitInput,
-    DeleteItem,
     EngineEvent,
     FloatArray,
-    ForceListen,
-    Interrupt,
     Listened,
-    Pause,
     Paused,
-    Respond,
-    Resume,
-    Retract,
     SessionSettings,
     SpeechAudio,
     SpeechEnded,
@@ -53,7 +56,6 @@ from agent.types import (
     TurnEndReason,
     TurnStarted,
     Unit,
-    UpdateSettings,
     Usage,
 )
 

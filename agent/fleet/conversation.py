@@ -5,18 +5,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 from agent.chat_types import AnswerRequest, ChatDone, ChatEvent
+from agent.commands import Command
 from agent.errors import AgentError
 from agent.fleet.exchange import EventLine, Exchange
 from agent.fleet.messages import Chat, Control, Open, Push
-from agent.types import (
-    Command,
-    EngineEvent,
-    Failed,
-    SessionSettings,
-    SpeechEnded,
-    SpeechStarted,
-    Unit,
-)
+from agent.types import EngineEvent, Failed, SessionSettings, SpeechEnded, SpeechStarted, Unit
 
 
 class RemoteConversation:

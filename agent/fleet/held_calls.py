@@ -12,19 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from agent.clock import Clock
+from agent.commands import Command, ForceListen, Respond
 from agent.errors import AgentError, RequestError
 from agent.fleet.callers import Caller, Material
 from agent.fleet.unit_times import UnitLog
 from agent.interfaces import Conversation, Engine
-from agent.types import (
-    Command,
-    Failed,
-    ForceListen,
-    Respond,
-    SessionSettings,
-    TurnEnded,
-    TurnStarted,
-)
+from agent.types import Failed, SessionSettings, TurnEnded, TurnStarted
 
 BLOCK_UNITS = 6
 """So many units in a row the agent is to speak, and then as many to listen."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.chat_types import AnswerRequest, ChatEvent
+from agent.commands import Command
 from agent.errors import AgentError
 from agent.types import (
     Abilities,
-    Command,
     EngineEvent,
     Load,
     SessionSettings,

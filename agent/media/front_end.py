@@ -5,6 +5,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from agent.commands import Retract
 from agent.interfaces import EchoCanceller, VoiceDetector
 from agent.media.audio import SILENCE_DBFS, falling_edge, power_dbfs
 from agent.media.barge_in import BargeIn, BargeInDue, BargeInEvent, DuckDue, ResumeDue
@@ -21,7 +22,6 @@ from agent.types import (
     UNIT_SAMPLES,
     AudioFrame,
     FloatArray,
-    Retract,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
+from agent.commands import Respond
 from agent.errors import RequestError, UnsupportedError
 from agent.realtime.fields import Fields, wrong_type
 from agent.realtime.response import Asked
@@ -18,7 +19,7 @@ from agent.realtime.settings import (
 )
 from agent.realtime.spelling import current_spelling
 from agent.realtime.tools import parse_tools
-from agent.types import Abilities, Respond, SessionSettings
+from agent.types import Abilities, SessionSettings
 
 MAX_METADATA = 16
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
+from agent.commands import Command, Respond, UpdateSettings
 from agent.errors import AgentError, CapacityError, RequestError
 from agent.realtime import transcripts
 from agent.realtime.client_events import (
@@ -39,12 +40,10 @@ from agent.realtime.undo import undo
 from agent.types import (
     MIC_RATE_HZ,
     Abilities,
-    Command,
     EngineEvent,
     Failed,
     Listened,
     Paused,
-    Respond,
     SessionSettings,
     SpeechAudio,
     TextDelta,
@@ -52,7 +51,6 @@ from agent.types import (
     TurnEnded,
     TurnStarted,
     UnitReport,
-    UpdateSettings,
     UserText,
     UserTextFailed,
     Wire,

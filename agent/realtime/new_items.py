@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.commands import AddAudio, AddPicture, AddText, AddToolResult, Command
 from agent.errors import RequestError, UnsupportedError
 from agent.media.wire_sound import WireDecoder, sample_bytes, wire_rate_hz
 from agent.realtime.client_events import MAX_ID_CHARS
@@ -17,15 +18,7 @@ from agent.realtime.fields import MAX_BASE64_CHARS, Fields, decoded, quoted
 from agent.realtime.items import Item, MessageItem, Part, ToolCallItem, ToolResultItem
 from agent.realtime.state import CallState
 from agent.realtime.tools import calls_functions
-from agent.types import (
-    MIC_RATE_HZ,
-    AddAudio,
-    AddPicture,
-    AddText,
-    AddToolResult,
-    Command,
-    Role,
-)
+from agent.types import MIC_RATE_HZ, Role
 
 ROLES: tuple[Role, ...] = ("user", "system", "assistant")
 PART_KINDS: dict[Role, tuple[str, ...]] = {

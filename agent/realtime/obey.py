@@ -6,6 +6,15 @@ Each of them checks first and changes second; a `RequestError` leaves everything
 from collections.abc import Callable
 from typing import TypeAlias
 
+from agent.commands import (
+    ClearInput,
+    CommitInput,
+    DeleteItem,
+    ForceListen,
+    Pause,
+    Resume,
+    UpdateSettings,
+)
 from agent.errors import RequestError
 from agent.media.wire_sound import sample_bytes, wire_rate_hz
 from agent.realtime.asked_response import parse_response
@@ -31,15 +40,6 @@ from agent.realtime.reaction import (
 from agent.realtime.response import Response
 from agent.realtime.settings import parse_session
 from agent.realtime.state import CallState
-from agent.types import (
-    ClearInput,
-    CommitInput,
-    DeleteItem,
-    ForceListen,
-    Pause,
-    Resume,
-    UpdateSettings,
-)
 
 Obey: TypeAlias = Callable[[CallState, Fields], Reaction]
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from agent.commands import Command
 from agent.realtime.events import Event
-from agent.types import Command, SessionSettings, SoundFormat
+from agent.types import SessionSettings, SoundFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from agent.commands import Respond
 from agent.realtime.events import Event, new_id, server_event, usage_object
 from agent.realtime.items import Item, SpokenItem, ToolCallItem, added, done
 from agent.realtime.settings import speech_output, token_limit
-from agent.types import Respond, SessionSettings, TurnEndReason, Usage, Wire
+from agent.types import SessionSettings, TurnEndReason, Usage, Wire
 
 Status: TypeAlias = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
 StopReason: TypeAlias = Literal["turn_detected", "client_cancelled", "max_output_tokens"]

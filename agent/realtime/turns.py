@@ -6,12 +6,13 @@
 from collections import OrderedDict
 from typing import Literal, TypeAlias
 
+from agent.commands import Interrupt
 from agent.errors import RequestError
 from agent.realtime.events import Event, new_id
 from agent.realtime.items import Items, SpokenItem, ToolCallItem
 from agent.realtime.limits import Limits
 from agent.realtime.response import Asked, Response, Status, StopReason
-from agent.types import SPEECH_RATE_HZ, Interrupt, SessionSettings, ToolCalled, TurnEnded, Wire
+from agent.types import SPEECH_RATE_HZ, SessionSettings, ToolCalled, TurnEnded, Wire
 
 ClearReason: TypeAlias = Literal["turn_detected", "client_cancelled"]
 

@@ -1,10 +1,6 @@
 """What the engine refused is taken back: the client is told so, and nothing else is undone."""
 
-from agent.realtime.events import Event, server_event
-from agent.realtime.reaction import RestoreSettings
-from agent.realtime.state import CallState
-from agent.realtime.tools import with_known_choice
-from agent.types import (
+from agent.commands import (
     AddAudio,
     AddPicture,
     AddText,
@@ -15,6 +11,10 @@ from agent.types import (
     Respond,
     UpdateSettings,
 )
+from agent.realtime.events import Event, server_event
+from agent.realtime.reaction import RestoreSettings
+from agent.realtime.state import CallState
+from agent.realtime.tools import with_known_choice
 
 
 def undo(call: CallState, command: Command) -> tuple[list[Event], tuple[RestoreSettings, ...]]:

@@ -4,7 +4,8 @@ from collections import deque
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from agent.types import SessionSettings, UpdateSettings
+from agent.commands import UpdateSettings
+from agent.types import SessionSettings
 
 _Data = TypeVar("_Data")
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from agent.chat_types import ChatDone, ChatMessage, ChatPicture, ChatRequest, ChatText
+from agent.commands import Interrupt
 from agent.duplex.call_parts import CallParts
 from agent.duplex.engine import DuplexEngine
 from agent.duplex.lanes import Runner
 from agent.duplex.model import DuplexModel, load_model
 from agent.duplex.slots import Slots, SlotSizes
 from agent.torch_parts.checkpoint import Target
-from agent.types import Abilities, Failed, Interrupt, TextDelta, VideoFrame
+from agent.types import Abilities, Failed, TextDelta, VideoFrame
 from tests.rig import tiny_model as tiny
 from tests.rig.scripted_call import SETTINGS
 from tests.rig.tiny_mind import (

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.chat_types import AnswerRequest, ChatDelta, ChatDone, ChatEvent, ChatRequest
+from agent.commands import AddText, Command, Interrupt
 from agent.engines import EngineSettings
 from agent.errors import (
     CapacityError,
@@ -30,11 +31,8 @@ from agent.types import (
     MIC_RATE_HZ,
     SPEECH_RATE_HZ,
     Abilities,
-    AddText,
-    Command,
     EngineEvent,
     Failed,
-    Interrupt,
     Listened,
     Load,
     SessionSettings,

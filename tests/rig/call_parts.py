@@ -15,6 +15,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.clock import Clock
+from agent.commands import Command
 from agent.errors import CapacityError, RequestError, SessionError
 from agent.interfaces import SpeechSource
 from agent.media.barge_in import BargeIn
@@ -33,7 +34,6 @@ from agent.types import (
     SPEECH_RATE_HZ,
     Abilities,
     AudioFrame,
-    Command,
     EngineEvent,
     FloatArray,
     LinkQuality,

@@ -8,10 +8,11 @@ import asyncio
 import sys
 from pathlib import Path
 
+from agent.commands import AddText
 from agent.engines import Choice, EngineSettings
 from agent.fleet.pool import start_core
 from agent.fleet.worker import Job
-from agent.types import AddText, SessionSettings
+from agent.types import SessionSettings
 from tests.rig import busy_core
 
 

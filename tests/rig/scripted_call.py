@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from agent.commands import Command
 from agent.duplex.call import DuplexCall
 from agent.duplex.call_parts import CallParts, CallVoices
 from agent.duplex.lanes import Runner
@@ -15,15 +16,7 @@ from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowSettings
-from agent.types import (
-    Command,
-    EngineEvent,
-    FloatArray,
-    SessionSettings,
-    TurnEnded,
-    UnitReport,
-    Usage,
-)
+from agent.types import EngineEvent, FloatArray, SessionSettings, TurnEnded, UnitReport, Usage
 from tests.rig.jobs import advanced
 from tests.rig.tiny_mind import Script, second, tiny_mind
 

@@ -20,22 +20,25 @@ from agent.chat_types import (
     ChatText,
     ChatVideo,
 )
+from agent.commands import (
+    AddPicture,
+    AddText,
+    Command,
+    ForceListen,
+    Interrupt,
+    Pause,
+    Respond,
+    Resume,
+    UpdateSettings,
+)
 from agent.duplex.pictures import decode_picture
 from agent.errors import CapacityError, UnsupportedError
 from agent.types import (
     Abilities,
-    AddPicture,
-    AddText,
-    Command,
     EngineEvent,
-    ForceListen,
-    Interrupt,
     Listened,
     Load,
-    Pause,
     Paused,
-    Respond,
-    Resume,
     SessionSettings,
     SpeechEnded,
     SpeechStarted,
@@ -43,7 +46,6 @@ from agent.types import (
     TurnEnded,
     TurnStarted,
     Unit,
-    UpdateSettings,
 )
 
 ABILITIES = Abilities(

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.commands import AddText, Command
 from agent.errors import CapacityError
 from agent.types import (
     Abilities,
-    AddText,
-    Command,
     EngineEvent,
     Failed,
     Listened,

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.clock import Clock
+from agent.commands import Command, ForceListen, Respond
 from agent.errors import CapacityError
 from agent.types import (
     Abilities,
-    Command,
     EngineEvent,
     Failed,
-    ForceListen,
     Listened,
     Load,
-    Respond,
     SessionSettings,
     SpeechAudio,
     SpeechEnded,
