@@ -76,8 +76,7 @@ class Session:
         max_duration_s: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._protocol = parts.protocol
-        self._transport = parts.transport
+        self._protocol, self._transport = parts.protocol, parts.transport
         self._client = ClientLine(parts.transport.send)
         self._conversation = parts.conversation
         self._engine = EngineLine(parts.conversation, self._refused, parts.protocol.due)
