@@ -57,6 +57,7 @@ class _Job:
     coded: bool
     one_step: bool
     eagerness: float
+    headphones: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
     parser.add_argument("--events", type=int, default=504, help="how many, at least")
+    parser.add_argument("--headphones", action="store_true", help="nothing of it comes back")
     parser.add_argument("--eagerness", type=float, default=Config().barge_in.eagerness)
     parser.add_argument("--workers", type=int, default=min(_WORKERS, os.cpu_count() or 1))
     options = parser.parse_args(arguments)
@@ -78,7 +80,15 @@ def _run(options: argparse.Namespace) -> tuple[list[CallScore], list[CallScore]]
     """All calls with the agent's policy, and again with the one that it replaced."""
     calls = -(-options.events // _SOUNDS_A_CALL)
     jobs = [
-        _Job(options.seed, number, _SOUNDS_A_CALL, number % 4 == 3, one_step, options.eagerness)
+        _Job(
+            options.seed,
+            number,
+            _SOUNDS_A_CALL,
+            number % 4 == 3,
+            one_step,
+            options.eagerness,
+            options.headphones,
+        )
         for one_step in (False, True)
         for number in range(calls)
     ]
@@ -89,7 +99,12 @@ def _run(options: argparse.Namespace) -> tuple[list[CallScore], list[CallScore]]
 
 def _carry_out(job: _Job) -> CallScore:
     scene = draw_scene(
-        job.seed, job.number, sounds=job.sounds, coded=job.coded, one_step=job.one_step
+        job.seed,
+        job.number,
+        sounds=job.sounds,
+        coded=job.coded,
+        one_step=job.one_step,
+        headphones=job.headphones,
     )
     rules = BargeInRules(**{**Config().barge_in.model_dump(), "eagerness": job.eagerness})
     front_end = FrontEnd(Aec3(), SileroVad(_model()), UnitBuilder(), BargeIn(rules))

@@ -1,6 +1,7 @@
 """What happens in the simulated calls: every scene is drawn from a seed and a number."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -44,13 +45,16 @@ _SHORTEST_INTERRUPTION_S = 0.8
 _RAISED_VOICE_DB = 3.0
 """Who says a word again because it did not help says it louder."""
 _SAFE_PEAK = 0.98
+_HEADPHONES_ERL_DB = 90.0
 
 
-def draw_scene(seed: int, number: int, *, sounds: int, coded: bool, one_step: bool) -> Scene:
+def draw_scene(
+    seed: int, number: int, *, sounds: int, coded: bool, one_step: bool, headphones: bool = False
+) -> Scene:
     """Call `number` of a run: its room, its network, its voices and `sounds` events.
 
     In a `coded` call the agent speaks coded words, so that what was lost or repeated can be read
-    back from what was rendered.
+    back from what was rendered. With `headphones` nothing of it comes back, all else is the same.
     """
     random = np.random.default_rng((seed, number))
     room = RoomTraits(
@@ -75,6 +79,8 @@ def draw_scene(seed: int, number: int, *, sounds: int, coded: bool, one_step: bo
     turns: Callable[[int], FloatArray] = partial(_spoken, agent)
     if coded:
         turns = _coded
+    if headphones:
+        room = replace(room, erl_db=_HEADPHONES_ERL_DB)
     return Scene(
         room, link, turns, cast.question(), tuple(cast.draw(kind) for kind in plan), one_step
     )

@@ -3,7 +3,8 @@
 import pytest
 
 from agent.commands import Respond
-from tests.rig.call_parts import DrivenCall, voice
+from tests.rig.call_parts import voice
+from tests.rig.driven_call import DrivenCall
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 

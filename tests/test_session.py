@@ -15,7 +15,8 @@ from agent.errors import EngineError, PeerTimeout, SessionError, TransportClosed
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.media.ledger import Ledger
 from agent.types import Failed, FloatArray, SpeechEnded, SpeechStarted, Unit
-from tests.rig.call_parts import MS, DrivenCall, ScriptedConversation, settle, voice
+from tests.rig.call_parts import MS, ScriptedConversation, settle, voice
+from tests.rig.driven_call import DrivenCall
 from tests.rig.realtime_order import AUDIO_CHAIN
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")

@@ -17,7 +17,8 @@ from agent.commands import (
 )
 from agent.errors import CapacityError, RequestError
 from agent.types import Abilities
-from tests.rig.call_parts import DrivenCall, ScriptedConversation, settle
+from tests.rig.call_parts import ScriptedConversation, settle
+from tests.rig.driven_call import DrivenCall
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 

@@ -8,7 +8,8 @@ import pytest
 from agent.commands import Interrupt
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.types import SessionSettings, SpeechAudio, TextDelta, TurnStarted, Unit
-from tests.rig.call_parts import MS, DrivenCall, FloatArray, settle, voice
+from tests.rig.call_parts import MS, FloatArray, settle, voice
+from tests.rig.driven_call import DrivenCall
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 

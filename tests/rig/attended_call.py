@@ -34,7 +34,8 @@ from agent.types import (
     TurnEnded,
     TurnStarted,
 )
-from tests.rig.call_parts import DrivenCall, settle
+from tests.rig.call_parts import settle
+from tests.rig.driven_call import DrivenCall
 
 NATIVE = Abilities(duplex=True, speech=True, typed_text=True, tools=True)
 RULES = StaffRules()

@@ -13,7 +13,8 @@ from agent.types import (
     Unit,
     UnitReport,
 )
-from tests.rig.call_parts import DrivenCall, ScriptedConversation, ToldDetector, settle, voice
+from tests.rig.call_parts import ScriptedConversation, ToldDetector, settle, voice
+from tests.rig.driven_call import DrivenCall
 
 SETTINGS = SessionSettings(model="echo", early_units=True)
 

@@ -12,7 +12,8 @@ from agent.session import CallParts, Session
 from agent.transport.websocket import LEAST_EVENT_BYTES
 from agent.transport.websocket_line import TimeLine
 from agent.types import Abilities, FloatArray, SessionSettings, SoundFormat, Unit, UnitReport
-from tests.rig.call_parts import ABLE, DrivenCall, ScriptedConversation, ToldDetector, settle
+from tests.rig.call_parts import ABLE, ScriptedConversation, ToldDetector, settle
+from tests.rig.driven_call import DrivenCall
 from tests.rig.realtime_schema import check_events, check_order
 
 DELTA = "response.output_audio.delta"
