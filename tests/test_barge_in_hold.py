@@ -7,7 +7,7 @@ import pytest
 from agent.media.barge_in import BargeIn, BargeInDue, BargeInRules, DuckDue, ResumeDue
 from agent.media.overlap import VoiceFrame
 from agent.types import SpeechEnded, SpeechStarted
-from tests.test_barge_in import DETECTION, MS, QUIET_DBFS, USER_DBFS, Call, Voice, at, names
+from tests.rig.barge_in_call import DETECTION, MS, QUIET_DBFS, USER_DBFS, Call, Voice, at, names
 
 QUESTION = Voice(500, 2500)
 HOLD = (4000, 5000)
