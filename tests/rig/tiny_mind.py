@@ -168,6 +168,8 @@ def runner(
 
 # ---- conversations ------------------------------------------------------------------------------
 
+CLOSE = 1e-4
+
 
 class Script(Iterator[int]):
     """Gives tokens as they are written; the end of the list is an error."""
@@ -211,6 +213,10 @@ def converse(
     return Conversation(used, prompt, voice, settings or free_settings(), script)
 
 
+def scripted(used: Runner, *units: list[int], **settings: object) -> Conversation:
+    return converse(used, Script(*units), free_settings(**settings))
+
+
 def second(index: int, pictures: tuple[VideoFrame, ...] = ()) -> Unit:
     """Unit `index` of a stream that is the same for every test."""
     start = index * UNIT_SAMPLES
@@ -226,3 +232,21 @@ def _sound() -> FloatArray:
 def cached(used: Runner, talk: Conversation) -> Tensor:
     """All that the LLM has cached of a conversation: [layers, 2, kv heads, length, D]."""
     return used.slots.llm.tensor[:, :, talk.slot, :, : talk.context_tokens].clone()
+
+
+def told(used: Runner, *units: list[int], first: int = 0, **settings: object) -> Conversation:
+    """A conversation in which this was said, unit by unit, every position read."""
+    talk = scripted(used, *units, **settings)
+    for index in range(len(units)):
+        talk.step(second(first + index))
+    talk.flush()
+    return talk
+
+
+def picture(width: int = 64, height: int = 48) -> VideoFrame:
+    return VideoFrame(tiny.recipe().picture(width, height, 3), 0)
+
+
+def same(ours: Tensor, theirs: Tensor, close: float = CLOSE) -> bool:
+    assert ours.shape == theirs.shape
+    return bool((ours - theirs).abs().max() <= close * theirs.abs().max())
