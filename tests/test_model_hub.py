@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import sys
 import types
 from pathlib import Path
@@ -10,47 +9,27 @@ from pathlib import Path
 import pytest
 
 from agent.clock import Clock
-from agent.config import Config, ModelSection, load_config
-from agent.duplex import inspection
-from agent.engines import ModelSettings, VoiceSettings
+from agent.config import ModelSection
 from agent.errors import CheckpointError, ConfigError
-from agent.model_hub import choose, engine_settings, gpus, sources
+from agent.model_hub import choose, gpus, sources
 from agent.model_hub.gpus import Gpu, NoGpu
 from agent.model_hub.hub import HubModel
 from agent.model_hub.progress import DownloadLine, LoadingLine
-from tests.rig.hub_server import COMMIT, hub_server
-from tests.rig.made_tokenizer import made_tokenizer, write_tokenizer
-from tests.rig.tiny_checkpoint import write_checkpoint, write_shard
+from tests.rig.hub_server import COMMIT
+from tests.rig.model_folders import GIB, H200, config_of, empty_caches, write_whole
 
-GIB = 1024**3
-H200 = Gpu("H200", 139 * GIB, 141 * GIB)
 BUSY = Gpu("H200", 12 * GIB, 24 * GIB)
 NONE = NoGpu("no GPU that torch can use")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole checkpoint, whose words mean nothing."""
-    path = tmp_path / "model"
-    write_whole(path)
-    return path
-
-
-def write_whole(path: Path) -> None:
-    write_checkpoint(path, weights="holes", tokenizer="none")
-    write_tokenizer(path)
+    return write_whole(tmp_path / "model")
 
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty caches in the place of this machine's."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
-    return tmp_path
-
-
-def config_of(*overrides: str) -> Config:
-    return load_config(None, {}, list(overrides))
+    return empty_caches(tmp_path, monkeypatch)
 
 
 def chosen(gpu: Gpu | NoGpu, *overrides: str) -> tuple[str, str]:
@@ -155,160 +134,6 @@ def test_an_odd_folder_in_a_cache_stops_nobody_who_did_not_ask_for_it(caches: Pa
     assert name == "echo" and "llama" in reason
     with pytest.raises(CheckpointError, match="llama"):
         chosen(H200, "engine.name=minicpm-o")
-
-
-# ---- what the engine is built from --------------------------------------------------------------
-
-
-def test_every_setting_reaches_the_engine(folder: Path) -> None:
-    extra = folder / "extra.safetensors"
-    write_shard(extra, {})
-    given = {
-        "device": "cuda:1",
-        "dtype": "float32",
-        "context_tokens": "2048",
-        "attention": "eager",
-        "rope_precision": "bfloat16",
-        "window": "context",
-        "parity": "true",
-        "graphs": "false",
-        "quantisation": "int4",
-        "vision": "false",
-        "slots": "3",
-        "source": str(folder),
-        "extra_weights": str(extra),
-    }
-    config = config_of(*(f"model.{key}={value}" for key, value in given.items()))
-    settings = engine_settings(config, choose(config, lambda _: H200))
-    assert settings.slots == 3
-    assert settings.model == ModelSettings(
-        folder,
-        extra,
-        "cuda:1",
-        "float32",
-        2048,
-        "eager",
-        "bfloat16",
-        "context",
-        True,
-        False,
-        "int4",
-        False,
-    )
-
-
-def test_defaults_are_those_of_the_engine(folder: Path) -> None:
-    config = config_of(f"model.source={folder}")
-    assert engine_settings(config, choose(config, lambda _: H200)).model == ModelSettings(folder)
-
-
-def put_vocoder(folder: Path, *, yaml: str = "flow.yaml") -> Path:
-    """Files of the right names."""
-    folder.mkdir(parents=True)
-    for name in (*inspection.VOCODER_FILES, inspection.TOKENIZER_MODELS[0], yaml):
-        (folder / name).write_bytes(b"PK")
-    return folder
-
-
-def test_a_model_without_a_vocoder_has_no_voice(folder: Path) -> None:
-    config = config_of(f"model.source={folder}")
-    assert engine_settings(config, choose(config, lambda _: H200)).voice is None
-    put_vocoder(folder / "assets" / "token2wav")
-    config = config_of(f"model.source={folder}", "vocoder.name=off")
-    assert engine_settings(config, choose(config, lambda _: H200)).voice is None
-
-
-def test_the_vocoder_beside_the_model_is_taken_and_gets_every_setting(folder: Path) -> None:
-    beside = put_vocoder(folder / "assets" / "token2wav")
-    given = {
-        "dtype": "bfloat16",
-        "steps": "5",
-        "memory": "reference",
-        "crossfade": "reference",
-        "first_hop_tokens": "15",
-        "seed": "7",
-        "prepared_voices": "3",
-        "graphs": "false",
-    }
-    config = config_of(
-        f"model.source={folder}",
-        f"voices.folder={folder}/mine",
-        *(f"vocoder.{key}={value}" for key, value in given.items()),
-    )
-    settings = engine_settings(config, choose(config, lambda _: H200))
-    assert settings.voice == VoiceSettings(
-        "token2wav",
-        beside,
-        folder / "mine",
-        "bfloat16",
-        5,
-        "reference",
-        "reference",
-        15,
-        7,
-        3,
-        False,
-    )
-
-
-def test_vocoder_defaults_are_those_of_the_engine_and_voices_are_among_the_data(
-    folder: Path,
-) -> None:
-    beside = put_vocoder(folder / "assets" / "token2wav")
-    config = config_of(f"model.source={folder}", f"server.data_folder={folder}/data")
-    settings = engine_settings(config, choose(config, lambda _: H200))
-    assert settings.voice == VoiceSettings("token2wav", beside, folder / "data" / "voices")
-
-
-def test_a_vocoder_elsewhere_is_known_by_its_files(folder: Path, tmp_path: Path) -> None:
-    elsewhere = put_vocoder(tmp_path / "cosy", yaml="cosyvoice2.yaml")
-    config = config_of(f"model.source={folder}", f"vocoder.folder={elsewhere}")
-    voice = engine_settings(config, choose(config, lambda _: H200)).voice
-    assert voice is not None
-    assert (voice.name, voice.folder) == ("cosyvoice2", elsewhere)
-
-
-@pytest.mark.parametrize("setting", ["vocoder.name=cosyvoice2", "vocoder.folder=/nowhere"])
-def test_a_vocoder_that_was_asked_for_must_be_there(folder: Path, setting: str) -> None:
-    config = config_of(f"model.source={folder}", setting)
-    with pytest.raises(CheckpointError, match=r"lacks flow\.pt, hift\.pt, campplus\.onnx"):
-        engine_settings(config, choose(config, lambda _: H200))
-
-
-def test_the_echo_engine_gets_a_slot_for_each_call() -> None:
-    settings = engine_settings(config_of("calls.max_calls=5"), choose(config_of()))
-    assert (settings.slots, settings.model) == (5, None)
-
-
-def test_missing_extra_weights_are_named(folder: Path) -> None:
-    config = config_of(f"model.source={folder}", "model.extra_weights=/none.safetensors")
-    with pytest.raises(CheckpointError, match=r"model\.extra_weights: there is no file /none"):
-        engine_settings(config, choose(config, lambda _: H200))
-
-
-def test_an_id_is_downloaded_once(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    weights = folder / "model.safetensors"
-    header = b"{}"
-    weights.write_bytes(len(header).to_bytes(8, "little") + header)
-    files = {name: (folder / name).read_bytes() for name in ("config.json", weights.name)}
-    files |= made_tokenizer()
-    config = config_of("model.source=me/tiny", f"model.folder={tmp_path / 'kept'}")
-    with hub_server() as server:
-        server.models["me/tiny"] = files
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        settings = engine_settings(config, choose(config, lambda _: H200))
-    assert settings.model is not None and settings.model.folder.name == COMMIT
-    assert "me/tiny: 0.00 of 0.00 GB" in capsys.readouterr().err
-    # The hub is gone: what is here is enough.
-    assert engine_settings(config, choose(config, lambda _: H200)) == settings
 
 
 # ---- where it is found --------------------------------------------------------------------------
@@ -462,14 +287,3 @@ def test_a_terminal_gets_one_line_that_moves() -> None:
         "2.00 of 20.00 GB, 100.0 MB/s, 3 min left",
     ]
     assert len(moves) == 3 and moves[2].endswith("\n")
-
-
-def test_a_config_of_a_model_is_printed_and_read_again(tmp_path: Path) -> None:
-    from agent.config import effective_toml
-
-    config = config_of("model.source=a/b", "model.device=cuda:1")
-    file = tmp_path / "agent.toml"
-    file.write_text(effective_toml(config))
-    assert load_config(file, {}) == config
-    with pytest.raises(ConfigError, match=json.dumps("gpu")):
-        config_of("model.device=gpu")
