@@ -1,11 +1,13 @@
 """A room: what the agent says comes back into the microphone, late, coloured and distorted."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agent.media.audio import Resampler, level_dbfs
-from agent.types import MIC_RATE_HZ, SPEECH_RATE_HZ, FloatArray
+from agent.media.echo_canceller import Aec3
+from agent.types import MIC_RATE_HZ, SPEECH_RATE_HZ, AudioFrame, FloatArray
 
 MILD_DRIVE = 1.0
 """One or two percent of distortion on the peaks of speech at −23 dBFS."""
@@ -124,3 +126,18 @@ def _crossed(before: FloatArray, after: FloatArray, at: int) -> FloatArray:
     """`before` until sample `at`, then within 10 ms `after`."""
     rising = np.clip((np.arange(len(before)) - at) / _CHANGE_SAMPLES, 0.0, 1.0)
     return (before * (1.0 - rising) + after * rising).astype(np.float32)
+
+
+def far_frames(far: np.ndarray) -> Iterator[AudioFrame]:
+    for start in range(0, len(far) - 479, 480):
+        yield AudioFrame(far[start : start + 480], 24_000, start)
+
+
+def cancel_all(canceller: Aec3, far: np.ndarray, mic: np.ndarray) -> np.ndarray:
+    """20 ms of each in turn."""
+    cleaned = []
+    for index, frame in enumerate(far_frames(far)):
+        canceller.push_far(frame)
+        for start in (index * 320, index * 320 + 160):
+            cleaned.append(canceller.cancel(mic[start : start + 160]))
+    return np.concatenate(cleaned)
