@@ -16,12 +16,23 @@ from agent.duplex.slots import Slots, SlotSizes
 from agent.duplex.turns_call import TurnsCall
 from agent.duplex.voice_line import VoiceLine
 from agent.duplex.window import WindowSettings
-from agent.types import EngineEvent, FloatArray, SessionSettings, TurnEnded, UnitReport, Usage
+from agent.types import (
+    EngineEvent,
+    FloatArray,
+    Listened,
+    SessionSettings,
+    TurnEnded,
+    UnitReport,
+    Usage,
+    VideoFrame,
+)
 from tests.rig.jobs import advanced
 from tests.rig.tiny_mind import Script, second, tiny_mind
 
 E = TypeVar("E")
 SETTINGS = SessionSettings(model="minicpm-o", instructions="ab")
+FORCED = 3
+"""Units in which the model is not asked."""
 
 
 def parts(
@@ -56,6 +67,10 @@ def picture_file(width: int, height: int) -> bytes:
     file = io.BytesIO()
     Image.new("L", (width, height), 90).save(file, "PNG")
     return file.getvalue()
+
+
+def picture(width: int = 28, height: int = 28) -> VideoFrame:
+    return VideoFrame(np.full((height, width, 3), 90, np.uint8), 0)
 
 
 class Beeper:
@@ -124,3 +139,10 @@ class Driven:
     @property
     def context_tokens(self) -> int:
         return self.call._talk.context_tokens
+
+
+def begun(*units: Sequence[int], **changes: Any) -> Driven:
+    """A call after the units in which the model only listens."""
+    call = Driven(*units, **changes)
+    assert call.listen(FORCED) == [Listened(0), Listened(1), Listened(2)]
+    return call
