@@ -2,22 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 
 import aiohttp
 import psutil
 import pytest
 
 from tests.rig.caller import Caller
-from tests.rig.server import Footprint, Running, running_server, serving, settle
+from tests.rig.server import Footprint, running_server, serving, settle
 
 PATIENCE_S = 60
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Running]:
-    async with running_server() as running:
-        yield running
 
 
 @pytest.mark.parametrize("how", ["post", "delete", "peer", "server"])

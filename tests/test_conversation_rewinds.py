@@ -11,17 +11,7 @@ from agent.duplex.memory import KEPT_UNITS
 from agent.duplex.prompt import DuplexPrompt
 from agent.duplex.tokens import Token
 from agent.errors import EngineError
-from tests.rig.tiny_mind import (
-    LISTEN,
-    cached,
-    picture,
-    runner,
-    same,
-    says,
-    scripted,
-    second,
-    told,
-)
+from tests.rig.tiny_mind import LISTEN, cached, picture, runner, same, says, scripted, second, told
 
 # ---- an interruption ----------------------------------------------------------------------------
 

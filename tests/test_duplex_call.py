@@ -4,33 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from agent.commands import (
-    ForceListen,
-    Interrupt,
-    Respond,
-    UpdateSettings,
-)
+from agent.commands import ForceListen, Interrupt, Respond, UpdateSettings
 from agent.duplex.call_parts import conversation_settings
 from agent.duplex.policy import listen_bias
 from agent.duplex.tokens import Token
 from agent.errors import RequestError, VocoderError
-from agent.types import (
-    Listened,
-    SpeechAudio,
-    TextDelta,
-    TurnDetection,
-    TurnEnded,
-    TurnStarted,
-)
+from agent.types import Listened, SpeechAudio, TextDelta, TurnDetection, TurnEnded, TurnStarted
 from tests.rig.jobs import advanced
-from tests.rig.scripted_call import (
-    SETTINGS,
-    Beeper,
-    Driven,
-    begun,
-    parts,
-    picture,
-)
+from tests.rig.scripted_call import SETTINGS, Beeper, Driven, begun, parts, picture
 from tests.rig.tiny_mind import LISTEN, says, second
 
 # ---- turns --------------------------------------------------------------------------------------

@@ -18,19 +18,8 @@ from agent.commands import (
 from agent.duplex.call import MAX_UNITS_BEHIND
 from agent.duplex.conversation import MAX_PUT_IN_TOKENS
 from agent.errors import RequestError, UnsupportedError
-from agent.types import (
-    UNIT_SAMPLES,
-    Listened,
-    TextDelta,
-    TurnEnded,
-    TurnStarted,
-)
-from tests.rig.scripted_call import (
-    SETTINGS,
-    begun,
-    picture,
-    picture_file,
-)
+from agent.types import UNIT_SAMPLES, Listened, TextDelta, TurnEnded, TurnStarted
+from tests.rig.scripted_call import SETTINGS, begun, picture, picture_file
 from tests.rig.tiny_mind import LISTEN, says, second
 
 # ---- what is typed or shown ---------------------------------------------------------------------

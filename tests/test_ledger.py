@@ -2,12 +2,7 @@
 
 import pytest
 
-from agent.media.ledger import (
-    MAX_SPANS,
-    REPORT_LEAD_S,
-    SILENT_AFTER_S,
-    ReportClock,
-)
+from agent.media.ledger import MAX_SPANS, REPORT_LEAD_S, SILENT_AFTER_S, ReportClock
 from agent.media.playout import SentSpan
 from tests.rig.ledger_line import MS, Line
 

@@ -6,16 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from agent.media.ledger import (
-    MAX_WAY_S,
-    REPORT_LEAD_S,
-    ReportClock,
-    path_delay_s,
-)
+from agent.media.ledger import MAX_WAY_S, REPORT_LEAD_S, ReportClock, path_delay_s
 from agent.types import LinkQuality
 from tests.rig.ledger_line import MS, Line
 
-# ---- clients that report ----------------------------------------------------------------------
+# ---- odd reports ------------------------------------------------------------------------------
 
 
 def test_a_burst_of_held_up_reports_is_taken_at_its_word() -> None:

@@ -26,9 +26,6 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return empty_caches(tmp_path, monkeypatch)
 
 
-# ---- what the engine is built from --------------------------------------------------------------
-
-
 def test_every_setting_reaches_the_engine(folder: Path) -> None:
     extra = folder / "extra.safetensors"
     write_shard(extra, {})
@@ -178,9 +175,6 @@ def test_an_id_is_downloaded_once(
     assert "me/tiny: 0.00 of 0.00 GB" in capsys.readouterr().err
     # The hub is gone: what is here is enough.
     assert engine_settings(config, choose(config, lambda _: H200)) == settings
-
-
-# ---- progress -----------------------------------------------------------------------------------
 
 
 def test_a_config_of_a_model_is_printed_and_read_again(tmp_path: Path) -> None:

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from agent.media.playout import (
-    MAX_TURNS,
-    Flushed,
-    Playout,
-    PlayoutDrained,
-    PlayoutStarted,
-)
+from agent.media.playout import MAX_TURNS, Flushed, Playout, PlayoutDrained, PlayoutStarted
 from agent.types import AudioFrame, SpeechAudio
 from tests.rig.playout_sound import pull, speech, steady
 

@@ -2,14 +2,7 @@
 
 import numpy as np
 
-from agent.media.playout import (
-    Ducked,
-    Flushed,
-    Playout,
-    PlayoutDrained,
-    PlayoutStarted,
-    Resumed,
-)
+from agent.media.playout import Ducked, Flushed, Playout, PlayoutDrained, PlayoutStarted, Resumed
 from tests.rig.playout_sound import held, pull, steady
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 
 import aiohttp
-import aiohttp.web
 import numpy as np
 import pytest
 

@@ -168,8 +168,6 @@ def runner(
 
 # ---- conversations ------------------------------------------------------------------------------
 
-CLOSE = 1e-4
-
 
 class Script(Iterator[int]):
     """Gives tokens as they are written; the end of the list is an error."""
@@ -247,6 +245,6 @@ def picture(width: int = 64, height: int = 48) -> VideoFrame:
     return VideoFrame(tiny.recipe().picture(width, height, 3), 0)
 
 
-def same(ours: Tensor, theirs: Tensor, close: float = CLOSE) -> bool:
+def same(ours: Tensor, theirs: Tensor, close: float = 1e-4) -> bool:
     assert ours.shape == theirs.shape
     return bool((ours - theirs).abs().max() <= close * theirs.abs().max())
