@@ -14,7 +14,9 @@ from agent.api import sockets
 from agent.engines.greeting import load_greeting
 from agent.media.audio import from_pcm16
 from agent.media.wire_sound import WireDecoder, WireEncoder, wire_rate_hz
+from agent.transport import websocket_line, websocket_microphone
 from agent.transport.websocket import LEAST_EVENT_BYTES
+from agent.transport.websocket_line import MAX_WAITING_S
 from agent.transport.websocket_pace import SocketPace
 from agent.types import FloatArray, SoundFormat
 from tests.rig.server import Running, running_server
@@ -147,23 +149,32 @@ def heard(data: bytes, coding: SoundFormat) -> FloatArray:
     return np.concatenate((decoder.push(data), decoder.finish()))
 
 
-async def test_what_waits_too_long_is_refused_and_the_call_goes_on(server: Running) -> None:
+async def test_an_event_that_holds_too_much_is_refused_and_the_call_goes_on(
+    server: Running,
+) -> None:
     async with calling(server) as caller:
-        await caller.send("session.update", session=own_turns())
-        half_a_minute = bytes(48_000 * 35)
-        await caller.say(half_a_minute)
-        await caller.say(half_a_minute)
+        ulaw = {"input": {"format": {"type": "audio/pcmu"}, "turn_detection": None}}
+        await caller.send("session.update", session={"type": "realtime", "audio": ulaw})
+        await caller.say(bytes(8_000 * (MAX_WAITING_S + 5)))
         error = (await caller.wait_for("error"))["error"]
         assert error["code"] == "input_audio_buffer_full"  # type: ignore[index]
-        await caller.send("input_audio_buffer.clear")
-        await caller.wait_for("input_audio_buffer.cleared")
-        await caller.say(half_a_minute)
-        await caller.send("session.update", session={"type": "realtime", "instructions": "Hi."})
-        await caller.wait_for(
-            "session.updated",
-            lambda event: event["session"]["instructions"] == "Hi.",  # type: ignore[index]
-        )
-        assert len(caller.of("error")) == 1
+        await caller.say(bytes(8_000))
+        await caller.send("input_audio_buffer.commit")
+        await caller.wait_for("input_audio_buffer.committed")
+
+
+async def test_who_sends_a_long_recording_at_once_is_made_to_wait_and_loses_nothing(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_microphone, "_PLENTY_S", 2.0)
+    monkeypatch.setattr(websocket_line, "MAX_WAITING_S", 6)
+    async with calling(server) as caller:
+        await caller.send("session.update", session=own_turns())
+        for _ in range(6):
+            await caller.say(bytes(48_000 * 3))
+        await caller.send("input_audio_buffer.commit")
+        await caller.wait_for("input_audio_buffer.committed")
+        assert caller.of("error") == []
 
 
 # ---- the door ---------------------------------------------------------------------------------
@@ -228,15 +239,14 @@ async def test_an_event_too_long_is_refused_and_one_twice_as_long_closes(server:
     await gone(server)
 
 
-async def test_a_flood_of_events_ends_the_call_and_says_why(
+async def test_who_sends_too_many_events_is_made_to_wait_and_loses_none(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "PACE", SocketPace(events_s=0.01, events_at_once=50))
+    monkeypatch.setattr(sockets, "PACE", SocketPace(events_s=50, events_at_once=10))
     async with calling(server) as caller:
         for _ in range(60):
             await caller.send("input_audio_buffer.clear")
-        error = (await caller.wait_for("error"))["error"]
-        assert error["code"] == "rate_limit_exceeded"  # type: ignore[index]
-        assert await caller.wait_until_closed() == aiohttp.WSCloseCode.POLICY_VIOLATION
-        assert 40 < len(caller.of("input_audio_buffer.cleared")) <= 50
-    await gone(server)
+        await caller.send("session.update", session=own_turns())
+        await caller.wait_for("session.updated")
+        assert len(caller.of("input_audio_buffer.cleared")) == 60
+        assert caller.of("error") == []

@@ -11,7 +11,7 @@ from agent.errors import AgentError
 from agent.realtime.client_events import EXTENSION, client_event_id, uses_extension
 from agent.realtime.events import Event, error_event, server_event
 from agent.session import Session
-from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, too_many_events
+from agent.transport.websocket_pace import DEFAULT_PACE, Pacer
 from agent.transport.websocket_writer import EventWriter
 
 _MOST_REASON = 100
@@ -22,8 +22,9 @@ _NO_SOUND = "input_audio_buffer.append"
 class Sideband:
     """Attached to `session` from the beginning to the end of the `with`; `run` it in between.
 
-    One that does not read, or sends too much, is dropped; the call takes no notice. Events of our
-    extension are for those who use it themselves: some clients end at what they do not know.
+    One that does not read is dropped, one that sends too much made to wait; the call takes no
+    notice. Events of our extension are for those who use it themselves: some clients end at what
+    they do not know.
     """
 
     def __init__(self, session: Session) -> None:
@@ -69,9 +70,7 @@ class Sideband:
             message = await socket.receive()
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return WSCloseCode.OK, ""
-            if not await self._pacer.admit(len(message.data)):
-                self._tell(too_many_events(self._pacer.pace))
-                return WSCloseCode.POLICY_VIOLATION, "too many events"
+            await self._pacer.hold_back(len(message.data))
             event = _event(message.data)
             if event.get("type") == _NO_SOUND:
                 self._refuse_sound(event)

@@ -5,7 +5,6 @@ how this side means to part.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -14,7 +13,7 @@ from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import PeerTimeout, SessionError, TransportClosed
 from agent.interfaces import SpeechSource
 from agent.transport.websocket_microphone import WebSocketMicrophone
-from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, SocketPace, too_many_events
+from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, SocketPace
 from agent.transport.websocket_writer import EventWriter
 from agent.types import AudioFrame, LinkQuality, VideoFrame
 
@@ -66,7 +65,8 @@ class WebSocketTransport:
             raise self._reason
 
     async def messages(self) -> AsyncIterator[str | bytes]:
-        """Client events as they come; none is read before the one before it was dealt with."""
+        """Client events as they come; none is read before the one before it was dealt with, nor
+        while plenty of sound waits: whoever sends a long recording at once is made to wait."""
         while (message := await self._next()) is not None:
             yield message
         if self._reason is not None:
@@ -101,6 +101,7 @@ class WebSocketTransport:
     async def _next(self) -> str | bytes | None:
         """The next event; None when there is none any more."""
         await self._writer.room()
+        await self.ears.room()
         if self._socket is None or self._ended.is_set():
             return None
         message = await self._socket.receive()
@@ -108,15 +109,8 @@ class WebSocketTransport:
             self._end(_why(message))
             return None
         data: str | bytes = message.data
-        if await self._pacer.admit(len(data)):
-            return data
-        self.send(json.dumps(too_many_events(self._pacer.pace)))
-        self._too_fast()
-        return None
-
-    def _too_fast(self) -> None:
-        self.close_code = WSCloseCode.POLICY_VIOLATION
-        self._end(TransportClosed("the client sends more events than it may"))
+        await self._pacer.hold_back(len(data))
+        return data
 
     def _on_stuck(self) -> None:
         self.close_code = WSCloseCode.POLICY_VIOLATION

@@ -9,7 +9,8 @@ or only while a button is held. The engine lives second by second, so time must 
   time is followed by silence all the same, so that whoever speaks in it is answered.
 - A piece that is late by less than that is no hole: live sound stays whole.
 
-At most `MAX_WAITING_S` wait; more is refused as a whole.
+At most `MAX_WAITING_S` wait; more is refused as a whole. A client of a socket gets there only by
+one event that holds more: it is not read while plenty waits.
 """
 
 from collections import deque
@@ -28,7 +29,7 @@ from agent.types import (
     SoundFormat,
 )
 
-MAX_WAITING_S = 60
+MAX_WAITING_S = 120
 BURST = 8.0
 GRACE_S = 0.2
 """Silence is this far behind the clock, so that the first late piece finds room."""
@@ -113,6 +114,11 @@ class TimeLine:
         self._client.skip_to(self._given)
         self._since = None
         return self._given
+
+    @property
+    def waiting_s(self) -> float:
+        """How much was appended and not given yet."""
+        return max(0, self._extent.end - self._given) / MIC_RATE_HZ
 
     @property
     def end(self) -> int:

@@ -8,6 +8,7 @@ from agent.transport.websocket_line import TimeLine
 from agent.types import AudioFrame, SoundFormat
 
 _FRAMES_AT_ONCE = 8
+_PLENTY_S = 30.0
 
 
 class WebSocketMicrophone:
@@ -17,6 +18,7 @@ class WebSocketMicrophone:
         self._clock = clock
         self._line = TimeLine(clock.now_s())
         self._news = asyncio.Event()
+        self._taken = asyncio.Event()
         self._ended = False
 
     def begin(self) -> None:
@@ -33,6 +35,12 @@ class WebSocketMicrophone:
         self._line.push(data, coding, self._clock.now_s())
         self._news.set()
 
+    async def room(self) -> None:
+        """Wait as long as plenty of sound waits to be heard."""
+        while self._line.waiting_s > _PLENTY_S and not self._ended:
+            self._taken.clear()
+            await self._taken.wait()
+
     def committed(self) -> int:
         """Where what was appended since the last commit begins; it ends at `end`."""
         self._news.set()
@@ -40,6 +48,7 @@ class WebSocketMicrophone:
 
     def dropped(self) -> int:
         """What waits is given up; where the microphone goes on."""
+        self._taken.set()
         return self._line.drop()
 
     def client_at(self, position: int) -> int:
@@ -50,7 +59,9 @@ class WebSocketMicrophone:
         """10 ms at a time until `finish`; to be iterated by one task."""
         given = 0
         while not self._ended:
-            for frame in self._line.take(self._clock.now_s()):
+            due = self._line.take(self._clock.now_s())
+            self._taken.set()
+            for frame in due:
                 yield frame
                 given += 1
                 if given % _FRAMES_AT_ONCE == 0:
@@ -62,6 +73,7 @@ class WebSocketMicrophone:
         """No more frames."""
         self._ended = True
         self._news.set()
+        self._taken.set()
 
     async def _rest(self) -> None:
         """Until there may be more."""

@@ -1,4 +1,4 @@
-"""How fast one client may send: more events than that are too many, more bytes only wait."""
+"""How fast one client may send: what comes faster waits where the client can be made to wait."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,11 @@ DEFAULT_PACE = SocketPace()
 
 
 class Pacer:
-    """Holds one client to its pace."""
+    """Holds one client to its pace.
+
+    A socket that is not read makes its client wait. A data channel does not: what is not taken
+    from it waits on this side, so that there more events than may come are too many.
+    """
 
     def __init__(self, pace: SocketPace, clock: Clock) -> None:
         self.pace = pace
@@ -30,15 +34,26 @@ class Pacer:
         self._events = _Bucket(pace.events_s, pace.events_at_once, clock.now_s())
         self._bytes = _Bucket(pace.bytes_s, pace.bytes_at_once, clock.now_s())
 
+    async def hold_back(self, size: int) -> None:
+        """Wait until an event of `size` bytes may come in."""
+        now_s = self._clock.now_s()
+        owed_s = -self._events.take(1.0, now_s) / self.pace.events_s
+        await self._wait(now_s, max(owed_s, self._owed_s(size, now_s)))
+
     async def admit(self, size: int) -> bool:
-        """Wait until an event of `size` bytes may come in; False when it is one too many."""
+        """The same, but False for an event too many; only bytes are waited for."""
         now_s = self._clock.now_s()
         if self._events.take(1.0, now_s) < 0:
             return False
-        owed = -self._bytes.take(float(size), now_s)
-        if owed > 0:
-            await self._clock.sleep_until(now_s + owed / self.pace.bytes_s)
+        await self._wait(now_s, self._owed_s(size, now_s))
         return True
+
+    def _owed_s(self, size: int, now_s: float) -> float:
+        return -self._bytes.take(float(size), now_s) / self.pace.bytes_s
+
+    async def _wait(self, now_s: float, owed_s: float) -> None:
+        if owed_s > 0:
+            await self._clock.sleep_until(now_s + owed_s)
 
 
 def too_many_events(pace: SocketPace) -> dict[str, object]:
