@@ -21,10 +21,18 @@ _WAITS = re.compile(
     r"tests/(conformance/|test_(bench_load|bench_media|browser|call|fleet|page|voices_workshop"
     r"|websocket|whip))"
 )
-_TALKS = re.compile(
-    r"tests/test_(api|auth|client_secrets|ice_servers|lossy|openapi|realtime_(traps|websocket)"
-    r"|server|tools)"
+_TALKERS = (
+    "tests.rig.caller",
+    "tests.rig.fleet_server",
+    "tests.rig.keyed_server",
+    "tests.rig.lossy_link",
+    "tests.rig.server",
+    "tests.rig.socket_caller",
+    "tests.rig.socket_visits",
+    "tests.rig.whip_caller",
+    "tests.web_page",
 )
+"""Who uses something of these talks to somebody in real time."""
 _POLITE = 10
 _MORE_TRIES = 2
 
@@ -55,8 +63,13 @@ def allow_more_tries(items: Iterable[pytest.Item]) -> None:
     if not _is_shared():
         return
     for item in items:
-        if _waits(item.nodeid) or _TALKS.match(item.nodeid):
+        if _waits(item.nodeid) or _talks(item):
             item.add_marker(pytest.mark.flaky(reruns=_MORE_TRIES))
+
+
+def _talks(item: pytest.Item) -> bool:
+    used = vars(item.module).values() if isinstance(item, pytest.Function) else ()
+    return any(str(getattr(one, "__module__", "")).startswith(_TALKERS) for one in used)
 
 
 def _is_shared() -> bool:
