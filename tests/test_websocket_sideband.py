@@ -1,12 +1,16 @@
 """Sidebands: who else may see and steer a call in progress, over the real server."""
 
 import asyncio
+import base64
+import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 import pytest
+from PIL import Image
 
 from agent.transport import websocket_writer
 from agent.watchers import MAX_WATCHERS
@@ -88,6 +92,37 @@ async def test_a_sideband_may_send_all_but_sound(server: Running, caller: Socket
     codes = [event["error"]["code"] for event in caller.events[known:] if event["type"] == "error"]  # type: ignore[index]
     assert codes == [], "clients end at an error that is not theirs"
     await side.hang_up()
+
+
+def picture_item() -> dict[str, object]:
+    """A message with a picture of a megabyte."""
+    noise = np.random.default_rng(3).integers(0, 256, (600, 600, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    part = {"type": "input_image", "image_url": url}
+    return {"type": "message", "role": "user", "content": [part]}
+
+
+async def test_a_sideband_shows_pictures_as_large_as_the_calls_own_client(
+    server: Running, caller: SocketCaller
+) -> None:
+    side = await attached(server, caller.location)
+    await side.send("conversation.item.create", item=picture_item())
+    done = await side.wait_for("conversation.item.done")
+    assert done["item"]["content"][0]["type"] == "input_image"  # type: ignore[index]
+    await side.hang_up()
+
+
+async def test_a_large_picture_for_a_webrtc_call_is_refused_by_an_error(server: Running) -> None:
+    caller = Caller(server.url)
+    await caller.dial()
+    side = await attached(server, caller.location)
+    await side.send("conversation.item.create", item=picture_item())
+    error = (await side.wait_for("error"))["error"]
+    assert error["code"] == "message_too_large"  # type: ignore[index]
+    await side.hang_up()
+    await caller.close()
 
 
 async def test_a_sideband_is_told_of_our_extension_once_it_uses_it(

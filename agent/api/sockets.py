@@ -52,8 +52,7 @@ async def open_socket(request: web.Request) -> web.WebSocketResponse:
     """A call of its own, or with `call_id` a sideband."""
     calls = request.app[CALLS]
     call_id = request.query.get("call_id")
-    bytes_most = max_event_bytes(calls.config, "webrtc" if call_id else "websocket")
-    socket = _socket(request, bytes_most)
+    socket = _socket(request, max_event_bytes(calls.config, "websocket"))
     if call_id:
         return await _attach(request, socket, calls.owned_by(call_id, caller_of(request)))
     transport = WebSocketTransport(PACE)
