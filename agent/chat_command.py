@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agent.chat_loop import Run, background
+from agent.chat_loop import Interrupts, Run, background
 from agent.chat_terminal import Terminal
 from agent.errors import AgentError, ConfigError, UnsupportedError
 
@@ -292,6 +292,7 @@ class _Conversation:
         self._hearing = hearing
         self._terminal = hearing.terminal
         self._run = run
+        self._interrupts = Interrupts()
         self._has_failed = False
 
     def hold(self, message: "_Parts | None") -> int:
@@ -299,7 +300,11 @@ class _Conversation:
         if message is not None:
             self._turn(self._talk.ask(message, self._hearing.show))
             return _EXIT_FAILED if self._has_failed else 0
-        self._lines()
+        if self._terminal.is_interactive:
+            with self._interrupts.taken_over():
+                self._lines()
+        else:
+            self._lines()
         return _EXIT_FAILED if self._has_failed and not self._terminal.is_interactive else 0
 
     def _lines(self) -> None:
@@ -307,7 +312,8 @@ class _Conversation:
             self._terminal.note(_HINT)
         while True:
             try:
-                line = self._terminal.ask().strip()
+                with self._interrupts.heard():
+                    line = self._terminal.ask().strip()
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -339,7 +345,8 @@ class _Conversation:
     def _answer(self, asking: Coroutine[Any, Any, None]) -> None:
         is_whole = False
         try:
-            self._run(asking)
+            with self._interrupts.heard():
+                self._run(asking)
             is_whole = True
         finally:
             self._hearing.end(is_whole=is_whole)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError, Future, wait
@@ -10,6 +11,40 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 _STOP_S = 10.0
+
+
+class Interrupts:
+    """Ctrl-C, where there is something to be stopped: `KeyboardInterrupt`, once each time.
+
+    Anywhere else it is passed over: who presses it twice must not be thrown out by the second,
+    which comes while the first is dealt with.
+    """
+
+    def __init__(self) -> None:
+        self._heard = False
+
+    @contextlib.contextmanager
+    def taken_over(self) -> Iterator[None]:
+        """From here on this is who hears it; for the main thread."""
+        before = signal.signal(signal.SIGINT, self._come)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Here it stops what goes on."""
+        self._heard = True
+        try:
+            yield
+        finally:
+            self._heard = False
+
+    def _come(self, *_: object) -> None:
+        if self._heard:
+            self._heard = False
+            raise KeyboardInterrupt
 
 
 class Run:

@@ -1,9 +1,11 @@
 """`voice-agent chat`: lines in, answers out, files, commands, Ctrl-C, exit status."""
 
+import contextlib
 import io
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from agent import chat_command
 from agent.__main__ import main
 from agent.chat_command import ChatOptions, converse
+from agent.chat_loop import Interrupts
 from agent.chat_terminal import Terminal
 from agent.config import Config
 from agent.errors import WorkerLost
@@ -184,6 +187,7 @@ def test_the_command_line(
 ON_A_TERMINAL = """
 import asyncio, fcntl, signal, sys, termios
 from agent.chat_command import ChatOptions, converse
+from agent.chat_loop import Interrupts
 from agent.chat_terminal import Terminal
 from agent.config import Config
 from tests.rig.reading_engine import ReadingEngine
@@ -237,15 +241,33 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends() -> None:
         os.close(mine)
 
 
+def test_ctrl_c_is_heard_once_where_something_goes_on_and_nowhere_else() -> None:
+    before, interrupts = signal.getsignal(signal.SIGINT), Interrupts()
+    with interrupts.taken_over():
+        signal.raise_signal(signal.SIGINT)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt), interrupts.heard():
+                signal.raise_signal(signal.SIGINT)
+        with contextlib.suppress(KeyboardInterrupt), interrupts.heard():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.raise_signal(signal.SIGINT)  # the second, while the first is dealt with
+                dealt_with = True
+        signal.raise_signal(signal.SIGINT)
+    assert dealt_with
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def _interrupt(descriptor: int, word: str) -> None:
-    """Press Ctrl-C until `word` comes, and a prompt behind it.
+    """Press Ctrl-C, and again and again, until `word` comes, and a prompt behind it.
 
     One that comes in the moment in which a line begins to be read, or an answer to be waited for,
     Python itself does not hear of before the next key.
     """
     text = ""
     for _ in range(15):
-        os.write(descriptor, b"\x03")
+        os.write(descriptor, b"\x03" * 3)
         while select.select([descriptor], [], [], 2)[0]:
             text += os.read(descriptor, 4096).decode()
             if "> " in text.partition(word)[2]:

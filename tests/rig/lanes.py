@@ -11,6 +11,7 @@ alone, a test has one try.
 
 import os
 import re
+import subprocess
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +33,7 @@ _TALKERS = (
     "tests.rig.whip_caller",
     "tests.web_page",
 )
-"""Who uses something of these talks to somebody in real time."""
+"""Who uses something of these talks to somebody in real time; so does who starts a program."""
 _POLITE = 10
 _MORE_TRIES = 2
 
@@ -69,7 +70,10 @@ def allow_more_tries(items: Iterable[pytest.Item]) -> None:
 
 def _talks(item: pytest.Item) -> bool:
     used = vars(item.module).values() if isinstance(item, pytest.Function) else ()
-    return any(str(getattr(one, "__module__", "")).startswith(_TALKERS) for one in used)
+    return any(
+        one is subprocess or str(getattr(one, "__module__", "")).startswith(_TALKERS)
+        for one in used
+    )
 
 
 def _is_shared() -> bool:
