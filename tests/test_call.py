@@ -138,13 +138,13 @@ def _at(caller: Caller) -> int:
 
 
 async def test_its_own_voice_in_the_microphone_opens_no_turn(server: Running) -> None:
-    for _ in range(6):
+    for _ in range(4):
         caller, latest_s = await _beside_a_loudspeaker(server.url)
         assert loud_s(caller.heard(), RATE_HZ) > 4, "there was something to hear"
         if "input_audio_buffer.speech_started" not in caller.types():
             return
         # A machine that stands still tears holes into the echo: no room does.
-        assert latest_s > ROOM_S / 4, "its own voice was taken for the user's"
+        assert latest_s > ROOM_S / 2, "its own voice was taken for the user's"
     pytest.fail("the machine is too busy for a call")
 
 
