@@ -91,6 +91,23 @@ def _loudness(hift: Any, mel: Tensor, plan: Tensor, slots: Any) -> Tensor:
     return mel.sum(1).repeat(1, 1 + hift.samples // 80)[:, : hift.samples]
 
 
+def test_what_was_tried_in_inference_mode_is_used_outside_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, machine = with_machine("prompt_plus_recent", classic_hift(), 8, 100)
+
+    def said(_: Any, plan: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(plan), machine._hift.samples), 0.5), plan[:, 0] == 0
+
+    monkeypatch.setattr(type(machine), "chunks", said)
+    machine.record(Recorder())
+    nobody = np.zeros((1, machine._plan.shape[1]), np.int64)
+    machine.begin(nobody).finish()
+    with torch.inference_mode(False), torch.no_grad():
+        sound, finite = machine.begin(nobody).finish()
+    assert (sound == 0.5).all() and finite.all()
+
+
 def test_there_is_a_graph_for_each_number_of_streams() -> None:
     assert buckets(1) == [1] and buckets(3) == [1, 2, 4]
     assert buckets(32) == buckets(200) == [1, 2, 4, 8, 16, 32]

@@ -85,8 +85,12 @@ class Staging:
     event: "torch.cuda.Event | None"
 
     @classmethod
+    @torch.inference_mode(False)
     def of(cls, plan: Tensor, samples: int) -> "Staging":
-        """For such a plan on the device, and so many samples of each of its streams."""
+        """For such a plan on the device, and so many samples of each of its streams.
+
+        Written again and again, in inference mode (where the machine is tried) and outside of it.
+        """
         count, on_gpu = len(plan), plan.is_cuda
         event = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
         return cls(
