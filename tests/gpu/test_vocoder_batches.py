@@ -138,6 +138,7 @@ def test_streams_that_come_and_go_say_what_each_says_alone(
                 del streams[one]
             assert near(answer, expected, -60)
     assert not streams
+    del pushes, push, pair  # which hold the last of them
     rooms = vocoder.machine.rooms
     assert rooms.estimator_rows.left == rooms.estimator_rows.count
 
