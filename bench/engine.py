@@ -1,8 +1,8 @@
 """The engine at full size with random weights: `python -m bench.engine unit load hour --json`.
 
-Needs torch, transformers and numpy, and a GPU. Whether a call listens or speaks is written
-beforehand; all else is as it is served. Names of what is to be measured follow one another, and
-what they share is loaded once:
+Needs torch, transformers and numpy, and a GPU. Whether a call listens or speaks, and what a chat
+answers, is written beforehand; all else is as it is served. Names of what is to be measured follow
+one another, and what they share is loaded once:
 
     floor   what the device itself allows
     unit    one call alone: each stage, a turn's first sound, memory
@@ -10,6 +10,7 @@ what they share is loaded once:
     hour    600 units behind a full window
     load    --sessions calls of --mode for --seconds
     sweep   how many calls are held for two minutes, of --mode audio, omni or both
+    side    a decision of the tools' side channel --beside so many calls, and what it costs them
     start   from nothing until ready, 19 GB of weights on a warm disk
 
 Rows go to stdout, and with `--out FILE` to the end of that file, each as soon as it is known.
@@ -35,6 +36,7 @@ from bench.engine_load import LEVELS, LoadBench, LoadOptions
 from bench.engine_memory import measure_memory
 from bench.engine_parts import Bed, Made, Wanted, make_bed, make_engine, taken_gb
 from bench.engine_report import EngineReport, gpu_name
+from bench.engine_side import BESIDE, FREE_SLOTS, SideBench, SideOptions
 from bench.engine_start import measure_start, prepare_start
 from bench.engine_trace import Trace
 from bench.engine_unit import MODES, SPEAK, Mode, UnitOptions, measure_units
@@ -93,6 +95,7 @@ class _Run:
             "hour": self.hour,
             "load": self.load,
             "sweep": self.sweep,
+            "side": self.side,
             "start": self.start,
         }
 
@@ -120,10 +123,11 @@ class _Run:
 
     @cached_property
     def loaded(self) -> Made:
-        """With as many places as any load has calls."""
+        """With as many places as any load has calls, and chats beside them."""
         asked = [self.options.sessions] if "load" in self.options.measure else []
         levels = self.options.levels if "sweep" in self.options.measure else []
-        slots = max(*asked, *levels, 1, 1)
+        beside = self.options.beside if "side" in self.options.measure else []
+        slots = max(1, *asked, *levels, *(calls + FREE_SLOTS for calls in beside))
         return self._made("loaded", Wanted(slots, _LOAD_WINDOW, self.options.speak))
 
     def _made(self, name: str, wanted: Wanted, trace: Trace | None = None) -> Made:
@@ -168,6 +172,11 @@ class _Run:
             bench = LoadBench(self.report, self.loaded, mode)
             asyncio.run(bench.sweep(self.options.levels, options))
 
+    def side(self) -> None:
+        bench = SideBench(self.report, self.loaded.renewed())
+        options = SideOptions(self.options.settle, self.options.decide)
+        asyncio.run(bench.measure(self.options.beside, options))
+
     def start(self) -> None:
         slots, tiny = self.options.slots, self.options.tiny
         settings = prepare_start(self.report, self.folder, slots, _WINDOW, tiny=tiny)
@@ -184,7 +193,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    names = ("floor", "unit", "memory", "hour", "load", "sweep", "start")
+    names = ("floor", "unit", "memory", "hour", "load", "sweep", "side", "start")
     add = parser.add_argument
     add("measure", nargs="+", choices=names, metavar="WHAT", help=", ".join(names))
     add("--out", type=Path, metavar="FILE", help="append every row to this file, as JSON")
@@ -201,6 +210,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--levels", type=int, nargs="+", default=list(LEVELS), help="of sweep: calls at once")
     add("--step", type=float, default=16.0, help="of sweep: seconds of each level")
     add("--settle", type=float, default=4.0, help="seconds before those, which do not count")
+    add("--beside", type=int, nargs="+", default=list(BESIDE), help="of side: calls at once")
+    add("--decide", type=float, default=28.0, help="of side: seconds with decisions, and without")
     add("--confirm", type=float, default=120.0, help="of sweep: seconds of the highest level")
     add("--cycles", type=int, default=20, help="of unit: five units heard and five spoken, each")
     add("--trace", type=Path, metavar="FILE", help="of unit: what each was made of, as JSON")

@@ -7,7 +7,9 @@ A unit counts from when it is complete, whatever the engine is doing then.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from agent.chat_types import ChatEvent
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.commands import AddText
 from agent.errors import CapacityError, EngineError
@@ -15,6 +17,7 @@ from agent.fleet.callers import Caller, Material, next_due_s
 from agent.fleet.unit_times import UnitLog
 from agent.interfaces import EngineCore
 from agent.types import (
+    EngineEvent,
     Failed,
     Listened,
     SessionSettings,
@@ -27,6 +30,20 @@ from agent.types import (
 _FILL_SHARE = 16
 """So much of the window at a time is filled with words."""
 _MOST_FILLING_UNITS = 64
+
+
+class Beside(Protocol):
+    """Who else wants something of the engine while calls go on."""
+
+    @property
+    def due_s(self) -> float:
+        """When to `act` next; inf: not before something was `told`."""
+
+    def act(self) -> None:
+        """It is due: time to ask the engine."""
+
+    def told(self, number: int, event: EngineEvent | ChatEvent, now_s: float) -> bool:
+        """The engine said something; False: to somebody else."""
 
 
 class Calls:
@@ -124,17 +141,20 @@ class Calls:
         if self.log.waits():
             raise EngineError("the engine rests, and a unit was not reported")
 
-    async def run_until(self, until_s: float) -> None:
-        """Units as they come, and the work that they make."""
+    async def run_until(self, until_s: float, beside: Beside | None = None) -> None:
+        """Units as they come, what is asked `beside` them, and the work that both make."""
         while (now_s := self._clock.now_s()) < until_s:
             for caller in self._callers.values():
                 if caller.next_s <= now_s:
                     self._push(caller, caller.next_s)
+            if beside is not None and beside.due_s <= now_s:
+                beside.act()
             idle_s = self._core.idle_s()
             if idle_s == 0:
-                self._work()
+                self._work(beside)
                 continue
-            due_s = next_due_s(self._callers.values(), until_s)
+            most_s = until_s if beside is None else min(until_s, beside.due_s)
+            due_s = min(most_s, next_due_s(self._callers.values(), most_s))
             wake_s = due_s if idle_s is None else min(due_s, now_s + idle_s)
             await self._clock.sleep_until(min(wake_s, until_s))
 
@@ -143,10 +163,12 @@ class Calls:
         self.log.arrived(caller.number, unit, came_s)
         self._core.push(caller.number, unit)
 
-    def _work(self) -> None:
+    def _work(self, beside: Beside | None = None) -> None:
         told = self._core.work()
         now_s = self._clock.now_s()
         for number, event in told:
+            if beside is not None and beside.told(number, event, now_s):
+                continue
             if isinstance(event, Failed):
                 raise event.error
             self.log.told(number, event, now_s)

@@ -31,7 +31,7 @@ from agent.vocoder.config import DitConfig, EncoderConfig, FlowConfig
 from agent.vocoder.preparing import FITS, vocoder_key
 from agent.vocoder.voice_store import VoiceStore
 from bench import random_model, random_vocoder
-from bench.engine_script import TURN_UNITS, DecidedLane, WholeSeconds, plans
+from bench.engine_script import TURN_UNITS, DecidedLane, WholeSeconds, WrittenAnswers, plans
 from bench.engine_trace import Trace
 from bench.random_vocoder import VocoderSizes, random_prompt, write_token2wav
 
@@ -160,6 +160,8 @@ class Made:
     wanted: Wanted
     served: CallParts
     """The same, of which nothing is decided beforehand."""
+    answers: WrittenAnswers
+    """What its chats say."""
 
     @property
     def has_lanes(self) -> bool:
@@ -212,14 +214,15 @@ def make_eager(made: Made, wanted: Wanted) -> Made:
 
 
 def _decided(parts: CallParts, wanted: Wanted, clock: Clock, trace: Trace | None = None) -> Made:
-    served = parts.runner
+    served, answers = parts.runner, WrittenAnswers()
     lanes = {name: served.lane(name) for name in LANES}
-    lanes["llm"] = DecidedLane(served.lane("llm"), plans(wanted.speak, wanted.turn_units))
+    plan_of = plans(wanted.speak, wanted.turn_units)
+    lanes["llm"] = DecidedLane(served.lane("llm"), plan_of, answers)
     lanes["speech"] = WholeSeconds(served.lane("speech"))
     if trace is not None:
         lanes = {name: trace.lane(name, lane) for name, lane in lanes.items()}
     decided = replace(parts, runner=replace(served, clock=clock, lanes=lanes), seed=_SEED)
-    return Made(_rehearsed(decided, parts), decided, wanted, parts)
+    return Made(_rehearsed(decided, parts), decided, wanted, parts, answers)
 
 
 def _rehearsed(parts: CallParts, served: CallParts) -> DuplexEngine:

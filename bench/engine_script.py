@@ -1,4 +1,5 @@
-"""What calls say in `bench.engine`: written beforehand, since random weights decide at random.
+"""What calls and chats say in `bench.engine`: written beforehand, since random weights decide at
+random.
 
 Nothing is left out for it: every token is drawn as ever, and then it is what was written. So the
 lanes that an engine is served with do their work, and only its answers are replaced.
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.duplex.lanes import Batch, Failures, Lane
+from agent.duplex.sampling import Drawing
 from agent.duplex.tokens import Token
-from agent.duplex.work import Read, Speak, Work
+from agent.duplex.work import Choose, Read, Speak, Work
 
 SPOKEN_WORDS = 5
 """Of a unit that speaks; its speech has 25 tokens."""
@@ -52,15 +54,38 @@ def plans(speak: float, turn_units: int = TURN_UNITS) -> Callable[[int], Plan]:
     return of_slot
 
 
+class WrittenAnswers:
+    """What chats say, one chat after the other: each what `says` is when its answer begins."""
+
+    def __init__(self) -> None:
+        self.says: tuple[int, ...] = ()
+        """The tokens before the answer's end."""
+        self._drawing: object = self
+        self._left: Iterator[int] = iter(())
+
+    def begin(self, drawing: Drawing) -> int:
+        """The first token of the answer that is drawn with that."""
+        self._drawing, self._left = drawing, iter(self.says)
+        return next(self._left, int(Token.IM_END))
+
+    def go_on(self, drawing: Drawing) -> int | None:
+        """The next one of the answer that was begun last; None: it is drawn with another."""
+        return next(self._left, int(Token.IM_END)) if drawing is self._drawing else None
+
+
 class DecidedLane:
-    """A lane of the LLM whose answers become those of a plan, one for each slot.
+    """A lane of the LLM whose answers become those of a plan, one for each slot, and what chats
+    say those of `answers`.
 
     A unit begins where more than one position is read and a token is wanted.
     """
 
-    def __init__(self, lane: Lane, plan_of: Callable[[int], Plan]) -> None:
+    def __init__(
+        self, lane: Lane, plan_of: Callable[[int], Plan], answers: WrittenAnswers | None = None
+    ) -> None:
         self._lane = lane
         self._plan_of = plan_of
+        self._answers = answers or WrittenAnswers()
         self._plans: dict[int, Plan] = {}
         self._units: dict[int, Iterator[int]] = {}
 
@@ -73,14 +98,20 @@ class DecidedLane:
         return _DecidedBatch(self._lane.begin(works), works, self._decide)
 
     def _decide(self, work: Work) -> None:
-        if not isinstance(work, Read) or work.choice is None:
-            return
+        # Only chats choose a token for what was read before: the first one behind the prompt.
+        if isinstance(work, Choose):
+            work.token = self._answers.begin(work.choice.drawing)
+        elif isinstance(work, Read) and work.choice is not None:
+            answer = self._answers.go_on(work.choice.drawing)
+            work.token = self._of_unit(work) if answer is None else answer
+
+    def _of_unit(self, work: Read) -> int:
         slot = work.stream.slot
         if work.count > 1:
             if slot not in self._plans:
                 self._plans[slot] = self._plan_of(slot)
             self._units[slot] = iter(next(self._plans[slot]))
-        work.token = next(self._units[slot], int(Token.CHUNK_EOS))
+        return next(self._units[slot], int(Token.CHUNK_EOS))
 
 
 @dataclass(frozen=True, slots=True)

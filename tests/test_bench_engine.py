@@ -345,7 +345,7 @@ def test_every_name_is_measured_in_the_order_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done: list[str] = []
-    names = ["start", "unit", "memory", "hour", "load", "sweep", "floor"]
+    names = ["start", "unit", "memory", "hour", "load", "sweep", "side", "floor"]
     for name in names:
         monkeypatch.setattr(bench._Run, name, lambda run, name=name: done.append(name))
     assert bench.main([*names, "--tiny", "--json"]) == 0
