@@ -79,11 +79,12 @@ class RandomSource:
 
 
 def _scaled(key: str, noise: Tensor) -> Tensor:
+    """In place: holes between what stays would count as the model's memory."""
     if key.endswith("original0"):
-        return noise.abs() * 0.5 + 0.5
+        return noise.abs_().mul_(0.5).add_(0.5)
     if noise.ndim >= 2:
-        return noise * (0.5 if "emb" in key else math.prod(noise.shape[1:]) ** -0.5)
-    return 1 + 0.1 * noise if key.endswith("weight") else 0.02 * noise
+        return noise.mul_(0.5 if "emb" in key else math.prod(noise.shape[1:]) ** -0.5)
+    return noise.mul_(0.1).add_(1) if key.endswith("weight") else noise.mul_(0.02)
 
 
 class _Letters:

@@ -247,9 +247,10 @@ class DuplexCall:
         self._telling.is_asked = order == "speak"
         if order == "speak":
             self._begin_own()
-        said = partial(self._decided, unit.index, came_s)
-        result = yield from self._talk.steps(taken, order, self._input.sight.slices, said)
-        yield from self._telling.say(result, is_tried=self._trial is not None)
+        decided = partial(self._decided, unit.index, came_s)
+        say = partial(self._telling.say, is_tried=self._trial is not None)
+        slices = self._input.sight.slices
+        result = yield from self._talk.steps(taken, order, slices, decided, say)
         if result.outcome.ends_turn is not None:
             self._end_own()
         return result

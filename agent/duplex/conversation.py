@@ -37,7 +37,7 @@ from agent.duplex.unit_senses import MAX_PICTURES, Sensed, sense
 from agent.duplex.unit_speech import Sounds, UnitSpeech
 from agent.duplex.usage import Held
 from agent.duplex.window import Window
-from agent.duplex.work import Choice, Read, Work
+from agent.duplex.work import Choice, Read, Work, alongside
 from agent.errors import EngineError, RequestError
 from agent.types import ByteArray, FloatArray, Unit
 
@@ -154,12 +154,13 @@ class Conversation:
         order: Order = "free",
         max_slices: int | None = None,
         tell: Callable[[Outcome, str], Sequence[Work]] | None = None,
+        say: Callable[[UnitResult], Generator[Work, None, None]] | None = None,
     ) -> Generator[Work, None, UnitResult]:
         """The same, piece of work by piece of work; to be run to its end.
 
         `max_slices` of the unit's own pictures, where it is less than the settings say. `tell` is
         called with what was decided and its text before it is spoken; what it returns is done
-        meanwhile.
+        meanwhile. What `say` makes of the result is done while the oldest units are forgotten.
         """
         self._check_awake()
         slices = max_slices or self.settings.max_slices
@@ -177,9 +178,12 @@ class Conversation:
         codes = yield from speech.steps(outcome, states, beside)
         self._settle(unit, senses, outcome, speech.sounds(outcome, len(states), len(codes)))
         memory.is_uncut = True
-        yield from self._context.forget()
         call = self._called(outcome)
-        return UnitResult(unit.index, outcome, text, tuple(codes), memory.context_tokens, call=call)
+        result = UnitResult(unit.index, outcome, text, tuple(codes), 0, call=call)
+        # A cut is in the books first, which tell what a turn took.
+        said = () if say is None else (say(result),)
+        yield from alongside(self._context.forget(), *said)
+        return replace(result, context_tokens=memory.context_tokens)
 
     def _called(self, outcome: Outcome) -> WrittenCall | None:
         if outcome.called is None:

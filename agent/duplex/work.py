@@ -5,7 +5,7 @@ with that of others (`agent.duplex.lanes`). Nothing here decides anything.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -66,6 +66,28 @@ class Together:
         """One after the other."""
         for part in self.parts:
             part.run(model, slots)
+
+
+def alongside(*several: Generator[Work, None, None]) -> Generator[Work, None, None]:
+    """All of these, each piece by piece, along with a piece of each of the others.
+
+    Theirs must be for different lanes, and not need each other. What fails ends all of them.
+    """
+    running = list(several)
+    try:
+        while running:
+            parts = list[Work]()
+            for steps in running[:]:
+                work = next(steps, None)
+                if work is None:
+                    running.remove(steps)
+                else:
+                    parts += work.parts if isinstance(work, Together) else [work]
+            if parts:
+                yield Together(parts) if len(parts) > 1 else parts[0]
+    finally:
+        for steps in several:
+            steps.close()
 
 
 class TokenSampler(Protocol):

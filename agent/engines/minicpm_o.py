@@ -79,8 +79,7 @@ def load_parts(
         raise ConfigError("engine minicpm-o needs a checkpoint: set model.source, or give --model")
     target = _target(model)
     if target.device.type == "cpu":
-        # One core is the server's: a call that waits for it is heard to stutter.
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+        torch.set_num_threads(_threads_beside(target.device))
     try:
         needed = ServiceParts(vision=model.vision, speech=settings.voice is not None)
         weights = _weights(model, needed, target, _first_part_of(on_progress))
@@ -102,6 +101,7 @@ def parts_of(
     most = weights.config.llm.max_positions
     if model.context_tokens > most:
         raise ConfigError(f"model.context_tokens: {model.context_tokens} is more than {most}")
+    torch.set_num_threads(_threads_beside(weights.target.device))
     turn_tokens = TURN_TOKENS if weights.config.parts.speech else 1
     sizes = SlotSizes(settings.slots, model.context_tokens, turn_tokens)
     slots = Slots(weights.config, sizes, weights.target)
@@ -109,6 +109,16 @@ def parts_of(
     runner = Runner(weights, slots, lanes=_lanes(weights, slots, model, on_progress))
     parts = CallParts(runner, window=_window(model), parity=model.parity)
     return _voiced(parts, settings.voice, settings.assets) if settings.voice else parts
+
+
+def _threads_beside(device: torch.device) -> int:
+    """How many of the host's cores torch works on beside that device.
+
+    One is the server's: a call that waits for it is heard to stutter. A GPU leaves the host a
+    millisecond's work a unit, of which one thread is sure, while of many one is now and then tens
+    of milliseconds late.
+    """
+    return max(1, (os.cpu_count() or 2) - 1) if device.type == "cpu" else 1
 
 
 def _lanes(

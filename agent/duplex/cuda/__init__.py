@@ -21,14 +21,16 @@ def has_triton() -> bool:
 def cuda_lanes(model: DuplexModel, slots: Slots) -> Iterator[tuple[LaneName, Lane]]:
     """The model's lanes, one after the other as each is recorded: a few seconds in all.
 
-    To be made before anything runs on the device, over caches that stay where they are. ConfigError
-    when a graph cannot be recorded.
+    From then on the table of words is in the host's memory. To be made before anything runs on the
+    device, over caches that stay where they are. ConfigError when a graph cannot be recorded.
     """
     from agent.duplex.cuda.audio_lane import AudioLane
+    from agent.duplex.cuda.host_table import keep_on_host
     from agent.duplex.cuda.llm_lane import LlmLane
     from agent.duplex.cuda.speech_lane import SpeechLane
     from agent.duplex.cuda.vision_lane import VisionLane
 
+    keep_on_host(model.llm.model.embed_tokens)
     yield "llm", LlmLane(model, slots)
     yield "audio", AudioLane(model, slots)
     if model.config.parts.speech:
