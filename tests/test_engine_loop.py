@@ -11,14 +11,17 @@ import pytest
 from agent.commands import Pause, UpdateSettings
 from agent.duplex.answer_speech import OpenVoice
 from agent.duplex.engine import PARK_AFTER_S
+from agent.duplex.engine_loop import LaneLoop, Task
 from agent.duplex.job import Job
 from agent.duplex.kv_cache import KvStream
 from agent.duplex.work import Hear, Read, Speak, Voice, Work
 from agent.errors import CapacityError, EngineError
+from agent.scheduler import ENOUGH, Costs
 from agent.types import Failed, Listened, Paused, SpeechAudio, TextDelta, TurnStarted
 from tests.rig.late_desk import Desk
 from tests.rig.late_lanes import Watch, slot_of
 from tests.rig.scripted_call import SETTINGS, Beeper
+from tests.rig.timed_device import TimedDevice, TimedWork
 from tests.rig.tiny_mind import LISTEN, says, second
 
 # ---- whoever leaves while something is under way ------------------------------------------------
@@ -215,3 +218,48 @@ def test_words_are_told_and_the_voice_is_opened_while_they_become_speech(watch: 
     assert all(part.is_begun for part in task.parts)
     in_the_middle(desk, Voice)
     assert not any(isinstance(event, SpeechAudio) for event in desk.of(1))
+
+
+# ---- batches that are done sooner than expected -------------------------------------------------
+
+
+class Sooner:
+    """A loop whose only batch takes `takes_s`, a fifth less than it was told."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.device = TimedDevice({"prefill": lambda size: takes_s})
+        self.costs = Costs()
+        self.costs.took("prefill", 1, 1.25 * takes_s, times=ENOUGH)
+        # As if a thread could sleep as short as it likes, so that nothing but the loop is late.
+        self.loop = LaneLoop(self.device.runner, self.costs, self.device.pass_time)
+
+    def took_s(self) -> float:
+        """One more batch → how long until it is taken in."""
+        began_s, over = self.device.clock.now_s(), list[Exception | None]()
+
+        def steps() -> Generator[Any, None, None]:
+            yield TimedWork("prefill", "llm")
+
+        job = Job(steps(), lambda result, stage_ms: None, due_s=began_s + 1)
+        self.loop.start(Task(job, 0, over.append))
+        while not over:
+            self.loop.step()
+        return self.device.clock.now_s() - began_s
+
+    @property
+    def expected_s(self) -> float:
+        return self.costs.expected_s("prefill", 1)
+
+
+@pytest.mark.parametrize("takes_s", [0.0015, 0.003, 0.005, 0.0111, 0.0301])
+def test_a_batch_that_is_done_sooner_than_expected_is_taken_in_when_it_is(takes_s: float) -> None:
+    assert takes_s <= Sooner(takes_s).took_s() <= 1.02 * takes_s
+
+
+@pytest.mark.parametrize("takes_s", [0.005, 0.0111, 0.0301])
+def test_what_a_batch_takes_is_learnt_within_a_few(takes_s: float) -> None:
+    sooner = Sooner(takes_s)
+    assert sooner.expected_s == pytest.approx(1.25 * takes_s)
+    for _ in range(22):  # in which an average of the newest tenth forgets nine tenths of the rest
+        sooner.took_s()
+    assert sooner.expected_s == pytest.approx(takes_s, rel=0.035)

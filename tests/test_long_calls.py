@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from agent.duplex import conversation
 from agent.duplex.conversation import Conversation
 from agent.duplex.conversation_settings import ConversationSettings
 from agent.duplex.kv_cache import KvCache, KvStream, turned
@@ -18,8 +19,9 @@ from agent.duplex.moving import Move
 from agent.duplex.policy import Order
 from agent.duplex.sampling import TextSampling
 from agent.duplex.window import WindowSettings
-from agent.duplex.work import Read, Work
-from agent.types import Unit
+from agent.duplex.work import Read, Together, Voice, Work
+from agent.types import EngineEvent, SpeechAudio, TurnEnded, Unit, UnitReport
+from tests.rig.scripted_call import Beeper, Driven, begun, without_usage
 from tests.rig.tiny_mind import (
     LISTEN,
     Script,
@@ -153,6 +155,96 @@ def test_a_turn_that_leaves_no_room_for_its_next_second_is_the_exception_and_is_
 
 def pairs(numbers: list[int]) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(numbers)
+
+
+# ---- while the end of a turn is spoken ----------------------------------------------------------
+
+TALK = (
+    *[LISTEN] * 3,
+    says("ab"),
+    says("cd", ends=True),
+    LISTEN,
+    says("ef"),
+    says("gh"),
+    says("i", ends=True),
+    *[LISTEN] * 2,
+    says("jk", ends=True),
+    LISTEN,
+)
+"""Three turns, at whose ends there is more than CROWDED allows."""
+CROWDED = WindowSettings(high_tokens=100, low_tokens=70)
+REMEMBERING = WindowSettings(mode="context", max_units=6)
+
+
+def driven(window: WindowSettings, vocoder: Beeper | None = None) -> Driven:
+    return begun(*TALK, window=window, vocoder=vocoder)
+
+
+def next_unit(call: Driven) -> tuple[list[Work], list[EngineEvent]]:
+    """Do it → its work, and all that was said but usage, with nothing that depends on the time."""
+    works = list[Work]()
+    call.call.push(second(call.heard))
+    call.heard += 1
+    while (job := call.call.next_job()) is not None:
+        while (work := job.next()) is not None:
+            call.parts.runner.do(work)
+            works.append(work)
+            for part in work.parts if isinstance(work, Together) else [work]:
+                job.did(part, 0.0)
+    return works, without_usage(untimed(event) for event in call.line.take())
+
+
+def untimed(event: EngineEvent) -> EngineEvent:
+    if isinstance(event, SpeechAudio):
+        samples: object = event.samples.tobytes()
+        return replace(event, samples=samples, hold_ms=0)  # type: ignore[arg-type]
+    if isinstance(event, UnitReport):
+        return replace(event, stage_ms=tuple(sorted(event.stage_ms)))
+    return event
+
+
+def in_turn(*several: Iterator[Work]) -> Iterator[Work]:
+    """What `alongside` does, one after the other."""
+    return itertools.chain.from_iterable(several)
+
+
+def test_the_rest_of_a_turn_is_made_sound_while_its_last_words_are_read_to_forget() -> None:
+    call, ends = driven(CROWDED, Beeper()), 0
+    for _ in TALK:
+        works, events = next_unit(call)
+        if not any(isinstance(work, Move) for work in works):
+            continue
+        ends += 1
+        assert any(isinstance(event, TurnEnded) for event in events)
+        together, move = works[-2:]
+        assert isinstance(together, Together) and isinstance(move, Move)
+        reading, voice = together.parts
+        assert isinstance(reading, Read) and isinstance(voice, Voice) and voice.last
+        assert not any(isinstance(work, Voice) for work in works)
+    assert ends == 3
+
+
+@pytest.mark.parametrize("vocoder", [Beeper(), None])
+@pytest.mark.parametrize("window", [CROWDED, REMEMBERING])
+def test_what_is_told_of_a_turn_is_the_same_as_if_all_was_forgotten_first(
+    monkeypatch: pytest.MonkeyPatch, window: WindowSettings, vocoder: Beeper | None
+) -> None:
+    call = driven(window, vocoder)
+    told_beside = [next_unit(call)[1] for _ in TALK]
+    monkeypatch.setattr(conversation, "alongside", in_turn)
+    other = driven(window, vocoder)
+    assert told_beside == [next_unit(other)[1] for _ in TALK]
+    assert call.context_tokens == other.context_tokens
+
+
+def test_a_unit_is_reported_with_what_is_left_after_its_forgetting() -> None:
+    call, left = driven(CROWDED, Beeper()), []
+    for _ in TALK:
+        works, events = next_unit(call)
+        (report,) = (event for event in events if isinstance(event, UnitReport))
+        assert report.context_tokens == call.context_tokens
+        left += [report.context_tokens] * any(isinstance(work, Move) for work in works)
+    assert len(left) == 3 and max(left) <= CROWDED.low_tokens
 
 
 # ---- for hours ----------------------------------------------------------------------------------
