@@ -12,9 +12,11 @@ from agent.errors import EngineError
 from agent.scheduler import Costs
 from tests.rig.timed_device import TimedDevice, TimedWork
 
-READ, MOVE = (TimedWork(stage, "llm") for stage in ("prefill", "move"))
-VOICE, MORE = TimedWork("vocoder", "voice"), TimedWork("more", "voice")
-HEAR = TimedWork("audio", "audio")
+READ: Any = TimedWork("prefill", "llm")
+MOVE: Any = TimedWork("move", "llm")
+VOICE: Any = TimedWork("vocoder", "voice")
+MORE: Any = TimedWork("more", "voice")
+HEAR: Any = TimedWork("audio", "audio")
 
 
 def steps(log: list[str], name: str, *works: Any) -> Generator[Any, None, None]:
@@ -53,7 +55,7 @@ def test_a_piece_of_each_comes_together_and_what_is_left_of_the_longer_one_alone
 
 def test_pieces_that_are_together_already_stay_one_round_with_the_others() -> None:
     log: list[str] = []
-    both: Any = Together([VOICE, HEAR])
+    both = Together([VOICE, HEAR])
     assert rounds(steps(log, "a", READ, MOVE), steps(log, "b", both)) == [[READ, VOICE, HEAR], MOVE]
     assert rounds(steps(log, "a", both)) == [[VOICE, HEAR]]
 
