@@ -101,7 +101,9 @@ def _log_mel(sound: Tensor) -> Tensor:
     below a frame's loudest, float32 transforms differ from one machine to the next by 1e-5.
     """
     windows = sound.unfold(0, WINDOW_SAMPLES, HOP_SAMPLES) * _hann()
-    power = (torch.fft.rfft(windows.double()).abs() ** 2).float()  # [frames, 201]
+    spectrum = torch.fft.rfft(windows.double())
+    # [frames, 201]; by way of the absolute value, and its root, this takes half as long again
+    power = (spectrum.real.square() + spectrum.imag.square()).float()
     bands: Tensor = mel_filters() @ power.T
     return bands.clamp(min=10.0**LOWEST).log10()
 

@@ -52,9 +52,10 @@ def sense(
     parts = [context.embed([Token.UNIT]), *_spans(context, pictures, seen.vectors), heard.vectors]
     recordings = yield from _recordings(context)
     put_in, memory.put_in = memory.put_in, ()
-    marks = context.embed([Token.AUDIO_START, Token.AUDIO_END])
-    for vectors in recordings:
-        parts += [marks[:1], vectors, marks[1:]]
+    if recordings:
+        begin, end = context.embed([Token.AUDIO_START, Token.AUDIO_END])[:, None]
+        for vectors in recordings:
+            parts += [begin, vectors, end]
     if put_in:
         parts.append(context.embed(put_in))
     return Sensed(
