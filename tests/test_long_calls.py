@@ -21,7 +21,7 @@ from agent.duplex.sampling import TextSampling
 from agent.duplex.window import WindowSettings
 from agent.duplex.work import Read, Together, Voice, Work
 from agent.types import EngineEvent, SpeechAudio, TurnEnded, Unit, UnitReport
-from tests.rig.scripted_call import Beeper, Driven, begun, without_usage
+from tests.rig.scripted_call import Beeper, Driven, begun
 from tests.rig.tiny_mind import (
     LISTEN,
     Script,
@@ -181,7 +181,7 @@ def driven(window: WindowSettings, vocoder: Beeper | None = None) -> Driven:
 
 
 def next_unit(call: Driven) -> tuple[list[Work], list[EngineEvent]]:
-    """Do it → its work, and all that was said but usage, with nothing that depends on the time."""
+    """Do it → its work, and all that was said, with nothing in it that depends on the time."""
     works = list[Work]()
     call.call.push(second(call.heard))
     call.heard += 1
@@ -191,7 +191,7 @@ def next_unit(call: Driven) -> tuple[list[Work], list[EngineEvent]]:
             works.append(work)
             for part in work.parts if isinstance(work, Together) else [work]:
                 job.did(part, 0.0)
-    return works, without_usage(untimed(event) for event in call.line.take())
+    return works, [untimed(event) for event in call.line.take()]
 
 
 def untimed(event: EngineEvent) -> EngineEvent:

@@ -99,10 +99,10 @@ class Memory:
 
     def held(self, turn: int) -> Held:
         """What is in the context, without the vectors of a voice in its prompt; `turn` is the
-        newest."""
+        newest. What is being forgotten is not in it any more."""
         units = self.window.units
         return Held(
-            self.context_tokens,
+            self.window.length,
             sum(one.audio for one in units),
             sum(one.pictures for one in units),
             sum(one.generated for one in units if one.turn == turn),
