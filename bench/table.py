@@ -1,6 +1,7 @@
 """The rows of finished runs as a table in Markdown: `python -m bench.table FILE…`.
 
-A file holds what one benchmark printed with `--json`. Figures without a target are left out.
+A file holds what one benchmark printed with `--json`. Figures without a target are left out, but
+of a run that has none with one.
 """
 
 import json
@@ -36,8 +37,8 @@ def _section(file: Path) -> str:
     where = f"one {machine['gpu']}" if "gpu" in machine else ""
     where = where or f"{machine['cores']} cores of {machine['cpu']}"
     said = f"`{machine['command']}`, {date}, {where}:"
-    lines = [_line(row) for row in rows if row.get("target") is not None]
-    return "\n".join((said, "", _HEAD, *lines))
+    aimed = [row for row in rows if row.get("target") is not None]
+    return "\n".join((said, "", _HEAD, *map(_line, aimed or rows)))
 
 
 def _line(row: dict[str, object]) -> str:
@@ -45,8 +46,9 @@ def _line(row: dict[str, object]) -> str:
     sign = "≥" if name.startswith(_MORE_IS_BETTER) else "≤"
     value, against = ("" if row[key] is None else f"{row[key]:g}" for key in ("value", "against"))
     unit = f" {row['unit']}" if row["unit"] else ""
-    verdict = "" if row["meets"] else "missed"
-    return f"| `{name}` | {value}{unit} | {against} | {sign} {row['target']:g} | {verdict} |"
+    target = "" if row["target"] is None else f"{sign} {row['target']:g}"
+    verdict = "missed" if row["meets"] is False else ""
+    return f"| `{name}` | {value}{unit} | {against} | {target} | {verdict} |"
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from bench.report import Report, at_least, at_most
+from bench.table import table
 
 
 def _rows(out: io.StringIO) -> list[dict[str, object]]:
@@ -76,3 +78,21 @@ def test_without_json_it_is_a_table() -> None:
     met, missed = out.getvalue().splitlines()[-2:]
     assert met.split() == ["flush_p95_ms", "89.0", "ms", "297.0", "≤", "100", "8", "met"]
     assert missed.endswith("MISSED")
+
+
+def test_a_table_has_what_was_aimed_at_or_everything_where_nothing_was(tmp_path: Path) -> None:
+    def kept(name: str, *rows: tuple[float, float | None]) -> Path:
+        out = io.StringIO()
+        report = Report(as_json=True, out=out)
+        for number, (value, limit) in enumerate(rows):
+            aim = None if limit is None else at_most(limit)
+            report.row(f"{name}_{number}_ms", value, "ms", target=aim, against=5.0)
+        (tmp_path / name).write_text(out.getvalue(), "utf-8")
+        return tmp_path / name
+
+    aimed = table([kept("aimed", (1.0, 2.0), (3.0, 2.0), (4.0, None))]).splitlines()
+    assert aimed[-2:] == [
+        "| `aimed_0_ms` | 1 ms | 5 | ≤ 2 |  |",
+        "| `aimed_1_ms` | 3 ms | 5 | ≤ 2 | missed |",
+    ]
+    assert table([kept("free", (4.0, None))]).splitlines()[-1] == "| `free_0_ms` | 4 ms | 5 |  |  |"

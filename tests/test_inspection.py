@@ -105,7 +105,18 @@ def test_weights_of_fewer_bits_take_less(folder: Path) -> None:
 
 def test_a_voice_takes_its_share() -> None:
     silent, voiced = (one.memory_bytes(2, 8192) for one in (FULL_SIZE, FULL_SIZE.with_voice(4)))
-    assert voiced - silent == 730_000_000 + 4 * 205_000_000 + 2 * 75_000_000
+    assert voiced - silent == 730_000_000 + 4 * 205_000_000 + 2 * 110_000_000
+
+
+def test_with_graphs_it_takes_what_was_measured() -> None:
+    """`vram_first_gb` and `loaded_gb` of `bench.engine`, of which those with 96 calls were taken
+    while the table of words, 1.24 GB, was on the GPU."""
+    size = FULL_SIZE.with_graphs().with_voice(1)
+    assert size.memory_bytes(1, 8192) == pytest.approx(22.25e9, rel=0.01)
+    assert size.memory_bytes(48, 2048) == pytest.approx(54.64e9, rel=0.02)
+    assert size.memory_bytes(96, 2048) == pytest.approx(87.1e9 - 1.24e9, rel=0.02)
+    wide = FULL_SIZE.in_float32()
+    assert wide.weights - wide.with_graphs().weights == 2 * FULL_SIZE.table - 600_000_000
 
 
 # ---- something else -----------------------------------------------------------------------------

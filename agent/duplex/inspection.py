@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +41,15 @@ _TURN_TOKENS = 2048
 _WORK_BYTES = 1_650_000_000
 """What is set aside besides weights and caches: torch's own, the driver, and what
 passes through the model."""
-_GRAPH_BYTES = 2_300_000_000
-"""What CUDA graphs and their buffers take: `bench.engine unit` measured 25.7 GB in all, with one
-conversation of 8192 tokens and its voice."""
+_GRAPH_BYTES = 600_000_000
+"""What CUDA graphs and their buffers take: `bench.engine unit` measured 22.25 GB in all, with one
+conversation of 8192 tokens and its voice, and with the table of words on the host."""
 
 _VOCODER_BYTES = 730_000_000
 _VOICE_BYTES = 205_000_000
-_VOICE_STREAM_BYTES = 75_000_000
-"""token2wav in half precision with its graphs, one voice that is kept ready and one turn, by
-`bench.vocoder`."""
+_VOICE_STREAM_BYTES = 110_000_000
+"""token2wav in half precision with its graphs, one voice that is kept ready, by `bench.vocoder`,
+and the room for one turn, by what `Machine` sets aside."""
 
 
 # ---- at no cost ---------------------------------------------------------------------------------
@@ -66,6 +66,8 @@ class ModelSize:
     """Each slot besides its context."""
     projections: int = 0
     """Of the weights those that can be kept in fewer bits."""
+    table: int = 0
+    """Of the weights those of the table of words."""
 
     def memory_bytes(self, slots: int, context_tokens: int) -> int:
         """What the model takes in all with so many slots of so many tokens, working."""
@@ -88,17 +90,20 @@ class ModelSize:
         return replace(self, weights=self.weights - self.projections + kept, projections=kept)
 
     def with_graphs(self) -> "ModelSize":
-        """The same model whose work is recorded as CUDA graphs."""
-        return replace(self, weights=self.weights + _GRAPH_BYTES)
+        """The same model whose work is recorded as CUDA graphs, its table of words on the host."""
+        return replace(self, weights=self.weights + _GRAPH_BYTES - self.table, table=0)
 
     def in_float32(self) -> "ModelSize":
         """The same model with twice the bytes a number."""
-        twice = (2 * one for one in (self.weights, self.context_token, self.slot, self.projections))
-        return ModelSize(*twice)
+        return ModelSize(*(2 * one for one in astuple(self)))
 
 
 FULL_SIZE = ModelSize(
-    18_743_575_332, 147_456, 61_440 * _TURN_TOKENS + 147_456_000, projections=13_891_534_848
+    18_743_575_332,
+    147_456,
+    61_440 * _TURN_TOKENS + 147_456_000,
+    projections=13_891_534_848,
+    table=1_243_119_616,
 )
 """Of the published model: 9,371,787,666 parameters."""
 
@@ -210,6 +215,7 @@ def _size(config: DuplexConfig, files: Sequence[Path]) -> ModelSize:
         weights=sum(file.stat().st_size for file in files),
         context_token=2 * llm.layers * llm.kv_heads * llm.head_width * _BFLOAT16_BYTES,
         slot=speech_token * min(_TURN_TOKENS, speech.max_positions) + heard,
+        table=llm.vocabulary * llm.width * _BFLOAT16_BYTES,
     )
 
 

@@ -148,6 +148,8 @@ def prepare_graphs(vocoder: Token2wav, streams: int) -> None:
     is_known = isinstance(sounding, HiftSound) and sounding.crossfade == "unity"
     if device.type != "cuda" or not is_known or vocoder.flow.settings.encoder_memory != "recent":
         return
+    # Weights were wider at first: where those lay, nothing of the graphs' fits.
+    torch.cuda.empty_cache()
     recorder = GraphRecorder(device, "set vocoder.graphs to false to go without")
     install_machine(vocoder, lambda: machine_of(vocoder, streams, recorder))
 
