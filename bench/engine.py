@@ -7,6 +7,7 @@ one another, and what they share is loaded once:
     floor   what the device itself allows
     unit    one call alone: each stage, a turn's first sound, memory
     memory  what each further call takes of the GPU
+    agree   how near lanes and plain modules are to each other, over 60 units
     hour    600 units behind a full window
     load    --sessions calls of --mode for --seconds
     sweep   how many calls are held for two minutes, of --mode audio, omni or both
@@ -30,6 +31,7 @@ import torch
 
 from agent.clock import SYSTEM_CLOCK
 from agent.duplex.config import Numerics
+from bench.engine_agree import UNITS, measure_agreement
 from bench.engine_floor import measure_floor
 from bench.engine_hour import HourOptions, measure_hour
 from bench.engine_load import LEVELS, LoadBench, LoadOptions
@@ -92,6 +94,7 @@ class _Run:
             "floor": self.floor,
             "unit": self.unit,
             "memory": self.memory,
+            "agree": self.agree,
             "hour": self.hour,
             "load": self.load,
             "sweep": self.sweep,
@@ -154,6 +157,9 @@ class _Run:
     def memory(self) -> None:
         measure_memory(self.report, self.single)
 
+    def agree(self) -> None:
+        measure_agreement(self.report, self.single, min(UNITS, self.options.units))
+
     def hour(self) -> None:
         compared = min(100, self.options.units // 2)
         options = HourOptions(self.options.units, compared)
@@ -193,7 +199,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    names = ("floor", "unit", "memory", "hour", "load", "sweep", "side", "start")
+    names = ("floor", "unit", "memory", "agree", "hour", "load", "sweep", "side", "start")
     add = parser.add_argument
     add("measure", nargs="+", choices=names, metavar="WHAT", help=", ".join(names))
     add("--out", type=Path, metavar="FILE", help="append every row to this file, as JSON")
@@ -216,7 +222,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--cycles", type=int, default=20, help="of unit: five units heard and five spoken, each")
     add("--trace", type=Path, metavar="FILE", help="of unit: what each was made of, as JSON")
     add("--eager-cycles", type=int, default=1, help="of unit: the same without lanes")
-    add("--units", type=int, default=600, help="of hour")
+    add("--units", type=int, default=600, help="of hour; agree takes no more than 60")
     add("--slots", type=int, default=4, help="of start: places of the engine")
     options = parser.parse_args(arguments)
     options.device = options.device or ("cpu" if options.tiny else "cuda")

@@ -213,6 +213,12 @@ def make_eager(made: Made, wanted: Wanted) -> Made:
     return _decided(replace(made.parts, runner=runner), wanted, shared.clock)
 
 
+def restarted(made: Made, parts: CallParts) -> Made:
+    """A new engine of `parts`, which are those of `made` but for what notes their work."""
+    core = DuplexEngine(parts, abilities(parts), parts.runner.clock)
+    return replace(made, core=core, parts=parts)
+
+
 def _decided(parts: CallParts, wanted: Wanted, clock: Clock, trace: Trace | None = None) -> Made:
     served, answers = parts.runner, WrittenAnswers()
     lanes = {name: served.lane(name) for name in LANES}

@@ -23,6 +23,7 @@ _MORE_IS_BETTER = (
     "pesq_",
     "calls_per_core",
     "sessions_",
+    "agree_same_",
 )
 
 
