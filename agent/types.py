@@ -139,11 +139,13 @@ class Listened:
 class TurnStarted:
     """The agent opens its mouth; turns count from 1.
 
-    `asked`: whether this is the answer to a `Respond`; None where the engine does not tell.
+    `asked`: whether this is the answer to a `Respond`. `usage`, here and in all that is said of the
+    turn: what it has taken by now. Both None where the engine does not tell.
     """
 
     turn: int
     asked: bool | None = field(default=None, compare=False)
+    usage: Usage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ class TextDelta:
     unit: int
     turn: int
     text: str
+    usage: Usage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,7 @@ class SpeechAudio:
     samples: FloatArray  # [T] at 24 kHz
     last: bool = False
     hold_ms: int = 0
+    usage: Usage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +229,16 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class UnitReport:
-    """What unit `unit` cost: milliseconds by stage name."""
+    """What unit `unit` cost: milliseconds by stage name.
+
+    `turn`, which goes on, has taken `usage`, whether anything was said of it or not; 0: none does.
+    """
 
     unit: int
     stage_ms: tuple[tuple[str, float], ...]
     context_tokens: int = 0
+    turn: int = field(default=0, compare=False)
+    usage: Usage | None = field(default=None, compare=False)
 
 
 EngineEvent: TypeAlias = (

@@ -48,7 +48,7 @@ from agent.duplex.voice_line import VoiceLine
 from agent.duplex.work import Work
 from agent.errors import RequestError, UnsupportedError
 from agent.scheduler import UNIT_S, Shown
-from agent.types import SessionSettings, SpeechEnded, SpeechStarted, Unit, UnitReport
+from agent.types import SessionSettings, SpeechEnded, SpeechStarted, Unit
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ class DuplexCall:
         return replace(unit, audio=whole_second(unit.audio), pictures=seen)
 
     def _reported(self, result: UnitResult, stage_ms: StageTimes) -> None:
-        self._line.tell(UnitReport(result.unit, stage_ms, result.context_tokens))
+        self._line.report(result.unit, stage_ms, result.context_tokens)
 
     # ---- work between two units -----------------------------------------------------------------
 

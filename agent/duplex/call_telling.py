@@ -30,11 +30,10 @@ class CallTelling:
         self._line = line
         self._pace = pace
         self._turns = TurnNumbers()
-        self._meter = Meter()
+        self._meter = line.meter = Meter(lambda: talk.held(self.own(line.turn)))
         self.is_asked = False
         """Whether the unit under way is told to speak."""
         self._held: tuple[ChatToolCall, TurnEndReason | None, int] | None = None
-        line.meter = lambda: self._meter.take(talk.held(self.own(line.turn)))
 
     def own(self, turn: int) -> int:
         """The conversation's number of a turn; 0 for one that never was, or is long forgotten."""

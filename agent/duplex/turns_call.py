@@ -51,7 +51,6 @@ from agent.types import (
     SpeechStarted,
     ToolCalled,
     Unit,
-    UnitReport,
 )
 
 log = logging.getLogger(__name__)
@@ -81,8 +80,7 @@ class TurnsCall:
         self._opened = self._listens = self._answers = False
         self._asked: Respond | None = None
         self._told = Telling()
-        self._meter = Meter()
-        line.meter = lambda: self._meter.take(self._talk.held)
+        self._meter = line.meter = Meter(lambda: self._talk.held)
         self._voices = voices
         self._to_prepare = True
         self._tools = self._tool_block(settings)
@@ -108,7 +106,7 @@ class TurnsCall:
         self._tried = None
         self._heard.take(unit)
         self._line.tell(Listened(unit.index))
-        self._line.tell(UnitReport(unit.index, (), self._talk.context_tokens))
+        self._line.report(unit.index, (), self._talk.context_tokens)
 
     def control(self, command: Command) -> None:
         """Carry out a command; RequestError, with nothing changed, when it cannot be."""
@@ -325,7 +323,7 @@ class TurnsCall:
         self._use(self._settings)
 
     def _reported(self, unit: int, stage_ms: StageTimes) -> None:
-        self._line.tell(UnitReport(unit, stage_ms, self._talk.context_tokens))
+        self._line.report(unit, stage_ms, self._talk.context_tokens)
 
     def _interruption(self, turn: int, heard_ms: int) -> Job:
         return Job(self._stopping(turn, heard_ms), _nothing)

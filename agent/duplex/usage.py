@@ -1,5 +1,6 @@
 """What a turn took: counted in positions of the context and in tokens that were generated."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.types import Usage
@@ -13,7 +14,7 @@ class Held:
     turn has said of itself up to now; all else is text.
     """
 
-    total: int
+    total: int = 0
     audio: int = 0
     pictures: int = 0
     generated: int = 0
@@ -26,7 +27,9 @@ class Meter:
     the turn before it left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: Callable[[], Held] = Held) -> None:
+        """`held` says what the context holds now."""
+        self._held = held
         self._known = self._words = self._speech = 0
 
     def add(self, words: int, speech: int = 0) -> None:
@@ -34,10 +37,20 @@ class Meter:
         self._words += words
         self._speech += speech
 
-    def take(self, held: Held) -> Usage:
+    def now(self) -> Usage:
+        """What the turn would have taken if it were over now."""
+        return self._usage(self._held())
+
+    def take(self) -> Usage:
         """The turn is over."""
+        held = self._held()
+        usage = self._usage(held)
+        self._known, self._words, self._speech = held.total, 0, 0
+        return usage
+
+    def _usage(self, held: Held) -> Usage:
         taken = held.total - held.generated
-        usage = Usage(
+        return Usage(
             text_in=taken - held.audio - held.pictures,
             audio_in=held.audio,
             pictures_in=held.pictures,
@@ -45,5 +58,3 @@ class Meter:
             text_out=self._words,
             audio_out=self._speech,
         )
-        self._known, self._words, self._speech = held.total, 0, 0
-        return usage

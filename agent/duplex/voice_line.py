@@ -7,10 +7,13 @@ fails.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 from agent.duplex.answer_speech import OpenVoice
+from agent.duplex.lanes import StageTimes
 from agent.duplex.pace import Pace
+from agent.duplex.usage import Meter
 from agent.duplex.voice_lane import PrepareVoice
 from agent.duplex.work import Voice, Work
 from agent.errors import VocoderError
@@ -23,7 +26,7 @@ from agent.types import (
     TurnEnded,
     TurnEndReason,
     TurnStarted,
-    Usage,
+    UnitReport,
 )
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,8 @@ class VoiceLine:
         self._pace: Pace | None = None
         self.turn = 0
         """The newest turn."""
-        self.meter: Callable[[], Usage] = Usage
-        """Says what a turn took when it ends."""
+        self.meter = Meter()
+        """Says what a turn takes."""
         self.is_open = False
         """Whether it goes on."""
 
@@ -67,6 +70,13 @@ class VoiceLine:
     def tell(self, event: EngineEvent) -> None:
         """An event that is not of a turn."""
         self._events.append(event)
+
+    def report(self, unit: int, stage_ms: StageTimes, context_tokens: int) -> None:
+        """What a unit cost, and by now the turn that goes on."""
+        report = UnitReport(unit, stage_ms, context_tokens)
+        if self.is_open:
+            report = replace(report, turn=self.turn, usage=self.meter.now())
+        self.tell(report)
 
     def is_heard(self, turn: int) -> bool:
         """Whether what was said in `turn` is known by its sound; else it was read as it came."""
@@ -96,7 +106,7 @@ class VoiceLine:
         self._pace = pace
         self._stream = self._opening = None
         self._speaks = speaks and self._vocoder is not None
-        self._events.append(TurnStarted(self.turn, asked))
+        self._events.append(TurnStarted(self.turn, asked, self.meter.now()))
         if not speaks or self._vocoder is None:
             self._silent_turns.append(self.turn)
             return ()
@@ -113,7 +123,7 @@ class VoiceLine:
     def tell_words(self, unit: int, text: str) -> None:
         """Words of the turn: they are there before they sound."""
         if text:
-            self._events.append(TextDelta(unit, self.turn, text))
+            self._events.append(TextDelta(unit, self.turn, text, self.meter.now()))
 
     def say(
         self, unit: int, tokens: tuple[int, ...] = (), ends: TurnEndReason | None = None
@@ -135,7 +145,7 @@ class VoiceLine:
             return
         self.is_open = self._speaks = False
         self._stream = self._opening = None
-        self._events.append(TurnEnded(self.turn, reason, self.meter()))
+        self._events.append(TurnEnded(self.turn, reason, self.meter.take()))
 
     def _sound(self, unit: int, voice: Voice) -> Generator[Work, None, None]:
         yield voice
@@ -149,7 +159,8 @@ class VoiceLine:
             hold_ms = 0
             if self._pace is not None and not self._position:
                 hold_ms = self._pace.hold_ms(samples.size * 1000 // SPEECH_RATE_HZ)
-            event = SpeechAudio(self.turn, unit, self._position, samples, voice.last, hold_ms)
+            start, now = self._position, self.meter.now()
+            event = SpeechAudio(self.turn, unit, start, samples, voice.last, hold_ms, now)
             self._events.append(event)
         self._position += samples.size
 

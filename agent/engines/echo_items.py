@@ -133,16 +133,20 @@ class Meter:
             pictures_in=before.pictures_in + one.pictures_in,
         )
 
-    def take(self, heard_until: int, words: int, samples: int) -> Usage:
-        """A turn is over that said so many words and samples at 24 kHz → what it took."""
+    def now(self, heard_until: int, words: int, samples: int) -> Usage:
+        """What a turn has taken that has said so many words and samples at 24 kHz."""
         heard = max(0, heard_until - self.heard_from) // _TOKEN_SAMPLES
-        usage = replace(
+        return replace(
             self.put_in,
             audio_in=self.put_in.audio_in + heard,
             pictures_in=self.put_in.pictures_in + max(0, self.pictures),
             text_out=words,
             audio_out=samples // _SPOKEN_TOKEN_SAMPLES,
         )
+
+    def take(self, heard_until: int, words: int, samples: int) -> Usage:
+        """The same of a turn that is over."""
+        usage = self.now(heard_until, words, samples)
         self.heard_from, self.pictures, self.put_in = heard_until, 0, Usage()
         return usage
 

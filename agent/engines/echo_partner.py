@@ -293,7 +293,7 @@ class EchoPartner:
     def _call(self, calls: Sequence[tuple[str, str]], settings: SessionSettings) -> None:
         """A turn of nothing but calls; those that are more than it may hold are not made."""
         self._turn += 1
-        self._events.append(TurnStarted(self._turn, self._was_asked))
+        self._events.append(TurnStarted(self._turn, self._was_asked, self._taken()))
         room, words = settings.max_output_tokens, 0
         reason: TurnEndReason = "completed"
         for name, arguments in calls:
@@ -346,29 +346,34 @@ class EchoPartner:
             reason = "max_tokens"
             text, samples = cut_to_words(text, samples, most)
         self._turn += 1
-        self._events.append(TurnStarted(self._turn, self._was_asked))
+        self._events.append(TurnStarted(self._turn, self._was_asked, self._taken()))
         if "audio" in settings.output_modalities:
             timed = deque(timed_pieces(text, samples.size))
             self._speech = Speech(self._turn, samples, now_s, timed, reason)
         else:
+            said = 0
             for piece in pieces_of(text):
-                self._events.append(TextDelta(self._unit, self._turn, piece))
+                said += word_count(piece)
+                self._events.append(TextDelta(self._unit, self._turn, piece, self._taken(said)))
             self._end(reason, word_count(text), 0)
 
     def _hand_out(self, speech: Speech, now_s: float) -> None:
         while speech.position < min(speech.due_samples(now_s), speech.samples.size):
             self._say(speech)
             chunk = speech.next_sound()
-            last = speech.position + chunk.size == speech.samples.size
-            self._events.append(SpeechAudio(speech.turn, self._unit, speech.position, chunk, last))
-            speech.position += chunk.size
+            start, end = speech.position, speech.position + chunk.size
+            last, taken = end == speech.samples.size, self._taken(speech.said, end)
+            event = SpeechAudio(speech.turn, self._unit, start, chunk, last, usage=taken)
+            self._events.append(event)
+            speech.position = end
         if speech.position == speech.samples.size:
             self._say(speech)  # where there is no sound at all
             self._end_speech(speech, speech.reason)
 
     def _say(self, speech: Speech) -> None:
         if words := speech.next_words():
-            self._events.append(TextDelta(self._unit, speech.turn, words))
+            taken = self._taken(speech.said, speech.position)
+            self._events.append(TextDelta(self._unit, speech.turn, words, taken))
 
     def _stop(self, turn: int) -> None:
         if self._speech and self._speech.turn == turn:
@@ -377,6 +382,10 @@ class EchoPartner:
     def _end_speech(self, speech: Speech, reason: TurnEndReason) -> None:
         self._speech = None
         self._end(reason, speech.said, speech.position)
+
+    def _taken(self, words: int = 0, samples: int = 0) -> Usage:
+        """By the turn that goes on, which has said so much."""
+        return self._meter.now(self._heard_until(), words, samples)
 
     def _end(self, reason: TurnEndReason, words: int, samples: int) -> None:
         usage = self._meter.take(self._heard_until(), words, samples)

@@ -230,7 +230,8 @@ class RealtimeCall:
             case UserTextFailed():
                 return self._call.tell(transcripts.failed(self._call.items, event))
             case UnitReport():
-                return self._call.tell([_unit_event(event)])
+                took = self._call.responses.took(event.turn, event.usage)
+                return self._call.tell([*took, _unit_event(event)])
             case _:
                 return self._without_withdrawn(self._turn_event(event))
 
@@ -324,12 +325,14 @@ class RealtimeCall:
         responses = self._call.responses
         match event:
             case TurnStarted(turn=turn, asked=asked):
-                return responses.started(turn, self.settings, is_asked=asked is not False)
+                return responses.started(
+                    turn, self.settings, is_asked=asked is not False, usage=event.usage
+                )
             case TextDelta(turn=turn, text=text):
-                return responses.text(turn, text)
+                return responses.text(turn, text, event.usage)
             case SpeechAudio(turn=turn, start=start, samples=samples):
                 self._call.spoke = True
-                return responses.sound(turn, start + len(samples))
+                return responses.sound(turn, start + len(samples), event.usage)
             case TurnEnded():
                 return responses.ended(event)
             case ToolCalled():

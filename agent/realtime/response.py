@@ -6,7 +6,7 @@ link looks like, `Responses` knows when it is due.
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeAlias
 
 from agent.commands import Respond
@@ -18,6 +18,7 @@ from agent.types import SessionSettings, TurnEndReason, Usage, Wire
 Status: TypeAlias = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
 StopReason: TypeAlias = Literal["turn_detected", "client_cancelled", "max_output_tokens"]
 Buffer: TypeAlias = Literal["empty", "playing", "stopped"]
+_COUNTS = tuple(one.name for one in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,13 @@ class Response:
     def pending_sound(self) -> bool:
         """Whether sound was generated that has not been played to its end or dropped."""
         return self.buffer == "playing" or (self.buffer == "empty" and self.item.generated_ms > 0)
+
+    def took(self, usage: Usage | None) -> None:
+        """So much by now, if anybody knows: never less than before, also of what was forgotten."""
+        if usage is not None:
+            known = self.usage
+            most = (max(getattr(known, name), getattr(usage, name)) for name in _COUNTS)
+            self.usage = Usage(*most)
 
     # ---- the links of the chain ---------------------------------------------------------------
 

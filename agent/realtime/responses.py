@@ -15,7 +15,7 @@ from agent.realtime.events import Event, error_event
 from agent.realtime.limits import Limits
 from agent.realtime.response import Response
 from agent.realtime.turns import ClearReason, Turns
-from agent.types import SessionSettings, ToolCalled, TurnEnded, Wire
+from agent.types import SessionSettings, ToolCalled, TurnEnded, Usage, Wire
 
 Step: TypeAlias = Callable[[], list[Event]]
 
@@ -33,18 +33,32 @@ class Responses:
     # ---- what the engine says -----------------------------------------------------------------
 
     def started(
-        self, turn: int, settings: SessionSettings, *, is_asked: bool = True
+        self,
+        turn: int,
+        settings: SessionSettings,
+        *,
+        is_asked: bool = True,
+        usage: Usage | None = None,
     ) -> list[Event]:
-        """The agent begins to speak, as it was asked to or not; a turn still open is given up."""
-        return self._in_order(turn, lambda: self._turns.start(turn, settings, is_asked=is_asked))
+        """The agent begins to speak, as it was asked to or not; a turn still open is given up.
 
-    def text(self, turn: int, text: str) -> list[Event]:
+        Here and below, `usage` is what the turn has taken by now; None: nobody says.
+        """
+        return self._in_order(
+            turn, lambda: self._turns.start(turn, settings, is_asked=is_asked), usage
+        )
+
+    def text(self, turn: int, text: str, usage: Usage | None = None) -> list[Event]:
         """A piece of what the agent says."""
-        return self._in_order(turn, lambda: self._turns.say(turn, text))
+        return self._in_order(turn, lambda: self._turns.say(turn, text), usage)
 
-    def sound(self, turn: int, end_samples: int) -> list[Event]:
+    def sound(self, turn: int, end_samples: int, usage: Usage | None = None) -> list[Event]:
         """The turn has sound up to `end_samples` (24 kHz)."""
-        return self._in_order(turn, lambda: self._turns.sound(turn, end_samples))
+        return self._in_order(turn, lambda: self._turns.sound(turn, end_samples), usage)
+
+    def took(self, turn: int, usage: Usage | None) -> list[Event]:
+        """The turn has generated something, of which nothing may be told; 0: no turn has."""
+        return self._in_order(turn, list, usage) if turn else []
 
     def ended(self, end: TurnEnded) -> list[Event]:
         """Nothing more will be generated for the turn."""
@@ -134,12 +148,18 @@ class Responses:
 
     # ---- order --------------------------------------------------------------------------------
 
-    def _in_order(self, turn: int, step: Step) -> list[Event]:
-        """Do `step` now, or after the turn before it is done."""
+    def _in_order(self, turn: int, step: Step, usage: Usage | None = None) -> list[Event]:
+        """Do `step` now, or after the turn before it is done; with it the turn took `usage`."""
+
+        def whole() -> list[Event]:
+            events = step()
+            self._turns.took(turn, usage)
+            return events
+
         active = self._turns.active
         if active is None or not self._must_wait(turn):
-            return step() + self._release()
-        self._held.append((turn, step))
+            return whole() + self._release()
+        self._held.append((turn, whole))
         if len(self._held) <= self._limits.max_waiting:
             return []
         events = self.playout_started(active.turn)

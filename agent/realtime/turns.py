@@ -12,7 +12,7 @@ from agent.realtime.events import Event, new_id
 from agent.realtime.items import Items, SpokenItem, ToolCallItem
 from agent.realtime.limits import Limits
 from agent.realtime.response import Asked, Response, Status, StopReason
-from agent.types import SPEECH_RATE_HZ, SessionSettings, ToolCalled, TurnEnded, Wire
+from agent.types import SPEECH_RATE_HZ, SessionSettings, ToolCalled, TurnEnded, Usage, Wire
 
 ClearReason: TypeAlias = Literal["turn_detected", "client_cancelled"]
 
@@ -172,12 +172,22 @@ class Turns:
         response.drained = False
         return self._decide_audio(response)
 
+    def took(self, turn: int, usage: Usage | None) -> None:
+        """What the turn has taken by now, if the engine says so."""
+        response = self._open(turn)
+        if response is not None:
+            response.took(usage)
+
     def end(self, end: TurnEnded) -> list[Event]:
         """Nothing more will be generated for the turn."""
         response = self._open(end.turn)
         if response is None:
             return []
-        response.ended, response.usage = end.reason, end.usage
+        response.ended = end.reason
+        if end.reason == "interrupted":
+            response.took(end.usage)
+        else:
+            response.usage = end.usage
         dropped = 0 < response.item.generated_ms <= response.lost_ms
         if end.reason == "interrupted" or dropped:
             return self.close(response, "cancelled", response.cut_by)

@@ -129,12 +129,22 @@ class Driven:
         return self.work()
 
     def work(self) -> list[EngineEvent]:
-        while (job := self.call.next_job()) is not None:
-            while advanced(job, self.parts.runner):
-                pass
-        said = [event for event in self.line.take() if not isinstance(event, UnitReport)]
+        said = [event for event in self.work_all() if not isinstance(event, UnitReport)]
         self.usages += [event.usage for event in said if isinstance(event, TurnEnded)]
         return without_usage(said)
+
+    def work_all(self) -> list[EngineEvent]:
+        """The same, and all that is said as it is."""
+        while self.work_once():
+            pass
+        return self.line.take()
+
+    def work_once(self) -> bool:
+        """The next job, if there is any → whether there was."""
+        job = self.call.next_job()
+        while job is not None and advanced(job, self.parts.runner):
+            pass
+        return job is not None
 
     @property
     def context_tokens(self) -> int:
