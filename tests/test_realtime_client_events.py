@@ -196,6 +196,16 @@ def test_an_event_too_large_is_not_read() -> None:
     assert call.actions == [Pause()]
 
 
+def test_what_others_in_the_call_send_has_a_limit_of_its_own() -> None:
+    call = Watched(limits=Limits(max_message_bytes=100, max_sideband_bytes=200))
+    for size, codes in ((150, []), (201, ["message_too_large"])):
+        text = json.dumps({"type": "voice_agent.pause", "pad": ""}).ljust(size)
+        assert call.take(call.call.receive(text))[0]["error"]["code"] == "message_too_large"
+        told = call.take(call.call.receive(text, is_client=False))
+        assert [one["error"]["code"] for one in told if one["type"] == "error"] == codes
+    assert call.actions == [Pause()]
+
+
 @pytest.mark.parametrize("values", ["1,2,3", "[],{}", '{"a":1,"b":2}'])
 def test_an_event_of_too_many_values_is_not_read(values: str) -> None:
     call = Watched(limits=Limits(max_values=4))

@@ -114,12 +114,22 @@ async def test_a_sideband_shows_pictures_as_large_as_the_calls_own_client(
     await side.hang_up()
 
 
-async def test_a_large_picture_for_a_webrtc_call_is_refused_by_an_error(server: Running) -> None:
+async def test_a_sideband_shows_a_webrtc_call_pictures_that_its_own_channel_does_not_take(
+    server: Running,
+) -> None:
     caller = Caller(server.url)
     await caller.dial()
     side = await attached(server, caller.location)
-    await side.send("conversation.item.create", item=picture_item())
-    error = (await side.wait_for("error"))["error"]
+    await side.send("conversation.item.create", item=picture_item(), event_id="shown")
+    done = await side.wait_for("conversation.item.done")
+    assert done["item"]["content"][0]["type"] == "input_image"  # type: ignore[index]
+    told = await caller.wait_for("conversation.item.done")
+    assert told["item"]["id"] == done["item"]["id"]  # type: ignore[index]
+    with pytest.raises(ValueError, match="262144"):
+        caller.send(json.dumps({"type": "input_audio_buffer.clear"}).ljust(300_000))
+    known = len(side.events)
+    await side.send("conversation.item.create", item=picture_item() | {"pad": "x" * 4_194_304})
+    error = (await side.wait_for("error", after=known))["error"]
     assert error["code"] == "message_too_large"  # type: ignore[index]
     await side.hang_up()
     await caller.close()

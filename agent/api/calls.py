@@ -282,7 +282,10 @@ class Calls:
         self, call_id: str, session: object, caller: Caller, *, wire: Wire = "webrtc"
     ) -> RealtimeCall:
         engine, config = self._services.engine, self._services.config
-        limits = Limits(max_message_bytes=max_event_bytes(config, wire))
+        limits = Limits(
+            max_message_bytes=max_event_bytes(config, wire),
+            max_sideband_bytes=max_event_bytes(config, "websocket"),
+        )
         abilities = caller.able(self._services.abilities)
         settings = _theirs(config.session_settings(engine.name), caller, abilities)
         if not abilities.side_tools:

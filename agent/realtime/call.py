@@ -135,7 +135,7 @@ class RealtimeCall:
         event_id: str | None = None
         self._call.microphone_at = microphone_at
         try:
-            document = read_message(message, self._call.limits)
+            document = read_message(message, self._call.limits, is_client=is_client)
             event_id = client_event_id(document)
             if document.get("type") != "voice_agent.playout":
                 # Of that one, numbers that mean nothing are passed over; nothing is kept.

@@ -22,15 +22,19 @@ EXACT_INTEGER = 2**53
 # ---- the message itself -----------------------------------------------------------------------
 
 
-def read_message(message: str | bytes, limits: Limits) -> dict[str, object]:
-    """One client event as an object; `RequestError` for anything that is not one."""
+def read_message(
+    message: str | bytes, limits: Limits, *, is_client: bool = True
+) -> dict[str, object]:
+    """One event of the call's own client, or of somebody else in the call, as an object.
+
+    `RequestError` for anything that is not one.
+    """
     if not isinstance(message, str):
         raise _malformed("Binary messages are not understood; send each event as JSON text.")
-    if len(message) > limits.max_message_bytes or (
-        len(message.encode("utf-8", "replace")) > limits.max_message_bytes
-    ):
+    most = limits.max_message_bytes if is_client else limits.max_sideband_bytes
+    if len(message) > most or len(message.encode("utf-8", "replace")) > most:
         raise RequestError(
-            f"The event is larger than {limits.max_message_bytes} bytes; send it in parts.",
+            f"The event is larger than {most} bytes; send it in parts.",
             code="message_too_large",
         )
     if sum(map(message.count, ",[{")) > limits.max_values:

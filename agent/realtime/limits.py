@@ -50,6 +50,8 @@ class Limits:
 
     max_message_bytes: int = 256 * 1024
     """A longer client event is refused unread."""
+    max_sideband_bytes: int = 256 * 1024
+    """The same, where it does not come from the call's own client."""
     max_depth: int = 64
     """A client event nested deeper is refused."""
     max_values: int = 65_536
