@@ -138,3 +138,11 @@ class ChatDone:
 
 
 ChatEvent: TypeAlias = ChatDelta | ChatAudio | ChatToolCall | ChatDone | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The next of the answer for an out-of-band response."""
+
+    response_id: str
+    event: ChatEvent

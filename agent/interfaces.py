@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.chat_types import AnswerRequest, ChatEvent
+from agent.chat_types import Answered, AnswerRequest, ChatEvent
 from agent.commands import Command
 from agent.errors import VocoderError
 from agent.types import (
@@ -284,7 +284,7 @@ class CallDesk(Protocol):
         `refused` is told why not, now or when the engine says so; without, the client is.
         """
 
-    def says(self, event: EngineEvent) -> None:
+    def says(self, event: EngineEvent | Answered) -> None:
         """Let the engine have said this."""
 
     def tell(self, event: Mapping[str, object]) -> None:

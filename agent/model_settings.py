@@ -145,6 +145,15 @@ class ChatSettings(Section):
     retry_after_s: int = Field(
         default=5, ge=1, le=3600, description="When a refused client is told to try again."
     )
+    max_out_of_band: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="Out-of-band responses of calls answered at a time; 0: none is.",
+    )
+    out_of_band_timeout_s: float = Field(
+        default=60.0, ge=1, le=600, description="One that is not done by then is given up."
+    )
     max_body_bytes: int = Field(
         default=67_108_864, ge=1024, le=1_073_741_824, description="Largest request body."
     )

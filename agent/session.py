@@ -7,10 +7,11 @@ the agent says is the matter of `Speaking`.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from agent.call_parts import CallParts
+from agent.chat_types import Answered
 from agent.client_line import ClientLine
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.commands import (
@@ -35,6 +36,7 @@ from agent.errors import (
 from agent.media.barge_in import BargeInDue, DuckDue, ResumeDue
 from agent.media.front_end import FrontEndEvent
 from agent.realtime import (
+    AnswerAside,
     CancelTurn,
     ClearPlayout,
     CloseCall,
@@ -82,7 +84,7 @@ class Session:
         self._engine = EngineLine(parts.conversation, self._refused, parts.protocol.due)
         self._front_end = parts.front_end
         self._event_microphone = parts.event_microphone
-        self._attendants = parts.attendants
+        self._attendants, self._answer_aside = parts.attendants, parts.answer_aside
         self._watchers, self._askers = Watchers(), Askers()
         self._playout = parts.playout
         self._speaking = Speaking(parts, telemetry, clock, self._send, self._command)
@@ -159,13 +161,14 @@ class Session:
         self._speaking.tell_heard()
         reaction = self._protocol.receive(message, self._microphone_end, is_client=refused is None)
         if refused is None or not reaction.is_refusal:
-            self._askers.note(reaction.actions, refused)
+            # No engine refuses what is out of band, and it may be large.
+            self._askers.note(() if reaction.is_aside else reaction.actions, refused)
             self._apply(reaction)
             return
         for event in reaction.events:
             refused(event)
 
-    def says(self, event: EngineEvent) -> None:
+    def says(self, event: EngineEvent | Answered) -> None:
         """Let the engine have said `event`, which is no sound."""
         self._apply(self._protocol.engine(event))
 
@@ -230,16 +233,13 @@ class Session:
                     self._engine.run(),
                     self._downlink(),
                     *self._speaking.tasks(),
-                    *self._attended(),
+                    *(attendant.run(self) for attendant in self._attendants),
                 )
             ]
             await asyncio.wait(from_peer)
             # Nobody listens any more, and nobody pulls playout that the downlink may wait for.
             for task in to_peer:
                 task.cancel()
-
-    def _attended(self) -> list[Coroutine[None, None, None]]:
-        return [attendant.run(self) for attendant in self._attendants]
 
     def _note(self, outcome: str, error: AgentError) -> None:
         self._outcome = outcome
@@ -261,8 +261,7 @@ class Session:
             self._telemetry.stage("front_end", self._clock.now_s() - began_s)
             for event in events:
                 self._heard(event)
-            told_at = self._on_client_clock(frame.start)
-            self._apply(self._protocol.listened(frame.start, told_at))
+            self._apply(self._protocol.listened(frame.start, self._on_client_clock(frame.start)))
             if self._early.is_due:
                 await self._try_early(frame.start)
 
@@ -340,6 +339,8 @@ class Session:
                     self.hang_up(reason)
                 case RestoreSettings(settings=settings):
                     self._front_end.update(settings)
+                case AnswerAside():
+                    self._answer_aside(action)
                 case HearAudio(data=data, coding=coding):
                     self._take_in(data, coding)
                 case HeardReport():
@@ -395,6 +396,6 @@ class Session:
         for event in reaction.events:
             if self._protocol.tells(event):
                 self._client.tell(event)
-            for attendant in self._attendants:
+            for attendant in () if reaction.is_aside else self._attendants:
                 attendant.told_client(event)
             self._watchers.tell(event)

@@ -24,7 +24,7 @@ _LOSS_BUCKETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _BESIDE_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _FIRST_SOUND_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 
-BesideWork: TypeAlias = Literal["function", "decision", "result", "transcript"]
+BesideWork: TypeAlias = Literal["function", "decision", "result", "transcript", "aside"]
 """A function of this server; whether one is to be called; what came of that; what the user said."""
 
 
@@ -74,7 +74,8 @@ class Telemetry:
         )
         self._beside_took = Histogram(
             "voice_agent_beside_seconds",
-            "How long that took: functions by themselves, all else from the user's last word on",
+            "How long that took: functions and answers out of band by themselves, all else from "
+            "the user's last word on",
             ("work",),
             registry=self._registry,
             buckets=_BESIDE_BUCKETS_S,

@@ -358,6 +358,8 @@ class Abilities:
     tools: bool = False
     side_tools: bool = False
     """Functions can be called beside the conversation (`tool_channel` "side")."""
+    out_of_band: bool = False
+    """Questions can be answered beside the conversation (`conversation: "none"`)."""
     transcription: bool = False
     text_to_speech: bool = False
     """It reads texts aloud (`SpeechRequest`), and speaks its chat answers where that is asked."""

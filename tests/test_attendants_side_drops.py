@@ -138,7 +138,7 @@ async def test_a_decision_that_takes_too_long_is_given_up(begin: Begin) -> None:
 
 
 async def test_only_so_many_chats_at_a_time(begin: Begin) -> None:
-    call = await begin(opening_hours, rules=StaffRules(max_side_chats=0))
+    call = await begin(opening_hours, rules=StaffRules(max_side_chats=0, max_asides=0))
     assert call.staff.attendants == ()
     await call.update(voice_agent={"tools": "side"})
     assert call.events("error") == []

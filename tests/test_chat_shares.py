@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from agent.api.chat import CHATS
+from agent.api.server import SERVICES
 from tests.rig.keyed_server import KeyedServer, bearer, keyed_server, problem
 from tests.rig.speaking_engine import SpeakingEngine
 from tests.test_page_keys import page_secret
@@ -68,7 +69,8 @@ async def test_a_key_has_so_many_chats_at_a_time_and_others_have_theirs(tmp_path
         go.set()
         assert await asyncio.gather(*asked) == [200, 200, 200]
         assert await server.status(two, "POST", CHAT, json=ASKED) == 200
-        assert not server.running.app[CHATS]._held, "nothing is remembered of those that are over"
+        held = server.running.app[SERVICES].chat_shares.held
+        assert not held, "nothing is remembered of those that are over"
 
 
 async def test_who_goes_away_gives_a_place_back(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from tests.rig.programs import require_program
 from tests.rig.server import Running, running_server
 from tests.rig.socket_caller import RATE_HZ, SocketCaller, pcm16
 from tests.rig.voices import say
+from tests.test_tools_call import EchoThatChats
+from tests.test_tools_call import serving as engine_serving
 from tests.web_page.chromium import start_chromium
 from tests.web_page.node import require_node_module
 
@@ -101,6 +103,20 @@ async def test_a_recording_is_answered(folder: Path) -> None:
 
 async def test_a_function_is_called_and_its_result_spoken_of(folder: Path) -> None:
     assert "It is sunny in Rome." in await run(folder, PYTHON, "functions.py")
+
+
+async def test_the_model_is_asked_out_of_band(folder: Path) -> None:
+    engine = EchoThatChats()
+    async with engine_serving(engine) as url:
+        address = url.removeprefix("http://")
+        example = EXAMPLES["mood.py"].replace("127.0.0.1:8006", address)
+        (folder / "mood.py").write_text(example, "utf-8")
+        printed = asyncio.ensure_future(run(folder, PYTHON, "mood.py"))
+        while not engine.asked and not printed.done():
+            await asyncio.sleep(0.01)
+        if engine.asked:
+            await engine.asked[0].say("Relieved")
+        assert await printed == "Relieved\n"
 
 
 async def test_a_secret_is_minted_for_a_minute_with_its_session(folder: Path) -> None:

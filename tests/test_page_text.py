@@ -208,6 +208,27 @@ async def test_an_engine_without_a_voice_is_read_and_nothing_claims_to_sound() -
         assert await page.evaluate(sent) == [], "nothing was played, so nothing is reported"
 
 
+async def test_what_the_model_answers_out_of_band_is_not_shown() -> None:
+    """A sideband asked for it: the agent says nothing of it."""
+    async with open_page(models=able_models()) as opened:
+        await opened.call()
+        beside, said = ({"response_id": f"resp_{n}", "item_id": f"item_{n}"} for n in (1, 2))
+        asked, answered = (
+            {"response": {"id": f"resp_{n}", "conversation_id": conversation}}
+            for n, conversation in ((1, None), (2, "conv_1"))
+        )
+        await opened.server_says(
+            {"type": "response.created", **asked},
+            {"type": "response.output_text.delta", "delta": "In a", **beside},
+            {"type": "response.created", **answered},
+            {"type": "response.output_text.delta", "delta": "Hello", **said},
+            {"type": "response.output_text.done", "text": "In a good mood", **beside},
+            {"type": "response.done", **asked},
+        )
+        assert await opened.page.inner_text("#captions p") == "Hello"
+        assert await opened.page.locator("#captions .line").count() == 1
+
+
 async def test_an_agent_that_falls_silent_is_not_said_to_write() -> None:
     """Its sound ends a moment before the server tells the new state."""
     async with open_page(models=able_models()) as opened:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.chat_types import Answered, ChatDelta, ChatDone, ChatEvent, ChatToolCall
 from agent.commands import Command
 from agent.errors import CapacityError, RequestError
-from agent.realtime import Limits, RateLimit
+from agent.realtime import AnswerAside, Limits, RateLimit
 from agent.realtime.obey import OBEY
 from agent.types import (
     Abilities,
     EngineEvent,
+    Failed,
     Paused,
     SessionSettings,
     ToolCalled,
@@ -31,7 +33,9 @@ EVERY_ABILITY = {
     "tools": True,
     "transcription": True,
 }
-ABLE_TO_ALL = Abilities(duplex=True, speech=True, side_tools=True, **EVERY_ABILITY)
+ABLE_TO_ALL = Abilities(
+    duplex=True, speech=True, side_tools=True, out_of_band=True, **EVERY_ABILITY
+)
 WIRES: tuple[Wire, ...] = ("webrtc", "websocket")
 FIELDS = [
     "type", "event_id", "session", "audio", "input", "output", "turn_detection", "threshold",
@@ -51,7 +55,8 @@ VALUES: list[object] = [
     "input_audio", "input_image", "output_audio", "data:image/png;base64,AAAA", "function_call",
     "assistant", "system", "call_1", "function", {"type": "function", "name": "f"},
     [{"type": "function", "name": "f"}], [{"type": "input_text", "text": "x"}],
-    [{"type": "input_audio", "audio": "AAAA"}], "required", "side",
+    [{"type": "input_audio", "audio": "AAAA"}], "required", "side", "item_reference",
+    {"conversation": "none", "output_modalities": ["text"], "instructions": "x"},
 ]  # fmt: skip
 
 
@@ -141,7 +146,7 @@ class Party:
             turn_detection=TurnDetection(idle_timeout_ms=self.dice.choice([None, 5000])),
         )
         self.call = Watched(
-            abilities=Abilities(duplex=True, speech=True, **able),
+            abilities=Abilities(duplex=True, speech=True, out_of_band=True, **able),
             settings=settings,
             limits=Limits(max_items=30, max_waiting=40, max_waiting_calls=3),
             wire=wire,
@@ -158,7 +163,7 @@ class Party:
         happenings: list[Callable[[], object]] = [
             self.speak, self.speak, self.speak, self.end, self.play, self.play, self.drain,
             self.user, self.barge_in, self.client, self.aside, self.listen, self.send_sound,
-            self.send_sound, self.refuse, self.server,
+            self.send_sound, self.refuse, self.server, self.out_of_band,
         ]  # fmt: skip
         self.dice.choice(happenings)()
 
@@ -230,6 +235,26 @@ class Party:
             known = self.dice.choice(ids) if ids else "none"
             fields |= {"item_id": known, "audio_end_ms": 10, "truncate": self.dice.random() < 0.5}
         self.call.send(kind, **fields)
+
+    def out_of_band(self) -> None:
+        """Something is asked beside the conversation, answered piece by piece, or given up."""
+        asked = {"conversation": "none", "output_modalities": ["text"], "instructions": "x"}
+        if self.dice.random() < 0.3:
+            self.call.send("response.create", response=asked)
+        begun = [one.response_id for one in self.call.actions if isinstance(one, AnswerAside)]
+        if not begun:
+            return
+        response_id = self.dice.choice(begun[-6:])
+        if self.dice.random() < 0.1:
+            self.call.send("response.cancel", response_id=response_id)
+        events: list[ChatEvent] = [
+            ChatDelta("la "),
+            ChatToolCall("chat_1", "f", "{}"),
+            ChatDone(self.dice.choice(["stop", "length", "tool_calls"]), 3, 2),
+            Failed(self.dice.choice([RequestError("no"), KeyError("no")])),
+        ]
+        answered = Answered(response_id, self.dice.choice(events))
+        self.call.take(self.call.call.engine(answered))
 
     def refuse(self) -> None:
         """The engine refuses something that it was told, be it long ago."""

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from agent.chat_types import ChatDelta, ChatDone, ChatToolCall
 from agent.realtime.events import error_event, server_event
 from agent.types import ToolCalled
+from tests.rig.asking_call import ABLE, Asking
 from tests.rig.realtime_schema import (
     OrderError,
     SchemaError,
@@ -184,3 +186,40 @@ def test_an_item_at_another_index_is_noticed() -> None:
     moved = [*events[:call], events[call] | {"output_index": 1}, *events[call + 1 :]]
     with pytest.raises(OrderError):
         check_order(moved, "websocket")
+
+
+def aside_call() -> list[dict[str, Any]]:
+    """Something is asked out of band while the agent speaks."""
+    call = Asking(abilities=ABLE)
+    call.speak(1, ("Good ", 400))
+    response_id = call.ask()
+    call.said(response_id, ChatDelta("One"), ChatToolCall("chat_1", "f", "{}"))
+    call.text(1, "day")
+    call.said(response_id, ChatDone("stop", 3, 1))
+    return call.events
+
+
+def of_aside(event: dict[str, Any]) -> bool:
+    found = event.get("response", {}).get("conversation_id", "") is None
+    return found or "text" in event["type"] or "function" in event["type"]
+
+
+@pytest.mark.parametrize("kind", sorted({e["type"] for e in aside_call() if of_aside(e)}))
+def test_a_missing_event_out_of_band_is_noticed(kind: str) -> None:
+    events = aside_call()
+    check_order(events)
+    at = max(at for at, event in enumerate(events) if event["type"] == kind)
+    if kind == "response.done":
+        events.append(events[at])
+    else:
+        del events[at]
+    with pytest.raises(OrderError):
+        check_order(events)
+
+
+def test_an_item_out_of_band_that_joins_the_conversation_is_noticed() -> None:
+    events = aside_call()
+    item = next(e["item"] for e in reversed(events) if e["type"] == "response.output_item.done")
+    events.append(server_event("conversation.item.added", previous_item_id=None, item=item))
+    with pytest.raises(OrderError, match="joins the conversation"):
+        check_order(events)

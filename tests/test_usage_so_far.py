@@ -130,6 +130,12 @@ def test_what_nothing_is_said_of_counts_too() -> None:
     assert told(call) == [usage_object(NEXT)]
 
 
+def test_what_is_answered_before_any_second_was_heard_is_of_none() -> None:
+    call = Watched()
+    assert call.engine(UnitReport(-1, (), 0, 1, NEXT)) == []
+    assert [one["unit"] for one in call.engine(UnitReport(0, ()))] == [0]
+
+
 def test_a_turn_that_waits_behind_another_keeps_its_own_count() -> None:
     call = Watched()
     speaking(call)
@@ -284,7 +290,6 @@ def test_a_half_duplex_answer_is_cancelled_after_any_piece_of_it() -> None:
     while True:
         jobs += 1
         call, client = answering("Hello there, you", vocoder=Beeper()), Watched()
-        call.listen()
         call.call.control(Respond())
         for _ in range(jobs):
             call.work_once()

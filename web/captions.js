@@ -34,6 +34,8 @@ export class Captions {
   #lines = new Map();
   /** When the user began to speak, by item id; one at a time. @type {{itemId: string, atMs: number} | null} */
   #speaking = null;
+  /** Responses out of band, by id: another program in the call asked for them, they are not said. */
+  #aside = new Set();
   #following = true;
 
   /**
@@ -53,6 +55,7 @@ export class Captions {
 
   clear() {
     this.#lines.clear();
+    this.#aside.clear();
     this.#speaking = null;
     this.root.replaceChildren();
     this.follow();
@@ -71,6 +74,7 @@ export class Captions {
    * @param {number} atMs since the call began
    */
   apply(event, atMs) {
+    if (this.#isAside(event)) return;
     switch (event.type) {
       case 'response.output_audio_transcript.delta':
       case 'response.output_text.delta':
@@ -107,6 +111,13 @@ export class Captions {
         this.#noteUserSpeech(atMs);
         break;
     }
+  }
+
+  /** @param {any} event */
+  #isAside(event) {
+    const id = event.response?.id ?? event.response_id;
+    if (event.type === 'response.created' && event.response?.conversation_id === null) this.#aside.add(id);
+    return event.type === 'response.done' ? this.#aside.delete(id) : this.#aside.has(id);
   }
 
   /**

@@ -176,6 +176,7 @@ class Guard:
             chat_shares=(Share(name, most_chats),),
             voices=key.voices,
             allowance=partial(_left, self._requests, key.name, per_minute),
+            count_request=partial(self._requests.take, key.name, per_minute),
             # Whoever may use some voices only may not make those of others go away either.
             may_change_voices=not key.voices,
         )
@@ -196,6 +197,7 @@ class Guard:
             ),
             may_grant=False,
             may_change_voices=settings.page_voices,
+            count_request=partial(self.count_page_request, address),
         )
 
 

@@ -1,6 +1,6 @@
 """Who asks: the key behind a request, and what its owner may do."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from aiohttp import web
@@ -59,6 +59,8 @@ class Caller:
     """Whether they may have more than calls: chats, and texts read aloud."""
     allowance: Allowance = field(default=tuple, compare=False)
     """Of requests."""
+    count_request: Callable[[], None] = field(default=lambda: None, compare=False)
+    """One more request of theirs that comes by no request of its own. `QuotaError`."""
 
     def owns(self, caller: "Caller") -> bool:
         """Whether a call of `caller` is theirs: a key has those of its secrets, not the reverse."""

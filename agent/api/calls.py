@@ -4,11 +4,14 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+from agent.api.call_voices import expect_voice, with_their_voice
 from agent.api.caller import ANYONE, Caller, Share
+from agent.api.chat_shares import ChatShares
 from agent.api.ice_servers import ice_servers
 from agent.api.packet_fates import PacketFates
 from agent.api.staffing import staff_rules
@@ -24,7 +27,6 @@ from agent.media.units import UnitBuilder
 from agent.media.vad import SileroModel, SileroVad
 from agent.realtime import Limits, RealtimeCall, parse_opening
 from agent.realtime.events import error_event
-from agent.realtime.settings import OPENAI_VOICES
 from agent.session import CallParts, Session
 from agent.telemetry import Telemetry
 from agent.tools import ServerTool, ToolContext
@@ -71,6 +73,7 @@ class Services:
     voice_model: SileroModel
     voices: Voices | None = None
     tools: tuple[ServerTool, ...] = ()
+    chat_shares: ChatShares = field(default_factory=ChatShares)
 
     @property
     def abilities(self) -> Abilities:
@@ -287,14 +290,14 @@ class Calls:
             max_sideband_bytes=max_event_bytes(config, "websocket"),
         )
         abilities = caller.able(self._services.abilities)
-        settings = _theirs(config.session_settings(engine.name), caller, abilities)
+        settings = with_their_voice(config.session_settings(engine.name), caller, abilities)
         if not abilities.side_tools:
             settings = replace(settings, tool_channel="native")
         if not abilities.speech:
             settings = replace(settings, output_modalities=("text",))
         session = caller.opening(session)
         if session is not None:
-            _expect_voice(session, caller, self._services.abilities)
+            expect_voice(session, caller, self._services.abilities)
             settings = parse_opening(session, settings, abilities, limits)
         return RealtimeCall(call_id, settings, abilities, limits, wire, allowance=caller.allowance)
 
@@ -319,14 +322,18 @@ class Calls:
         self, protocol: RealtimeCall, transport: Transport, undo: AsyncExitStack, caller: Caller
     ) -> _Live:
         """The call over `transport`, which runs from now on; `undo` is for when it cannot."""
-        staff = self._staff.for_call(ToolContext(protocol.call_id, caller.key))
+        admit = partial(
+            self._services.chat_shares.aside, caller, self._services.config.chat.retry_after_s
+        )
+        staff = self._staff.for_call(ToolContext(protocol.call_id, caller.key), admit)
         conversation = await self._conversation(staff.settings(protocol.settings))
         undo.push_async_callback(conversation.finish)
         self._refuse_when_closing()
         ears = transport.ears if isinstance(transport, WebSocketTransport) else None
         media = self._media(protocol.settings, in_events=ears is not None)
         equipped = staff.equip(conversation)
-        parts = CallParts(protocol, transport, equipped, *media, ears, staff.attendants)
+        beside = staff.attendants, staff.answer
+        parts = CallParts(protocol, transport, equipped, *media, ears, *beside)
         return self._run(parts, caller)
 
     async def _conversation(self, settings: SessionSettings) -> Conversation:
@@ -365,28 +372,6 @@ def max_event_bytes(config: Config, wire: Wire) -> int:
     """How long an event of a client may be; where it may hold sound, at least a minute of it."""
     least = LEAST_EVENT_BYTES if wire == "websocket" else 0
     return max(least, config.calls.max_message_bytes)
-
-
-def _theirs(settings: SessionSettings, caller: Caller, abilities: Abilities) -> SessionSettings:
-    """What calls begin with, in a voice that `caller` may use. `VoiceForbidden`."""
-    if not caller.voices:
-        return settings
-    voice, manner = (
-        each if each in caller.voices else "" for each in (settings.voice, settings.prompt_voice)
-    )
-    return replace(settings, voice=caller.voice(voice, abilities), prompt_voice=manner)
-
-
-def _expect_voice(session: object, caller: Caller, abilities: Abilities) -> None:
-    """`VoiceForbidden` for a voice that others may use; of unknown ones parsing tells."""
-    voice: object = session
-    for name in ("audio", "output", "voice"):
-        voice = voice.get(name) if isinstance(voice, Mapping) else None
-    if isinstance(voice, Mapping):
-        voice = voice.get("id")
-    # Stock clients name one of OpenAI's unasked, which an engine that has not got it passes over.
-    if isinstance(voice, str) and (voice in abilities.voices or voice not in OPENAI_VOICES):
-        caller.voice(voice, abilities)
 
 
 def _rtc_options(config: Config) -> RtcOptions:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ from agent.api.fetch import Fetcher, FetchLimits
 from agent.api.realtime import SlowBody, WrongContentType
 from agent.chat_types import AnswerRequest, ChatEvent
 from agent.clock import SYSTEM_CLOCK, Clock
-from agent.errors import CapacityError, QuotaError, RequestError, UnsupportedError
+from agent.errors import CapacityError, RequestError, UnsupportedError
 from agent.model_settings import ChatSettings
 from agent.types import Abilities
 
@@ -46,13 +45,6 @@ class LargeBody(RequestError):
     code = "request_too_large"
 
 
-class TooManyChats(QuotaError):
-    """Whoever asks has as many chats as they may."""
-
-    code = "chat_limit_exceeded"
-    reason = "chats"
-
-
 class Chats:
     """The chats of this server, and the texts that it reads aloud: how many wait, how many run."""
 
@@ -71,7 +63,6 @@ class Chats:
         self.attachments = Attachments(settings, fetcher or Fetcher(limits))
         self._places = asyncio.Semaphore(settings.max_chats)
         self._inside = 0
-        self._held: Counter[str] = Counter()
 
     @property
     def abilities(self) -> Abilities:
@@ -82,28 +73,22 @@ class Chats:
     def admitted(self, caller: Caller) -> Iterator[None]:
         """Held from the first byte of a request to the last of its answer.
 
-        `CapacityError`; `TooManyChats` beyond what `caller` may have at a time.
+        `CapacityError`, `TooManyChats` beyond what `caller` may have at a time.
         """
-        for share in caller.chat_shares:
-            if self._held[share.name] >= share.most:
-                raise TooManyChats(
-                    f"{share.name} may have {share.most} chat(s) at a time; wait for an answer",
-                    retry_after_s=float(self.settings.retry_after_s),
-                )
+        with self._services.chat_shares.one_more(caller, self.settings.retry_after_s):
+            yield from self._let_in()
+
+    def _let_in(self) -> Iterator[None]:
         if self._inside >= self.settings.max_chats + self.settings.max_waiting:
             raise CapacityError(
                 "too many chats are waiting; try again later",
                 retry_after_s=float(self.settings.retry_after_s),
             )
-        names = [share.name for share in caller.chat_shares]
         self._inside += 1
-        self._held.update(names)
         try:
             yield
         finally:
             self._inside -= 1
-            self._held.subtract(names)
-            self._held = +self._held
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

@@ -28,6 +28,8 @@ def staff_rules(config: Config) -> StaffRules:
         max_side_chats=tools.max_side_chats,
         side_timeout_s=tools.side_timeout_s,
         transcribes=config.session.transcription == "auto",
+        max_asides=config.chat.max_out_of_band,
+        aside_timeout_s=config.chat.out_of_band_timeout_s,
     )
 
 

@@ -5,7 +5,7 @@ are late, and one slot stays free for a call. Beyond that, this keeps how many t
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -44,6 +44,13 @@ class Asker:
         async with asyncio.timeout(limit_s), self._places:
             async with _left(self._engine.chat(request)) as events:
                 return await _whole(events)
+
+    async def follow(self, request: ChatRequest, tell: Callable[[ChatEvent], None]) -> None:
+        """`tell` each piece of the answer as it comes, to the end. Raises as `ask` does."""
+        async with asyncio.timeout(self._timeout_s), self._places:
+            async with _left(self._engine.chat(request)) as events:
+                async for event in events:
+                    tell(event)
 
 
 async def _whole(events: AsyncIterator[ChatEvent]) -> Answer:

@@ -84,8 +84,10 @@ class CallSettings:
 class CallRecord:
     """An attendant that only watches; it comes before those who ask it."""
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK, *, shows_sound: bool = False) -> None:
+        """`shows_sound`: what was said aloud may be asked for at any time, so it is kept."""
         self._clock = clock
+        self._shows_sound = shows_sound
         self.settings = CallSettings()
         self.floor = Floor()
         self.transcript = Transcript()
@@ -102,7 +104,8 @@ class CallRecord:
     @property
     def _keeps_sound(self) -> bool:
         settings = self.settings
-        return settings.uses_side_channel or settings.transcription is not None
+        wanted = settings.uses_side_channel or settings.transcription is not None
+        return wanted or self._shows_sound
 
     def told_client(self, event: Mapping[str, Any]) -> None:
         """The server event that was just sent.
@@ -148,6 +151,10 @@ class CallRecord:
 
     async def run(self, desk: CallDesk) -> None:
         """It has nothing to do."""
+
+    def awaits(self, item_id: str) -> bool:
+        """Whether some of that utterance has not come in yet."""
+        return any(pending.item_id == item_id for pending in self._pending)
 
     # ---- utterances -----------------------------------------------------------------------------
 
@@ -200,7 +207,7 @@ class CallRecord:
             tell(utterance)
 
     def _attach(self, item_id: str, sound: FloatArray) -> None:
-        if self.settings.uses_side_channel:
+        if self.settings.uses_side_channel or self._shows_sound:
             self.transcript.attach(item_id, sound)
 
 

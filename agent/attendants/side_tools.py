@@ -87,6 +87,8 @@ class SideTools:
 
     def _heard(self, utterance: Utterance) -> None:
         """Its last sound has come, of which the engine is told second by second."""
+        if not self._record.settings.uses_side_channel:
+            return
         if self._record.floor.user_speaks:
             self._telemetry.beside("decision", "late")
             return

@@ -20,6 +20,7 @@ from agent.realtime.client_events import parse_opening
 from agent.realtime.limits import Allowance, Limits, RateLimit
 from agent.realtime.reaction import (
     Action,
+    AnswerAside,
     CancelTurn,
     ClearPlayout,
     CloseCall,
@@ -34,6 +35,7 @@ from agent.realtime.settings import parse_session, session_object
 __all__ = [
     "Action",
     "Allowance",
+    "AnswerAside",
     "CancelTurn",
     "ClearPlayout",
     "CloseCall",

@@ -1,5 +1,6 @@
 """`response.create`: what a client asks of the one response to come."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -33,11 +34,9 @@ def parse_response(document: object, settings: SessionSettings, abilities: Abili
     """
     asked = Fields(current_spelling({} if document is None else document), "response")
     _refuse_another_conversation(asked)
-    refuse_prompt(asked)
-    check_answering(asked)
-    _require_same_sound(asked, settings, abilities)
+    check_asked(asked, settings, abilities)
     instructions = asked.text("instructions", "")
-    holds = parse_tools(asked, _overridden(asked, settings, abilities), abilities)
+    holds = parse_tools(asked, overridden(asked, settings, abilities), abilities)
     respond = Respond(
         instructions=instructions or None,
         output_modalities=_changed(holds.output_modalities, settings.output_modalities),
@@ -45,7 +44,19 @@ def parse_response(document: object, settings: SessionSettings, abilities: Abili
         tools=_changed(holds.tools, settings.tools),
         tool_choice=_changed(holds.tool_choice, settings.tool_choice),
     )
-    return Asked(respond, _metadata(asked))
+    return Asked(respond, metadata_of(asked))
+
+
+def is_aside(document: object) -> bool:
+    """Whether the response is to stand beside the conversation."""
+    return isinstance(document, Mapping) and document.get("conversation") == "none"
+
+
+def check_asked(asked: Fields, settings: SessionSettings, abilities: Abilities) -> None:
+    """What no response can be asked for. `RequestError`."""
+    refuse_prompt(asked)
+    check_answering(asked)
+    _require_same_sound(asked, settings, abilities)
 
 
 def _changed(value: _Value, base: _Value) -> _Value | None:
@@ -53,7 +64,7 @@ def _changed(value: _Value, base: _Value) -> _Value | None:
     return value if value != base else None
 
 
-def _overridden(asked: Fields, settings: SessionSettings, abilities: Abilities) -> SessionSettings:
+def overridden(asked: Fields, settings: SessionSettings, abilities: Abilities) -> SessionSettings:
     """The settings that hold for this response; "inf" in place of a bound is the largest one."""
     limit = parse_token_limit(asked, settings.max_output_tokens)
     if limit is None and settings.max_output_tokens is not None:
@@ -67,7 +78,11 @@ def _refuse_another_conversation(asked: Fields) -> None:
     if asked.text("conversation", "auto", most=256) != "auto":
         raise _no_override(asked, "conversation")
     if asked.has("input"):
-        raise _no_override(asked, "input")
+        raise UnsupportedError(
+            "The conversation is answered as a whole; 'response.input' goes with "
+            "'conversation': 'none', or add items by 'conversation.item.create'.",
+            param=asked.name("input"),
+        )
 
 
 def _require_same_sound(asked: Fields, settings: SessionSettings, abilities: Abilities) -> None:
@@ -79,7 +94,7 @@ def _require_same_sound(asked: Fields, settings: SessionSettings, abilities: Abi
         raise _no_override(output, "format")
 
 
-def _metadata(asked: Fields) -> dict[str, str]:
+def metadata_of(asked: Fields) -> dict[str, str]:
     """Handed back with the response: at most 16 texts of 512 characters, by names of 64."""
     section = asked.section("metadata")
     names = list(asked.mapping("metadata"))

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
+from agent.chat_types import Answered
 from agent.commands import Command, Respond, UpdateSettings
 from agent.errors import AgentError, CapacityError, RequestError
 from agent.realtime import transcripts
@@ -24,16 +25,7 @@ from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
 from agent.realtime.limits import Allowance, Limits
 from agent.realtime.obey import cancel, obey
-from agent.realtime.reaction import (
-    CancelTurn,
-    ClearPlayout,
-    CloseCall,
-    HearAudio,
-    HeardReport,
-    PlayoutReport,
-    Reaction,
-    RestoreSettings,
-)
+from agent.realtime.reaction import NOT_FOR_THE_ENGINE, CloseCall, Reaction
 from agent.realtime.state import CallState, OpenSpeech
 from agent.realtime.turns import ClearReason
 from agent.realtime.undo import undo
@@ -57,15 +49,6 @@ from agent.types import (
 )
 
 DEFAULT_LIMITS = Limits()
-_NOT_FOR_THE_ENGINE = (
-    CancelTurn,
-    ClearPlayout,
-    CloseCall,
-    HearAudio,
-    HeardReport,
-    PlayoutReport,
-    RestoreSettings,
-)
 
 
 class RealtimeCall:
@@ -214,7 +197,7 @@ class RealtimeCall:
 
     # ---- the engine ---------------------------------------------------------------------------
 
-    def engine(self, event: EngineEvent) -> Reaction:
+    def engine(self, event: EngineEvent | Answered) -> Reaction:
         """What an engine said; what belongs to a turn that is over says nothing."""
         match event:
             case Failed(error=error):
@@ -225,13 +208,17 @@ class RealtimeCall:
                 return self._call.tell([])
             case Listened():
                 return Reaction()
+            case Answered():
+                return self._call.tell_aside(self._call.asides.answered(event))
             case UserText():
                 return self._call.tell(transcripts.completed(self._call.items, event))
             case UserTextFailed():
                 return self._call.tell(transcripts.failed(self._call.items, event))
             case UnitReport():
                 took = self._call.responses.took(event.turn, event.usage)
-                return self._call.tell([*took, _unit_event(event)])
+                # What is answered before any unit came is of none.
+                unit = [_unit_event(event)] if event.unit >= 0 else []
+                return self._call.tell([*took, *unit])
             case _:
                 return self._without_withdrawn(self._turn_event(event))
 
@@ -352,13 +339,13 @@ class RealtimeCall:
         if isinstance(error, AgentError):
             message, code = str(error) or message, error.code
         code = code or "engine_error"
-        events = self._call.responses.fail(code)
+        events = [*self._call.asides.fail(error), *self._call.responses.fail(code)]
         events.append(error_event(message, kind="server_error", code=code))
         return self._call.tell(events, CloseCall(code))
 
     def _remember_commands(self, reaction: Reaction, event_id: str) -> None:
         for action in reaction.actions:
-            if not isinstance(action, _NOT_FOR_THE_ENGINE):
+            if not isinstance(action, NOT_FOR_THE_ENGINE):
                 self._commands.append((action, event_id))
 
 

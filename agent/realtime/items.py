@@ -6,7 +6,7 @@ sounded in full by then (`heard_words`).
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, TypeAlias
@@ -158,6 +158,11 @@ class SpokenItem:
         """The words before the cut; all of them while there is none."""
         return self._words(self.cut_ms)
 
+    def heard_so_far(self) -> str:
+        """The words that were heard by now, should it still be playing."""
+        ends_ms = [end for end in (self.cut_ms, self.sounded_ms) if end is not None]
+        return self._words(min(ends_ms, default=None))
+
     def part(self, text: str) -> dict[str, object]:
         """A content part of a response event that holds `text`."""
         if self.shape == "text":
@@ -170,8 +175,7 @@ class SpokenItem:
 
     def content_so_far(self) -> dict[str, object]:
         """The same with the words that were heard by now, should it still be playing."""
-        ends_ms = [end for end in (self.cut_ms, self.sounded_ms) if end is not None]
-        return self._content(self._words(min(ends_ms, default=None)))
+        return self._content(self.heard_so_far())
 
     def _words(self, end_ms: int | None) -> str:
         if end_ms is None or self.shape == "text":
@@ -205,6 +209,9 @@ class Items:
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._by_id
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self._by_id[item_id] for item_id in self._order)
 
     def get(self, item_id: str, unknown: str = "item_not_found") -> Item:
         """The item; `RequestError` of the code `unknown` when there is none."""

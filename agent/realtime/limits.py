@@ -78,6 +78,12 @@ class Limits:
     max_waiting: int = 1_024
     """Engine events held while an earlier turn waits for its playout; beyond it that turn is told
     as if it were on and sent: of what is sent inside of events, the rest is lost."""
+    max_asides: int = 4
+    """Out-of-band responses under way; more are refused."""
+    max_context_items: int = 64
+    """The newest of the conversation, which an out-of-band response is shown that names none."""
+    max_context_chars: int = 12_000
+    """Of the text of these; a third to a half of what the model's prompt takes."""
     max_waiting_calls: int = 16
     """Function calls beside all turns that wait for a response to be done; more are not made."""
     max_commands: int = 64

@@ -17,7 +17,8 @@ from agent.commands import (
 )
 from agent.errors import RequestError
 from agent.media.wire_sound import sample_bytes, wire_rate_hz
-from agent.realtime.asked_response import parse_response
+from agent.realtime.aside_input import parse_aside
+from agent.realtime.asked_response import is_aside, parse_response
 from agent.realtime.client_events import (
     EXACT_INTEGER,
     MAX_ID_CHARS,
@@ -31,6 +32,7 @@ from agent.realtime.new_items import parse_item
 from agent.realtime.playback import acknowledge
 from agent.realtime.reaction import (
     Action,
+    AnswerAside,
     CancelTurn,
     ClearPlayout,
     HearAudio,
@@ -219,6 +221,8 @@ def create_response(call: CallState, event: Fields) -> Reaction:
 
     Refused while it may not: the answer would come when nobody waits for it any more.
     """
+    if is_aside(event.raw("response")):
+        return _create_aside(call, event)
     asked = parse_response(event.raw("response"), call.settings, call.abilities)
     active = call.turns.active
     if active is not None:
@@ -236,6 +240,13 @@ def create_response(call: CallState, event: Fields) -> Reaction:
         )
     call.turns.asked, call.turns.request = asked, "open"
     return call.tell([], asked.respond)
+
+
+def _create_aside(call: CallState, event: Fields) -> Reaction:
+    """An out-of-band response begins at once, whatever the agent does."""
+    response, question = parse_aside(event.raw("response"), call)
+    action = AnswerAside(response.id, question)
+    return call.tell_aside(call.asides.begin(response), action)
 
 
 def _require_floor(call: CallState) -> None:
@@ -258,6 +269,9 @@ def cancel_response(call: CallState, event: Fields) -> Reaction:
     One that was asked for and has not begun is done as soon as it begins.
     """
     response_id = event.text("response_id", "", most=256) or None
+    if response_id is not None and response_id in call.asides:
+        ended = call.asides.cancel(response_id)
+        return call.tell_aside(ended, AnswerAside(response_id, None))
     if response_id is None and call.turns.active is None and call.turns.request == "open":
         call.turns.request = "withdrawn"
         return Reaction()

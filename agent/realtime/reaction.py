@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from agent.commands import Command
 from agent.realtime.events import Event
+from agent.realtime.question import Question
 from agent.types import SessionSettings, SoundFormat
 
 
@@ -55,6 +56,14 @@ class RestoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerAside:
+    """Answer `question` for an out-of-band response; None: no more of that answer."""
+
+    response_id: str
+    question: Question | None
+
+
+@dataclass(frozen=True, slots=True)
 class HearAudio:
     """The user's sound as it came inside of an event."""
 
@@ -64,6 +73,7 @@ class HearAudio:
 
 Action: TypeAlias = (
     Command
+    | AnswerAside
     | CancelTurn
     | ClearPlayout
     | CloseCall
@@ -73,6 +83,16 @@ Action: TypeAlias = (
     | RestoreSettings
 )
 """A `Command` is for the engine, all else for the session."""
+NOT_FOR_THE_ENGINE = (
+    AnswerAside,
+    CancelTurn,
+    ClearPlayout,
+    CloseCall,
+    HearAudio,
+    HeardReport,
+    PlayoutReport,
+    RestoreSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +103,5 @@ class Reaction:
     actions: tuple[Action, ...] = ()
     is_refusal: bool = False
     """Whether a client event was not obeyed; then the events say why, and nothing has changed."""
+    is_aside: bool = False
+    """Whether the events are of an out-of-band response, which is no part of the conversation."""

@@ -6,7 +6,7 @@ link looks like, `Responses` knows when it is due.
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Literal, TypeAlias
 
 from agent.commands import Respond
@@ -19,6 +19,15 @@ Status: TypeAlias = Literal["in_progress", "completed", "cancelled", "incomplete
 StopReason: TypeAlias = Literal["turn_detected", "client_cancelled", "max_output_tokens"]
 Buffer: TypeAlias = Literal["empty", "playing", "stopped"]
 _COUNTS = tuple(one.name for one in fields(Usage))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an out-of-band response failed, as its `status_details` tell it."""
+
+    type: str
+    code: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,8 @@ class Response:
     turn: int
     item: SpokenItem
     settings: SessionSettings
-    conversation_id: str
+    conversation_id: str | None
+    """None: out of band."""
     wire: Wire = "webrtc"
     metadata: Mapping[str, str] = field(default_factory=dict)
     withdrawn: bool = False
@@ -58,6 +68,8 @@ class Response:
     status: Status = "in_progress"
     stop_reason: StopReason | None = None
     error_code: str | None = None
+    failure: Failure | None = None
+    """Instead of `error_code`, where the call goes on."""
     ended: TurnEndReason | None = None
     usage: Usage = field(default_factory=Usage)
     buffer: Buffer = "empty"
@@ -245,7 +257,9 @@ class Response:
         details: dict[str, object] = {"type": self.status}
         if self.stop_reason is not None:
             details["reason"] = self.stop_reason
-        if self.status == "failed":
+        if self.status == "failed" and self.failure is not None:
+            details["error"] = asdict(self.failure)
+        elif self.status == "failed":
             message = "The engine failed; the call is over."
             code = self.error_code or "engine_error"
             details["error"] = {"type": "server_error", "code": code, "message": message}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agent.realtime.asides import Asides
 from agent.realtime.events import Event, new_id, server_event
 from agent.realtime.idle import Quiet
 from agent.realtime.items import Items, SpokenItem, UserSpeechItem, added, done
@@ -54,6 +55,7 @@ class CallState:
         self.items = Items(limits)
         self.turns = Turns(self.items, limits, wire)
         self.responses = Responses(self.turns, limits, wire)
+        self.asides = Asides(limits, wire)
         self.opened = False
         self.spoke = False
         """Whether there was sound: from then on the voice stays."""
@@ -127,6 +129,10 @@ class CallState:
             self._told = (state, turn)
             events = [*events, server_event("voice_agent.state", state=state, turn=turn)]
         return Reaction(tuple(with_limits(events, self.allowance)), actions)
+
+    def tell_aside(self, events: list[Event], *actions: Action) -> Reaction:
+        """The same of out-of-band responses, whose events change no state."""
+        return Reaction(tuple(with_limits(events, self.allowance)), actions, is_aside=True)
 
     def commit(self, item: UserSpeechItem) -> list[Event]:
         """The user's speech becomes an item at the end of the conversation."""

@@ -3,9 +3,10 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
+from agent.attendants.asides import Admit
 from agent.attendants.staff import Staff, StaffRules
 from agent.chat_types import (
     AnswerRequest,
@@ -117,7 +118,8 @@ class ScriptedChats:
 
 
 class AttendedCall(DrivenCall):
-    """`functions` are this server's, each made a tool unless it is one."""
+    """`functions` are this server's, each made a tool unless it is one; `admit` is asked before
+    each out-of-band answer."""
 
     def __init__(
         self,
@@ -125,13 +127,14 @@ class AttendedCall(DrivenCall):
         abilities: Abilities = NATIVE,
         rules: StaffRules = RULES,
         settings: SessionSettings = ECHO,
+        admit: Admit = nullcontext,
     ) -> None:
         super().__init__(abilities=rules.able(abilities))
         self.chats = ScriptedChats(abilities)
         tools = [tool_of(one) or tool_of(tool(one)) for one in functions]
         offered = [one for one in tools if one is not None]
         staff = Staff(self.chats, self.telemetry, rules, offered, self.clock)
-        self.staff = staff.for_call(ToolContext("rtc_test", "a key"))
+        self.staff = staff.for_call(ToolContext("rtc_test", "a key"), admit)
         protocol = RealtimeCall("rtc_test", settings, rules.able(abilities))
         self.opened_with = self.staff.settings(settings)
         parts = CallParts(
@@ -141,6 +144,7 @@ class AttendedCall(DrivenCall):
             self.front_end,
             self.playout,
             attendants=self.staff.attendants,
+            answer_aside=self.staff.answer,
         )
         self.session = Session(parts, self.telemetry, 3600.0, self.clock)
 

@@ -10,9 +10,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from agent.api.server import build_app
+from agent.api.loading import Started
+from agent.api.server import build_app, make_app
 from agent.clock import Clock
 from agent.config import load_config
+from agent.engines import choose
+from agent.interfaces import Engine
 from agent.keys import ApiKey, add_key, new_key, remove_key, sha256_of
 from tests.rig.server import Running
 
@@ -92,13 +95,19 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def keyed_server(folder: Path, overrides: Sequence[str] = ()) -> AsyncIterator[KeyedServer]:
-    """Serve with a keys file in `folder`, which need not be there yet."""
+async def keyed_server(
+    folder: Path, overrides: Sequence[str] = (), engine: Engine | None = None
+) -> AsyncIterator[KeyedServer]:
+    """Serve with a keys file in `folder`, which need not be there yet; `engine` None: echo."""
     file = folder / "keys.jsonl"
     usual = ["server.port=0", "rtc.addresses=127.0.0.1", "engine.name=echo"]
     usual.append(f"server.data_folder={folder}")
     clock = HandClock()
-    app = build_app(load_config(None, {}, [*usual, *overrides]), clock)
+    config = load_config(None, {}, [*usual, *overrides])
+    if engine is None:
+        app = build_app(config, clock)
+    else:
+        app = make_app(config, Started(choose("echo"), engine), clock=clock)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -8,6 +8,8 @@ closing chain with response.done (unless done before) → conversation.item.trun
 between. The user: speech_started → speech_stopped → committed → item.added → item.done. Of a
 response that only calls a function there is no message.
 
+Responses out of band stand anywhere (`aside_order`), and their items in no conversation.
+
 On a WebSocket there is no output buffer: `response.output_audio.delta` stands within the open
 content part, and a response is done when its last sample was sent.
 """
@@ -15,6 +17,8 @@ content part, and a response is done when its last sample was sent.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from tests.rig.aside_order import AsideOrder, AsideOrderError
 
 Event = Mapping[str, Any]
 
@@ -100,7 +104,7 @@ def check_order(events: Iterable[Event], wire: Wire = "webrtc") -> None:
     for number, event in enumerate(events):
         try:
             checker.take(event)
-        except OrderError as error:
+        except (OrderError, AsideOrderError) as error:
             raise OrderError(f"event {number}, {event['type']}: {error}") from None
 
 
@@ -118,6 +122,7 @@ class _Checker:
         self.responses: dict[str, _Response] = {}
         self.by_item: dict[str, _Output] = {}
         self.open: _Response | None = None
+        self.asides = AsideOrder()
         self.users: dict[str, list[str]] = {}
         self.speech_start_ms: dict[str, int] = {}
         self.expected: tuple[str, str] | None = None  # (type, response or item id)
@@ -128,7 +133,7 @@ class _Checker:
         _require(event["event_id"] not in self.event_ids, "event_id used twice")
         self._check_session(kind)
         self.event_ids.add(event["event_id"])
-        if kind.startswith("voice_agent."):
+        if kind.startswith("voice_agent.") or self.asides.take(event):
             return
         self._check_expected(event)
         if kind.startswith("response."):
@@ -180,6 +185,7 @@ class _Checker:
             self._content_event(response, output, event)
 
     def _created(self, document: Mapping[str, Any]) -> None:
+        _require(document["conversation_id"], "it is in no conversation")
         _require(self.open is None, f"{self.open and self.open.id} is still open")
         _require(document["id"] not in self.responses, "response id used twice")
         _require(document["status"] == "in_progress", "created, yet not in progress")
@@ -313,6 +319,7 @@ class _Checker:
 
     def _added(self, event: Event, item_id: str) -> None:
         _require(item_id not in self.items - self.deleted, "item added twice")
+        _require(item_id not in self.asides.items, "an item out of band joins the conversation")
         self.deleted.discard(item_id)
         before = event.get("previous_item_id")
         _require(before is None or before in self.items, "previous_item_id is unknown")

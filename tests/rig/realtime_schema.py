@@ -102,6 +102,7 @@ MEANINGFUL_NULLS = {
     "previous_item_id": "the item is the first",
     "turn_detection": "off",
     "noise_reduction": "off",
+    "conversation_id": "the response is out of band",
     "status_details": "there are none; pipecat's types require the field",
 }
 NULL_TRANSCRIPT = "user speech that is not written down; stock clients require the field"

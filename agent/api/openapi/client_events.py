@@ -96,7 +96,7 @@ CLIENT: dict[str, Schema] = dict(
         ),
         _event(
             "response.create",
-            "Answer now.",
+            "Answer now; or beside all that is said, with `conversation: none`.",
             {},
             {"response": ref("ResponseAsked")},
             response={"instructions": "Say good day."},
@@ -105,7 +105,11 @@ CLIENT: dict[str, Schema] = dict(
             "response.cancel",
             "Stop answering; what was made already is played (over a WebSocket: not sent).",
             {},
-            {"response_id": text("Without, the one under way.", most=256)},
+            {
+                "response_id": text(
+                    "Without, the one under way; those out of band are named.", most=256
+                )
+            },
         ),
         _event(
             "playback.ack",

@@ -108,10 +108,29 @@ def _asked() -> Schema:
                 "type": "object",
                 "description": "At most 16 texts of 512 characters; they come back with it.",
             },
-            "conversation": just("auto"),
+            "conversation": one_of(
+                "auto",
+                "none",
+                description="none: out of band, beside the conversation and whatever is said in "
+                "it, in writing only, where a model chats.",
+            ),
+            "input": listing(
+                either(ref("NewItem"), _reference()),
+                most=_LIMITS.max_item_parts,
+                about="Out of band only: what is answered instead of the conversation so far; all "
+                "of it together may be as large as one item.",
+            ),
         },
-        about="For this response alone; what is not named is as in the session. `input`, another "
+        about="For this response alone; what is not named is as in the session. Another "
         "conversation, voice or format is refused.",
+    )
+
+
+def _reference() -> Schema:
+    return thing(
+        {"type": just("item_reference"), "id": text(most=MAX_ID_CHARS)},
+        needs=("type", "id"),
+        about="An item of the conversation.",
     )
 
 
@@ -168,7 +187,7 @@ def _response() -> Schema:
             "status": one_of("in_progress", "completed", "cancelled", "incomplete", "failed"),
             "status_details": maybe(_details()),
             "output": listing(ref("Item"), about="Its items, once it is done."),
-            "conversation_id": text(),
+            "conversation_id": maybe(text("null: it is out of band.")),
             "output_modalities": listing(one_of(*MODALITIES)),
             "max_output_tokens": either(whole(1), _INFINITE),
             "audio": reply({"output": output}),

@@ -147,7 +147,11 @@ _BUFFERS = (
     ),
 )
 _RESPONSES = (
-    _event("response.created", "The agent begins to answer.", _RESPONSE),
+    _event(
+        "response.created",
+        "The agent begins to answer, or the model to do so out of band.",
+        _RESPONSE,
+    ),
     _event("response.done", "The answer is over, and how; with usage.", _RESPONSE),
     _event("response.output_item.added", "The answer has one more item.", _PLACE, _ITEM),
     _event(
