@@ -46,7 +46,6 @@ from agent.realtime import (
     Reaction,
     RestoreSettings,
 )
-from agent.realtime.events import expired_event
 from agent.speaking import Speaking
 from agent.telemetry import Telemetry
 from agent.types import (
@@ -213,7 +212,7 @@ class Session:
             )
             if not talking.done() and not hanging_up.done():
                 self._outcome = "max_duration"
-                self.tell(expired_event())
+                self._send(self._protocol.expired())
         finally:
             for task in (talking, hanging_up):
                 task.cancel()

@@ -262,7 +262,7 @@ Eagerness: TypeAlias = Literal["low", "medium", "high", "auto"]
 CallMode: TypeAlias = Literal["duplex", "half_duplex"]
 Modality: TypeAlias = Literal["audio", "text"]
 Role: TypeAlias = Literal["user", "system", "assistant"]
-SoundFormat: TypeAlias = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
+SoundFormat: TypeAlias = Literal["audio/pcm", "audio/pcmu", "audio/pcma", "audio/pcm;rate=16000"]
 """PCM16 little-endian at 24 kHz; G.711 µ-law and A-law at 8 kHz. All mono."""
 ToolChannel: TypeAlias = Literal["native", "side"]
 """Who decides that a function is called: the engine in the conversation, or a chat beside it."""

@@ -10,6 +10,7 @@ from agent.api.openapi import EVENTS
 from agent.realtime import RateLimit
 from agent.types import (
     Abilities,
+    Listened,
     Paused,
     SessionSettings,
     ToolCalled,
@@ -46,10 +47,12 @@ TOOL = {"type": "function", "name": "weather", "description": "It is told.", "pa
 SOUND = {"format": {"type": "audio/pcmu"}, "voice": "anna"}
 
 
-def conversation(wire: Wire) -> list[dict[str, Any]]:
+def conversation(wire: Wire, *, is_omni: bool = False) -> list[dict[str, Any]]:
     """A call on that wire in which everything is told that can be."""
     limits = [RateLimit("requests", 60, 12, 20.0)]
-    call = Watched(abilities=ABLE, settings=WAITS, wire=wire, allowance=lambda: limits)
+    call = Watched(
+        abilities=ABLE, settings=WAITS, wire=wire, allowance=lambda: limits, is_omni=is_omni
+    )
     call.send("session.update", session={"voice_agent": {}, "tools": [TOOL]})
     call.send("session.update", session={"tool_choice": {"type": "function", "name": "weather"}})
     call.send("session.update", session={"max_output_tokens": 99, "audio": {"output": SOUND}})
@@ -70,10 +73,13 @@ def conversation(wire: Wire) -> list[dict[str, Any]]:
     _asks(call)
     call.take(call.call.echo(20.0, 100.0))
     call.take(call.call.latency(1, 300.0))
-    call.engine(UnitReport(1, (("hear", 3.0),), 20), Paused("client"))
+    call.engine(Listened(1), UnitReport(1, (("hear", 3.0),), 20), Paused("client"))
     call.send("voice_agent.resume")
     call.send("session.update", session={"audio": {"input": {"turn_detection": None}}})
     call.send("nonsense", event_id="mine")
+    call.send("session.heartbeat")
+    call.take(call.call.expired())
+    call.send("session.close")
     return call.events
 
 
@@ -122,7 +128,8 @@ TOOL_TOLD = {  # By `agent.attendants`, beside the call.
 
 
 def test_events_are_exactly_as_they_are_described_and_none_is_left_out() -> None:
-    events = [event for wire in WIRES for event in conversation(wire)] + [TOOL_TOLD]
+    events = [event for wire in WIRES for event in conversation(wire)]
+    events += [*conversation("websocket", is_omni=True), TOOL_TOLD]
     assert [line for event in events for line in strays(event)] == []
     assert {event["type"] for event in events} == EVENTS["server"].keys()
     for kind, seen in top_fields(events).items():

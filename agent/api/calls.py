@@ -141,13 +141,18 @@ class Calls:
             return await self._open(offer, session, caller)
 
     async def open_socket(
-        self, transport: WebSocketTransport, session: object, caller: Caller
+        self, transport: WebSocketTransport, caller: Caller, *, is_omni: bool = False
     ) -> Session:
-        """A call over `transport`, whose socket is still to come. As `open`."""
+        """A call over `transport`, whose socket is still to come. As `open`.
+
+        `is_omni`: its client is to be told what vLLM-Omni's duplex API tells besides.
+        """
         await self._make_room(caller)
         with self._place(caller):
             call_id = f"rtc_{secrets.token_hex(16)}"
-            protocol = self._protocol(call_id, session, caller, wire="websocket")
+            protocol = self._protocol(call_id, None, caller, wire="websocket")
+            if is_omni:
+                protocol.use_omni()
             async with AsyncExitStack() as undo:
                 live = await self._begin(protocol, transport, undo, caller)
                 undo.pop_all()

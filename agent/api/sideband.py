@@ -10,6 +10,7 @@ from agent.clock import SYSTEM_CLOCK
 from agent.errors import AgentError
 from agent.realtime.client_events import EXTENSION, client_event_id, uses_extension
 from agent.realtime.events import Event, error_event, server_event
+from agent.realtime.omni import SERVER_EVENTS, uses_omni
 from agent.session import Session
 from agent.transport.websocket_pace import DEFAULT_PACE, Pacer
 from agent.transport.websocket_writer import EventWriter
@@ -24,15 +25,16 @@ class Sideband:
 
     One that does not read is dropped, one that sends too much made to wait; the call takes no
     notice. Events of our extension are for those who use it themselves: some clients end at what
-    they do not know.
+    they do not know. So are those of vLLM-Omni's API, in a call whose client has asked for it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, is_omni: bool = False) -> None:
+        """`is_omni`: this one has asked for it, too."""
         self._session = session
         self._writer = EventWriter(self._on_stuck)
         self._pacer = Pacer(DEFAULT_PACE, SYSTEM_CLOCK)
         self._stuck = asyncio.Event()
-        self._extended = False
+        self._extended, self._is_omni = False, is_omni
         self._state: Event | None = None
 
     def __enter__(self) -> Self:
@@ -77,6 +79,7 @@ class Sideband:
                 continue
             if uses_extension(event):
                 self._extend()
+            self._is_omni |= uses_omni(event)
             try:
                 self._session.receive(message.data, self._tell)
             except AgentError as error:
@@ -100,9 +103,14 @@ class Sideband:
             self._tell(event)
 
     def _tell(self, event: Event) -> None:
-        if event["type"] == "voice_agent.state":
+        kind = str(event["type"])
+        if kind == "voice_agent.state":
             self._state = event
-        if self._extended or not str(event["type"]).startswith(EXTENSION):
+        if kind in SERVER_EVENTS:
+            is_known = self._is_omni
+        else:
+            is_known = self._extended or not kind.startswith(EXTENSION)
+        if is_known:
             self._send(event)
 
     def _send(self, event: Event) -> None:

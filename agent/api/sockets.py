@@ -1,8 +1,8 @@
 """`WS /v1/realtime`: a call whose sound goes inside of events, and the sideband of any call.
 
 `?model=…` opens a call; any name will do, as stock clients send OpenAI's. `?call_id=rtc_…` attaches
-to one that is in progress. Browsers, which cannot set headers, name their key as a subprotocol
-beside `realtime`; that one is answered.
+to one that is in progress. `?duplex=1` asks for the events of vLLM-Omni's duplex API. Browsers,
+which cannot set headers, name their key as a subprotocol beside `realtime`; that one is answered.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from agent.api.calls import max_event_bytes
 from agent.api.realtime import CALLS, CALLS_PATH, prefix_of
 from agent.api.sideband import Sideband
 from agent.errors import RequestError
-from agent.session import Session
+from agent.realtime.omni import asks_for_omni
 from agent.transport.websocket import WebSocketTransport
 from agent.transport.websocket_pace import DEFAULT_PACE
 
@@ -53,10 +53,12 @@ async def open_socket(request: web.Request) -> web.WebSocketResponse:
     calls = request.app[CALLS]
     call_id = request.query.get("call_id")
     socket = _socket(request, max_event_bytes(calls.config, "websocket"))
+    is_omni = asks_for_omni(request.query.get("duplex", ""))
     if call_id:
-        return await _attach(request, socket, calls.owned_by(call_id, caller_of(request)))
+        session = calls.owned_by(call_id, caller_of(request))
+        return await _attach(request, socket, Sideband(session, is_omni=is_omni))
     transport = WebSocketTransport(PACE)
-    session = await calls.open_socket(transport, None, caller_of(request))
+    session = await calls.open_socket(transport, caller_of(request), is_omni=is_omni)
     # Nothing in the protocol names the call; whoever wants to attach to it needs to know.
     socket.headers[hdrs.LOCATION] = f"{prefix_of(request)}{CALLS_PATH}/{session.call_id}"
     try:
@@ -72,9 +74,9 @@ async def open_socket(request: web.Request) -> web.WebSocketResponse:
 
 
 async def _attach(
-    request: web.Request, socket: web.WebSocketResponse, session: Session
+    request: web.Request, socket: web.WebSocketResponse, sideband: Sideband
 ) -> web.WebSocketResponse:
-    with Sideband(session) as sideband:
+    with sideband:
         await socket.prepare(request)
         code, reason = await sideband.run(socket)
     await _close(request, socket, code, reason)

@@ -1,8 +1,8 @@
-"""Sound as it travels inside of events: PCM16 at 24 kHz and G.711 at 8 kHz, in pieces of any size.
+"""Sound as it travels inside of events, in pieces of any size: PCM16 at 24 kHz, G.711 at 8 kHz.
 
 What comes is turned into the microphone's 16 kHz, what goes comes from the speech rate of 24 kHz.
 Both ways keep step: of a sound as long as T comes out a sound as long as T, in pieces or in one go,
-and the delay of the rate change is taken off its beginning.
+and the delay of the rate change is taken off its beginning. The user's may be PCM16 at 16 kHz, too.
 """
 
 import numpy as np
@@ -20,12 +20,14 @@ _FORGETS_MS = 10
 
 def wire_rate_hz(coding: SoundFormat) -> int:
     """Samples a second."""
+    if coding == "audio/pcm;rate=16000":
+        return MIC_RATE_HZ
     return PCM_RATE_HZ if coding == "audio/pcm" else G711_RATE_HZ
 
 
 def sample_bytes(coding: SoundFormat) -> int:
     """Bytes of one sample."""
-    return 2 if coding == "audio/pcm" else 1
+    return 1 if coding in ("audio/pcmu", "audio/pcma") else 2
 
 
 class WholeSamples:
@@ -57,8 +59,11 @@ class WireDecoder:
     def __init__(self, coding: SoundFormat) -> None:
         self.coding: SoundFormat = coding
         self._rate_hz = wire_rate_hz(coding)
-        self._resampler = Resampler(self._rate_hz, MIC_RATE_HZ)
-        self._to_skip = self._resampler.delay_samples
+        self._resampler: Resampler | None = None
+        self._to_skip = 0
+        if self._rate_hz != MIC_RATE_HZ:
+            self._resampler = Resampler(self._rate_hz, MIC_RATE_HZ)
+            self._to_skip = self._resampler.delay_samples
         self._samples_in = 0
         self._samples_out = 0
         self._silent_samples = self._rate_hz  # so much silence came last
@@ -85,11 +90,15 @@ class WireDecoder:
 
     def finish(self) -> FloatArray:
         """The rest: in all, as long as what came."""
+        if self._resampler is None:
+            return np.zeros(0, np.float32)
         due = self.end - self._samples_out
         return self._count(self._aligned(self._resampler.finish())[: max(0, due)])
 
     def _resample(self, samples: FloatArray) -> FloatArray:
         self._samples_in += len(samples)
+        if self._resampler is None:
+            return self._count(samples)
         return self._count(self._aligned(self._resampler.push(samples)))
 
     def _aligned(self, resampled: FloatArray) -> FloatArray:
@@ -138,7 +147,7 @@ class WireEncoder:
 
 
 def _decoded(data: bytes | memoryview, coding: SoundFormat) -> FloatArray:
-    if coding == "audio/pcm":
+    if sample_bytes(coding) == 2:
         return from_pcm16(data)
     return _EXPANDED[coding][np.frombuffer(data, np.uint8)]
 

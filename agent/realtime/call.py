@@ -20,11 +20,12 @@ from agent.realtime.client_events import (
     read_message,
     uses_extension,
 )
-from agent.realtime.events import Event, error_event, new_id, server_event
+from agent.realtime.events import Event, error_event, expired_event, new_id, server_event
 from agent.realtime.fields import Fields
 from agent.realtime.items import UserSpeechItem
 from agent.realtime.limits import Allowance, Limits
 from agent.realtime.obey import cancel, obey
+from agent.realtime.omni import SERVER_EVENTS, uses_omni
 from agent.realtime.reaction import NOT_FOR_THE_ENGINE, CloseCall, Reaction
 from agent.realtime.state import CallState, OpenSpeech
 from agent.realtime.turns import ClearReason
@@ -80,6 +81,10 @@ class RealtimeCall:
         """The session object in force, ready for JSON."""
         return self._call.session()
 
+    def use_omni(self) -> None:
+        """The client is to be told what vLLM-Omni's duplex API tells besides; before `open`."""
+        self._call.omni.ask()
+
     def open(self) -> Reaction:
         """The connection stands: `session.created`, once; later calls say nothing.
 
@@ -102,9 +107,13 @@ class RealtimeCall:
     def tells(self, event: Mapping[str, object]) -> bool:
         """Whether the client is to be sent `event`, by this call or by anybody in it.
 
-        Those of our extension go over a WebSocket only to clients that use it.
+        Those of our extension go over a WebSocket only to clients that use it, as do everywhere
+        those of vLLM-Omni's API.
         """
-        return self._call.extended or not str(event["type"]).startswith(EXTENSION)
+        kind = str(event["type"])
+        if kind in SERVER_EVENTS:
+            return self._call.omni.is_known
+        return self._call.extended or not kind.startswith(EXTENSION)
 
     def receive(
         self, message: str | bytes, microphone_at: int = -1, *, is_client: bool = True
@@ -125,6 +134,8 @@ class RealtimeCall:
                 check_values(document, self._call.limits)
             if is_client and uses_extension(document):
                 self._call.extended = True
+            if is_client and uses_omni(document):
+                self._call.omni.is_known = True
             reaction = obey(self._call, Fields(document))
         except RequestError as error:
             return replace(self._call.tell([_refusal(error, event_id)]), is_refusal=True)
@@ -144,7 +155,7 @@ class RealtimeCall:
         speech = self._call.speech = OpenSpeech(new_id("item"), max(0, at))
         # Whatever begins from now on answers the user, too.
         self._call.turns.request = "none"
-        return self._call.tell([speech.started()])
+        return self._call.tell([speech.started(), *self._call.kept()])
 
     def speech_ended(self, at: int) -> Reaction:
         """The user stopped at microphone sample `at`: the speech becomes an item."""
@@ -206,8 +217,9 @@ class RealtimeCall:
                 self._call.paused = True
                 self._call.turns.drop_request()
                 return self._call.tell([])
-            case Listened():
-                return Reaction()
+            case Listened(unit=unit):
+                omni = self._call.omni
+                return self._call.tell([omni.listened(unit)]) if omni.is_asked else Reaction()
             case Answered():
                 return self._call.tell_aside(self._call.asides.answered(event))
             case UserText():
@@ -238,6 +250,11 @@ class RealtimeCall:
         events, actions = undo(self._call, command)
         return self._call.tell([_refusal(error, event_id), *events], *actions)
 
+    def expired(self) -> Reaction:
+        """The call has lasted for as long as one may: the last that its client is told."""
+        omni = self._call.omni
+        return self._call.tell([expired_event(), *([omni.expired()] if omni.is_asked else [])])
+
     def due(self, command: Command) -> Command:
         """What to tell the engine for `command` of a reaction now that its turn has come.
 
@@ -267,7 +284,9 @@ class RealtimeCall:
     def playout_cleared(self, turn: int, heard_ms: int, reason: ClearReason) -> Reaction:
         """The queue was dropped; of `turn` the user will have heard `heard_ms`, once what is
         under way has sounded."""
-        return self._call.tell(self._call.responses.playout_cleared(turn, heard_ms, reason))
+        yielded = self._call.yielded(turn, heard_ms, reason)
+        cleared = self._call.responses.playout_cleared(turn, heard_ms, reason)
+        return self._call.tell([*yielded, *cleared])
 
     def heard(self, turn: int, heard_ms: int) -> None:
         """By now the user has heard `heard_ms` of `turn`, and nothing of later turns.
@@ -298,11 +317,13 @@ class RealtimeCall:
 
     def ducked(self, turn: int, at_ms: int) -> Reaction:
         """The agent grew quiet at `at_ms` of `turn`: the user may be barging in."""
-        return self._call.tell([server_event("voice_agent.ducked", turn=turn, at_ms=at_ms)])
+        told = server_event("voice_agent.ducked", turn=turn, at_ms=at_ms)
+        return self._call.tell([told, *self._call.overlapped("ducked", turn, at_ms)])
 
     def resumed(self, turn: int, at_ms: int) -> Reaction:
         """It was no barge-in: the agent goes on where it grew quiet."""
-        return self._call.tell([server_event("voice_agent.resumed", turn=turn, at_ms=at_ms)])
+        told = server_event("voice_agent.resumed", turn=turn, at_ms=at_ms)
+        return self._call.tell([told, *self._call.overlapped("resumed", turn, at_ms)])
 
     # ---- inside -------------------------------------------------------------------------------
 

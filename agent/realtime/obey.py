@@ -29,6 +29,12 @@ from agent.realtime.events import new_id, server_event
 from agent.realtime.fields import Fields, quoted
 from agent.realtime.items import SpokenItem, UserSpeechItem, added, done
 from agent.realtime.new_items import parse_item
+from agent.realtime.omni_requests import (
+    answer_heartbeat,
+    close_session,
+    not_resumed,
+    pass_over,
+)
 from agent.realtime.playback import acknowledge
 from agent.realtime.reaction import (
     Action,
@@ -51,6 +57,8 @@ _RTP_TIMESTAMPS = 2**32
 def obey(call: CallState, event: Fields) -> Reaction:
     """Carry out a client event; `RequestError` says why not."""
     kind = event.text("type", most=256)
+    if kind == "session.resume":
+        raise not_resumed(call.wire)
     act = OBEY.get(kind)
     if act is None:
         raise RequestError(
@@ -79,7 +87,9 @@ def update_session(call: CallState, event: Fields) -> Reaction:
             code="missing_required_parameter",
         )
     before = call.settings
+    document, rate_hz = call.omni.read(document)
     settings = parse_session(document, before, call.abilities, voice_locked=call.spoke)
+    call.omni.rate_hz = rate_hz
     actions: list[Action] = []
     if settings != before:
         command = UpdateSettings(settings)
@@ -103,7 +113,8 @@ def append_input(call: CallState, event: Fields) -> Reaction:
             param="type",
             code="unsupported_over_webrtc",
         )
-    coding, data = call.settings.input_format, event.base64("audio")
+    coding = call.omni.coding(event, call.settings.input_format)
+    data = event.base64("audio")
     call.appended_s += len(data) / sample_bytes(coding) / wire_rate_hz(coding)
     return Reaction(actions=(HearAudio(data, coding),))
 
@@ -112,9 +123,11 @@ def commit_input(call: CallState, event: Fields) -> Reaction:
     """`input_audio_buffer.commit`: only where nothing else ends the user's turn.
 
     The code is the one that stock clients know and take lightly: the detector has already
-    committed what there was.
+    committed what there was. In vLLM-Omni's API a commit leaves it to the model whether it answers.
     """
     if call.settings.turn_detection is not None:
+        if call.omni.is_asked:
+            return Reaction()
         raise RequestError(
             "Turn detection commits the user's audio by itself; set "
             "'session.audio.input.turn_detection' to null to commit it yourself.",
@@ -287,6 +300,14 @@ def cancel(call: CallState, response: Response) -> Reaction:
     return call.tell(call.responses.cancel(response), *actions)
 
 
+def barge_in(call: CallState, event: Fields) -> Reaction:
+    """`barge_in` (vLLM-Omni): no more of what is said now; nothing where the agent is silent."""
+    if call.wire == "webrtc":
+        return clear_output(call, event)
+    active = call.turns.active
+    return cancel(call, active) if active is not None else Reaction()
+
+
 # ---- our extension ----------------------------------------------------------------------------
 
 
@@ -334,6 +355,12 @@ OBEY: dict[str, Obey] = {
     "response.create": create_response,
     "response.cancel": cancel_response,
     "playback.ack": acknowledge,
+    "session.heartbeat": answer_heartbeat,
+    "session.event_ack": pass_over,
+    "session.close": close_session,
+    "input.commit": commit_input,
+    "input.cancel": clear_input,
+    "barge_in": barge_in,
     "voice_agent.pause": pause,
     "voice_agent.resume": resume,
     "voice_agent.listen": listen,

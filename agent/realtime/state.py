@@ -7,11 +7,12 @@ from agent.realtime.events import Event, new_id, server_event
 from agent.realtime.idle import Quiet
 from agent.realtime.items import Items, SpokenItem, UserSpeechItem, added, done
 from agent.realtime.limits import Allowance, Limits, with_limits
+from agent.realtime.omni import Omni, Overlap
 from agent.realtime.reaction import Action, ClearPlayout, Reaction
 from agent.realtime.responses import Responses
 from agent.realtime.settings import session_object
 from agent.realtime.transcripts import impossible
-from agent.realtime.turns import Turns
+from agent.realtime.turns import ClearReason, Turns
 from agent.realtime.updates import Updates
 from agent.types import MIC_RATE_HZ, Abilities, SessionSettings, Wire
 
@@ -74,7 +75,7 @@ class CallState:
         self.appended_s = 0.0
         """The same, of what came inside of events: how long it is."""
         self._extended = wire == "webrtc"
-        self._session_id = new_id("sess")
+        self.omni = Omni(new_id("sess"))
         self._told: tuple[str, int] = ("", 0)
 
     @property
@@ -117,7 +118,8 @@ class CallState:
 
     def session(self) -> dict[str, object]:
         """The session object in force, ready for JSON."""
-        return session_object(self.settings, self.abilities, self._session_id)
+        told = session_object(self.settings, self.abilities, self.omni.session_id)
+        return told | self.omni.told(self.abilities)
 
     def tell(self, events: list[Event], *actions: Action) -> Reaction:
         """The reaction, with `voice_agent.state` behind it where the state changed, and with what
@@ -128,7 +130,31 @@ class CallState:
         if self.opened and (state != told_state or another_turn):
             self._told = (state, turn)
             events = [*events, server_event("voice_agent.state", state=state, turn=turn)]
+        if self.omni.is_asked:
+            events = self.omni.beside(events)
         return Reaction(tuple(with_limits(events, self.allowance)), actions)
+
+    def overlapped(self, overlap: Overlap, turn: int, at_ms: int) -> list[Event]:
+        """What clients of vLLM-Omni's API are told besides when somebody talks over `turn`."""
+        response = self.turns.get(turn)
+        if response is None or not self.omni.is_asked:
+            return []
+        metadata = {"turn": turn, "response_id": response.id, "at_ms": at_ms}
+        return [self.omni.overlapped(overlap, self.settings, metadata)]
+
+    def kept(self) -> list[Event]:
+        """The same where he begins to, and nothing that he says will stop the agent."""
+        detection, playing = self.settings.turn_detection, self.turns.playing
+        if playing is None or detection is None or detection.interrupt_response:
+            return []
+        return self.overlapped("kept", playing.turn, playing.item.sounded_ms or 0)
+
+    def yielded(self, turn: int, heard_ms: int, reason: ClearReason) -> list[Event]:
+        """The same where `turn` falls silent, of which that was heard."""
+        playing = self.turns.playing
+        if reason != "turn_detected" or playing is None or playing.turn != turn:
+            return []
+        return self.overlapped("yielded", turn, heard_ms)
 
     def tell_aside(self, events: list[Event], *actions: Action) -> Reaction:
         """The same of out-of-band responses, whose events change no state."""

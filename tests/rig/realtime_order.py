@@ -11,7 +11,8 @@ response that only calls a function there is no message.
 Responses out of band stand anywhere (`aside_order`), and their items in no conversation.
 
 On a WebSocket there is no output buffer: `response.output_audio.delta` stands within the open
-content part, and a response is done when its last sample was sent.
+content part, and a response is done when its last sample was sent. Where a client asked for
+vLLM-Omni's API, `response.speak` stands in an audio part, once and before anything of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -79,6 +80,8 @@ class _Output:
     seen: list[str] = field(default_factory=list)
     text: str = ""
     audio: bool = False
+    begun: bool = False
+    """Whether any of it was told, or that it is spoken."""
 
 
 @dataclass
@@ -171,6 +174,8 @@ class _Checker:
         if kind == "response.done":
             self._done(event["response"])
             return
+        if kind == "response.listen":
+            return
         response = self.open
         _require(response and event["response_id"] == response.id, "not the open response")
         assert response is not None
@@ -181,6 +186,8 @@ class _Checker:
             self._delta(response, output, event)
         elif kind == SOUND:
             self._sound(output)
+        elif kind == "response.speak":
+            self._speaks(output)
         else:
             self._content_event(response, output, event)
 
@@ -231,11 +238,18 @@ class _Checker:
         if spoken and not self.spoken_by_events:
             _require(response.buffer != "empty", "transcript before output_audio_buffer.started")
         output.text += event["delta"]
+        output.begun = True
 
     def _sound(self, output: _Output) -> None:
         _require(self.spoken_by_events, "sound has a track of its own here")
         _require(output.audio, "sound in a content part that is none")
         _require(output.seen == MESSAGE_START, "sound outside of the open content part")
+        output.begun = True
+
+    def _speaks(self, output: _Output) -> None:
+        _require(output.audio and output.seen == MESSAGE_START, "not in an open audio part")
+        _require(not output.begun, "it speaks already")
+        output.begun = True
 
     def _step(self, output: _Output, kind: str) -> None:
         """The next link of the one chain."""

@@ -73,6 +73,45 @@ class _Tool(_Ours):
     decided_ms: float
 
 
+class _OfSession(_Ours):
+    session_id: str
+
+
+class _Why(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["session.closed"]
+    reason: str
+
+
+class _Ended(_OfSession):
+    reason: str
+
+
+class _Closed(_Ended):
+    event: _Why
+
+
+class _Listen(_OfSession):
+    epoch: int
+    response: dict[str, Any]
+
+
+class _Speak(_Ours):
+    response_id: str
+    item_id: str
+    output_index: int
+    content_index: int
+    metadata: dict[str, Any]
+
+
+class _Overlap(_OfSession):
+    epoch: int
+    policy: str
+    action: Literal["drop", "listen", "barge_in"]
+    reason: str
+    metadata: dict[str, Any]
+
+
 def _openai_models() -> dict[str, TypeAdapter[Any]]:
     """One adapter for each `type`, taken out of the SDK's union."""
     union = get_args(RealtimeServerEvent)[0]
@@ -92,10 +131,23 @@ MODELS: dict[str, TypeAdapter[Any]] = _openai_models() | {
     "voice_agent.tool": TypeAdapter(_Tool),
     "playback.acknowledged": TypeAdapter(_Acknowledged),
 }
+FOR_OMNI: dict[str, TypeAdapter[Any]] = {
+    "response.listen": TypeAdapter(_Listen),
+    "response.speak": TypeAdapter(_Speak),
+    "overlap.decision": TypeAdapter(_Overlap),
+    "session.expired": TypeAdapter(_Ended),
+}
+"""For those alone who connected by `?duplex=1`."""
+OMNI_MODELS: dict[str, TypeAdapter[Any]] = FOR_OMNI | {
+    "session.heartbeat_ack": TypeAdapter(_OfSession),
+    "session.closed": TypeAdapter(_Closed),
+}
+MODELS |= OMNI_MODELS
 
 EXTRA_FIELDS = {
     "session": {"id", "object", "voice_agent"},
 }
+OMNI_FIELDS = {"session": EXTRA_FIELDS["session"] | {"sample_rate_hz", "capabilities"}}
 """What our objects, or OpenAI's own server, hold beyond the SDK's types; by the field's name."""
 
 MEANINGFUL_NULLS = {
@@ -108,13 +160,14 @@ MEANINGFUL_NULLS = {
 NULL_TRANSCRIPT = "user speech that is not written down; stock clients require the field"
 
 
-def check_event(event: object) -> dict[str, Any]:
-    """The event itself, if it is right to the letter; else `SchemaError`."""
+def check_event(event: object, *, is_omni: bool = False) -> dict[str, Any]:
+    """The event itself, if it is right to the letter; else `SchemaError`. `is_omni`: its client
+    connected by `?duplex=1`."""
     if not isinstance(event, Mapping):
         raise SchemaError(f"not an object: {event!r}")
     kind = event.get("type")
     model = MODELS.get(kind) if isinstance(kind, str) else None
-    if model is None:
+    if model is None or (kind in FOR_OMNI and not is_omni):
         raise SchemaError(f"unknown type {kind!r}")
     event_id = event.get("event_id")
     if not isinstance(event_id, str) or not event_id.startswith("event_"):
@@ -125,16 +178,16 @@ def check_event(event: object) -> dict[str, Any]:
     except ValueError as error:
         raise SchemaError(f"{kind}: {error}") from error
     _check_nulls(dict(event), kind)
-    _check_extras(parsed, kind, "")
+    _check_extras(parsed, kind, "", OMNI_FIELDS if is_omni else EXTRA_FIELDS)
     _check_content(event)
     if undescribed := strays(event):
         raise SchemaError("; ".join(undescribed))
     return dict(event)
 
 
-def check_events(events: Iterable[object]) -> list[dict[str, Any]]:
+def check_events(events: Iterable[object], *, is_omni: bool = False) -> list[dict[str, Any]]:
     """All of them, checked one by one; their ids are unique."""
-    checked = [check_event(event) for event in events]
+    checked = [check_event(event, is_omni=is_omni) for event in events]
     ids = [event["event_id"] for event in checked]
     if len(set(ids)) != len(ids):
         raise SchemaError("two events share an event_id")
@@ -158,17 +211,17 @@ def _may_be_null(parent: Mapping[str, object], name: str) -> bool:
     return name in MEANINGFUL_NULLS
 
 
-def _check_extras(value: object, path: str, name: str) -> None:
+def _check_extras(value: object, path: str, name: str, known: Mapping[str, set[str]]) -> None:
     if isinstance(value, BaseModel):
-        unknown = set(value.model_extra or {}) - EXTRA_FIELDS.get(name, set())
+        unknown = set(value.model_extra or {}) - known.get(name, set())
         if unknown:
             raise SchemaError(f"{path}: unknown fields {sorted(unknown)}")
         for field, inner in value:
             if field not in (value.model_extra or {}):
-                _check_extras(inner, f"{path}.{field}", field)
+                _check_extras(inner, f"{path}.{field}", field, known)
     elif isinstance(value, list):
         for inner in value:
-            _check_extras(inner, f"{path}[]", name)
+            _check_extras(inner, f"{path}[]", name, known)
 
 
 def _check_content(event: Mapping[str, Any]) -> None:

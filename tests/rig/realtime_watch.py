@@ -33,12 +33,16 @@ class Watched:
         limits: Limits | None = None,
         wire: Wire = "webrtc",
         allowance: Allowance = tuple,
+        is_omni: bool = False,
     ) -> None:
         settings = settings or SessionSettings(model="echo")
         self.wire = wire
         self.call = RealtimeCall(
             "rtc_test", settings, abilities, limits or Limits(), wire, allowance=allowance
         )
+        self.is_omni = is_omni
+        if is_omni:
+            self.call.use_omni()
         self.events: list[dict[str, Any]] = []
         self.actions: list[Action] = []
         self._generated: dict[int, int] = {}
@@ -46,7 +50,7 @@ class Watched:
 
     def take(self, reaction: Reaction) -> list[dict[str, Any]]:
         """Check and keep what a method of the call returned."""
-        events = [check_event(event) for event in reaction.events]
+        events = [check_event(event, is_omni=self.is_omni) for event in reaction.events]
         self.events += events
         self.actions += reaction.actions
         return events

@@ -22,7 +22,7 @@ async def calling(
             await caller.send("response.cancel")
             await caller.wait_for("response.done")
         yield caller
-        check_order(check_events(caller.events), "websocket")
+        check_order(check_events(caller.events, is_omni="duplex=1" in query), "websocket")
     finally:
         await caller.hang_up()
 

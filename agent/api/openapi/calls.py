@@ -81,6 +81,11 @@ def _socket() -> Schema:
         "parameters": [
             parameter("query", "model", text("Any: the server has one.")),
             parameter("query", "call_id", text("The call to attach to.")),
+            parameter(
+                "query",
+                "duplex",
+                text("`1`: with the events of vLLM-Omni's duplex API, by which it is told apart."),
+            ),
         ],
         "responses": {
             "101": answer("From here on it is a WebSocket."),

@@ -30,6 +30,15 @@ _HELLO = {
     "content": [{"type": "input_text", "text": "Hello"}],
 }
 
+_OMNI = (
+    _event("session.heartbeat", "The client is there (vLLM-Omni).", {}, {}),
+    _event("session.event_ack", "Changes nothing: no event is sent twice (vLLM-Omni).", {}, {}),
+    _event("session.close", "Hang up (vLLM-Omni).", {}, {}),
+    _event("input.commit", "As `input_audio_buffer.commit` (vLLM-Omni).", {}, {}),
+    _event("input.cancel", "As `input_audio_buffer.clear` (vLLM-Omni).", {}, {}),
+    _event("barge_in", "Be silent now (vLLM-Omni).", {}, {}),
+)
+
 CLIENT: dict[str, Schema] = dict(
     (
         _event(
@@ -43,7 +52,13 @@ CLIENT: dict[str, Schema] = dict(
             "input_audio_buffer.append",
             "More of the user's sound (WebSocket only).",
             {"audio": text("Base64, in the session's input format.")},
-            {},
+            {
+                "sample_rate_hz": {
+                    "type": "number",
+                    "enum": [16_000, 24_000],
+                    "description": "Of PCM (vLLM-Omni); without, that of the session.",
+                }
+            },
             audio="AAAAAA==",
         ),
         _event(
@@ -126,6 +141,7 @@ CLIENT: dict[str, Schema] = dict(
             item_id="item_1",
             played_ms=1200,
         ),
+        *_OMNI,
         _event("voice_agent.pause", "Take in nothing, and say nothing, until resumed.", {}, {}),
         _event("voice_agent.resume", "Go on.", {}, {}),
         _event(

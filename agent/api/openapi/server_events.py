@@ -2,6 +2,7 @@
 
 from agent.api.openapi.shapes import (
     Schema,
+    flag,
     just,
     listing,
     maybe,
@@ -54,6 +55,11 @@ _ACKNOWLEDGED = reply(
         "truncate": {"type": "boolean"},
     }
 )
+_SESSION_ID = {"session_id": text("That of the session object.")}
+_EPOCH = _SESSION_ID | {
+    "epoch": whole(0, description="How often an answer or a buffer was given up so far.")
+}
+_WHY = text("For programs.")
 
 
 def _event(kind: str, about: str, *fields: dict[str, Schema]) -> tuple[str, Schema]:
@@ -250,5 +256,55 @@ _OURS = (
         {"call_id": text(), "name": text("Of the function."), "decided_ms": _MS},
     ),
 )
+_LISTENING = reply(
+    {
+        "object": just("realtime.response"),
+        "status": just("listening"),
+        "metadata": reply(
+            {"reason": _WHY, "unit": whole(0, description="Which second of the call.")}
+        ),
+    }
+)
+_OMNI = (
+    _event(
+        "response.listen",
+        "The model took in a second and goes on listening (`?duplex=1`).",
+        _EPOCH,
+        {"response": _LISTENING},
+    ),
+    _event(
+        "response.speak",
+        "The model begins to speak; before the first sound of an answer (`?duplex=1`).",
+        _CONTENT,
+        {"metadata": reply({**_EPOCH, "model_speak": flag()})},
+    ),
+    _event(
+        "overlap.decision",
+        "Somebody talks over the agent: it goes on (`listen`), ducked or not, as `reason` says, "
+        "or falls silent (`barge_in`) (`?duplex=1`).",
+        _EPOCH,
+        {
+            "policy": one_of("barge_in_on_speech", "listen_only"),
+            "action": one_of("listen", "barge_in"),
+            "reason": one_of(
+                "overlap_began", "short_overlap", "overlap_speech", "interruption_off"
+            ),
+            "metadata": reply(_AT_TURN | _RESPONSE_ID),
+        },
+    ),
+    _event("session.heartbeat_ack", "Behind each `session.heartbeat`.", _SESSION_ID),
+    _event(
+        "session.closed",
+        "Behind `session.close`: the call is over.",
+        _SESSION_ID,
+        {"reason": _WHY, "event": reply({"type": just("session.closed"), "reason": _WHY})},
+    ),
+    _event(
+        "session.expired",
+        "The call has lasted for as long as one may; behind the `error` of that (`?duplex=1`).",
+        _SESSION_ID,
+        {"reason": _WHY},
+    ),
+)
 
-SERVER: dict[str, Schema] = dict((*_CONVERSATION, *_BUFFERS, *_RESPONSES, *_OURS))
+SERVER: dict[str, Schema] = dict((*_CONVERSATION, *_BUFFERS, *_RESPONSES, *_OURS, *_OMNI))

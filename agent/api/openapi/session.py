@@ -177,8 +177,26 @@ def _told() -> Schema:
             "max_output_tokens": either(whole(1), _INFINITE),
             "truncation": text(),
             "voice_agent": reply(_EXTENSION, may_lack=("tools",)),
+            "sample_rate_hz": whole(1, description="Of PCM that is appended (`?duplex=1`)."),
+            "capabilities": _capabilities(),
         },
+        may_lack=("sample_rate_hz", "capabilities"),
         about="The session in force.",
+    )
+
+
+def _capabilities() -> Schema:
+    able = ("input_append", "barge_in", "audio_truncate", "multi_session")
+    unable = ("session_lease", "session_resume")
+    return reply(
+        {
+            "implementation_level": just("model_native_duplex"),
+            "chunk_period_ms": whole(1, description="How often the model decides."),
+            "input_modes": listing(text()),
+            **{f"supports_{name}": flag() for name in (*able, *unable)},
+        },
+        may_lack=("implementation_level",),
+        about="What vLLM-Omni's clients are told of the server (`?duplex=1`).",
     )
 
 
