@@ -2,23 +2,29 @@
 
 import dataclasses
 import functools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
+from agent.attendants.asides import Asides, PictureReader
+from agent.attendants.asking import Asker
 from agent.attendants.decision import decision_request
-from agent.attendants.record import Utterance
+from agent.attendants.record import CallRecord, Utterance
 from agent.attendants.transcriber import transcript_request
 from agent.attendants.transcript import Entry
-from agent.chat_types import ChatRequest, ChatToolCall
+from agent.chat_types import ChatRequest, ChatSound, ChatText, ChatToolCall
 from agent.duplex.chat import Chat
 from agent.duplex.chat_prompt import lay_out_chat
 from agent.duplex.content import Senses
 from agent.duplex.model import DuplexModel
 from agent.duplex.tokens import Token
+from agent.realtime.question import Question, Said
+from agent.telemetry import Telemetry
 from agent.types import FloatArray, Tool, Transcription
 from tests.rig import tiny_mind
 from tests.rig.answer_voice import pieces_of
+from tests.rig.attended_call import CHATTING, ScriptedChats
 
 HOURS = Tool(
     "opening_hours",
@@ -89,6 +95,41 @@ def test_golden_a_decision_is_asked_in_the_model_s_own_template(choice: str) -> 
         assert at >= 0, f"{words} is not where it should be in {prompt}"
     assert "Well," not in prompt, "how the agent began to answer tells nothing"
     assert not begins_aloud(request), "functions are called in writing, whatever was heard"
+    assert answered(request) > 0
+
+
+async def asked_aside(question: Question) -> ChatRequest:
+    """What the model is asked for an out-of-band response."""
+    asker = Asker(ScriptedChats(CHATTING), 1)
+    pictures, telemetry = PictureReader(), Telemetry()
+    asides = Asides(CallRecord(), asker, pictures, nullcontext, telemetry)
+    return await asides._request(question)
+
+
+async def test_golden_an_out_of_band_question_is_asked_in_the_model_s_own_template() -> None:
+    called = ChatToolCall("call_1", "opening_hours", '{"day": "Monday"}')
+    said = (
+        Said("user", (ChatText("And on Monday?"),)),
+        Said("assistant", calls=(called,)),
+        Said("tool", (ChatText("from nine"),)),
+        Said("assistant", (ChatText("From nine."),)),
+        Said("user", (ChatSound(sound(1.5)), ChatText("What does he want?"))),
+    )
+    request = await asked_aside(Question("Judge.", said, (HOURS,)))
+    prompt, sounds = laid_out(request)
+    assert sounds == 1
+    at = 0
+    for words in ("system\nJudge.", "<tools>", "And on Monday?", "<tool_call>", "from nine\n",
+                  "assistant\nFrom nine.", "What does he want?\nassistant"):  # fmt: skip
+        at = prompt.find(words, at)
+        assert at >= 0, f"{words} is not where it should be in {prompt}"
+    assert answered(request) > 0
+
+
+async def test_golden_instructions_alone_are_enough_to_answer() -> None:
+    request = await asked_aside(Question("Say good day.", ()))
+    prompt, _ = laid_out(request)
+    assert "system\nSay good day.\nassistant" in prompt
     assert answered(request) > 0
 
 
