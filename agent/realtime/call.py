@@ -217,9 +217,9 @@ class RealtimeCall:
                 self._call.paused = True
                 self._call.turns.drop_request()
                 return self._call.tell([])
-            case Listened(unit=unit):
+            case Listened():
                 omni = self._call.omni
-                return self._call.tell([omni.listened(unit)]) if omni.is_asked else Reaction()
+                return self._call.tell([omni.listened(event.unit)]) if omni.is_asked else Reaction()
             case Answered():
                 return self._call.tell_aside(self._call.asides.answered(event))
             case UserText():
