@@ -129,6 +129,18 @@ def test_items_of_the_conversation_are_named_or_all_of_them_shown() -> None:
     call.finish()
 
 
+@pytest.mark.parametrize(
+    ("asked", "tokens", "told"), [({}, 200, 200), ({"max_output_tokens": "inf"}, None, "inf")]
+)
+def test_its_length_is_bounded_as_the_session_s_unless_it_says_otherwise(
+    asked: dict[str, object], tokens: int | None, told: object
+) -> None:
+    call = Asking(abilities=ABLE, settings=SessionSettings(model="echo", max_output_tokens=200))
+    call.ask(**asked)
+    assert call.question.max_tokens == tokens
+    assert call.last("response.created")["response"]["max_output_tokens"] == told
+
+
 def test_pictures_of_the_conversation_leave_a_mark_and_recordings_are_looked_up(
     call: Asking,
 ) -> None:

@@ -26,6 +26,7 @@ from agent.realtime.limits import Limits
 from agent.realtime.new_items import parse_item
 from agent.realtime.question import ItemSound, PictureFile, Question, Said, SaidPart
 from agent.realtime.response import Response
+from agent.realtime.settings import parse_token_limit
 from agent.realtime.spelling import current_spelling
 from agent.realtime.state import CallState
 from agent.realtime.tools import parse_tools
@@ -47,8 +48,12 @@ def parse_aside(document: object, call: CallState) -> tuple[Response, Question]:
             param=asked.name("conversation"),
         )
     check_asked(asked, call.settings, call.abilities)
-    # A chat calls functions, whatever the conversation does.
-    base = replace(overridden(asked, call.settings, call.abilities), tool_channel="native")
+    base = replace(
+        overridden(asked, call.settings, call.abilities),
+        # A chat knows "inf", and calls functions, whatever the conversation does.
+        max_output_tokens=parse_token_limit(asked, call.settings.max_output_tokens),
+        tool_channel="native",
+    )
     holds = parse_tools(asked, base, replace(call.abilities, tools=True))
     if holds.output_modalities != ("text",):
         raise UnsupportedError(
