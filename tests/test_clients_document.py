@@ -213,6 +213,7 @@ def test_no_example_is_left_out() -> None:
         "ask.py",
         "functions.py",
         "line.py",
+        "mood.py",
         "peer.py",
         "secret.sh",
         "shop.html",
