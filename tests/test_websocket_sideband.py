@@ -94,6 +94,16 @@ async def test_a_sideband_may_send_all_but_sound(server: Running, caller: Socket
     await side.hang_up()
 
 
+async def test_a_sideband_s_event_of_too_many_values_is_looked_at_by_nobody(
+    server: Running, caller: SocketCaller
+) -> None:
+    side = await attached(server, caller.location)
+    await side.send("input_audio_buffer.append", audio="AAAA", pad=[0] * 65_536)
+    error = (await side.wait_for("error"))["error"]
+    assert error["code"] == "message_too_large", "what it asks for was not read"  # type: ignore[index]
+    await side.hang_up()
+
+
 def picture_item() -> dict[str, object]:
     """A message with a picture of a megabyte."""
     noise = np.random.default_rng(3).integers(0, 256, (600, 600, 3), np.uint8)

@@ -2,14 +2,21 @@
 
 import asyncio
 import json
+import sys
 from typing import Self
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from agent.clock import SYSTEM_CLOCK
-from agent.errors import AgentError
-from agent.realtime.client_events import EXTENSION, client_event_id, uses_extension
+from agent.errors import AgentError, RequestError
+from agent.realtime.client_events import (
+    EXTENSION,
+    client_event_id,
+    read_message,
+    uses_extension,
+)
 from agent.realtime.events import Event, error_event, server_event
+from agent.realtime.limits import Limits
 from agent.realtime.omni import SERVER_EVENTS, uses_omni
 from agent.session import Session
 from agent.transport.websocket_pace import DEFAULT_PACE, Pacer
@@ -18,6 +25,8 @@ from agent.transport.websocket_writer import EventWriter
 _MOST_REASON = 100
 """A close frame has room for 123 bytes."""
 _NO_SOUND = "input_audio_buffer.append"
+_LOOKED_AT = Limits(max_sideband_bytes=sys.maxsize)
+"""Of how long an event may be, the socket and the call decide."""
 
 
 class Sideband:
@@ -123,7 +132,6 @@ class Sideband:
 def _event(data: str | bytes) -> Event:
     """What this side looks at itself; empty where it is no event, of which the call tells."""
     try:
-        event = json.loads(data)
-    except (ValueError, RecursionError):
+        return read_message(data, _LOOKED_AT, is_client=False)
+    except RequestError:
         return {}
-    return event if isinstance(event, dict) else {}
