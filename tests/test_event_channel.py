@@ -16,7 +16,8 @@ class OpenChannel:
     readyState = "open"
     bufferedAmount = 0
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = 1 << 20) -> None:
+        self.most_bytes = most_bytes
         self.sent: list[str] = []
         self.listeners: dict[str, Callable[..., None]] = {}
 
@@ -24,6 +25,9 @@ class OpenChannel:
         self.listeners[event] = listener
 
     def send(self, message: str) -> None:
+        """As aiortc's, which takes no more than the far side has said that it does."""
+        if len(message.encode()) > self.most_bytes:
+            raise ValueError("Cannot send message")
         self.sent.append(message)
 
 
@@ -82,3 +86,20 @@ async def test_what_was_read_makes_room() -> None:
         line.comes(large)
         assert await anext(messages) == large
     assert line.reasons == []
+
+
+def test_a_client_is_told_of_an_event_that_its_channel_does_not_take() -> None:
+    line = Line()
+    line.far.most_bytes = 1_000
+    line.events.send(json.dumps({"type": "conversation.item.added", "item": "x" * 1_000}))
+    line.events.send('{"type": "response.created"}')
+    lost, following = map(json.loads, line.far.sent)
+    assert (lost["type"], lost["error"]["code"]) == ("error", "event_too_large")
+    assert (following["type"], line.reasons) == ("response.created", [])
+
+
+async def test_a_channel_that_takes_nothing_ends_the_connection_and_nothing_else() -> None:
+    line = Line()
+    line.far.most_bytes = 1
+    line.events.send('{"type": "response.created"}')
+    assert [type(reason) for reason in line.reasons] == [TransportClosed]

@@ -145,6 +145,25 @@ async def test_a_sideband_shows_a_webrtc_call_pictures_that_its_own_channel_does
     await caller.close()
 
 
+async def test_what_a_sideband_writes_may_be_longer_than_a_data_channel_takes(
+    server: Running,
+) -> None:
+    caller = Caller(server.url)
+    await caller.dial()
+    side = await attached(server, caller.location)
+    part = {"type": "input_text", "text": "\N{GRINNING FACE}" * 32_768}
+    item = {"type": "message", "role": "user", "content": [part]}
+    await side.send("conversation.item.create", item=item)
+    done = await side.wait_for("conversation.item.done")
+    assert done["item"]["content"] == [part]  # type: ignore[index]
+    error = (await caller.wait_for("error"))["error"]
+    assert error["code"] == "event_too_large"  # type: ignore[index]
+    await side.send("input_audio_buffer.clear")
+    await caller.wait_for("input_audio_buffer.cleared")
+    await side.hang_up()
+    await caller.close()
+
+
 async def test_a_sideband_is_told_of_our_extension_once_it_uses_it(
     server: Running, caller: SocketCaller
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.clock import SYSTEM_CLOCK, Clock
 from agent.errors import SessionError, TransportClosed
+from agent.realtime.events import error_event
 from agent.transport.websocket_pace import DEFAULT_PACE, Pacer, too_many_events
 
 EVENTS_LABEL = "oai-events"
@@ -52,14 +53,31 @@ class EventChannel:
             yield message
 
     def send(self, message: str) -> None:
-        """Send one event; a peer that lets more than 1 MiB pile up is disconnected."""
+        """Send one event; a peer that lets more than 1 MiB pile up is disconnected.
+
+        In place of one that is longer than its side takes, it is told that there was one.
+        """
         channel = self._channel
         if channel is None or channel.readyState != "open":
             return
         if channel.bufferedAmount > _MAX_BUFFERED_BYTES:
             self._end(TransportClosed("the peer does not read its events"))
             return
-        channel.send(message)
+        try:
+            channel.send(message)
+        except ValueError:
+            self._tell_of_lost(message)
+
+    def _tell_of_lost(self, message: str) -> None:
+        text = (
+            f"An event of {len(message)} characters is longer than your data channel takes "
+            "('max-message-size' of its description) and was not sent; a WebSocket takes it."
+        )
+        lost = error_event(text, kind="server_error", code="event_too_large")
+        try:
+            self._channel.send(json.dumps(lost))
+        except ValueError:
+            self._end(TransportClosed("the peer takes no event of any length"))
 
     def finish(self) -> None:
         """No more messages; to be called once."""
