@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agent.attendants import asides
 from agent.attendants.staff import StaffRules
 from agent.chat_types import (
     ChatDelta,
@@ -171,6 +172,24 @@ async def test_the_end_of_an_utterance_is_waited_for(begin: Begin) -> None:
     assert shown(call)[1] == ("user", [6_400])
 
 
+async def test_an_end_that_does_not_come_is_waited_for_once_however_often_it_is_named(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", asides.__name__)
+    monkeypatch.setattr(asides, "SOUND_WAIT_S", 0.001)
+    call = await begin()
+    await call.listen(200)
+    await call.hear(SpeechStarted(3_200))
+    await call.listen(400, level=0.1)
+    await call.hear(SpeechEnded(9_600))
+    item_id = call.events("input_audio_buffer.committed")[-1]["item_id"]
+    await ask(call, input=[reference(item_id)] * 5)
+    while not call.chats.asked:
+        await asyncio.sleep(0.001)
+    assert len(shown(call)) == 6
+    assert [one.message for one in caplog.records] == ["an utterance has no end yet"]
+
+
 async def test_pictures_and_sound_of_its_own_are_shown(begin: Begin) -> None:
     call = await begin()
     file = io.BytesIO()
@@ -189,10 +208,49 @@ async def test_pictures_and_sound_of_its_own_are_shown(begin: Begin) -> None:
     assert isinstance(sound, ChatSound) and len(sound.samples) == 3_200
 
 
+def pictured() -> list[dict[str, Any]]:
+    """A message with nothing but a file of three bytes."""
+    content = [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]
+    return [{"type": "message", "role": "user", "content": content}]
+
+
+async def test_no_picture_is_unpacked_for_one_that_waits(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacked, it takes a thousand times its file."""
+    unpacked: list[bytes] = []
+
+    async def read(_: object, file: bytes) -> ChatPicture:
+        unpacked.append(file)
+        return ChatPicture(np.zeros((1, 1, 3), np.uint8))
+
+    monkeypatch.setattr(asides.PictureReader, "read", read)
+    call = await begin(rules=StaffRules(max_asides=1))
+    await ask(call)
+    await ask(call, input=pictured())
+    assert (len(call.chats.asked), unpacked) == (1, [])
+    await call.chats.asked[0].say("one")
+    assert (len(call.chats.asked), unpacked) == (2, [bytes(3)])
+
+
+async def test_what_takes_too_long_to_unpack_is_given_up(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(_: object, file: bytes) -> ChatPicture:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(asides.PictureReader, "read", read)
+    call = await begin(rules=StaffRules(aside_timeout_s=0.01))
+    response_id = await ask(call, input=pictured())
+    while not counted(call, "timeout"):
+        await call.listen(10)
+    assert done(call, response_id)["status_details"]["error"]["code"] == "timeout"
+
+
 async def test_a_picture_that_is_none_fails_that_response_alone(begin: Begin) -> None:
     call = await begin()
-    content = [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]
-    response_id = await ask(call, input=[{"type": "message", "role": "user", "content": content}])
+    response_id = await ask(call, input=pictured())
     while not call.events("response.done"):
         await asyncio.sleep(0.001)
         await settle()

@@ -41,7 +41,7 @@ Admit: TypeAlias = Callable[[], AbstractContextManager[None]]
 """Counts one chat of whoever calls while it is entered; `QuotaError` when they may not."""
 
 SOUND_WAIT_S = 2.0
-"""How long the end of an utterance is waited for, which the engine is told second by second."""
+"""How long the ends of utterances are waited for, which the engine is told second by second."""
 _UNHEARD = "[something was said that nobody has written down]"
 
 
@@ -135,7 +135,9 @@ class Asides:
             desk.says(Answered(response_id, event))
 
         with self._admit():
-            await self._asker.follow(await self._request(question), tell)
+            await self._until_heard(question)
+            # Pictures take a thousand times their file: none is unpacked that has to wait.
+            await self._asker.follow(partial(self._request, question), tell)
 
     def _over(
         self, response_id: str, began_s: float, desk: CallDesk, answering: "asyncio.Future[None]"
@@ -171,22 +173,27 @@ class Asides:
             case PictureFile(file=file):
                 return await self._pictures.read(file)
             case ItemSound(item_id=item_id):
-                return await self._sound_of(item_id)
+                return self._sound_of(item_id)
         return part
 
-    async def _sound_of(self, item_id: str) -> ChatPart:
+    def _sound_of(self, item_id: str) -> ChatPart:
         """How it sounds; its words, where somebody has written them down meanwhile."""
-        try:
-            async with asyncio.timeout(SOUND_WAIT_S):
-                while self._record.awaits(item_id):
-                    self._heard.clear()
-                    await self._heard.wait()
-        except TimeoutError:
-            log.debug("item %s has no end yet", item_id)
         entry = self._record.transcript.find(item_id)
         if entry is None or entry.sound is None or not len(entry.sound):
             return ChatText(entry.text if entry is not None and entry.text else _UNHEARD)
         return ChatSound(entry.sound)
+
+    async def _until_heard(self, question: Question) -> None:
+        """Until all that is to be heard has come in; no longer than `SOUND_WAIT_S`."""
+        parts = [part for said in question.said for part in said.parts]
+        named = {part.item_id for part in parts if isinstance(part, ItemSound)}
+        try:
+            async with asyncio.timeout(SOUND_WAIT_S):
+                while any(map(self._record.awaits, named)):
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            log.debug("an utterance has no end yet")
 
 
 def _outcome(error: BaseException | None) -> str:

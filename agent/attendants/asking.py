@@ -5,7 +5,7 @@ are late, and one slot stays free for a call. Beyond that, this keeps how many t
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -45,10 +45,15 @@ class Asker:
             async with _left(self._engine.chat(request)) as events:
                 return await _whole(events)
 
-    async def follow(self, request: ChatRequest, tell: Callable[[ChatEvent], None]) -> None:
-        """`tell` each piece of the answer as it comes, to the end. Raises as `ask` does."""
+    async def follow(
+        self, request: Callable[[], Awaitable[ChatRequest]], tell: Callable[[ChatEvent], None]
+    ) -> None:
+        """`tell` each piece of the answer as it comes, to the end. Raises as `ask` does.
+
+        `request` is made when there is a place for it, and in its time: it may hold a lot.
+        """
         async with asyncio.timeout(self._timeout_s), self._places:
-            async with _left(self._engine.chat(request)) as events:
+            async with _left(self._engine.chat(await request())) as events:
                 async for event in events:
                     tell(event)
 
