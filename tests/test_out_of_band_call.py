@@ -172,11 +172,13 @@ async def calling(server: KeyedServer, key: str) -> AsyncIterator[SocketCaller]:
 
 
 async def ended(caller: SocketCaller, **more: object) -> dict[str, Any]:
-    """Ask; the response as it ended."""
-    known = len(caller.events)
-    await caller.send("response.create", response=asked(**more))
-    created: Any = await caller.wait_for("response.created", after=known)
-    done: Any = await caller.wait_for("response.done", of(created["response"]["id"]))
+    """Ask; the response as it ended, known by its mark: others begin and end meanwhile."""
+    mark = {"mark": str(len(caller.events))}
+    await caller.send("response.create", response=asked(metadata=mark, **more))
+    done: Any = await caller.wait_for(
+        "response.done",
+        lambda event: event["response"].get("metadata") == mark,  # type: ignore[attr-defined]
+    )
     response: dict[str, Any] = done["response"]
     return response
 
