@@ -172,21 +172,22 @@ async def test_the_end_of_an_utterance_is_waited_for(begin: Begin) -> None:
     assert shown(call)[1] == ("user", [6_400])
 
 
-async def test_an_end_that_does_not_come_is_waited_for_once_however_often_it_is_named(
+async def test_ends_that_do_not_come_are_waited_for_once_however_many_are_named(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", asides.__name__)
     monkeypatch.setattr(asides, "SOUND_WAIT_S", 0.001)
     call = await begin()
-    await call.listen(200)
-    await call.hear(SpeechStarted(3_200))
-    await call.listen(400, level=0.1)
-    await call.hear(SpeechEnded(9_600))
-    item_id = call.events("input_audio_buffer.committed")[-1]["item_id"]
-    await ask(call, input=[reference(item_id)] * 5)
+    for start in range(0, 12_800, 3_200):
+        await call.hear(SpeechStarted(start))
+        await call.listen(100, level=0.1)
+        await call.hear(SpeechEnded(start + 1_600))
+        await call.listen(100)
+    spoken = [event["item_id"] for event in call.events("input_audio_buffer.committed")]
+    await ask(call, input=[reference(item_id) for item_id in spoken])
     while not call.chats.asked:
         await asyncio.sleep(0.001)
-    assert len(shown(call)) == 6
+    assert len(spoken) == 4 and len(shown(call)) == 1 + 4
     assert [one.message for one in caplog.records] == ["an utterance has no end yet"]
 
 

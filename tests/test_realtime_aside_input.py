@@ -129,6 +129,14 @@ def test_items_of_the_conversation_are_named_or_all_of_them_shown() -> None:
     call.finish()
 
 
+def test_the_sound_of_an_item_is_shown_once(call: Asking) -> None:
+    named = {"type": "item_reference", "id": call.user_says()}
+    call.ask(input=[named])
+    assert len(call.shown()) == 1
+    twice = {"conversation": "none", "output_modalities": WRITTEN, "input": [named, named]}
+    assert call.refused("response.create", response=twice) == ("invalid_value", "response.input")
+
+
 @pytest.mark.parametrize(
     ("asked", "tokens", "told"), [({}, 200, 200), ({"max_output_tokens": "inf"}, None, "inf")]
 )

@@ -179,7 +179,8 @@ class Conversation:
         self._settle(unit, senses, outcome, speech.sounds(outcome, len(states), len(codes)))
         memory.is_uncut = True
         call = self._called(outcome)
-        result = UnitResult(unit.index, outcome, text, tuple(codes), 0, call=call)
+        taken = memory.context_tokens
+        result = UnitResult(unit.index, outcome, text, tuple(codes), taken, call=call)
         # A cut is in the books first, which tell what a turn took.
         said = () if say is None else (say(result),)
         yield from alongside(self._context.forget(), *said)

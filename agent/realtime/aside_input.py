@@ -188,6 +188,15 @@ def _part(command: Command) -> SaidPart:
 
 def _check_sizes(asked: Fields, said: tuple[Said, ...], limits: Limits) -> None:
     parts = [part for one in said for part in one.parts]
+    # What is known of the sounds of all items together is bounded: each once is, too.
+    named = [part.item_id for part in parts if isinstance(part, ItemSound)]
+    if len(set(named)) < len(named):
+        raise RequestError(
+            f"'{asked.name('input')}' refers to the sound of an item more than once; refer to it "
+            "once.",
+            param=asked.name("input"),
+            code="invalid_value",
+        )
     pictures = sum(isinstance(part, PictureFile) for part in parts)
     samples = sum(len(part.samples) for part in parts if isinstance(part, ChatSound))
     for what, size, most in (
