@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,7 +58,9 @@ class RoundLike(Protocol):
     @property
     def done(self) -> bool: ...
 
-    def finish(self) -> tuple[FloatArray, Finite]: ...
+    def finish(self) -> tuple[FloatArray, Finite]:
+        """What lasts until another round is begun."""
+        ...
 
 
 class MachineLike(Protocol):
@@ -133,11 +135,14 @@ class _Job:
         """What whoever pushed is told: that it failed too, of a turn that was to end."""
         if self.error is None and self.failure and self.push.last:
             self.error = VocoderError(self.failure)
-        return self.error or np.concatenate([np.zeros(0, np.float32), *self.made])
+        if self.error is not None:
+            return self.error
+        if len(self.made) == 1:
+            return self.made[0]
+        return np.concatenate([np.zeros(0, np.float32), *self.made])
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A chunk in a round, and the state before it."""
 
     job: _Job
@@ -166,9 +171,10 @@ class Batch:
         while waiting := [job for job in self._jobs if job.waits]:
             for at in range(0, len(waiting), machine.most):
                 self._begin_round(waiting[at : at + machine.most])
-        with machine.working():
-            for job in alone:
-                job.say()
+        if alone:
+            with machine.working():
+                for job in alone:
+                    job.say()
 
     @property
     def done(self) -> bool:
@@ -190,21 +196,22 @@ class Batch:
 
     def _begin_round(self, jobs: Sequence[_Job]) -> None:
         self._finish_rounds(_MOST_ROUNDS - 1)
-        plans, entries = [], []
+        plans = np.zeros((len(jobs), self._machine.rules.layout.columns), np.int64)
+        entries: list[_Entry] = []
         for job in jobs:
-            made = self._planned(job)
+            made = self._planned(job, plans[len(entries)])
             if made is None:
                 continue
             chunk, before = made
-            plans.append(chunk.numbers)
             entries.append(_Entry(job, job.begun, before, chunk.samples))
             job.turn.advance(chunk.after)
             job.begun += 1
-        if plans:
-            self._rounds.append((self._machine.begin(np.stack(plans)), entries))
+        if entries:
+            self._rounds.append((self._machine.begin(plans[: len(entries)]), entries))
 
-    def _planned(self, job: _Job) -> tuple[Planned, TurnState] | None:
-        """The job's next chunk and the state before it; none where the turn goes on by itself."""
+    def _planned(self, job: _Job, row: Numbers) -> tuple[Planned, TurnState] | None:
+        """The job's next chunk, in a row of the plans, and the state before it; none where the
+        turn goes on by itself."""
         for is_settled in (False, True):
             memory = job.turn.memory
             if memory is None or not job.waits:
@@ -212,7 +219,7 @@ class Batch:
             voice, state = memory
             rules, rooms = self._machine.rules, self._machine.rooms
             try:
-                return planned(state, voice, job.chunks[job.begun], rules, rooms), state
+                return planned(state, voice, job.chunks[job.begun], rules, rooms, row), state
             except Full:
                 pass
             if is_settled:
@@ -232,7 +239,8 @@ class Batch:
                 if job.is_alone:
                     continue
                 if finite[row] and np.isfinite(piece).all():
-                    job.made.append(job.turn.heard(piece))
+                    # A copy: the machine's next round may write where this one's sound is.
+                    job.made.append(job.turn.heard(piece).copy())
                 else:
                     with self._machine.working():
                         job.fall_back(entry.before, entry.number)

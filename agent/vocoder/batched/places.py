@@ -2,13 +2,14 @@
 
     lease = places.take(50)   # Full when there are not so many
     other = lease.of(lease.numbers[:20])  # the same places, held once more
+    rows = Rows((lease,), 50).with_newer(places.take(25), 60)  # of several leases, the last 60
 
 A place is free again when nobody holds a lease of it any more. Whoever reads or writes the store
 does so on one stream of the device, so a place may be given away while work on it is still to come.
 """
 
-import weakref
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -28,44 +29,97 @@ class Places:
     def __init__(self, count: int, first: int = 0) -> None:
         self._free = np.arange(first + count - 1, first - 1, -1, dtype=np.int64)
         self._left = count
-        self._holders = np.zeros(first + count, np.int64)
+        # Beside a place's first lease. Nearly all places have one, and it is not counted.
+        self._others = np.zeros(first + count, np.int64)
+        self._ended: deque[tuple[Numbers, bool]] = deque()
         self.count = count
 
     @property
     def left(self) -> int:
         """How many are free."""
+        self._collect()
         return self._left
 
     def take(self, count: int) -> "Lease":
         """So many of the free ones; `Full`."""
-        if count > self._left:
+        if self._ended:
+            self._collect()
+        left = self._left - count
+        if left < 0:
             raise Full
-        self._left -= count
-        return self._held(self._free[self._left : self._left + count][::-1].copy())
+        numbers = self._free[left : self._left][::-1].copy()
+        self._left = left
+        return Lease(numbers, self)
 
-    def _held(self, numbers: Numbers) -> "Lease":
-        self._holders[numbers] += 1
-        lease = Lease(numbers, self)
-        weakref.finalize(lease, self._give_back, numbers)
-        return lease
+    def _collect(self) -> None:
+        """Take back what was held by leases that are no more."""
+        while self._ended:
+            numbers, is_shared = self._ended.popleft()
+            free = self._without_others(numbers) if is_shared else numbers
+            end = self._left + len(free)
+            self._free[self._left : end] = free
+            self._left = end
 
-    def _give_back(self, numbers: Numbers) -> None:
-        self._holders[numbers] -= 1
-        free = numbers[self._holders[numbers] == 0]
-        self._free[self._left : self._left + len(free)] = free
-        self._left += len(free)
+    def _without_others(self, numbers: Numbers) -> Numbers:
+        others = self._others[numbers]
+        self._others[numbers] = np.maximum(others - 1, 0)
+        free: Numbers = numbers[others == 0]
+        return free
 
 
-@dataclass(frozen=True, eq=False)
 class Lease:
-    """Places that are held as long as this lives."""
+    """Places that are held as long as this lives; its numbers are never changed."""
 
-    numbers: Numbers
-    _places: Places = field(repr=False)
+    __slots__ = ("_is_shared", "_places", "count", "numbers")
+
+    def __init__(self, numbers: Numbers, places: Places, *, is_shared: bool = False) -> None:
+        self.numbers = numbers
+        self.count = len(numbers)
+        self._places = places
+        # Whether others hold some of them too, or did.
+        self._is_shared = is_shared
 
     def of(self, numbers: Numbers) -> "Lease":
-        """Some places of this one, or of others that are held now, held by themselves."""
-        return self._places._held(numbers)
+        """Some places of this one, held by themselves."""
+        self._is_shared = True
+        self._places._others[numbers] += 1
+        return Lease(numbers, self._places, is_shared=True)
+
+    def part(self, first: int, end: int) -> "Lease":
+        """Those from its `first` to its `end`; itself where these are all."""
+        return self if end - first == self.count else self.of(self.numbers[first:end])
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return self.count
+
+    def __del__(self) -> None:
+        # Only noted, as it may end anywhere: on another thread, or amid `take`.
+        self._places._ended.append((self.numbers, self._is_shared))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Places of several leases, in that order: so many."""
+
+    leases: tuple[Lease, ...] = ()
+    count: int = 0
+
+    @property
+    def numbers(self) -> Numbers:
+        """Of all of them."""
+        return np.concatenate([np.zeros(0, np.int64), *(one.numbers for one in self.leases)])
+
+    def with_newer(self, fresh: Lease, most: int) -> "Rows":
+        """These and others behind them: of all the last ones, at most so many."""
+        leases, count = (*self.leases, fresh), self.count + fresh.count
+        if count <= most:
+            return Rows(leases, count)
+        forgotten, at = count - most, 0
+        while forgotten >= leases[at].count:
+            forgotten -= leases[at].count
+            at += 1
+        oldest = leases[at].part(forgotten, leases[at].count)
+        return Rows((oldest, *leases[at + 1 :]), most)
+
+    def __len__(self) -> int:
+        return self.count

@@ -5,19 +5,26 @@ that went wrong can be made again from the state before it, and to clone a strea
 state.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from agent.vocoder.batched.layout import Capacity, Layout, MemoryColumns
-from agent.vocoder.batched.places import Full, Lease, Numbers, Places
+from agent.vocoder.batched.places import Full, Lease, Numbers, Places, Rows
 from agent.vocoder.batched.window import Reach, WindowState, widened
 from agent.vocoder.config import FRAMES_PER_TOKEN
 from agent.vocoder.flow import RECENT_FRAMES, RECENT_TOKENS, EstimatorMemory, NoisePlace
 
+Runs: TypeAlias = Sequence[range]
+"""Frames, as unbroken runs."""
+
 _MOST_STRETCHES = 2
 """Of a voice's frames, which the plan has columns for; no policy leaves more."""
+_NO_RUN = range(0)
+_FORGOTTEN = -1
+"""In a plan, instead of the row of what is forgotten at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +50,31 @@ class VoicePlace:
     """Where the noise of its sound starts."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnState:
+class TurnState(NamedTuple):
     """A turn between two chunks; the leases hold its places as long as this lives."""
 
     slot: Lease
-    token_rows: Lease  # oldest first
-    mel_rows: Lease
-    rows: Lease  # of the estimator, newest chunk in front, each ascending
-    held: Numbers  # the frames of those rows
-    prompt: Numbers  # the frames of the voice that are still remembered
+    token_rows: Rows  # oldest first
+    mel_rows: Rows
+    rows: Rows  # of the estimator, newest chunk in front, each ascending
+    held_runs: Runs  # the frames of those rows, one for each lease
+    prompt_runs: Runs  # the frames of the voice that are still remembered
     position: int
-    window: WindowState = field(default_factory=WindowState)
+    window: WindowState
+
+    @property
+    def held(self) -> Numbers:
+        """The frames of the estimator's rows, in their order."""
+        return _spelt(self.held_runs)
+
+    @property
+    def prompt(self) -> Numbers:
+        """Those of the voice."""
+        return _spelt(self.prompt_runs)
+
+
+def _spelt(runs: Runs) -> Numbers:
+    return np.concatenate([np.arange(0), *(np.arange(run.start, run.stop) for run in runs)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +86,7 @@ class Chunk:
     final: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """A chunk's plan, the state after it, and how many samples it says."""
 
     numbers: Numbers
@@ -89,134 +108,197 @@ class Rules:
 def begun(voice: VoicePlace, rooms: Rooms) -> TurnState:
     """A turn's state before its first chunk."""
     frames = FRAMES_PER_TOKEN * voice.prompt_tokens
-    nothing = np.zeros(0, np.int64)
+    nothing = Rows()
     return TurnState(
-        voice.slot,
-        rooms.token_rows.take(0),
-        rooms.mel_rows.take(0),
-        rooms.estimator_rows.take(0),
-        nothing,
-        np.arange(frames),
-        frames,
+        voice.slot, nothing, nothing, nothing, (), (range(frames),), frames, WindowState()
     )
 
 
 def planned(
-    state: TurnState, voice: VoicePlace, chunk: Chunk, rules: Rules, rooms: Rooms
+    state: TurnState,
+    voice: VoicePlace,
+    chunk: Chunk,
+    rules: Rules,
+    rooms: Rooms,
+    numbers: Numbers | None = None,
 ) -> Planned:
-    """What this chunk does; `Full` when there is no room for what is or is to be remembered."""
-    layout, count = rules.layout, FRAMES_PER_TOKEN * chunk.count
-    if chunk.count > rules.capacity.hop_tokens:
-        raise Full
-    numbers = np.zeros(layout.columns, np.int64)
-    slot = rooms.slots.take(1)
-    sizes = (chunk.count, len(chunk.tokens), count, _noise_frame(state, rules))
-    numbers[layout.source] = state.slot.numbers[0]
-    numbers[[layout.target, layout.tokens, layout.tokens_in, layout.frames, layout.noise]] = (
-        slot.numbers[0],
-        *sizes,
-    )
-    numbers[layout.ids : layout.ids + len(chunk.tokens)] = chunk.tokens
+    """What this chunk does; `Full` when there is no room for what is or is to be remembered.
+
+    The plan is written into `numbers`, a row of zeros, which `Full` leaves as it is; or a new one.
+    """
+    _require_room(state, chunk, rules)
+    slot, fresh = rooms.slots.take(1), _Fresh.of(rooms, chunk.count)
+    if numbers is None:
+        numbers = np.zeros(rules.layout.columns, np.int64)
     window, window_state = widened(
-        state.window, count, rules.reach, voice.noise_row, last=chunk.final
+        state.window, fresh.rows.count, rules.reach, voice.noise_row, last=chunk.final
     )
-    numbers[layout.window.old : layout.window.old + len(window.numbers)] = window.numbers
-    memories = _Memories(numbers, voice, rooms)
-    token_rows, mel_rows = memories.encoder(state, chunk.count, layout)
-    rows, held, prompt = memories.estimator(state, count, rules)
-    after = replace(
-        state,
-        slot=slot,
-        token_rows=token_rows,
-        mel_rows=mel_rows,
-        rows=rows,
-        held=held,
-        prompt=prompt,
-        position=state.position + count,
-        window=window_state,
+    _write_chunk(numbers, state, chunk, slot, rules)
+    numbers[rules.layout.window.old : rules.layout.window.old + len(window)] = window
+    token_rows, mel_rows = _encoder(numbers, state, voice, fresh, rules.layout)
+    rows, held_runs, prompt_runs = _estimator(numbers, state, voice, fresh.rows, rules)
+    position = state.position + fresh.rows.count
+    after = TurnState(
+        slot, token_rows, mel_rows, rows, held_runs, prompt_runs, position, window_state
     )
     return Planned(numbers, after, window.said)
+
+
+def _require_room(state: TurnState, chunk: Chunk, rules: Rules) -> None:
+    capacity = rules.capacity
+    if (
+        chunk.count > capacity.hop_tokens
+        or len(state.prompt_runs) > _MOST_STRETCHES
+        or state.rows.count > capacity.turn_frames
+    ):
+        raise Full
+
+
+class _Fresh(NamedTuple):
+    """The places of a chunk's rows."""
+
+    token_rows: Lease
+    mel_rows: Lease
+    rows: Lease
+
+    @classmethod
+    def of(cls, rooms: Rooms, tokens: int) -> "_Fresh":
+        """For so many tokens; `Full`."""
+        frames = FRAMES_PER_TOKEN * tokens
+        return cls(
+            rooms.token_rows.take(tokens),
+            rooms.mel_rows.take(frames),
+            rooms.estimator_rows.take(frames),
+        )
+
+
+# ---- a plan's numbers ---------------------------------------------------------------------------
+#
+# Columns that stand side by side are written at once: this is done for each chunk of each stream
+# before any of them begins.
+
+
+def _write_chunk(
+    numbers: Numbers, state: TurnState, chunk: Chunk, slot: Lease, rules: Rules
+) -> None:
+    layout, tokens = rules.layout, len(chunk.tokens)
+    numbers[layout.source : layout.noise + 1] = (
+        state.slot.numbers[0],
+        slot.numbers[0],
+        chunk.count,
+        tokens,
+        FRAMES_PER_TOKEN * chunk.count,
+        _noise_frame(state, rules),
+    )
+    numbers[layout.ids : layout.ids + tokens] = chunk.tokens
 
 
 def _noise_frame(state: TurnState, rules: Rules) -> int:
     if rules.noise_place == "absolute":
         return state.position
-    return len(state.held) + len(state.prompt)
+    return state.rows.count + sum(map(len, state.prompt_runs))
 
 
-@dataclass(frozen=True, slots=True)
-class _Memories:
-    """Writes into a plan what of each memory is read, and where the chunk's rows go."""
+def _encoder(
+    numbers: Numbers, state: TurnState, voice: VoicePlace, fresh: _Fresh, layout: Layout
+) -> tuple[Rows, Rows]:
+    """The rows of both rates that are remembered then: the newest two seconds."""
+    tokens, frames = voice.prompt_tokens, FRAMES_PER_TOKEN * voice.prompt_tokens
+    columns, of_voice = layout.token_memory, (voice.token_memory, tokens)
+    _write_memory(numbers, columns, of_voice, (range(tokens),), state.token_rows)
+    token_rows = _newest(numbers, columns, state.token_rows, fresh.token_rows, RECENT_TOKENS)
+    columns, of_voice = layout.mel_memory, (voice.mel_memory, frames)
+    _write_memory(numbers, columns, of_voice, (range(frames),), state.mel_rows)
+    mel_rows = _newest(numbers, columns, state.mel_rows, fresh.mel_rows, RECENT_FRAMES)
+    return token_rows, mel_rows
 
-    numbers: Numbers
-    voice: VoicePlace
-    rooms: Rooms
 
-    def encoder(self, state: TurnState, tokens: int, layout: Layout) -> tuple[Lease, Lease]:
-        """The rows of both rates that are remembered then: the newest two seconds."""
-        voice, rooms = self.voice, self.rooms
-        self._voice(layout.token_memory, voice.token_memory, voice.prompt_tokens)
-        frames = FRAMES_PER_TOKEN * voice.prompt_tokens
-        self._voice(layout.mel_memory, voice.mel_memory, frames)
-        made = (
-            (layout.token_memory, rooms.token_rows, state.token_rows, tokens, RECENT_TOKENS),
-            (layout.mel_memory, rooms.mel_rows, state.mel_rows, 2 * tokens, RECENT_FRAMES),
-        )
-        leases = []
-        for columns, places, old, count, most in made:
-            fresh = places.take(count)
-            rows = np.concatenate([old.numbers, fresh.numbers])
-            forgotten = max(0, len(rows) - most)
-            lasting = fresh.numbers.copy()
-            lasting[: max(0, forgotten - len(old))] = -1
-            self._turn(columns, old.numbers, lasting)
-            leases.append(fresh.of(rows[forgotten:]))
-        return leases[0], leases[1]
+def _newest(numbers: Numbers, columns: MemoryColumns, old: Rows, fresh: Lease, most: int) -> Rows:
+    _write_fresh(numbers, columns, fresh, [(max(0, fresh.count - most), fresh.count)])
+    return old.with_newer(fresh, most)
 
-    def estimator(
-        self, state: TurnState, count: int, rules: Rules
-    ) -> tuple[Lease, Numbers, Numbers]:
-        """The rows that are remembered then, their frames, and the frames of the voice."""
-        columns, places = rules.layout.estimator_memory, self.rooms.estimator_rows
-        prompt_frames = FRAMES_PER_TOKEN * self.voice.prompt_tokens
-        self._voice(columns, self.voice.estimator_memory, prompt_frames)
-        stretches = runs_of(state.prompt)
-        if len(stretches) > _MOST_STRETCHES or len(state.rows) > rules.capacity.turn_frames:
-            raise Full
-        for (first, length), column in zip(
-            stretches, (columns.first, columns.second), strict=False
-        ):
-            self.numbers[[column, column + 1]] = first, length
-        fresh = places.take(count)
-        turn = np.concatenate([np.arange(state.position, state.position + count), state.held])
-        rows = np.concatenate([fresh.numbers, state.rows.numbers])
-        held = np.concatenate([turn, state.prompt])
-        kept = kept_places(held, prompt_frames, rules.estimator_memory)
-        of_turn, of_voice = kept[kept < len(turn)], kept[kept >= len(turn)]
-        lasting = np.full(count, -1)
-        lasting[of_turn[of_turn < count]] = fresh.numbers[of_turn[of_turn < count]]
-        self._turn(columns, state.rows.numbers, lasting)
-        return fresh.of(rows[of_turn]), turn[of_turn], held[of_voice]
 
-    def _voice(self, columns: MemoryColumns, at: int, rows: int) -> None:
-        self.numbers[[columns.voice, columns.voice_rows]] = at, rows
-        self.numbers[[columns.first, columns.first_count]] = 0, rows
+def _estimator(
+    numbers: Numbers, state: TurnState, voice: VoicePlace, fresh: Lease, rules: Rules
+) -> tuple[Rows, Runs, Runs]:
+    """The rows that are remembered then, their frames, and the frames of the voice."""
+    columns, prompt_frames = rules.layout.estimator_memory, FRAMES_PER_TOKEN * voice.prompt_tokens
+    of_voice = voice.estimator_memory, prompt_frames
+    _write_memory(numbers, columns, of_voice, state.prompt_runs, state.rows)
+    new = range(state.position, state.position + fresh.count)
+    runs, leases = (new, *state.held_runs, *state.prompt_runs), (fresh, *state.rows.leases)
+    kept = kept_parts(runs, prompt_frames, rules.estimator_memory)
+    _write_fresh(numbers, columns, fresh, [part[1:] for part in kept if part[0] == 0])
+    turn = sum([number < len(leases) for number, _, _ in kept])
+    frames = [runs[number][first:end] for number, first, end in kept]
+    rows = [leases[number].part(first, end) for number, first, end in kept[:turn]]
+    held, prompt = tuple(frames[:turn]), tuple(frames[turn:])
+    return Rows(tuple(rows), sum(map(len, held))), held, prompt
 
-    def _turn(self, columns: MemoryColumns, rows: Numbers, fresh: Numbers) -> None:
-        self.numbers[columns.turn] = len(rows)
-        self.numbers[columns.turn_rows : columns.turn_rows + len(rows)] = rows
-        self.numbers[columns.fresh_rows : columns.fresh_rows + len(fresh)] = fresh
+
+def _write_memory(
+    numbers: Numbers, columns: MemoryColumns, voice: tuple[int, int], runs: Runs, turn: Rows
+) -> None:
+    """What of a memory is read: of the voice's rows (from where on, and how many) those that are
+    still remembered, and the turn's."""
+    first, second = (*runs, _NO_RUN, _NO_RUN)[:_MOST_STRETCHES]
+    spans = first.start, len(first), second.start, len(second)
+    numbers[columns.voice : columns.turn + 1] = (*voice, *spans, turn.count)
+    column = columns.turn_rows
+    for lease in turn.leases:
+        end = column + lease.count
+        numbers[column:end] = lease.numbers
+        column = end
+
+
+def _write_fresh(
+    numbers: Numbers, columns: MemoryColumns, fresh: Lease, kept: Sequence[tuple[int, int]]
+) -> None:
+    """Where the chunk's rows go, of which those parts stay."""
+    at = columns.fresh_rows
+    if kept != [(0, fresh.count)]:
+        numbers[at : at + fresh.count] = _FORGOTTEN
+    for first, end in kept:
+        numbers[at + first : at + end] = fresh.numbers[first:end]
+
+
+# ---- what stays ---------------------------------------------------------------------------------
+
+
+def kept_parts(
+    runs: Runs, prompt_frames: int, policy: EstimatorMemory
+) -> list[tuple[int, int, int]]:
+    """`agent.vocoder.flow.kept_positions` of runs of frames, the newest first: the number of each
+    run of which something stays, from where on, and up to where."""
+    length = sum(map(len, runs))
+    if length <= prompt_frames + RECENT_FRAMES:
+        return [(number, 0, len(run)) for number, run in enumerate(runs)]
+    if policy == "reference":
+        return [*_parts(runs, 0, prompt_frames), *_parts(runs, length - RECENT_FRAMES, length)]
+    oldest, kept = runs[0].stop - RECENT_FRAMES, []
+    for number, run in enumerate(runs):
+        first = 0 if run.start < prompt_frames else max(0, oldest - run.start)
+        if first < len(run):
+            kept.append((number, first, len(run)))
+    return kept
+
+
+def _parts(runs: Runs, first: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """What the frames from the `first` to the `end` of all are of each."""
+    start = 0
+    for number, run in enumerate(runs):
+        part = max(0, first - start), min(len(run), end - start)
+        if part[0] < part[1]:
+            yield number, *part
+        start += len(run)
 
 
 def kept_places(held: Numbers, prompt_frames: int, policy: EstimatorMemory) -> Numbers:
-    """`agent.vocoder.flow.kept_positions`, of an array."""
-    length = len(held)
-    if length <= prompt_frames + RECENT_FRAMES:
-        return np.arange(length)
-    if policy == "reference":
-        return np.concatenate([np.arange(prompt_frames), np.arange(length - RECENT_FRAMES, length)])
-    oldest = int(held.max()) + 1 - RECENT_FRAMES
-    return np.flatnonzero((held < prompt_frames) | (held >= oldest))
+    """`kept_parts`, of an array: which of its frames, by their places."""
+    runs = [range(first, first + count) for first, count in runs_of(held)]
+    starts = np.cumsum([0, *map(len, runs)])
+    kept = kept_parts(runs, prompt_frames, policy)
+    return np.concatenate([np.arange(*part) + starts[number] for number, *part in kept])
 
 
 def runs_of(frames: Numbers) -> list[tuple[int, int]]:

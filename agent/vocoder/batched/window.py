@@ -4,7 +4,8 @@ It is what `agent.vocoder.hift_stream` does for both generations, without the me
 are where follows from how many came.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.vocoder.batched.layout import WINDOW_FRAMES
 from agent.vocoder.causal_hift import HISTORY_FRAMES, RIGHT_FRAMES
@@ -14,8 +15,7 @@ from agent.vocoder.hift_stream import HiftStreamSettings
 from agent.vocoder.source import NOISE_SAMPLES
 
 
-@dataclass(frozen=True, slots=True)
-class WindowState:
+class WindowState(NamedTuple):
     """`frames` of mel from `first` on, of which `settled` have their pitch; `emitted` are said.
 
     `held` samples of what follows those were made before.
@@ -28,8 +28,7 @@ class WindowState:
     held: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class WindowChunk:
+class WindowChunk(NamedTuple):
     """The numbers of `agent.vocoder.batched.layout.WindowColumns`, in their order."""
 
     old: int
@@ -47,11 +46,6 @@ class WindowChunk:
     said: int
     faded: int
     held: int
-
-    @property
-    def numbers(self) -> list[int]:
-        """In that order."""
-        return [getattr(self, name) for name in self.__slots__]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +139,7 @@ def widened(
         faded=state.held if says else 0,
         held=held,
     )
-    after = replace(
-        state,
+    after = WindowState(
         first=state.first + dropped,
         frames=whole - dropped,
         settled=max(0, settling - dropped),
