@@ -12,7 +12,7 @@ import tests.rig.triton_on_cpu  # noqa: F401  before any kernel
 from bench.report import Report
 from bench.vocoder_kernels import Shape
 
-SMALL = (Shape("linear", 20, 16, 1, 6), Shape("conv", 8, 16, 3, 9, is_wide=True))
+SMALL = (Shape("linear", 20, 16, 1, 6), Shape("conv", 8, 16, 3, 9, is_hift=True))
 
 
 def test_every_product_is_measured_in_every_tile_beside_torch_s(
@@ -22,8 +22,8 @@ def test_every_product_is_measured_in_every_tile_beside_torch_s(
     few = {"DEVICE": torch.device("cpu"), "SHAPES": SMALL, "STREAMS": (2,), "_LAYERS": 2}
     for name, value in few.items():
         monkeypatch.setattr(bench, name, value)
-    monkeypatch.setattr(bench, "HALF_TILES", ((32, 16, 16, 2, 4),))
-    monkeypatch.setattr(bench, "WIDE_TILES", ((32, 16, 16, 2, 4), (16, 16, 16, 2, 4)))
+    monkeypatch.setattr(bench, "FLOW_TILES", ((32, 16, 16, 2, 4),))
+    monkeypatch.setattr(bench, "HIFT_TILES", ((32, 16, 16, 2, 4), (16, 16, 16, 2, 4)))
     monkeypatch.setattr(bench, "replayed_ms", lambda call: called.append(call()) or 2.0)
     monkeypatch.setattr(torch, "float16", torch.float32)  # which the interpreter multiplies exactly
     out = io.StringIO()

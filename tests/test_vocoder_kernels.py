@@ -145,8 +145,8 @@ def test_a_transposed_convolution_is_one_that_gives_rows_side_by_side(
 
 def test_rounded_weights_are_the_nearest_of_tf32() -> None:
     weight = torch.randn(8, 32)
-    rounded = Weights.linear(weight, torch.zeros(8)).rounded()
-    assert rounded.is_rounded and not (rounded.matrix.view(torch.int32) & 0x1FFF).any()
+    rounded = Weights.linear(weight, torch.zeros(8)).rounded("tf32")
+    assert rounded.rounding == "tf32" and not (rounded.matrix.view(torch.int32) & 0x1FFF).any()
     assert ((rounded.matrix - weight.flatten()).abs() <= 2.0**-11 * weight.flatten().abs()).all()
 
 
@@ -208,12 +208,12 @@ def test_the_solver_goes_along_the_guided_velocity() -> None:
 
 def test_blocks_are_joined_and_their_mean_taken() -> None:
     hidden, source, alphas = torch.randn(2, 12, 6), torch.randn(2, 13, 6), torch.rand(3, 6) + 0.5
-    out, acted = join(hidden, source, alphas, rounds=False)
+    out, acted = join(hidden, source, alphas, "none")
     mirrored = torch.cat([hidden[:, 1:2], hidden], 1)
-    assert all(_close(one, mirrored + source) for one in out)
+    assert _close(out, mirrored + source)
     for one, alpha in zip(acted, alphas, strict=True):
-        assert _close(one, out[0] + (alpha * out[0]).sin().square() / (alpha + 1e-9))
-    assert _close(mean(acted, 0.1, rounds=False), F.leaky_relu(acted.mean(0), 0.1))
+        assert _close(one, out + (alpha * out).sin().square() / (alpha + 1e-9))
+    assert _close(mean(acted, 0.1, "none"), F.leaky_relu(acted.mean(0), 0.1))
 
 
 # ---- attention ----------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 As `agent.vocoder.hift_stream`, with each stream's window at the beginning of buffers of one size.
 What is no frame of a window is zero to every layer, as where a window ends. Rows are frames, their
-channels side by side.
+channels side by side. What is only multiplied is kept as that is done, in half of the memory where
+that is float16; sums, biases and what blocks are added to are float32.
 """
 
 import math
@@ -29,11 +30,14 @@ from agent.vocoder.hift_config import (
 )
 from agent.vocoder.hift_layers import NormedUp, ResBlock
 from agent.vocoder.hift_stream import HiftStreamSettings
+from agent.vocoder.kernels.launching import Rounding
 from agent.vocoder.kernels.product import After, Along, Span, Weights, product
 from agent.vocoder.kernels.sound import Excitation, WindowSlots, excite, widen
 from agent.vocoder.kernels.spectrum import SpectrumTables, analyse, join, mean, sound
 from agent.vocoder.source import SourceNoise
 
+_TF32_STEP = 2.0**-11
+_CONV_DIMS = 3
 _TAP_STEP = BLOCK_KERNELS[1] - BLOCK_KERNELS[0]
 _SPECTRA_A_FRAME = FRAME_SAMPLES // HOP_SAMPLES
 
@@ -85,8 +89,7 @@ class BatchedHift:
         self._excitation = Excitation(noise.table, mix, glides=not self._causal)
         tables = transform_tables(WINDOW_SAMPLES, HOP_SAMPLES, hift.device)
         self._tables = SpectrumTables(*(table.contiguous() for table in tables))
-        # As torch's convolutions, where it allows that.
-        self._rounds = noise.table.is_cuda and torch.backends.cudnn.allow_tf32
+        self._rounding = rounding_of(hift)
         self._pre = self._conv(hift.conv_pre)
         self._post = self._conv(hift.conv_post)
         self._stages = [self._stage(index) for index in range(len(UP_RATES))]
@@ -103,10 +106,10 @@ class BatchedHift:
 
     def __call__(self, mel: Tensor, plan: Tensor, slots: WindowSlots) -> Tensor:
         """Chunks f32 [B, T, M] → f32 [B, samples], of which the plan says how many are said."""
-        layout, rounds, frames = self._layout, self._rounds, self._frames
-        window, rounded = widen(slots, mel, plan, layout, frames, rounds)
+        layout, rounding, frames = self._layout, self._rounding, self._frames
+        window, rounded = widen(slots, mel, plan, layout, frames, rounding)
         source = excite(slots, self._pitch(window, plan), self._excitation, plan, layout, frames)
-        spectrum = analyse(source, self._tables, plan, layout, rounds)
+        spectrum = analyse(source, self._tables, plan, layout, rounding)
         pre = self._pre
         hidden = rounded.new_empty(len(mel), frames, pre.outputs)
         shift = 0 if self._causal else -(pre.taps // 2)
@@ -117,10 +120,10 @@ class BatchedHift:
             lowered = self._lowered(spectrum, stage, plan)
             raised = self._raised(hidden, stage, plan)
             slope = LAST_SLOPE if number == len(self._stages) - 1 else SLOPE
-            out, acted = join(raised, lowered, stage.alphas, rounds)
-            self._through(stage.blocks, out, acted, self._span(stage, plan))
-            hidden = mean(out, slope, rounds)
-        drawn = hidden.new_empty(*hidden.shape[:2], 2 * BINS)
+            joined, acted = join(raised, lowered, stage.alphas, rounding)
+            blocks = self._through(stage.blocks, joined, acted, self._span(stage, plan))
+            hidden = mean(blocks, slope, rounding)
+        drawn = source.new_empty(*hidden.shape[:2], 2 * BINS)
         along = self._along(hidden.shape[1], self._post.taps, 1, self._span(stage, plan))
         product(hidden, self._post, along, After(out=drawn))
         return sound(drawn, self._tables, slots, plan, layout, self.samples)
@@ -159,7 +162,7 @@ class BatchedHift:
     def _raised(self, hidden: Tensor, stage: _Stage, plan: Tensor) -> Tensor:
         count, rows, _ = hidden.shape
         rate, channels = stage.up_rate, stage.alphas.shape[1]
-        raised = hidden.new_empty(count, rows * rate, channels)
+        raised = torch.empty(count, rows * rate, channels, device=hidden.device)
         span = Span(plan, count=self._layout.window.shaped, rate=stage.rate // rate)
         if self._causal:
             shift = 1 - stage.up.taps
@@ -174,21 +177,24 @@ class BatchedHift:
         """The excitation as a stage wants it."""
         rows = self._frames * stage.rate + stage.extra
         channels = stage.alphas.shape[1]
-        out = spectrum.new_empty(1, len(spectrum), rows, channels)
-        acted = torch.empty_like(out)
+        out = torch.empty(len(spectrum), rows, channels, device=spectrum.device)
+        acted = torch.empty_like(out, dtype=spectrum.dtype)
         rate = stage.down_rate
         shift = 1 - rate if self._causal else -(rate // 2)
         span = Span(plan, count=self._layout.window.shaped, rate=_SPECTRA_A_FRAME, extra=1)
         along = Along(rows, spectrum.shape[1], stride=rate, shift=shift, span=span)
         after = After(out=out, acted=acted, act="snake", alpha=stage.source_alpha)
         product(spectrum, stage.down, along, after)
-        self._through(stage.source, out, acted, self._span(stage, plan))
-        return out[0]
+        return self._through(stage.source, out, acted[None], self._span(stage, plan))[0]
 
-    def _through(self, pairs: tuple[_Pair, ...], out: Tensor, acted: Tensor, span: Span) -> None:
-        """Through residual blocks, in place; `acted` is Snake of `out`, [groups, B, L, C] each."""
-        rows = out.shape[2]
+    def _through(
+        self, pairs: tuple[_Pair, ...], added: Tensor, acted: Tensor, span: Span
+    ) -> Tensor:
+        """Residual blocks' f32 [groups, B, L, C] of `added` f32 [B, L, C] and each block's Snake of
+        it, `acted` [groups, B, L, C], which is written over."""
+        rows = acted.shape[2]
         between = torch.empty_like(acted)
+        out = torch.empty_like(acted, dtype=torch.float32)
         for pair in pairs:
             along = self._along(rows, pair.first.taps, pair.dilation, span)
             after = After(acted=between, act="snake", alpha=pair.alpha)
@@ -196,10 +202,12 @@ class BatchedHift:
             along = self._along(rows, pair.second.taps, 1, span)
             is_last = pair.next_alpha is None
             after = After(
-                out=out, added=out, acted=None if is_last else acted,
+                out=out, added=added, acted=None if is_last else acted,
                 act="none" if is_last else "snake", alpha=pair.next_alpha,
             )  # fmt: skip
             product(between, pair.second, along, after)
+            added = out
+        return out
 
     def _along(self, rows: int, taps: int, dilation: int, span: Span) -> Along:
         reach = -(taps - 1) * dilation
@@ -219,7 +227,7 @@ class BatchedHift:
 
     def _weights(self, taps: list[Tensor], biases: list[Tensor]) -> Weights:
         weights = Weights.of_taps(taps, biases, _TAP_STEP if len(taps) > 1 else 0)
-        return weights.rounded() if self._rounds else weights
+        return weights.rounded(self._rounding)
 
     def _stage(self, index: int) -> _Stage:
         hift, groups = self._hift, len(BLOCK_KERNELS)
@@ -267,6 +275,32 @@ class BatchedHift:
                 )
             )
         return tuple(pairs)
+
+
+def rounding_of(hift: Hift | CausalHift) -> Rounding:
+    """To as many digits as torch's convolutions, where it allows that: in float16 if it can be."""
+    if hift.device.type != "cuda" or not torch.backends.cudnn.allow_tf32:
+        return "none"
+    return "half" if fits_half(hift) else "tf32"
+
+
+def fits_half(hift: Hift | CausalHift) -> bool:
+    """Whether no weight of a convolution loses more in float16 than it might in TF32.
+
+    Rounding to TF32 changes a number by 2⁻¹¹ of itself at most, and so a weight by that of its
+    norm. So does float16, unless a number is too large for it or too many are too small.
+    """
+    layers = (
+        hift.conv_pre, hift.ups, hift.source_downs, hift.source_resblocks, hift.resblocks,
+        hift.conv_post,
+    )  # fmt: skip
+    fit = [
+        (weight - weight.half()).norm() <= _TF32_STEP * weight.norm()
+        for layer in layers
+        for weight in layer.parameters()
+        if weight.dim() == _CONV_DIMS
+    ]
+    return bool(torch.stack(fit).all())
 
 
 def _alphas(blocks: list[nn.Module], which: int, place: int) -> Tensor:

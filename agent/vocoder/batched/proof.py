@@ -25,7 +25,7 @@ _FLOW_DB = {torch.float32: -60.0, torch.float16: -40.0, torch.bfloat16: -25.0}
 """How far below the mel what differs must be, by the precision of its products; who reads a wrong
 row is far above that."""
 _SOUND_DB = -30.0
-"""The same of HiFT's sound of one mel, where the machine multiplies in TF32 and the modules not."""
+"""The same of HiFT's sound of one mel, which the machine rounds to TF32's digits or float16's."""
 _GRAPH_DB = -60.0
 """And of a graph, which starts the very kernels that were started one by one."""
 

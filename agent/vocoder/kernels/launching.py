@@ -8,7 +8,7 @@ that one is over (`begun`). So each of them must call `begun` before it reads or
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 import triton
@@ -17,6 +17,20 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """On the CPU: programs run one after the other, so few large ones are best."""
+
+
+Rounding: TypeAlias = Literal["none", "tf32", "half"]
+"""How float32 is multiplied: as it is, or rounded to TF32 or to float16.
+
+The last two keep as many digits (11 bits), but float16 is half as large and multiplied twice as
+fast. Its range is less: what is beyond 65504 is taken for that, and below 6e-5 digits are lost.
+"""
+ROUNDINGS: dict[Rounding, int] = {"none": 0, "tf32": 1, "half": 2}
+
+
+def operand_dtype(rounding: Rounding) -> torch.dtype:
+    """Of what is kept to be multiplied so."""
+    return torch.float16 if rounding == "half" else torch.float32
 
 
 def _overlaps() -> bool:
@@ -61,6 +75,24 @@ def to_tf32(value):
     bits = value.to(tl.int32, bitcast=True)
     rounded = ((bits + 0x1000) & -8192).to(tl.float32, bitcast=True)
     return tl.where(is_number(value), rounded, value)
+
+
+@triton.jit
+def to_half(value):
+    """Float16, where what is too large for it is its largest; infinity and NaN stay."""
+    is_beyond = (tl.abs(value) > 65504.0) & (tl.abs(value) < float("inf"))
+    largest = tl.where(value < 0, -65504.0, 65504.0)
+    return tl.where(is_beyond, largest, value).to(tl.float16)
+
+
+@triton.jit
+def operand(value, ROUNDS: tl.constexpr):
+    """As products take it, by the number of a `Rounding`."""
+    if ROUNDS == 1:
+        value = to_tf32(value)
+    if ROUNDS == 2:
+        value = to_half(value)
+    return value
 
 
 @triton.jit

@@ -17,7 +17,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agent.vocoder.kernels.launching import INTERPRETED, begun, gelu, launch, silu, snake, to_tf32
+from agent.vocoder.kernels.launching import (
+    INTERPRETED,
+    ROUNDINGS,
+    Rounding,
+    begun,
+    gelu,
+    launch,
+    operand,
+    operand_dtype,
+    silu,
+    snake,
+)
 
 Act: TypeAlias = Literal["none", "gelu", "silu", "leaky", "snake"]
 _ACTS: dict[Act, int] = {"none": 0, "gelu": 1, "silu": 2, "leaky": 3, "snake": 4}
@@ -87,9 +98,7 @@ def _put(
     if RAW:
         tl.store(out + offset, total, mask=writes)
     if ACTS:
-        value = _activated(total, alpha, col, slope, N, ACT)
-        if ROUNDS:
-            value = to_tf32(value)
+        value = operand(_activated(total, alpha, col, slope, N, ACT), ROUNDS)
         tl.store(acted + offset, value, mask=writes)
 
 
@@ -115,9 +124,9 @@ def _product(
     OUT_BEHIND,
     K: tl.constexpr, KP: tl.constexpr, CHECKED: tl.constexpr, REPEATED: tl.constexpr,
     GROUPED: tl.constexpr, BEHIND: tl.constexpr, GATED: tl.constexpr, ADDS: tl.constexpr,
-    RAW: tl.constexpr, ACTS: tl.constexpr, ACT: tl.constexpr, ROUNDS: tl.constexpr,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
+    SAME: tl.constexpr, RAW: tl.constexpr, ACTS: tl.constexpr, ACT: tl.constexpr,
+    ROUNDS: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(2)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -139,8 +148,11 @@ def _product(
     first = (sequence * (OUT_T + OUT_LEAD) + OUT_LEAD) * N
     source = a
     if GROUPED:
-        first += tl.multiple_of(group * group_out, 4)
-        source += tl.multiple_of(group * group_in, 4)
+        first += group * group_out * N
+        source += group * group_in * K
+        if SAME:
+            # What is added is there once.
+            added -= group * group_out * N
     begun(OVERLAPS)
     begin, end = _numbers_there(
         sequence, (sequence // SHARE) * T_IN, tl.full((BM,), 0, tl.int32) + T_IN * REPEAT, plan,
@@ -183,8 +195,8 @@ class Weights:
     taps: int
     tap_step: int = 0
     groups: int = 1
-    is_rounded: bool = False
-    """Float32 as the matrix unit takes it, TF32, so that what is multiplied is to be so too."""
+    rounding: Rounding = "none"
+    """Of numbers that were float32; what is multiplied with them is to be rounded so too."""
 
     @classmethod
     def of_taps(
@@ -199,11 +211,12 @@ class Weights:
         bias = torch.stack([one.float() for one in biases])
         return cls(flat, bias, outputs, inputs, padded, taps, tap_step, len(weights))
 
-    def rounded(self) -> "Weights":
-        """The same in TF32, rounded here: the matrix unit would cut the digits off."""
-        bits = self.matrix.view(torch.int32)
-        matrix = ((bits + 0x1000) & -0x2000).view(torch.float32)
-        return replace(self, matrix=matrix, is_rounded=True)
+    def rounded(self, rounding: Rounding) -> "Weights":
+        """The same, rounded; to TF32 here too, as the matrix unit would cut the digits off."""
+        matrix = self.matrix.to(operand_dtype(rounding))
+        if rounding == "tf32":
+            matrix = ((matrix.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+        return replace(self, matrix=matrix, rounding=rounding)
 
     @classmethod
     def linear(cls, weight: Tensor, bias: Tensor) -> "Weights":
@@ -248,7 +261,7 @@ class Along:
 @dataclass(frozen=True, slots=True)
 class After:
     """What becomes of the product: times `gate` f32 [N], plus `added`, to `out`, and what `act`
-    makes of it to `acted`.
+    makes of it to `acted`. `added` is all groups' own, or without a side for them.
 
     `lead` rows stand in front of each sequence that is written; of a sequence's numbers the first
     `behind` are left out, and those beyond `rows` rows (0: as many as the product has).
@@ -275,6 +288,8 @@ class Tile:
     depth: int
     stages: int = 3
     warps: int = 4
+    registers: int | None = None
+    """A thread's at most, so that more programs are under way at once."""
 
 
 def product(
@@ -283,7 +298,8 @@ def product(
     """Rows of `source` [.., K] to `after.out` and `after.acted`, [.., N] each.
 
     With groups the outermost side of all of these is the group's. Where the weights are rounded, so
-    must `source` be, and so is `after.acted`.
+    must `source` be, and so is `after.acted`: float16 where they are that. `after.out` and what is
+    added then stay float32.
     """
     target = after.out if after.out is not None else after.acted
     assert target is not None, "the product goes somewhere"
@@ -302,17 +318,21 @@ def product(
         (triton.cdiv(rows, chosen.rows), triton.cdiv(outputs, chosen.columns), groups),
         source, weights.matrix, weights.bias,
         *(weights.bias if one is None else one for one in optional), span.plan,
-        rows, source.numel() // groups, target.numel() // groups, after.slope,
+        rows, source.numel() // (groups * weights.inputs), target.numel() // (groups * outputs),
+        after.slope,
         outputs, along.t_out, along.t_in, along.share, weights.taps, weights.tap_step,
         int(along.centred), along.stride, along.shift, along.dilation, along.repeat,
         span.plan.shape[-1], span.first, span.count, span.rate, span.extra,
         rows_out, after.lead, after.behind,
         K=weights.inputs, KP=weights.padded, CHECKED=along.span is not None,
         REPEATED=along.repeat > 1, GROUPED=groups > 1, BEHIND=after.behind > 0,
-        GATED=after.gate is not None, ADDS=after.added is not None, RAW=after.out is not None,
-        ACTS=after.acted is not None, ACT=_ACTS[after.act], ROUNDS=weights.is_rounded,
-        PRECISION="tf32" if weights.is_rounded else "ieee",
+        GATED=after.gate is not None, ADDS=after.added is not None,
+        SAME=after.added is not None and after.added.numel() < target.numel(),
+        RAW=after.out is not None, ACTS=after.acted is not None, ACT=_ACTS[after.act],
+        ROUNDS=ROUNDINGS[weights.rounding],
+        PRECISION="tf32" if weights.rounding == "tf32" else "ieee",
         BM=chosen.rows, BN=chosen.columns, BK=depth, STAGES=chosen.stages, warps=chosen.warps,
+        maxnreg=chosen.registers,
     )  # fmt: skip
 
 
@@ -322,6 +342,11 @@ def tile_of(rows: int, weights: Weights, dtype: torch.dtype) -> Tile:
         columns = max(16, triton.next_power_of_2(min(64, weights.outputs)))
         return Tile(min(8192, triton.next_power_of_2(rows)), columns, 16)
     wide = weights.outputs >= _WIDE
+    if weights.rounding == "half":
+        columns = max(32, triton.next_power_of_2(min(_WIDE, weights.outputs)))
+        if rows < _MANY_WIDE_ROWS:
+            return Tile(64, min(64, columns), 64, 4)
+        return Tile(128, columns, 64, 3, 8) if wide else Tile(128, columns, 64, 4, 8, 128)
     if dtype == torch.float32:
         if rows < _MANY_WIDE_ROWS:
             return Tile(64, 64, 32)

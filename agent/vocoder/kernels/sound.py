@@ -15,7 +15,15 @@ from torch import Tensor
 
 from agent.vocoder.batched.layout import Layout
 from agent.vocoder.hift_config import FRAME_SAMPLES
-from agent.vocoder.kernels.launching import INTERPRETED, begun, launch, to_tf32
+from agent.vocoder.kernels.launching import (
+    INTERPRETED,
+    ROUNDINGS,
+    Rounding,
+    begun,
+    launch,
+    operand,
+    operand_dtype,
+)
 from agent.vocoder.source import (
     SINE_LEVEL,
     UNVOICED_NOISE_LEVEL,
@@ -64,27 +72,34 @@ def _widen(
     value += tl.load(mel + (stream * CHUNK + at) * M + band, mask=inside & fresh, other=0.0)
     tl.store(window + (stream * FRAMES + frame) * M + band, value, mask=inside)
     if ROUNDS:
-        tl.store(rounded + (stream * FRAMES + frame) * M + band, to_tf32(value), mask=inside)
+        target_row = rounded + (stream * FRAMES + frame) * M
+        tl.store(target_row + band, operand(value, ROUNDS), mask=inside)
     left = frame - tl.load(mine + DROPPED).to(tl.int32)
     kept = inside & (left >= 0) & (frame < whole) & (left < SLOT)
     tl.store(slots + (target * SLOT + left) * M + band, value, mask=kept)
 
 
 def widen(
-    slots: WindowSlots, mel: Tensor, plan: Tensor, layout: Layout, frames: int, rounds: bool
+    slots: WindowSlots,
+    mel: Tensor,
+    plan: Tensor,
+    layout: Layout,
+    frames: int,
+    rounding: Rounding,
 ) -> tuple[Tensor, Tensor]:
     """Windows f32 [B, frames, M] with the chunks `mel` f32 [B, T, M] at their ends; the same
     rounded for products, or once more. What stays is put into the target slots."""
     count, chunk, bands = mel.shape
     wide = torch.empty(count, frames, bands, device=mel.device)
-    rounded, window = torch.empty_like(wide) if rounds else wide, layout.window
+    dtype, window = operand_dtype(rounding), layout.window
+    rounded = wide if rounding == "none" else torch.empty_like(wide, dtype=dtype)
     rows = 128 if INTERPRETED else 8
     launch(
         _widen, (count, triton.cdiv(frames, rows)), slots.mel, mel, plan, wide, rounded,
         plan.shape[-1], slots.mel.shape[1], frames, chunk,
         SRC=layout.source, DST=layout.target, OLD=window.old, WHOLE=window.whole,
         HEARD=window.heard, DROPPED=window.dropped, M=bands, BM=triton.next_power_of_2(bands),
-        ROWS=rows, ROUNDS=rounds,
+        ROWS=rows, ROUNDS=ROUNDINGS[rounding],
     )  # fmt: skip
     return wide, rounded
 

@@ -14,11 +14,14 @@ from agent.vocoder.hift_body import LIMIT
 from agent.vocoder.hift_config import BINS, FRAME_SAMPLES, HOP_SAMPLES, WINDOW_SAMPLES
 from agent.vocoder.kernels.launching import (
     INTERPRETED,
+    ROUNDINGS,
+    Rounding,
     begun,
     is_number,
     launch,
+    operand,
+    operand_dtype,
     snake,
-    to_tf32,
 )
 from agent.vocoder.kernels.sound import WindowSlots
 
@@ -55,32 +58,31 @@ def _analyse(
     known = (number * HOP <= length)[:, None] & (at >= 0) & (at < length)
     values = tl.load(sound + stream * SAMPLES + at, mask=known, other=0.0)
     spectrum = tl.dot(values, table, input_precision="ieee")
-    if ROUNDS:
-        spectrum = to_tf32(spectrum)
     target = out + (stream * FRAMES + number[:, None]) * PARTS + part
-    tl.store(target, spectrum, mask=(number < FRAMES)[:, None] & (part < PARTS))
+    tl.store(target, operand(spectrum, ROUNDS), mask=(number < FRAMES)[:, None] & (part < PARTS))
 
 
 def analyse(
-    sound: Tensor, tables: SpectrumTables, plan: Tensor, layout: Layout, rounds: bool
+    sound: Tensor, tables: SpectrumTables, plan: Tensor, layout: Layout, rounding: Rounding
 ) -> Tensor:
-    """The spectra f32 [B, L / 4 + 1, 18] of the plan's frames of `sound` f32 [B, L]; the rest is of
-    no use."""
+    """The spectra [B, L / 4 + 1, 18] of the plan's frames of `sound` f32 [B, L], to be multiplied;
+    the rest is of no use."""
     count, length = sound.shape
     frames = length // HOP_SAMPLES + 1
-    out = torch.empty(count, frames, 2 * BINS, device=sound.device)
+    dtype = operand_dtype(rounding)
+    out = torch.empty(count, frames, 2 * BINS, dtype=dtype, device=sound.device)
     launch(
         _analyse, (count, triton.cdiv(frames, _FRAMES)), sound, tables.forward, plan, out,
         plan.shape[-1], length, frames, SOURCED=layout.window.sourced, FRAME=FRAME_SAMPLES,
         WINDOW=WINDOW_SAMPLES, HOP=HOP_SAMPLES, PARTS=2 * BINS, BP=32, BLOCK=_FRAMES,
-        ROUNDS=rounds,
+        ROUNDS=ROUNDINGS[rounding],
     )  # fmt: skip
     return out
 
 
-@triton.jit(do_not_specialize=["FRAMES_IN", "FRAMES", "LEAD", "stride"])
+@triton.jit(do_not_specialize=["FRAMES_IN", "FRAMES", "LEAD", "STREAMS"])
 def _join(
-    hidden, source, alphas, out, acted, FRAMES_IN, FRAMES, LEAD, stride,
+    hidden, source, alphas, out, acted, FRAMES_IN, FRAMES, LEAD, STREAMS,
     C: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr, ROUNDS: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):  # fmt: skip
@@ -94,28 +96,27 @@ def _join(
     begun(OVERLAPS)
     value = tl.load(hidden + (stream * FRAMES_IN + frame) * C + channel, mask=inside, other=0.0)
     value += tl.load(source + stream * FRAMES * C + number, mask=inside, other=0.0)
+    tl.store(out + stream * FRAMES * C + number, value, mask=inside)
     for one in tl.static_range(COUNT):
-        at = one * tl.multiple_of(stride, 4) + stream * FRAMES * C + number
-        tl.store(out + at, value, mask=inside)
         rate = tl.load(alphas + one * C + channel, mask=inside, other=1.0)
-        snaked = snake(value, rate)
-        if ROUNDS:
-            snaked = to_tf32(snaked)
-        tl.store(acted + at, snaked, mask=inside)
+        at = (one * STREAMS + stream) * FRAMES * C + number
+        tl.store(acted + at, operand(snake(value, rate), ROUNDS), mask=inside)
 
 
-def join(hidden: Tensor, source: Tensor, alphas: Tensor, rounds: bool) -> tuple[Tensor, Tensor]:
-    """`hidden` f32 [B, L, C] plus `source` [B, L', C], and Snake of it by each of `alphas` [n, C]:
-    f32 [n, B, L', C] each, the first n times the same. Where L' is one more, one is mirrored in
+def join(
+    hidden: Tensor, source: Tensor, alphas: Tensor, rounding: Rounding
+) -> tuple[Tensor, Tensor]:
+    """`hidden` f32 [B, L, C] plus `source` [B, L', C], f32 [B, L', C], and Snake of it by each of
+    `alphas` [n, C], [n, B, L', C] to be multiplied. Where L' is one more, one is mirrored in
     front."""
     streams, frames_in, channels = hidden.shape
     frames, count = source.shape[1], len(alphas)
-    out = torch.empty(count, streams, frames, channels, device=hidden.device)
-    acted = torch.empty_like(out)
+    out = torch.empty_like(source)
+    acted = out.new_empty(count, *out.shape, dtype=operand_dtype(rounding))
     launch(
         _join, (streams, triton.cdiv(frames * channels, _NUMBERS)), hidden, source, alphas, out,
-        acted, frames_in, frames, frames - frames_in, out[0].numel(), C=channels, COUNT=count,
-        BLOCK=_NUMBERS, ROUNDS=rounds,
+        acted, frames_in, frames, frames - frames_in, streams, C=channels, COUNT=count,
+        BLOCK=_NUMBERS, ROUNDS=ROUNDINGS[rounding],
     )  # fmt: skip
     return out, acted
 
@@ -133,17 +134,15 @@ def _mean(
         value += tl.load(blocks + one * tl.multiple_of(size, 4) + at, mask=inside, other=0.0)
     value = value / COUNT
     value = tl.where(value < 0, value * slope, value)
-    if ROUNDS:
-        value = to_tf32(value)
-    tl.store(out + at, value, mask=inside)
+    tl.store(out + at, operand(value, ROUNDS), mask=inside)
 
 
-def mean(blocks: Tensor, slope: float, rounds: bool) -> Tensor:
-    """The mean of f32 [n, B, L, C] over n, what is negative times `slope`."""
-    out = torch.empty_like(blocks[0])
+def mean(blocks: Tensor, slope: float, rounding: Rounding) -> Tensor:
+    """The mean of f32 [n, B, L, C] over n, what is negative times `slope`, to be multiplied."""
+    out = torch.empty_like(blocks[0], dtype=operand_dtype(rounding))
     launch(
         _mean, (triton.cdiv(out.numel(), _NUMBERS),), blocks, out, out.numel(), slope,
-        COUNT=len(blocks), BLOCK=_NUMBERS, ROUNDS=rounds,
+        COUNT=len(blocks), BLOCK=_NUMBERS, ROUNDS=ROUNDINGS[rounding],
     )  # fmt: skip
     return out
 
