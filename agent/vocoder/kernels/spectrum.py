@@ -121,17 +121,18 @@ def join(
     return out, acted
 
 
-@triton.jit(do_not_specialize=["size", "slope"])
+@triton.jit(do_not_specialize=["rows", "slope"])
 def _mean(
-    blocks, out, size, slope, COUNT: tl.constexpr, BLOCK: tl.constexpr, ROUNDS: tl.constexpr,
-    OVERLAPS: tl.constexpr,
+    blocks, out, rows, slope, C: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
+    size = rows * C
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     begun(OVERLAPS)
     value = tl.load(blocks + at, mask=inside, other=0.0)
     for one in tl.static_range(1, COUNT):
-        value += tl.load(blocks + one * tl.multiple_of(size, 4) + at, mask=inside, other=0.0)
+        value += tl.load(blocks + one * size + at, mask=inside, other=0.0)
     value = value / COUNT
     value = tl.where(value < 0, value * slope, value)
     tl.store(out + at, operand(value, ROUNDS), mask=inside)
@@ -140,9 +141,10 @@ def _mean(
 def mean(blocks: Tensor, slope: float, rounding: Rounding) -> Tensor:
     """The mean of f32 [n, B, L, C] over n, what is negative times `slope`, to be multiplied."""
     out = torch.empty_like(blocks[0], dtype=operand_dtype(rounding))
+    channels = out.shape[-1]
     launch(
-        _mean, (triton.cdiv(out.numel(), _NUMBERS),), blocks, out, out.numel(), slope,
-        COUNT=len(blocks), BLOCK=_NUMBERS, ROUNDS=ROUNDINGS[rounding],
+        _mean, (triton.cdiv(out.numel(), _NUMBERS),), blocks, out, out.numel() // channels, slope,
+        C=channels, COUNT=len(blocks), BLOCK=_NUMBERS, ROUNDS=ROUNDINGS[rounding],
     )  # fmt: skip
     return out
 
