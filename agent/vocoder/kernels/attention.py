@@ -16,10 +16,12 @@ import triton.language as tl
 from torch import Tensor
 
 from agent.vocoder.batched.layout import MemoryColumns
-from agent.vocoder.kernels.launching import INTERPRETED, begun, launch
+from agent.vocoder.kernels.launching import INTERPRETED, OVERLAPS, begun, fetch_ahead, launch
 
 _KEYS = 256 if INTERPRETED else 64
 """Of one turn of a program's loop."""
+_FEW_STREAMS = 8
+"""Whose keys are fetched before they are needed: of more there is enough else to do meanwhile."""
 _LOG2_E = 1.4426950408889634
 
 
@@ -82,6 +84,26 @@ def _asked(own, there, column, norms, width: tl.constexpr, D: tl.constexpr):
     return query, _normed(key, norms + D, norms + 3 * D, column, D), value
 
 
+@triton.jit
+def _remembered(
+    stream, place, rows, VOICE: tl.constexpr, VOICE_ROWS: tl.constexpr, FIRST: tl.constexpr,
+    FIRST_COUNT: tl.constexpr, SECOND: tl.constexpr, SECOND_COUNT: tl.constexpr,
+    TURN: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """What a stream knows of this place of the memory: keys of the voice, of its first stretch, and
+    where both stretches begin; keys of the turn; and where the two memories lie."""
+    # All memory begins at a multiple of more bytes than this.
+    voice_at = tl.multiple_of(tl.load(stream + VOICE), 8)
+    voice_at += place.to(tl.int64) * tl.load(stream + VOICE_ROWS) * 2 * width
+    turn_at = place.to(tl.int64) * rows * 2 * width
+    first_count = tl.load(stream + FIRST_COUNT).to(tl.int32)
+    voice_count = first_count + tl.load(stream + SECOND_COUNT).to(tl.int32)
+    return (
+        voice_count, first_count, tl.load(stream + FIRST), tl.load(stream + SECOND),
+        tl.load(stream + TURN).to(tl.int32), voice_at, turn_at,
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["T", "layer", "rows", "scale", "COLUMNS"])
 def _attend(
     mixed, norms, store, plan, out, T, layer, rows, scale, COLUMNS,
@@ -89,16 +111,28 @@ def _attend(
     FIRST_COUNT: tl.constexpr, SECOND: tl.constexpr, SECOND_COUNT: tl.constexpr,
     TURN: tl.constexpr, TURN_ROWS: tl.constexpr, FRESH: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, KEYS: tl.constexpr,
-    STAGES: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr, AHEAD: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
-    sequence = tl.program_id(0)
-    head = tl.program_id(1)
-    side = sequence % 2
+    sequence, head = tl.program_id(0), tl.program_id(1)
     stream = plan + (sequence // 2) * COLUMNS
     width: tl.constexpr = H * D
     column = tl.arange(0, BD)[None, :]
     real = column < D
     frame = tl.arange(0, BT)
+    store += head * D
+    # Neither the plan nor what is remembered is written by a kernel that may still be at work.
+    voice_count, first_count, first, second, turn_count, voice_at, turn_at = _remembered(
+        stream, layer * 2 + sequence % 2, rows, VOICE, VOICE_ROWS, FIRST, FIRST_COUNT, SECOND,
+        SECOND_COUNT, TURN, width,
+    )  # fmt: skip
+    past = voice_count + turn_count
+    if AHEAD:
+        for start in tl.range(0, past, KEYS):
+            number = tl.minimum(start + tl.arange(0, KEYS), past - 1)
+            at = _rows_of(number, voice_count, first_count, first, second, stream + TURN_ROWS,
+                          turn_count, voice_at, turn_at, 2 * width)  # fmt: skip
+            fetch_ahead(store + at)
+            fetch_ahead(store + at + width)
     begun(OVERLAPS)
     chunk = tl.load(stream + CHUNK).to(tl.int32)
     own_at = (sequence * T + frame[:, None]) * width + head * D + column
@@ -111,24 +145,15 @@ def _attend(
     own_scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
     own_scores = tl.where((frame < chunk)[None, :], own_scores, -1e30)
     most, total, seen = _seen(own_scores, value, most, total, seen, PRECISION)
-    place = (layer * 2 + side).to(tl.int64)
-    turn_at = place * rows * 2 * width + head * D
-    # All memory begins at a multiple of more bytes than this.
-    voice_at = tl.multiple_of(tl.load(stream + VOICE), 8)
-    voice_at += place * tl.load(stream + VOICE_ROWS) * 2 * width + head * D
-    first, second = tl.load(stream + FIRST), tl.load(stream + SECOND)
-    first_count = tl.load(stream + FIRST_COUNT).to(tl.int32)
-    voice_count = first_count + tl.load(stream + SECOND_COUNT).to(tl.int32)
-    turn_count = tl.load(stream + TURN).to(tl.int32)
-    for start in tl.range(0, voice_count + turn_count, KEYS, num_stages=STAGES):
+    for start in tl.range(0, past, KEYS, num_stages=STAGES):
         number = start + tl.arange(0, KEYS)
         at = _rows_of(number, voice_count, first_count, first, second, stream + TURN_ROWS,
                       turn_count, voice_at, turn_at, 2 * width)  # fmt: skip
-        held = (number < voice_count + turn_count)[:, None] & real
+        held = (number < past)[:, None] & real
         keys = tl.load(store + at[:, None] + column, mask=held, other=0.0)
         values = tl.load(store + at[:, None] + width + column, mask=held, other=0.0)
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
-        scores = tl.where((number < voice_count + turn_count)[None, :], scores, -1e30)
+        scores = tl.where((number < past)[None, :], scores, -1e30)
         most, total, seen = _seen(scores, values, most, total, seen, PRECISION)
     tl.store(out + own_at, seen / tl.maximum(total, 1e-30)[:, None], mask=there)
     fresh = tl.load(stream + FRESH + frame, mask=frame < tl.minimum(chunk, T), other=-1)
@@ -162,7 +187,7 @@ def attend(mixed: Tensor, norms: Tensor, memory: Memory, layer: int, out: Tensor
         SECOND_COUNT=columns.second_count, TURN=columns.turn, TURN_ROWS=columns.turn_rows,
         FRESH=columns.fresh_rows, H=memory.heads, D=width,
         BD=max(16, triton.next_power_of_2(width)), BT=max(16, triton.next_power_of_2(count)),
-        KEYS=_KEYS, STAGES=3, PRECISION="ieee",
+        KEYS=_KEYS, STAGES=3, PRECISION="ieee", AHEAD=OVERLAPS and len(mixed) <= _FEW_STREAMS,
     )  # fmt: skip
 
 

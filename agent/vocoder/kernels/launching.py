@@ -2,7 +2,8 @@
 """How every kernel here is started, and what they have in common.
 
 On a Hopper GPU a kernel is set up while the one before it ends: it waits, as its first act, until
-that one is over (`begun`). So each of them must call `begun` before it reads or writes.
+that one is over (`begun`). So each of them must call `begun` before it reads or writes, but for
+what no kernel of the round writes: weights, the plan, and what was remembered before.
 """
 
 from collections.abc import Iterator
@@ -62,6 +63,16 @@ def begun(OVERLAPS: tl.constexpr):
     if OVERLAPS:
         gdc_launch_dependents()
         gdc_wait()
+
+
+@triton.jit
+def fetch_ahead(pointers):
+    """Have what lies there brought to the L2 cache, while a kernel that needs it still waits for
+    the one before it; not in Triton's interpreter."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers.to(tl.int64)],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
 
 
 @triton.jit
