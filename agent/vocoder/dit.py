@@ -49,9 +49,9 @@ class DitMemory:
             self.second_tails.to(dtype),
         )
 
-    def as_prompt(self) -> "DitMemory":
-        """The same, to be shared by turns."""
-        return DitMemory((*self.turn, *self.prompt), (), self.first_tails, self.second_tails)
+    def as_prompt(self, rows: Segment) -> "DitMemory":
+        """The same, to be shared by turns: `rows` hold all that it remembers of frames."""
+        return DitMemory((rows,), (), self.first_tails, self.second_tails)
 
     def with_tails(self, first: list[Tensor], second: list[Tensor]) -> "DitMemory":
         """With other ends, given by layer, in memory of their own."""
@@ -72,6 +72,26 @@ class DitMemory:
             self.first_tails,
             self.second_tails,
         )
+
+
+@dataclass(slots=True)
+class PromptPieces:
+    """What each of so many steps remembers of a prompt, side by side from the first on.
+
+    A voice is 0.2 GB: brought together later it would be there twice.
+    """
+
+    steps: int
+    _rows: Tensor | None = None  # [N, layers, 2, n, 2 · H · D]
+
+    def put(self, step: int, memory: DitMemory) -> DitMemory:
+        """What a step remembers, there."""
+        parts = (*memory.turn, *memory.prompt)
+        if self._rows is None:
+            layers, sides, _, width = parts[0].shape
+            shape = (self.steps, layers, sides, frames_of(parts), width)
+            self._rows = parts[0].new_empty(shape)
+        return memory.as_prompt(torch.cat(parts, 2, out=self._rows[step]))
 
 
 @dataclass(frozen=True, slots=True)

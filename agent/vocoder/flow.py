@@ -9,7 +9,7 @@ own, since step s of this chunk attends to step s of the past.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -22,7 +22,7 @@ from agent.errors import VocoderError
 from agent.torch_parts.checkpoint import Fold
 from agent.vocoder.config import FRAMES_PER_TOKEN, SILENCE_TOKEN, FlowConfig
 from agent.vocoder.conformer import Encoder, EncoderState
-from agent.vocoder.dit import Dit, DitMemory, TimeTable
+from agent.vocoder.dit import Dit, DitMemory, PromptPieces, TimeTable
 from agent.vocoder.segments import nbytes_of
 
 EstimatorMemory: TypeAlias = Literal["reference", "prompt_plus_recent"]
@@ -247,9 +247,9 @@ class Flow(nn.Module):
         conditions = self.estimator.condition(self.encoder_proj(states), speaker, prompt_mel[None])
         frames = states.shape[1]
         start = noise.at(0, frames)
-        _, steps = self._solve(start, conditions, self._fresh(), [slice(0, frames)])
+        prompts = PromptPieces(self.settings.steps)
+        _, steps = self._solve(start, conditions, self._fresh(), [slice(0, frames)], prompts.put)
         held = tuple(range(frames))
-        steps = tuple(step.as_prompt() for step in steps)
         return FlowState(encoder, steps, speaker, len(prompt_tokens), frames, held)
 
     @sdpa_kernel(_ATTENTION)
@@ -299,14 +299,16 @@ class Flow(nn.Module):
         conditions: Tensor,
         memories: Sequence[DitMemory],
         kept: Sequence[slice],
+        put: Callable[[int, DitMemory], DitMemory] = lambda step, memory: memory,
     ) -> tuple[Tensor, tuple[DitMemory, ...]]:
-        """From noise f32 [1, T, M] to mel along the guided velocity, in float32."""
+        """From noise f32 [1, T, M] to mel along the guided velocity, in float32; what each step
+        then remembers is `put` where it is kept."""
         table, guidance = self.table, self.config.guidance
         after: list[DitMemory] = []
         for step, (span, memory) in enumerate(zip(self.spans, memories, strict=True)):
             modulation = (table.layers[step], table.last[step])
             velocity, extended = self.estimator(mel, conditions, modulation, memory, kept)
-            after.append(extended)
+            after.append(put(step, extended))
             mel = torch.add(mel, guided(velocity, guidance), alpha=span)
         return mel, tuple(after)
 

@@ -155,20 +155,24 @@ def prepare_graphs(vocoder: Token2wav, streams: int) -> None:
 
 
 def install_machine(vocoder: Token2wav, make: Callable[[], Launching]) -> None:
-    """Give the vocoder a machine, if it can be made here and says what the modules say."""
+    """Give the vocoder a machine, if it can be made here and says what the modules say.
+
+    What recording needed, and then the proof, is given back at once: the most that is ever taken of
+    the device's memory is what it must have.
+    """
     try:
         machine = make()
     except _kernel_errors() as error:
         log.warning("token2wav goes without graphs: %s", error)
         return
     vocoder.machine = machine
+    torch.cuda.empty_cache()
     voice = vocoder.voice(_proof_prompt(vocoder), "")
     modules = Modules(vocoder.flow, vocoder.noise, vocoder.sounding.open_tail(""))
     proof = proof_of(machine, voice, modules)
     if not proof.holds:
         log.warning("token2wav goes without graphs: they say something else (%s)", proof)
         vocoder.machine = None
-    # What was needed for recording and for the proof is not the graphs'.
     torch.cuda.empty_cache()
 
 

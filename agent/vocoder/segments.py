@@ -8,6 +8,7 @@ and to clone it is to keep its pieces.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Segment: TypeAlias = Tensor
@@ -39,3 +40,15 @@ def frames_of(segments: Iterable[Segment]) -> int:
 def nbytes_of(tensors: Iterable[Tensor]) -> int:
     """What these weigh."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def in_one_piece(segments: Sequence[Segment]) -> Tensor:
+    """Segments of one shape, one behind the other; copied unless that is how they lie."""
+    first, end = segments[0], segments[0].data_ptr()
+    storage = first.untyped_storage().data_ptr()
+    for one in segments:
+        here = one.untyped_storage().data_ptr() == storage and one.data_ptr() == end
+        if not here or not one.is_contiguous():
+            return torch.stack(list(segments))
+        end += one.nbytes
+    return first.as_strided((len(segments), *first.shape), (first.numel(), *first.stride()))

@@ -58,7 +58,10 @@ class VisionLane:
         recorder = GraphRecorder(device, _WAY_OUT)
         # Kept, since the graphs read tensors that are its own.
         self._pieces = PiecesOfMany(model.eyes)
-        self._graphs = [_Recorded.of(self._pieces, size, recorder) for size in sorted(sizes)]
+        # The largest first: what the others need fits into its memory, not the other way round.
+        largest_first = sorted(sizes, reverse=True)
+        made = [_Recorded.of(self._pieces, size, recorder) for size in largest_first]
+        self._graphs = made[::-1]
         self._most = self._graphs[-1].size
         self._empty = self._pieces.empty
         self._warm_up()
