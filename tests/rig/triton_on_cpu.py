@@ -1,6 +1,7 @@
 """Triton's interpreter: kernels on the CPU, slowly. To be imported before any module of kernels.
 
-It is exact for float32 alone: its bfloat16 products are wrong.
+It is exact for float32 and float16. Of bfloat16, which NumPy does not have, conversions and matrix
+products are made right here; anything else that is computed in it is wrong.
 """
 
 import functools
@@ -59,6 +60,32 @@ def _execute(self: Any, *given: Any, **named: Any) -> None:
 
 
 interpreter.GridExecutor.__call__ = _execute
+
+
+# ---- bfloat16: NumPy sees but its bits -----------------------------------------------------------
+
+_cast, _dot = interpreter.InterpreterBuilder.cast_impl, interpreter.InterpreterBuilder.create_dot
+
+
+def _cast_right(self: Any, src: Any, dst_type: Any) -> Any:
+    """To the nearest bfloat16, as a GPU does: the interpreter cuts off what is behind it."""
+    if (src.dtype.scalar, dst_type.scalar) != (core.float32, core.bfloat16):
+        return _cast(self, src, dst_type)
+    nearest = torch.from_numpy(np.array(src.data)).bfloat16().view(torch.uint16).numpy()
+    return interpreter.TensorHandle(nearest, core.bfloat16)
+
+
+def _dot_right(self: Any, a: Any, b: Any, *more: Any) -> Any:
+    """Products of the numbers, not of their bits; of bfloat16 they are exact in float32."""
+    wide = [
+        self.cast_impl(one, core.float32) if one.dtype.scalar == core.bfloat16 else one
+        for one in (a, b)
+    ]
+    return _dot(self, *wide, *more)
+
+
+interpreter.InterpreterBuilder.cast_impl = _cast_right
+interpreter.InterpreterBuilder.create_dot = _dot_right
 
 
 # ---- in less time: half of it would go into names and shapes that nobody looks at ----------------
