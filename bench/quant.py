@@ -257,7 +257,8 @@ class _Clock:
         slots, counts = range(step.streams), [step.count] * step.streams
         lengths = [_FILLED] * step.streams
         rows = plain_rows(slots, lengths, counts, static.heads, torch.device("cuda"))
-        tokens = self._llm.embed([5] * step.streams * step.count)
+        # As the lane's own: what the layers add to is float32.
+        tokens = self._llm.embed([5] * step.streams * step.count).float()
         last = torch.arange(step.count - 1, len(tokens), step.count, device="cuda")
 
         def run() -> None:

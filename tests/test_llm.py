@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agent.duplex.config import Numerics
-from agent.duplex.decoder import RmsNorm, Rotary
+from agent.duplex.decoder import Decoder, RmsNorm, Rotary
 from agent.duplex.kv_cache import KvCache, KvStream, turned
 from agent.duplex.llm import Llm
 from agent.errors import ContextOverflow
@@ -179,3 +179,34 @@ def test_bfloat16_runs_and_stays_near() -> None:
     assert rough.dtype == torch.bfloat16
     assert (rough.float() - expected).abs().max() < 0.1 * expected.abs().max()
     assert half.logits(rough[-1]).shape == (64,)
+
+
+def test_of_many_layers_a_residual_in_float32_is_nearer_to_the_truth() -> None:
+    small = {"width": 64, "ffn_width": 128, "heads": 2, "kv_heads": 1, "head_width": 32}
+    config = replace(tiny.tiny_config().llm, vocabulary=64, layers=36, **small)
+    exact = Llm(config, Numerics()).requires_grad_(False)
+    torch.manual_seed(1)
+    for parameter in exact.parameters():
+        noise = torch.randn_like(parameter)
+        wide = noise * parameter.shape[-1] ** -0.5 if parameter.ndim == 2 else 1 + 0.1 * noise
+        parameter.copy_(wide.bfloat16())
+    half = copy.deepcopy(exact).bfloat16()
+    narrow = Decoder(config, Numerics(), normed_heads=True).bfloat16()
+    narrow.load_state_dict(half.model.state_dict(), strict=False)
+    tokens = torch.randn(1, 24, config.width).bfloat16()
+    truth = deep_states(exact.model, tokens.float())
+    assert torch.equal(deep_states(narrow.float(), tokens.float()), truth)
+    error, rounded = (
+        float((deep_states(decoder, tokens).float() - truth).norm() / truth.norm())
+        for decoder in (half.model, narrow.bfloat16())
+    )
+    # As measured: 0.0096 against 0.0180.
+    assert error < 0.75 * rounded
+
+
+@torch.no_grad()
+def deep_states(decoder: Decoder, tokens: Tensor) -> Tensor:
+    shape = (36, 2, 1, 1, tokens.shape[1], 32)
+    cache = KvCache(torch.zeros(shape, dtype=tokens.dtype))
+    states: Tensor = decoder(tokens, cache, cache.places([KvStream(0)], tokens.shape[1]))
+    return states

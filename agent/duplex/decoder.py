@@ -14,10 +14,20 @@ from agent.duplex.layers import attend, merge_heads, split_heads
 
 
 class Decoder(nn.Module):
-    """Embeddings in, states after the last norm out; `normed_heads` norms each query and key."""
+    """Embeddings in, states after the last norm out; `normed_heads` norms each query and key.
+
+    What the layers add to is kept in the embeddings' dtype or, with `wide_residual`, in float32:
+    every layer adds to it twice, and would round it twice. What is added is in the weights' dtype
+    either way.
+    """
 
     def __init__(
-        self, config: LlmConfig | SpeechConfig, numerics: Numerics, *, normed_heads: bool
+        self,
+        config: LlmConfig | SpeechConfig,
+        numerics: Numerics,
+        *,
+        normed_heads: bool,
+        wide_residual: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -26,10 +36,13 @@ class Decoder(nn.Module):
         )
         self.norm = RmsNorm(config.width, config.norm_eps)
         self.rotary = Rotary(config.head_width, config.rope_theta, numerics.rope_precision)
+        self._wide_residual = wide_residual
 
     def forward(self, tokens: Tensor, cache: KvCache, places: KvPlaces) -> Tensor:
-        """[B, T, W] at `places` → [B, T, W]; their keys and values enter the cache."""
-        turns = self.rotary.at(places.positions, tokens.dtype)
+        """[B, T, W] at `places` → [B, T, W] in the weights' dtype; the cache grows by them."""
+        turns = self.rotary.at(places.positions, self.norm.weight.dtype)
+        if self._wide_residual:
+            tokens = tokens.float()
         for index, layer in enumerate(self.layers):
             tokens = layer(tokens, turns, (cache, index, places))
         out: Tensor = self.norm(tokens)
@@ -37,7 +50,8 @@ class Decoder(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """Scaled to a mean square of 1 in float32, rounded, and only then weighted."""
+    """Scaled to a mean square of 1 in float32, rounded to the weight's dtype, and only then
+    weighted."""
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
@@ -47,13 +61,13 @@ class RmsNorm(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         wide = tokens.float()
         scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
-        return self.weight * scaled.to(tokens.dtype)
+        return self.weight * scaled.to(self.weight.dtype)
 
 
 class Rotary(nn.Module):
     """Rotary positions. Their frequencies are computed, never stored.
 
-    Angles are float32 products; cosine and sine are rounded to the dtype of the tokens.
+    Angles are float32 products; cosine and sine are rounded to the dtype of what they turn.
     """
 
     def __init__(self, head_width: int, theta: float, precision: RopePrecision) -> None:

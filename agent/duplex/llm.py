@@ -57,5 +57,5 @@ class _Backbone(Decoder):
     """The decoder and, under the same key of the checkpoint, the embedding table."""
 
     def __init__(self, config: LlmConfig, numerics: Numerics) -> None:
-        super().__init__(config, numerics, normed_heads=True)
+        super().__init__(config, numerics, normed_heads=True, wide_residual=True)
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)

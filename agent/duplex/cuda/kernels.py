@@ -3,7 +3,8 @@
 """Small kernels of a decoder's layer: embedding, norms, heads to their places, the gate.
 
 They round where the modules of `agent.duplex.decoder` round, so that both say the same in bfloat16:
-every product and sum that torch would write out is rounded to the tokens' dtype.
+every product and sum that torch would write out is rounded to the weights' dtype. What the layers
+add to is rounded to its own, which may be float32.
 """
 
 import torch
@@ -22,13 +23,14 @@ def _embed(ids, table, given, out, width, BLOCK: tl.constexpr):
     one = tl.load(ids + row).to(tl.int64)
     known = tl.load(table + one * width + column, mask=inside & (one >= 0))
     brought = tl.load(given + row * width + column, mask=inside & (one < 0))
-    tl.store(out + row * width + column, tl.where(one >= 0, known, brought), mask=inside)
+    value = tl.where(one >= 0, known, brought).to(out.dtype.element_ty)
+    tl.store(out + row * width + column, value, mask=inside)
 
 
 def embed(ids: Tensor, table: Tensor, given: Tensor) -> Tensor:
-    """Rows [N, W]: of `table` [V, W] where `ids` i32 [N] name one, of `given` [>= N, W] where the
-    id is below 0."""
-    out = torch.empty(len(ids), table.shape[1], dtype=table.dtype, device=table.device)
+    """Rows f32 [N, W]: of `table` [V, W] where `ids` i32 [N] name one, of `given` [>= N, W] where
+    the id is below 0."""
+    out = torch.empty(len(ids), table.shape[1], dtype=torch.float32, device=table.device)
     block = 1024
     grid = (len(ids), triton.cdiv(table.shape[1], block))
     _embed[grid](ids, table, given, out, table.shape[1], BLOCK=block)
@@ -91,12 +93,13 @@ def _norm(
         wide = value.to(tl.float32)
         tl.store(tokens + place, value, mask=inside)
     weights = tl.load(weight + column, mask=inside, other=0.0)
-    tl.store(out + place, normed(wide, weights, width, epsilon, value.dtype), mask=inside)
+    tl.store(out + place, normed(wide, weights, width, epsilon, weights.dtype), mask=inside)
 
 
 def norm(tokens: Tensor, weight: Tensor, epsilon: float, added: Tensor | None = None) -> Tensor:
-    """RmsNorm of `tokens` [N, W]; with `added` [N, W], of their sum, which `tokens` then hold."""
-    out = torch.empty_like(tokens)
+    """RmsNorm of `tokens` [N, W], in the dtype of `weight`; with `added` [N, W], of their sum,
+    which `tokens` then hold, rounded to their own dtype."""
+    out = torch.empty_like(tokens, dtype=weight.dtype)
     width = tokens.shape[1]
     block = triton.next_power_of_2(width)
     more = tokens if added is None else added

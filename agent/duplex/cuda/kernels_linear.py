@@ -48,25 +48,24 @@ def gated(gate, up):
 
 @triton.jit
 def _row(tokens, norm_weight, scale, place, NORMS: tl.constexpr):
-    value = tl.load(tokens + place)
-    wide = value.to(tl.float32)
+    wide = tl.load(tokens + place).to(tl.float32)
     if NORMS:
-        rounded = (wide * scale).to(value.dtype).to(tl.float32)
-        wide = (
-            (rounded * tl.load(norm_weight + place).to(tl.float32)).to(value.dtype).to(tl.float32)
-        )
+        by = tl.load(norm_weight + place)
+        rounded = (wide * scale).to(by.dtype).to(tl.float32)
+        wide = (rounded * by.to(tl.float32)).to(by.dtype).to(tl.float32)
     return wide[None, :]
 
 
 @triton.jit
-def _finish(total, more, out, added, at, inside, GATES: tl.constexpr, ADDS: tl.constexpr):
-    dtype: tl.constexpr = out.dtype.element_ty
+def _finish(total, more, out, added, weight, at, inside, GATES: tl.constexpr, ADDS: tl.constexpr):
+    """The sums, rounded to the weight's dtype, join what flows, in whichever dtype that is kept."""
+    dtype: tl.constexpr = weight.dtype.element_ty
     value = total.to(dtype)
     if GATES:
         value = gated(value, more.to(dtype))
     if ADDS:
         wide = value.to(tl.float32) + tl.load(added + at, mask=inside, other=0.0).to(tl.float32)
-        value = wide.to(dtype)
+        value = wide.to(out.dtype.element_ty)
     tl.store(out + at, value, mask=inside)
 
 
@@ -117,7 +116,7 @@ def _multiply(
         more_sums = sums
         if GATES:
             more_sums = tl.sum(more, 1)
-        _finish(sums, more_sums, out, added, place, place < outputs, GATES, ADDS)
+        _finish(sums, more_sums, out, added, weight, place, place < outputs, GATES, ADDS)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -149,7 +148,7 @@ def _dot(
             more = tl.dot(other, token, more, input_precision="ieee")
     inside = (place < outputs)[:, None] & (row < count)[None, :]
     at = row[None, :] * outputs + place[:, None]
-    _finish(total, more, out, added, at, inside, GATES, ADDS)
+    _finish(total, more, out, added, weight, at, inside, GATES, ADDS)
 
 
 # ---- how they are started -----------------------------------------------------------------------
@@ -197,12 +196,13 @@ def multiply(
     extras: Extras = PLAIN,
     onto: Tensor | None = None,
 ) -> Tensor:
-    """One row [1, K] through `weight` [M, K], or [2·M, K] where it gates: [1, M].
+    """One row [1, K] through `weight` [M, K], or [2·M, K] where it gates: [1, M] in its dtype.
 
-    `onto` [1, M] is what is added, and what holds the sum.
+    `onto` [1, M] is what is added, and what holds the sum. It and a row that is normed may be of a
+    wider dtype than the weight.
     """
     outputs, inputs = weight.shape[0] // (1 + extras.gates), weight.shape[1]
-    out = _output(tokens, outputs) if onto is None else onto
+    out = _output(tokens, weight, outputs) if onto is None else onto
     tiles = triton.cdiv(outputs, how.outputs)
     programs = tiles
     if how.programs:
@@ -221,9 +221,12 @@ def multiply(
 def dot(
     tokens: Tensor, weight: Tensor, how: Dotted, *, gates: bool = False, onto: Tensor | None = None
 ) -> Tensor:
-    """Rows [N, K] through `weight` [M, K], or [2·M, K] where it gates: [N, M]. `onto` likewise."""
+    """Rows [N, K], of the dtype of `weight` [M, K], or [2·M, K] where it gates, through it: [N, M].
+
+    `onto` [N, M] likewise.
+    """
     outputs, inputs = weight.shape[0] // (1 + gates), weight.shape[1]
-    out = _output(tokens, outputs) if onto is None else onto
+    out = _output(tokens, weight, outputs) if onto is None else onto
     rows = max(_FEWEST_ROWS, triton.next_power_of_2(len(tokens)))
     # Of smaller cards: less is on its way at once.
     stage = (how.outputs * (1 + gates) + rows) * how.inputs * tokens.element_size()
@@ -235,8 +238,8 @@ def dot(
     return out
 
 
-def _output(tokens: Tensor, outputs: int) -> Tensor:
-    return torch.empty(len(tokens), outputs, dtype=tokens.dtype, device=tokens.device)
+def _output(tokens: Tensor, weight: Tensor, outputs: int) -> Tensor:
+    return torch.empty(len(tokens), outputs, dtype=weight.dtype, device=tokens.device)
 
 
 @lru_cache(maxsize=16)

@@ -73,9 +73,11 @@ class StaticDecoder:
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, rows: Rows) -> Tensor:
-        """[N, W], which is overwritten, at `rows` → the states [N, W] after the last norm.
+        """[N, W], which is overwritten, at `rows` → the states [N, W] after the last norm, in the
+        weights' dtype.
 
-        Keys and values enter the cache. Starts kernels and nothing else.
+        What the layers add to is kept in the dtype of `tokens`: float32 where the decoder's
+        residual is wide. Keys and values enter the cache. Starts kernels and nothing else.
         """
         flow = Flow(tokens)
         for layer in self._layers:

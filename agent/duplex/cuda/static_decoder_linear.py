@@ -36,13 +36,14 @@ class Norm:
 
 @dataclass(slots=True)
 class Flow:
-    """What flows through the layers: [N, W] and what is still to be added to it."""
+    """What flows through the layers: [N, W], in any dtype, and what is still to be added to it, in
+    the weights'."""
 
     tokens: Tensor
     added: Tensor | None = None
 
     def normed(self, how: Norm) -> Tensor:
-        """The sum, normed; `tokens` hold the sum afterwards."""
+        """The sum, normed, in the weight's dtype; `tokens` hold the sum afterwards."""
         added, self.added = self.added, None
         return norm(self.tokens, how.weight, how.epsilon, added)
 
