@@ -67,10 +67,10 @@ FLOW_TILES = (
     (128, 128, 64, 3, 8), (128, 256, 64, 3, 8),
 )  # fmt: skip
 HIFT_TILES = (
-    (64, 64, 64, 3, 4), (64, 64, 64, 3, 4, 128), (64, 64, 128, 3, 4), (128, 64, 64, 4, 4),
-    (128, 64, 64, 4, 8, 128), (256, 64, 64, 3, 8), (128, 128, 64, 3, 8),
+    (64, 64, 64, 4, 4), (64, 64, 128, 3, 4), (128, 64, 64, 4, 8, 128), (128, 64, 64, 3, 8, 128, 1),
+    (256, 64, 64, 3, 8), (128, 128, 64, 3, 8), (128, 128, 64, 3, 8, 255, 1),
 )  # fmt: skip
-"""Rows, columns, depth, stages, warps and, of some, registers."""
+"""Rows, columns, depth, stages, warps and, of some, registers and whether rows are kept near."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

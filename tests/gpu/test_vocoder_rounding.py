@@ -32,7 +32,15 @@ def _error(ours: Tensor, exact: Tensor) -> float:
 # ---- products -----------------------------------------------------------------------------------
 
 
-def _convolved(rows: Tensor, taps: list[Tensor], rounding: Any) -> tuple[Tensor, Tensor]:
+def _taps(channels: int, generator: torch.Generator) -> list[Tensor]:
+    shapes = [(channels, one, channels) for one in BLOCK_KERNELS]
+    made = [torch.randn(shape, device=GPU, generator=generator) for shape in shapes]
+    return [one / (one.shape[1] * channels) ** 0.5 for one in made]
+
+
+def _convolved(
+    rows: Tensor, taps: list[Tensor], rounding: Any, tile: Any = None
+) -> tuple[Tensor, Tensor]:
     """Rows f32 [B, L, C] by each kernel [C, k, C], plus the rows: sums and Snake of them."""
     from agent.vocoder.kernels.product import After, Along, Span, Weights, product
     from agent.vocoder.kernels.spectrum import mean
@@ -46,7 +54,7 @@ def _convolved(rows: Tensor, taps: list[Tensor], rounding: Any) -> tuple[Tensor,
     along = Along(length, length, dilation=DILATION, span=Span(plan, count=0))
     alpha = torch.full((len(taps), channels), ALPHA, device=GPU)
     after = After(out=out, added=rows, acted=acted, act="snake", alpha=alpha)
-    product(source, weights, along, after)
+    product(source, weights, along, after, tile)
     return out, acted
 
 
@@ -65,11 +73,7 @@ def test_convolutions_in_float16_are_as_near_to_float64_as_in_tf32(
 ) -> None:
     generator = torch.Generator(GPU).manual_seed(5)
     rows = torch.randn(streams, length, channels, device=GPU, generator=generator)
-    taps = [
-        torch.randn(channels, one, channels, device=GPU, generator=generator)
-        / (one * channels) ** 0.5
-        for one in BLOCK_KERNELS
-    ]
+    taps = _taps(channels, generator)
     of_tf32, of_half = (_convolved(rows, taps, one) for one in ROUNDED)
     assert of_half[0].dtype == torch.float32 and of_half[1].dtype == torch.float16
     for group, weight in enumerate(taps):
@@ -77,6 +81,18 @@ def test_convolutions_in_float16_are_as_near_to_float64_as_in_tf32(
             assert (
                 1e-5 < _error(ours[group], exact) <= MORE_THAN_TF32 * _error(theirs[group], exact)
             )
+
+
+@pytest.mark.parametrize("channels", [64, 256])
+def test_rows_that_are_kept_near_are_no_others(channels: int) -> None:
+    from agent.vocoder.kernels.product import Tile
+
+    generator = torch.Generator(GPU).manual_seed(6)
+    rows = torch.randn(3, 1001, channels, device=GPU, generator=generator)
+    tiles = [Tile(128, 64, 64, 3, 8, 128, near) for near in (False, True)]
+    taps = _taps(channels, generator)
+    far, near = (_convolved(rows, taps, "half", tile) for tile in tiles)
+    assert torch.equal(far[0], near[0]) and torch.equal(far[1], near[1])
 
 
 # ---- sound --------------------------------------------------------------------------------------
