@@ -24,6 +24,7 @@ from agent.vocoder.flow import (
     stretches_of_legacy,
     trimmed_encoder,
 )
+from agent.vocoder.segments import in_one_piece
 from tests.rig.tiny_flow import golden, golden_noise, golden_prompt, tiny_flow
 
 
@@ -113,6 +114,20 @@ def test_the_order_of_what_is_remembered_changes_nothing() -> None:
     turned = replace(state, steps=backwards)
     again, _ = flow.chunk(turned, golden("tokens")[:28], golden_noise(), final=False)
     _close(again, mel)
+
+
+def test_a_voice_lies_in_one_piece_which_is_not_copied() -> None:
+    voice = _voice()
+    prompts = [step.prompt[0] for step in voice.steps]
+    assert all(len(step.prompt) == 1 and not step.turn for step in voice.steps)
+    together = in_one_piece(prompts)
+    assert together.data_ptr() == prompts[0].data_ptr()
+    assert torch.equal(together, torch.stack(prompts))
+    # In memory of their own, in another order, or with something between them they are brought so.
+    for apart in ([one.clone() for one in prompts], prompts[::-1], prompts[::2]):
+        copied = in_one_piece(apart)
+        assert copied.data_ptr() not in {one.data_ptr() for one in apart}
+        assert torch.equal(copied, torch.stack(apart))
 
 
 @pytest.mark.parametrize("memory", ["reference", "prompt_plus_recent"])
