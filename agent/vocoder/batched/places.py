@@ -18,6 +18,8 @@ import numpy.typing as npt
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Finite: TypeAlias = npt.NDArray[np.bool_]
 
+_NONE: Numbers = np.zeros(0, np.int64)
+
 
 class Full(Exception):
     """There are not so many free places."""
@@ -27,7 +29,8 @@ class Places:
     """So many places, from number `first` on."""
 
     def __init__(self, count: int, first: int = 0) -> None:
-        self._free = np.arange(first + count - 1, first - 1, -1, dtype=np.int64)
+        # In pieces as they came back, to be given away again as they are where the size is right.
+        self._free = [np.arange(first, first + count)]
         self._left = count
         # Beside a place's first lease. Nearly all places have one, and it is not counted.
         self._others = np.zeros(first + count, np.int64)
@@ -44,21 +47,32 @@ class Places:
         """So many of the free ones; `Full`."""
         if self._ended:
             self._collect()
-        left = self._left - count
-        if left < 0:
+        if count > self._left:
             raise Full
-        numbers = self._free[left : self._left][::-1].copy()
-        self._left = left
-        return Lease(numbers, self)
+        self._left -= count
+        if self._free and len(self._free[-1]) == count:
+            return Lease(self._free.pop(), self)
+        return Lease(self._gathered(count), self)
+
+    def _gathered(self, count: int) -> Numbers:
+        pieces = [_NONE]
+        while count:
+            piece = self._free.pop()
+            if len(piece) > count:
+                self._free.append(piece[count:])
+                piece = piece[:count]
+            pieces.append(piece)
+            count -= len(piece)
+        return np.concatenate(pieces)
 
     def _collect(self) -> None:
         """Take back what was held by leases that are no more."""
         while self._ended:
             numbers, is_shared = self._ended.popleft()
             free = self._without_others(numbers) if is_shared else numbers
-            end = self._left + len(free)
-            self._free[self._left : end] = free
-            self._left = end
+            if len(free):
+                self._free.append(free)
+                self._left += len(free)
 
     def _without_others(self, numbers: Numbers) -> Numbers:
         others = self._others[numbers]
@@ -107,7 +121,7 @@ class Rows:
     @property
     def numbers(self) -> Numbers:
         """Of all of them."""
-        return np.concatenate([np.zeros(0, np.int64), *(one.numbers for one in self.leases)])
+        return np.concatenate([_NONE, *(one.numbers for one in self.leases)])
 
     def with_newer(self, fresh: Lease, most: int) -> "Rows":
         """These and others behind them: of all the last ones, at most so many."""

@@ -22,7 +22,6 @@ Runs: TypeAlias = Sequence[range]
 
 _MOST_STRETCHES = 2
 """Of a voice's frames, which the plan has columns for; no policy leaves more."""
-_NO_RUN = range(0)
 _FORGOTTEN = -1
 """In a plan, instead of the row of what is forgotten at once."""
 
@@ -174,22 +173,18 @@ class _Fresh(NamedTuple):
 
 # ---- a plan's numbers ---------------------------------------------------------------------------
 #
-# Columns that stand side by side are written at once: this is done for each chunk of each stream
-# before any of them begins.
+# Rows are written by the lease: this is done for each chunk of each stream before any begins.
 
 
 def _write_chunk(
     numbers: Numbers, state: TurnState, chunk: Chunk, slot: Lease, rules: Rules
 ) -> None:
     layout, tokens = rules.layout, len(chunk.tokens)
-    numbers[layout.source : layout.noise + 1] = (
-        state.slot.numbers[0],
-        slot.numbers[0],
-        chunk.count,
-        tokens,
-        FRAMES_PER_TOKEN * chunk.count,
-        _noise_frame(state, rules),
-    )
+    numbers[layout.source] = state.slot.numbers[0]
+    numbers[layout.target] = slot.numbers[0]
+    numbers[layout.tokens], numbers[layout.tokens_in] = chunk.count, tokens
+    numbers[layout.frames] = FRAMES_PER_TOKEN * chunk.count
+    numbers[layout.noise] = _noise_frame(state, rules)
     numbers[layout.ids : layout.ids + tokens] = chunk.tokens
 
 
@@ -214,7 +209,10 @@ def _encoder(
 
 
 def _newest(numbers: Numbers, columns: MemoryColumns, old: Rows, fresh: Lease, most: int) -> Rows:
-    _write_fresh(numbers, columns, fresh, [(max(0, fresh.count - most), fresh.count)])
+    at = columns.fresh_rows
+    numbers[at : at + fresh.count] = fresh.numbers
+    if fresh.count > most:
+        numbers[at : at + fresh.count - most] = _FORGOTTEN
     return old.with_newer(fresh, most)
 
 
@@ -227,13 +225,15 @@ def _estimator(
     _write_memory(numbers, columns, of_voice, state.prompt_runs, state.rows)
     new = range(state.position, state.position + fresh.count)
     runs, leases = (new, *state.held_runs, *state.prompt_runs), (fresh, *state.rows.leases)
-    kept = kept_parts(runs, prompt_frames, rules.estimator_memory)
-    _write_fresh(numbers, columns, fresh, [part[1:] for part in kept if part[0] == 0])
-    turn = sum([number < len(leases) for number, _, _ in kept])
-    frames = [runs[number][first:end] for number, first, end in kept]
-    rows = [leases[number].part(first, end) for number, first, end in kept[:turn]]
-    held, prompt = tuple(frames[:turn]), tuple(frames[turn:])
-    return Rows(tuple(rows), sum(map(len, held))), held, prompt
+    at, rows, held, prompt = columns.fresh_rows, list[Lease](), list[range](), list[range]()
+    numbers[at : at + fresh.count] = _FORGOTTEN
+    for number, first, end in kept_parts(runs, prompt_frames, rules.estimator_memory):
+        if number == 0:
+            numbers[at + first : at + end] = fresh.numbers[first:end]
+        if number < len(leases):
+            rows.append(leases[number].part(first, end))
+        (held if number < len(leases) else prompt).append(runs[number][first:end])
+    return Rows(tuple(rows), sum(map(len, held))), tuple(held), tuple(prompt)
 
 
 def _write_memory(
@@ -241,25 +241,16 @@ def _write_memory(
 ) -> None:
     """What of a memory is read: of the voice's rows (from where on, and how many) those that are
     still remembered, and the turn's."""
-    first, second = (*runs, _NO_RUN, _NO_RUN)[:_MOST_STRETCHES]
-    spans = first.start, len(first), second.start, len(second)
-    numbers[columns.voice : columns.turn + 1] = (*voice, *spans, turn.count)
-    column = columns.turn_rows
+    numbers[columns.voice], numbers[columns.voice_rows] = voice
+    column = columns.first
+    for run in runs:
+        numbers[column], numbers[column + 1] = run.start, len(run)
+        column += 2
+    numbers[columns.turn], column = turn.count, columns.turn_rows
     for lease in turn.leases:
         end = column + lease.count
         numbers[column:end] = lease.numbers
         column = end
-
-
-def _write_fresh(
-    numbers: Numbers, columns: MemoryColumns, fresh: Lease, kept: Sequence[tuple[int, int]]
-) -> None:
-    """Where the chunk's rows go, of which those parts stay."""
-    at = columns.fresh_rows
-    if kept != [(0, fresh.count)]:
-        numbers[at : at + fresh.count] = _FORGOTTEN
-    for first, end in kept:
-        numbers[at + first : at + end] = fresh.numbers[first:end]
 
 
 # ---- what stays ---------------------------------------------------------------------------------
