@@ -107,7 +107,7 @@ def test_sound_in_float16_is_as_near_to_float32_as_in_tf32(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     folder = write_token2wav(tmp_path / generation, generation)
     settings = Token2wavSettings(steps=4, graphs=True, streams=1, stream=StreamSettings(eager=True))
-    vocoder: Any = load_token2wav(folder, settings, Target(GPU, torch.float32))
+    vocoder: Any = load_token2wav(folder, settings, Target(GPU, torch.float16))
     machine = vocoder.machine
     # The proof at load held, with float16.
     assert machine is not None and machine._hift._rounding == "half"
