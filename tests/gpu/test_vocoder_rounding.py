@@ -115,7 +115,6 @@ def test_sound_in_float16_is_as_near_to_float32_as_in_tf32(
     stream.push(TOKENS[:50])
     plan, stores, layout = machine._plan[:1], machine._stores, machine.rules.layout
     samples = int(plan[0, layout.window.said])
-    mel = machine._estimator(machine._encoder(plan, stores.encoder), plan, stores.estimator)
 
     def said(rounding: str) -> Tensor:
         monkeypatch.setattr(batched_hift, "rounding_of", lambda _: rounding)
@@ -124,6 +123,7 @@ def test_sound_in_float16_is_as_near_to_float32_as_in_tf32(
         return hift(mel, plan, stores.window)[:, :samples]
 
     with torch.inference_mode():
+        mel = machine._estimator(machine._encoder(plan, stores.encoder), plan, stores.estimator)
         exact, of_tf32, of_half = (said(one) for one in ("none", *ROUNDED))
     assert samples > 0 and exact.isfinite().all()
     assert 1e-5 < _error(of_half, exact) <= MORE_THAN_TF32 * _error(of_tf32, exact)
