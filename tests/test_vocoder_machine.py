@@ -108,6 +108,22 @@ def test_what_was_tried_in_inference_mode_is_used_outside_of_it(
     assert (sound == 0.5).all() and finite.all()
 
 
+def test_sound_that_was_taken_stays_when_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocoder, machine = with_machine("prompt_plus_recent", classic_hift(), 8, 100)
+    vocoder.settings = StreamSettings(first_hop_tokens=8, hop_tokens=8, lead="none")
+
+    def said(_: Any, plan: Tensor) -> tuple[Tensor, Tensor]:
+        target = plan[:, machine.rules.layout.target, None]
+        return target.float().repeat(1, machine._hift.samples), target[:, 0] > 0
+
+    monkeypatch.setattr(type(machine), "chunks", said)
+    machine.record(Recorder())
+    stream = vocoder.open(vocoder.voice(golden_prompt(30), "anna"))
+    first, second = stream.push(TOKENS[:11]), stream.push(TOKENS[11:19])
+    assert len(set(first)) == len(set(second)) == 1 and first[0] != second[0]
+    assert first.base is None and second.base is None
+
+
 def test_there_is_a_graph_for_each_number_of_streams() -> None:
     assert buckets(1) == [1] and buckets(3) == [1, 2, 4]
     assert buckets(32) == buckets(200) == [1, 2, 4, 8, 16, 32]

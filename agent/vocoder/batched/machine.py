@@ -130,12 +130,14 @@ class Round:
         return self._staging.done
 
     def finish(self) -> tuple[FloatArray, Finite]:
-        """The sound of each f32 [B, samples], and whether what it is made of is finite; once."""
+        """The sound of each f32 [B, samples], and whether what it is made of is finite; once.
+
+        Both lie where a round that is begun later writes.
+        """
         self._staging.wait()
-        sound = self._staging.sound[: self._count].numpy().copy()
-        finite = self._staging.finite[: self._count].numpy().copy()
         self._free.append(self._staging)
-        return sound, finite
+        staging, count = self._staging, self._count
+        return staging.sound.numpy()[:count], staging.finite.numpy()[:count]
 
 
 class Machine:
@@ -256,8 +258,8 @@ class Machine:
         count = len(plans)
         bucket = next(one for one in self.buckets if one >= count)
         staging = self._stagings.pop() if self._stagings else self._new_staging()
-        staging.plan.numpy()[:count] = plans
-        staging.plan.numpy()[count:bucket] = 0
+        staged = staging.plan.numpy()
+        staged[:count], staged[count:bucket] = plans, 0
         with self.working():
             self._plan[:bucket].copy_(staging.plan[:bucket], non_blocking=True)
             call = self._calls[bucket]
