@@ -2,7 +2,7 @@
 
 The time of each stage as a graph of its own, of one stream and of many, beside the floor that its
 operations set; and each product of the estimator and of HiFT in tiles of several sizes, beside
-torch's own product. The fastest tiles are what `agent.vocoder.kernels.product.tile_of` should name.
+torch's own product. The fastest tiles are what `agent.vocoder.kernels.tiles` should name.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def _speak(vocoder: Token2wav) -> None:
 def measure_tiles(report: Report) -> None:
     """Microseconds of each product in each tile, in a chain over as many weights as layers."""
     from agent.vocoder.kernels.launching import compiled_together
-    from agent.vocoder.kernels.product import Tile
+    from agent.vocoder.kernels.tiles import Tile
 
     cases = [(shape, count) for shape in SHAPES for count in STREAMS]
     with compiled_together():

@@ -85,7 +85,7 @@ def test_convolutions_in_float16_are_as_near_to_float64_as_in_tf32(
 
 @pytest.mark.parametrize("channels", [64, 256])
 def test_rows_that_are_kept_near_are_no_others(channels: int) -> None:
-    from agent.vocoder.kernels.product import Tile
+    from agent.vocoder.kernels.tiles import Tile
 
     generator = torch.Generator(GPU).manual_seed(6)
     rows = torch.randn(3, 1001, channels, device=GPU, generator=generator)

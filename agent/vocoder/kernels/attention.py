@@ -20,7 +20,7 @@ from agent.vocoder.kernels.launching import INTERPRETED, OVERLAPS, begun, fetch_
 
 _KEYS = 256 if INTERPRETED else 64
 """Of one turn of a program's loop."""
-_FEW_STREAMS = 8
+_FEW_STREAMS = 16
 """Whose keys are fetched before they are needed: of more there is enough else to do meanwhile."""
 _LOG2_E = 1.4426950408889634
 

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from agent.vocoder.kernels.launching import (
     INTERPRETED,
+    OVERLAPS,
     ROUNDINGS,
     Rounding,
     begun,
+    fetch_ahead,
     gelu,
     launch,
     operand,
@@ -29,11 +31,10 @@ from agent.vocoder.kernels.launching import (
     silu,
     snake,
 )
+from agent.vocoder.kernels.tiles import Tile, fast_memory, tile_of
 
 Act: TypeAlias = Literal["none", "gelu", "silu", "leaky", "snake"]
 _ACTS: dict[Act, int] = {"none": 0, "gelu": 1, "silu": 2, "leaky": 3, "snake": 4}
-_FEW_ROWS, _MANY = 400, 1200
-_MANY_WIDE_ROWS, _WIDE = 20_000, 128
 _LEAST_K = 16 if INTERPRETED else 32
 _GEOMETRY = (
     "rows group_in group_out slope T_OUT T_IN SHARE TAPS TAP_STEP CENTRED STRIDE SHIFT DILATION "
@@ -88,6 +89,16 @@ def _summed(
 
 
 @triton.jit
+def _fetch_weights(weight, length, BN: tl.constexpr):
+    """Have the tile's weights on their way, those who share it each a part: `length` of a row."""
+    line: tl.constexpr = 128 // (weight.dtype.element_ty.primitive_bitwidth // 8)
+    block: tl.constexpr = 8 * line
+    for start in range(tl.program_id(0) * block, length, tl.num_programs(0) * block):
+        at = start + line * tl.arange(0, 8)[None, :]
+        fetch_ahead(weight + tl.minimum(at, length - 1))
+
+
+@triton.jit
 def _put(
     total, offset, col, writes, gate, added, out, acted, alpha, slope, N,
     GATED: tl.constexpr, ADDS: tl.constexpr, RAW: tl.constexpr, ACTS: tl.constexpr,
@@ -129,7 +140,8 @@ def _product(
     GROUPED: tl.constexpr, BEHIND: tl.constexpr, GATED: tl.constexpr, ADDS: tl.constexpr,
     SAME: tl.constexpr, RAW: tl.constexpr, ACTS: tl.constexpr, ACT: tl.constexpr,
     ROUNDS: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(2)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -142,6 +154,8 @@ def _product(
     # The groups' weights lie one behind the other, each with as many taps as it has.
     before = group * TAPS + TAP_STEP * (group * (group - 1) // 2)
     weight = w + (before * N + tl.minimum(col, N - 1) * taps)[:, None] * KP
+    if AHEAD:
+        _fetch_weights(weight, taps * KP, BN)
     weight += tl.arange(0, BK)[None, :]
     reach = SHIFT
     if TAP_STEP > 0:
@@ -282,21 +296,6 @@ class After:
     rows: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """What one program computes, and how."""
-
-    rows: int
-    columns: int
-    depth: int
-    stages: int = 3
-    warps: int = 4
-    registers: int | None = None
-    """A thread's at most, so that more programs are under way at once."""
-    near: bool = False
-    """Let the L1 cache keep rows of float16 until the next tap reads them again."""
-
-
 def product(
     source: Tensor, weights: Weights, along: Along, after: After, tile: Tile | None = None
 ) -> None:
@@ -312,7 +311,10 @@ def product(
     groups, outputs = weights.groups, weights.outputs
     sequences = target.numel() // (groups * (rows_out + after.lead) * outputs)
     rows = sequences * along.t_out
-    chosen = tile or tile_of(rows, weights, source.dtype)
+    chosen = tile or tile_of(
+        (rows, outputs, weights.taps * weights.inputs), source.dtype, weights.rounding,
+        fast_memory(source.device),
+    )  # fmt: skip
     depth = chosen.depth
     while weights.padded % depth:
         depth //= 2
@@ -337,26 +339,7 @@ def product(
         ROUNDS=ROUNDINGS[weights.rounding],
         PRECISION="tf32" if weights.rounding == "tf32" else "ieee",
         NEAR=chosen.near and weights.inputs % 8 == 0,
-        BM=chosen.rows, BN=chosen.columns, BK=depth, STAGES=chosen.stages, warps=chosen.warps,
+        BM=chosen.rows, BN=chosen.columns, BK=depth, STAGES=chosen.stages,
+        AHEAD=OVERLAPS and along.span is None, warps=chosen.warps,
         maxnreg=chosen.registers,
     )  # fmt: skip
-
-
-def tile_of(rows: int, weights: Weights, dtype: torch.dtype) -> Tile:
-    """Few rows in small tiles, so that the whole device reads the weights; many in large ones."""
-    if INTERPRETED:
-        columns = max(16, triton.next_power_of_2(min(64, weights.outputs)))
-        return Tile(min(8192, triton.next_power_of_2(rows)), columns, 16)
-    wide = weights.outputs >= _WIDE
-    if weights.rounding == "half":
-        columns = max(32, triton.next_power_of_2(min(_WIDE, weights.outputs)))
-        if rows < _MANY_WIDE_ROWS:
-            return Tile(64, min(64, columns), 64, 4)
-        return Tile(128, columns, 64, 3, 8) if wide else Tile(128, columns, 64, 4, 8, 128)
-    if dtype == torch.float32:
-        if rows < _MANY_WIDE_ROWS:
-            return Tile(64, 64, 32)
-        return Tile(128, 128 if wide else 64, 32, warps=8)
-    if rows <= _FEW_ROWS:
-        return Tile(32, 64 if weights.outputs > 1024 else 32, 128, 4)
-    return Tile(64, 64, 64, 4) if rows < _MANY else Tile(128, 128, 64, warps=8)
