@@ -222,6 +222,9 @@ class Machine:
                     self.chunks(plan)
             for plan in plans:
                 self.chunks(plan)  # once as usual, so that kernels are loaded
+            # Graphs have memory of their own, and cannot take what that left.
+            torch.cuda.empty_cache()
+            for plan in plans:
                 self._calls[len(plan)] = recorder.record(partial(self.chunks, plan))
 
     def chunks(self, plan: Tensor) -> tuple[Tensor, Tensor]:
