@@ -2,8 +2,8 @@
 
 On a GPU: the time that a second of sound takes, of one stream and of 32 together, the first sound
 of a turn, what a voice and a stream weigh, and how long a recording of six seconds takes to become
-a voice. With `--device cpu`
-the last alone, for that is what a machine without a GPU does of it.
+a voice; of all that the parts that are named. With `--device cpu` the last alone, for that is what
+a machine without a GPU does of it.
 """
 
 import argparse
@@ -66,6 +66,8 @@ _LAUNCHES = 1000
 _MEGABYTE = 1e6
 _PREPARATION_RATE_HZ = 24_000
 
+PARTS = ("token2wav", "cosyvoice2", "preparation")
+
 TOGETHER = 32
 """Streams whose seconds come at once."""
 
@@ -81,9 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; 1 when a target was missed, 2 without a GPU that is asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench.vocoder", description=__doc__)
     add_arguments(parser)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; else all")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    parts = options.parts or PARTS
     torch.set_num_threads(options.threads)
     on_gpu = options.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
@@ -92,8 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report(as_json=options.json, gpu=torch.cuda.get_device_name() if on_gpu else "")
     with tempfile.TemporaryDirectory() as folder:
         if on_gpu:
-            measure_speech(report, Path(folder), Target(torch.device("cuda"), torch.float16))
-        measure_preparation(report, Path(folder) / "voices", torch.device(options.device))
+            target = Target(torch.device("cuda"), torch.float16)
+            measure_speech(report, Path(folder), target, parts=parts)
+        if "preparation" in parts:
+            measure_preparation(report, Path(folder) / "voices", torch.device(options.device))
     return 1 if report.missed else 0
 
 
@@ -101,14 +109,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_speech(
-    report: Report, folder: Path, target: Target, sizes: VocoderSizes = FULL_SIZE
+    report: Report,
+    folder: Path,
+    target: Target,
+    sizes: VocoderSizes = FULL_SIZE,
+    parts: Sequence[str] = PARTS,
 ) -> None:
     """All rows of both vocoders, their weights written to `folder` first."""
-    token2wav = write_token2wav(folder / "token2wav", sizes, causal=True)
     # What the libraries take for themselves at the first product is not the model's.
     square = torch.ones(64, 64, device=target.device, dtype=target.dtype)
     square @= square
     _measure_launch(report, square)
+    if "token2wav" in parts:
+        _measure_token2wav(report, folder / "token2wav", target, sizes)
+    if "cosyvoice2" in parts:
+        _measure_cosyvoice2(report, folder / "cosyvoice2", target, sizes)
+
+
+def _measure_token2wav(report: Report, folder: Path, target: Target, sizes: VocoderSizes) -> None:
+    token2wav = write_token2wav(folder, sizes, causal=True)
     took_ms: dict[int, float] = {}
     measure_together(report, token2wav, target, sizes)
     for steps in (10, 5):
@@ -122,9 +141,11 @@ def measure_speech(
     hift_ms = _measure_hift(report, "causal", token2wav / HIFT, target)
     for steps, whole_ms in took_ms.items():
         report.row(f"token2wav_n{steps}_hift_share", hift_ms / whole_ms, "")
+
+
+def _measure_cosyvoice2(report: Report, folder: Path, target: Target, sizes: VocoderSizes) -> None:
     settings = Cosyvoice2Settings(stream=ChunkSettings(first_hop_tokens=FIRST_HOP_TOKENS))
-    folder = write_cosyvoice2(folder / "cosyvoice2", sizes)
-    cosyvoice2 = load_cosyvoice2(folder, settings, target)
+    cosyvoice2 = load_cosyvoice2(write_cosyvoice2(folder, sizes), settings, target)
     _measure_voice(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_time(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_streams(report, "cosyvoice2", cosyvoice2, sizes)

@@ -105,6 +105,13 @@ def test_a_missing_gpu_is_said(
     assert "finds no GPU" in capsys.readouterr().err
 
 
+def test_a_part_that_there_is_not_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--json", "preparing"])
+    said = capsys.readouterr().err
+    assert "preparing" in said and all(part in said for part in bench.PARTS)
+
+
 def test_the_full_size_is_the_published_one() -> None:
     assert (FULL_SIZE.flow.dit.layers, FULL_SIZE.flow.encoder.token_layers) == (16, 6)
     assert FULL_SIZE.cosyvoice2.unet.layers == 56

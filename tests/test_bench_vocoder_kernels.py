@@ -23,7 +23,7 @@ def test_every_product_is_measured_in_every_tile_beside_torch_s(
     for name, value in few.items():
         monkeypatch.setattr(bench, name, value)
     monkeypatch.setattr(bench, "FLOW_TILES", ((32, 16, 16, 2, 4),))
-    monkeypatch.setattr(bench, "HIFT_TILES", ((32, 16, 16, 2, 4), (16, 16, 16, 2, 4, 128, 1)))
+    monkeypatch.setattr(bench, "HIFT_TILES", ((32, 16, 16, 2, 4), (16, 16, 16, 2, 4, 128)))
     monkeypatch.setattr(bench, "replayed_ms", lambda call: called.append(call()) or 2.0)
     monkeypatch.setattr(torch, "float16", torch.float32)  # which the interpreter multiplies exactly
     out = io.StringIO()
@@ -32,7 +32,7 @@ def test_every_product_is_measured_in_every_tile_beside_torch_s(
     assert [row["name"] for row in rows] == [
         "linear_2_streams_32x16x16x2x4_us",
         "conv_2_streams_32x16x16x2x4_us",
-        "conv_2_streams_16x16x16x2x4x128x1_us",
+        "conv_2_streams_16x16x16x2x4x128_us",
     ]
     assert all(row["value"] == row["against"] == 1000 for row in rows)
     # What torch made is there to see that both are products of the same sizes.

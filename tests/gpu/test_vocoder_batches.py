@@ -111,6 +111,7 @@ def states_after(stream: Any, chunks: int) -> torch.Tensor:
     if stream.memory is not None:
         place, turn = stream.memory
         state = stream._shared.machine.flow_state(turn, stream._voice.batched.memory, place)
+        torch.cuda.synchronize()  # it is made on the machine's own stream
     turn = [torch.cat([part.float() for part in step.turn], 2) for step in state.steps]
     return torch.stack(turn).cpu()
 
@@ -175,6 +176,7 @@ def states_after_text(stream: Any, text: list[int]) -> torch.Tensor:
 def states_of(stream: Any) -> torch.Tensor:
     place, turn = stream.memory
     state = stream._shared.machine.flow_state(turn, stream._voice.batched.memory, place)
+    torch.cuda.synchronize()  # it is made on the machine's own stream
     return torch.stack(
         [torch.cat([one.float() for one in step.turn], 2) for step in state.steps]
     ).cpu()

@@ -38,9 +38,7 @@ def _taps(channels: int, generator: torch.Generator) -> list[Tensor]:
     return [one / (one.shape[1] * channels) ** 0.5 for one in made]
 
 
-def _convolved(
-    rows: Tensor, taps: list[Tensor], rounding: Any, tile: Any = None
-) -> tuple[Tensor, Tensor]:
+def _convolved(rows: Tensor, taps: list[Tensor], rounding: Any) -> tuple[Tensor, Tensor]:
     """Rows f32 [B, L, C] by each kernel [C, k, C], plus the rows: sums and Snake of them."""
     from agent.vocoder.kernels.product import After, Along, Span, Weights, product
     from agent.vocoder.kernels.spectrum import mean
@@ -54,7 +52,7 @@ def _convolved(
     along = Along(length, length, dilation=DILATION, span=Span(plan, count=0))
     alpha = torch.full((len(taps), channels), ALPHA, device=GPU)
     after = After(out=out, added=rows, acted=acted, act="snake", alpha=alpha)
-    product(source, weights, along, after, tile)
+    product(source, weights, along, after)
     return out, acted
 
 
@@ -81,18 +79,6 @@ def test_convolutions_in_float16_are_as_near_to_float64_as_in_tf32(
             assert (
                 1e-5 < _error(ours[group], exact) <= MORE_THAN_TF32 * _error(theirs[group], exact)
             )
-
-
-@pytest.mark.parametrize("channels", [64, 256])
-def test_rows_that_are_kept_near_are_no_others(channels: int) -> None:
-    from agent.vocoder.kernels.tiles import Tile
-
-    generator = torch.Generator(GPU).manual_seed(6)
-    rows = torch.randn(3, 1001, channels, device=GPU, generator=generator)
-    tiles = [Tile(128, 64, 64, 3, 8, 128, near) for near in (False, True)]
-    taps = _taps(channels, generator)
-    far, near = (_convolved(rows, taps, "half", tile) for tile in tiles)
-    assert torch.equal(far[0], near[0]) and torch.equal(far[1], near[1])
 
 
 # ---- sound --------------------------------------------------------------------------------------

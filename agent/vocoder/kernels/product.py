@@ -60,8 +60,8 @@ def _activated(value, alpha, col, slope, N, ACT: tl.constexpr):
 def _summed(
     source, weight, begin, place, end, taps, DILATION, REPEAT,
     K: tl.constexpr, KP: tl.constexpr, CHECKED: tl.constexpr, REPEATED: tl.constexpr,
-    NEAR: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The tile's sum over all taps and inputs."""
     blocks: tl.constexpr = KP // BK
@@ -73,9 +73,6 @@ def _summed(
         if REPEATED:
             real = begin + at // REPEAT
         pointers = source + real[:, None] * K + k[None, :]
-        if NEAR:
-            # Copies of 8 bytes go through the L1 cache, those of 16 pass it by.
-            pointers = tl.multiple_of(pointers, (1, 8))
         if CHECKED:
             known = (at >= 0) & (at < end)
             values = tl.load(pointers, mask=known[:, None] & (k < K)[None, :], other=0.0)
@@ -139,9 +136,8 @@ def _product(
     K: tl.constexpr, KP: tl.constexpr, CHECKED: tl.constexpr, REPEATED: tl.constexpr,
     GROUPED: tl.constexpr, BEHIND: tl.constexpr, GATED: tl.constexpr, ADDS: tl.constexpr,
     SAME: tl.constexpr, RAW: tl.constexpr, ACTS: tl.constexpr, ACT: tl.constexpr,
-    ROUNDS: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
-    OVERLAPS: tl.constexpr,
+    ROUNDS: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(2)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -177,7 +173,7 @@ def _product(
     )  # fmt: skip
     total = _summed(
         source, weight, begin, t * STRIDE + reach, end, taps, DILATION, REPEAT, K, KP, CHECKED,
-        REPEATED, NEAR, PRECISION, BM, BN, BK, STAGES,
+        REPEATED, PRECISION, BM, BN, BK, STAGES,
     )  # fmt: skip
     total += tl.load(bias + group * N + col, mask=col < N, other=0.0)[None, :]
     writes = inside[:, None] & (col < N)[None, :]
@@ -338,7 +334,6 @@ def product(
         RAW=after.out is not None, ACTS=after.acted is not None, ACT=_ACTS[after.act],
         ROUNDS=ROUNDINGS[weights.rounding],
         PRECISION="tf32" if weights.rounding == "tf32" else "ieee",
-        NEAR=chosen.near and weights.inputs % 8 == 0,
         BM=chosen.rows, BN=chosen.columns, BK=depth, STAGES=chosen.stages,
         AHEAD=OVERLAPS and along.span is None, warps=chosen.warps,
         maxnreg=chosen.registers,
