@@ -97,7 +97,7 @@ async def test_how_to_get_the_model_is_said_on_the_page_in_the_words_of_the_read
         assert len(commands) == 2
         assert all(command in readme for command in commands)
         said = await notice.inner_text()
-        for figure in ("19 GB", "22.3 GB", "27.7 GB"):
+        for figure in ("19 GB", "21.9 GB", "27.7 GB"):
             assert figure in said and figure in readme
 
 

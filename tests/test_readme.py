@@ -7,11 +7,13 @@ import pytest
 
 from agent.__main__ import main
 from agent.config import markdown_table, settings_table
+from bench.quant_table import quant_table
 from bench.table import table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "<!-- config table -->"
 FIGURES = "<!-- figures -->"
+QUANTISATION = "<!-- quantisation -->"
 COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/voice-agent serve",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest",
@@ -53,6 +55,13 @@ def test_the_figures_are_those_of_the_kept_runs(readme: str) -> None:
     assert readme.count(FIGURES) == 2
     shown = readme.split(FIGURES)[1].strip()
     assert shown == table(runs).strip(), "paste what `python -m bench.table` prints"
+
+
+def test_what_fewer_bits_bring_is_that_of_the_kept_runs(readme: str) -> None:
+    runs = sorted((ROOT / "bench" / "results").glob("h200-*.jsonl"))
+    assert readme.count(QUANTISATION) == 2
+    shown = readme.split(QUANTISATION)[1].strip()
+    assert shown == quant_table(runs), "paste what `python -m bench.quant_table` prints"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -42,8 +42,9 @@ _WORK_BYTES = 1_650_000_000
 """What is set aside besides weights and caches: torch's own, the driver, and what
 passes through the model."""
 _GRAPH_BYTES = 600_000_000
-"""What CUDA graphs and their buffers take: `bench.engine unit` measured 22.25 GB in all, with one
-conversation of 8192 tokens and its voice, and with the table of words on the host."""
+"""What CUDA graphs and their buffers take: `bench.engine unit` measured 21.85 GB in all, with one
+conversation of 8192 tokens and its voice, and with the table of words on the host; and 15.45 GB in
+8 bits, where room for the rounding of weights is less well used."""
 
 _VOCODER_BYTES = 730_000_000
 _VOICE_BYTES = 205_000_000
