@@ -16,14 +16,16 @@ from agent.vocoder.kernels.attention import Distances, Memory, attend, attend_by
 from agent.vocoder.kernels.product import After, Along, Span, Weights, product
 from agent.vocoder.kernels.rows import Ends, advance, carry, norm
 from agent.vocoder.kernels.spectrum import join, mean
+from tests.rig.unwritten import fill_new_memory
 
 LAYOUT = layout_of(Capacity(6, 20))
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     torch.set_num_threads(1)
+    fill_new_memory(monkeypatch)
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
@@ -241,6 +243,7 @@ def test_frames_see_their_chunk_their_voice_and_their_turn() -> None:
         plan[stream, columns.first : columns.second_count + 1] = torch.tensor(stretches[stream])
         _remember(plan, stream, rows[stream], fresh[stream])
     mixed, norms = torch.randn(2, 2, 12, 3 * H * D), torch.randn(4, D)
+    mixed[1, :, counts[1] :] = math.nan  # whatever stands behind a chunk
     out = torch.empty(2, 2, 12, H * D)
     layer = 1
     attend(mixed, norms, Memory(store, columns, plan, H, D), layer, out)
@@ -284,6 +287,7 @@ def test_the_encoder_s_rows_see_by_distance_too() -> None:
         at = columns.fresh_rows
         plan[stream, at : at + len(fresh[stream])] = torch.tensor(fresh[stream])
     mixed, biases = torch.randn(2, 9, 3 * H * D), torch.randn(2, H * D)
+    mixed[1, counts[1] :] = math.nan  # whatever stands behind a chunk
     table, out = torch.randn(H, 2 * reach + 1, D), torch.empty(2, 9, H * D)
     memory = Memory(store, columns, plan, H, D)
     attend_by_distance(mixed, Distances(table, biases, 30), memory, layer, out)

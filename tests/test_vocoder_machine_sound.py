@@ -11,11 +11,13 @@ import tests.rig.triton_on_cpu  # noqa: F401  before any kernel
 from agent.vocoder.hift_stream import VocoderTail
 from tests.rig.machine_streams import Alone, with_machine
 from tests.rig.tiny_hift import causal_hift, classic_hift
+from tests.rig.unwritten import fill_new_memory
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> Any:
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(1)
+    fill_new_memory(monkeypatch)
     with torch.inference_mode():
         yield
 

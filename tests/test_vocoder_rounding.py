@@ -19,6 +19,7 @@ from agent.vocoder.kernels.product import After, Along, Span, Weights, product
 from agent.vocoder.kernels.spectrum import join, mean
 from tests.rig.machine_streams import Alone, with_machine
 from tests.rig.tiny_hift import causal_hift, classic_hift
+from tests.rig.unwritten import fill_new_memory
 
 LAYOUT = layout_of(Capacity(6, 20))
 ROUNDED: tuple[Rounding, Rounding] = ("tf32", "half")
@@ -27,9 +28,10 @@ MORE_THAN_TF32 = 1.2
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Any:
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.manual_seed(5)
     torch.set_num_threads(1)
+    fill_new_memory(monkeypatch)
     with torch.inference_mode():
         yield
 

@@ -18,6 +18,7 @@ from agent.vocoder.loading import HiftSound, hift_noise
 from agent.vocoder.token2wav import PreparedVoice, StreamSettings, Token2wav
 from tests.rig.tiny_cosyvoice2 import golden_prompt
 from tests.rig.tiny_flow import tiny_flow
+from tests.rig.unwritten import fill_stores
 
 TOKENS = [(37 * number) % 6561 for number in range(200)]
 
@@ -80,4 +81,5 @@ def with_machine(memory: Any, hift: Any, hop: int, frames: int) -> tuple[Token2w
     vocoder = Token2wav(flow, sound, StreamSettings(), Noise.seeded(1), tiny_flow)
     parts = Parts(flow, Noise.seeded(1), hift, hift_noise(hift, 1))
     vocoder.machine = machine = Machine(parts, Capacity(hop, frames, 100), 2)
+    fill_stores(machine._stores)
     return vocoder, machine

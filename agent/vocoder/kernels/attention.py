@@ -75,11 +75,11 @@ def _nothing_seen(BT: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def _asked(own, there, column, norms, width: tl.constexpr, D: tl.constexpr):
+def _asked(own, counts, column, norms, width: tl.constexpr, D: tl.constexpr):
     """A head's queries and keys, normed, f32, and its values as they are."""
-    query = tl.load(own, mask=there, other=0.0).to(tl.float32)
-    key = tl.load(own + width, mask=there, other=0.0).to(tl.float32)
-    value = tl.load(own + 2 * width, mask=there, other=0.0)
+    query = tl.load(own, mask=counts, other=0.0).to(tl.float32)
+    key = tl.load(own + width, mask=counts, other=0.0).to(tl.float32)
+    value = tl.load(own + 2 * width, mask=counts, other=0.0)
     query = _normed(query, norms, norms + 2 * D, column, D)
     return query, _normed(key, norms + D, norms + 3 * D, column, D), value
 
@@ -121,6 +121,7 @@ def _attend(
     frame = tl.arange(0, BT)
     store += head * D
     # Neither the plan nor what is remembered is written by a kernel that may still be at work.
+    chunk = tl.load(stream + CHUNK).to(tl.int32)
     voice_count, first_count, first, second, turn_count, voice_at, turn_at = _remembered(
         stream, layer * 2 + sequence % 2, rows, VOICE, VOICE_ROWS, FIRST, FIRST_COUNT, SECOND,
         SECOND_COUNT, TURN, width,
@@ -134,11 +135,11 @@ def _attend(
             fetch_ahead(store + at)
             fetch_ahead(store + at + width)
     begun(OVERLAPS)
-    chunk = tl.load(stream + CHUNK).to(tl.int32)
     own_at = (sequence * T + frame[:, None]) * width + head * D + column
     own = mixed + own_at + 2 * (sequence * T + frame[:, None]) * width
-    there = (frame < T)[:, None] & real
-    query, key, value = _asked(own, there, column, norms, width, D)
+    # Of the rows behind the chunk nothing counts, not even times 0: what is infinite would stay.
+    counts = (frame < tl.minimum(chunk, T))[:, None] & real
+    query, key, value = _asked(own, counts, column, norms, width, D)
     query = (query * scale).to(value.dtype)
     key = key.to(value.dtype)
     most, total, seen = _nothing_seen(BT, BD)
@@ -155,6 +156,7 @@ def _attend(
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
         scores = tl.where((number < past)[None, :], scores, -1e30)
         most, total, seen = _seen(scores, values, most, total, seen, PRECISION)
+    there = (frame < T)[:, None] & real
     tl.store(out + own_at, seen / tl.maximum(total, 1e-30)[:, None], mask=there)
     fresh = tl.load(stream + FRESH + frame, mask=frame < tl.minimum(chunk, T), other=-1)
     _keep(store + turn_at, fresh, key, value, column, width, D)
@@ -210,15 +212,15 @@ def _score_places(
 
 
 @triton.jit
-def _asked_twice(own, there, column, biases, scale, width: tl.constexpr, D: tl.constexpr):
+def _asked_twice(own, counts, column, biases, scale, width: tl.constexpr, D: tl.constexpr):
     """A head's queries as they are held against keys and against distances; keys and values."""
-    asked = tl.load(own, mask=there, other=0.0)
+    asked = tl.load(own, mask=counts, other=0.0)
     by_key = tl.load(biases + column, mask=column < D, other=0.0)
     by_place = tl.load(biases + width + column, mask=column < D, other=0.0)
     query = (asked.to(tl.float32) + by_key) * scale
     placed = (asked.to(tl.float32) + by_place) * scale
-    key = tl.load(own + width, mask=there, other=0.0)
-    value = tl.load(own + 2 * width, mask=there, other=0.0)
+    key = tl.load(own + width, mask=counts, other=0.0)
+    value = tl.load(own + 2 * width, mask=counts, other=0.0)
     return query.to(asked.dtype), placed.to(asked.dtype), key, value
 
 
@@ -237,13 +239,15 @@ def _attend_by_distance(
     column = tl.arange(0, BD)[None, :]
     real = column < D
     frame = tl.arange(0, BT)
-    begun(OVERLAPS)
+    # No kernel that may still be at work writes the plan.
     chunk = tl.load(stream + CHUNK).to(tl.int32)
+    begun(OVERLAPS)
     own_at = (sequence * T + frame[:, None]) * width + head * D + column
     own = mixed + own_at + 2 * (sequence * T + frame[:, None]) * width
-    there = (frame < T)[:, None] & real
+    # As in `_attend`.
+    counts = (frame < tl.minimum(chunk, T))[:, None] & real
     query, placed, key, value = _asked_twice(
-        own, there, column, biases + head * D, scale, width, D
+        own, counts, column, biases + head * D, scale, width, D
     )  # fmt: skip
     voice_count = tl.load(stream + VOICE_ROWS).to(tl.int32)
     past = voice_count + tl.load(stream + TURN).to(tl.int32)
@@ -272,6 +276,7 @@ def _attend_by_distance(
         scores = tl.dot(query, tl.trans(keys), scores, input_precision=PRECISION)
         scores = tl.where((number < past)[None, :], scores, -1e30)
         most, total, seen = _seen(scores, values, most, total, seen, PRECISION)
+    there = (frame < T)[:, None] & real
     tl.store(out + own_at, seen / tl.maximum(total, 1e-30)[:, None], mask=there)
     fresh = tl.load(stream + FRESH + frame, mask=frame < tl.minimum(chunk, T), other=-1)
     _keep(store + turn_at, fresh, key, value, column, width, D)
