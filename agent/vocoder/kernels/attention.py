@@ -232,8 +232,7 @@ def _attend_by_distance(
     H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, KEYS: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
-    sequence = tl.program_id(0)
-    head = tl.program_id(1)
+    sequence, head = tl.program_id(0), tl.program_id(1)
     stream = plan + sequence * COLUMNS
     width: tl.constexpr = H * D
     column = tl.arange(0, BD)[None, :]
