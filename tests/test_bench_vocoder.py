@@ -112,6 +112,21 @@ def test_a_part_that_there_is_not_is_refused_by_name(capsys: pytest.CaptureFixtu
     assert "preparing" in said and all(part in said for part in bench.PARTS)
 
 
+def test_of_parts_that_are_not_named_nothing_is_written_or_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_LAUNCHES", 2)
+    measured: list[Path] = []
+    for part in ("token2wav", "cosyvoice2"):
+        monkeypatch.setattr(
+            bench, f"_measure_{part}", lambda _, folder, *__: measured.append(folder)
+        )
+    for parts in (("preparation",), ("cosyvoice2",), bench.PARTS):
+        report = Report(as_json=True, out=io.StringIO())
+        bench.measure_speech(report, tmp_path, Target(CPU, torch.float32), TINY, parts=parts)
+    assert [one.name for one in measured] == ["cosyvoice2", "token2wav", "cosyvoice2"]
+
+
 def test_the_full_size_is_the_published_one() -> None:
     assert (FULL_SIZE.flow.dit.layers, FULL_SIZE.flow.encoder.token_layers) == (16, 6)
     assert FULL_SIZE.cosyvoice2.unet.layers == 56

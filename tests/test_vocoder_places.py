@@ -1,13 +1,14 @@
 """Where streams' memory lies: places handed out and given back, and what of it a chunk keeps."""
 
+import random
 from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from agent.vocoder.batched.layout import Capacity, Layout, layout_of
-from agent.vocoder.batched.places import Full, Places
-from agent.vocoder.batched.turn import kept_places, runs_of
+from agent.vocoder.batched.places import Full, Places, Rows
+from agent.vocoder.batched.turn import kept_parts, runs_of
 from agent.vocoder.batched.window import Reach, WindowState, widened
 from agent.vocoder.flow import EstimatorMemory, kept_positions
 from agent.vocoder.hift_stream import HiftStreamSettings
@@ -50,13 +51,31 @@ def test_what_is_kept_is_what_the_flow_keeps_in_at_most_two_runs(
     for size in sizes:
         held = np.concatenate([np.arange(position, position + size), held])
         position += size
-        kept = kept_places(held, prompt_frames, policy)
-        assert kept.tolist() == kept_positions(held.tolist(), prompt_frames, policy)
-        held = held[kept]
+        frames = [range(first, first + count) for first, count in runs_of(held)]
+        parts = kept_parts(frames, prompt_frames, policy)
+        kept = [frame for number, *part in parts for frame in frames[number][slice(*part)]]
+        assert kept == held[kept_positions(held.tolist(), prompt_frames, policy)].tolist()
+        held = np.array(kept)
         runs = runs_of(held[held < prompt_frames])
         assert len(runs) <= 2
         spelt = [frame for first, count in runs for frame in range(first, first + count)]
         assert spelt == held[held < prompt_frames].tolist()
+
+
+def test_free_places_stay_in_few_pieces_whatever_lengths_come() -> None:
+    dice, places = random.Random(3), Places(1200)
+    turns = [Rows()] * 8
+    for _ in range(6000):
+        at = dice.randrange(len(turns))
+        before = Rows() if dice.random() < 0.05 else turns[at]
+        turns[at] = before.with_newer(places.take(dice.randint(1, 50)), 100)
+        del before
+    held = np.concatenate([one.numbers for one in turns])
+    assert len(set(held)) == len(held) and places.left == 1200 - len(held) > 400
+    # No more than a few of a turn's leases have each left behind.
+    assert len(places._free) < 5 * len(turns)
+    turns.clear()
+    assert places.left == 1200 and sorted(np.concatenate(places._free)) == [*range(1200)]
 
 
 def test_no_column_means_two_things() -> None:

@@ -1,7 +1,7 @@
 """Numbered places of a store, handed out and given back; no device in it.
 
     lease = places.take(50)   # Full when there are not so many
-    other = lease.of(lease.numbers[:20])  # the same places, held once more
+    other = lease.part(0, 20)  # the first of these, held once more
     rows = Rows((lease,), 50).with_newer(places.take(25), 60)  # of several leases, the last 60
 
 A place is free again when nobody holds a lease of it any more. Whoever reads or writes the store

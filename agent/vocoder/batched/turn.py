@@ -284,14 +284,6 @@ def _parts(runs: Runs, first: int, end: int) -> Iterator[tuple[int, int, int]]:
         start += len(run)
 
 
-def kept_places(held: Numbers, prompt_frames: int, policy: EstimatorMemory) -> Numbers:
-    """`kept_parts`, of an array: which of its frames, by their places."""
-    runs = [range(first, first + count) for first, count in runs_of(held)]
-    starts = np.cumsum([0, *map(len, runs)])
-    kept = kept_parts(runs, prompt_frames, policy)
-    return np.concatenate([np.arange(*part) + starts[number] for number, *part in kept])
-
-
 def runs_of(frames: Numbers) -> list[tuple[int, int]]:
     """Ascending frames as unbroken runs: where each begins and how long it is."""
     breaks = np.flatnonzero(np.diff(frames) != 1) + 1

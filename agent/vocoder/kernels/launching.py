@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 """How every kernel here is started, and what they have in common.
 
-On a Hopper GPU a kernel is set up while the one before it ends: it waits, as its first act, until
-that one is over (`begun`). So each of them must call `begun` before it reads or writes, but for
-what no kernel of the round writes: weights, the plan, and what was remembered before.
+On a Hopper GPU a kernel is set up while those before it are still at work, and waits in `begun`
+until they are over. Before that it must write nothing, and read only what no kernel of the round
+writes: weights, the plan, and what was remembered before.
 """
 
 from collections.abc import Iterator
@@ -60,6 +60,7 @@ def launch(
 
 @triton.jit
 def begun(OVERLAPS: tl.constexpr):
+    """Let the next kernel be set up, and wait for all that was started before."""
     if OVERLAPS:
         gdc_launch_dependents()
         gdc_wait()
