@@ -10,6 +10,7 @@ from agent.duplex.answer import Taken
 from agent.duplex.answer_speech import CHUNK_TOKENS, SpeechRules, WaitingWords
 from agent.duplex.answer_text import AnswerText
 from agent.duplex.tokens import Token
+from tests.rig.answer_voice import BRIEF
 from tests.rig.told_chat import Told, asked
 
 THOUGHT = (int(Token.THINK), "hm, so", int(Token.END_THINK))
@@ -26,7 +27,7 @@ THOUGHT = (int(Token.THINK), "hm, so", int(Token.END_THINK))
     ],
 )
 def test_a_stop_string_is_not_spoken(said: str, stop: str, heard: list[str]) -> None:
-    told = Told(said, request=asked("Hi", stop=(stop,)))
+    told = Told(said, request=asked("Hi", stop=(stop,)), rules=BRIEF)
     assert told.text == said[: said.index(stop)] and told.said == heard
     assert told.pieces[-1].finish == "stop"
     assert not told.calls or told.calls[-1].text_ended
@@ -34,7 +35,8 @@ def test_a_stop_string_is_not_spoken(said: str, stop: str, heard: list[str]) -> 
 
 def test_what_turned_out_to_begin_none_is_said_later_and_with_its_own_states() -> None:
     said = "01234567EN0123456789abcdefEND"
-    told, plain = Told(said, request=asked("Hi", stop=("7END",))), Told(said)
+    told = Told(said, request=asked("Hi", stop=("7END",)), rules=BRIEF)
+    plain = Told(said, rules=BRIEF)
     assert told.text == plain.text == said
     assert told.said == ["0123456", "7EN0123456", "789abcdefE", "ND"]
     states, others = ([one for call in x.calls for one in call.states] for x in (told, plain))
@@ -47,12 +49,12 @@ def test_behind_reasoning_the_last_words_before_a_stop_string_are_said(
     said: str, blanks: str
 ) -> None:
     request = asked("Hi", thinking=True, stop=("END",), max_tokens=60)
-    told = Told(*THOUGHT, blanks + said, request=request)
+    told = Told(*THOUGHT, blanks + said, request=request, rules=BRIEF)
     assert told.text == "".join(told.said) == said.removesuffix("END")
 
 
 def test_blanks_behind_reasoning_are_not_said() -> None:
-    told = Told(*THOUGHT, "\n\nYes, sir", request=asked("Hi", thinking=True))
+    told = Told(*THOUGHT, "\n\nYes, sir", request=asked("Hi", thinking=True), rules=BRIEF)
     assert told.text == "".join(told.said) == "Yes, sir"
 
 
@@ -62,7 +64,8 @@ def test_whatever_the_answer_is_what_is_said_is_what_is_shown() -> None:
         said = "".join(chance.choices("ab", k=chance.randint(1, 24)))
         stop = "".join(chance.choices("ab", k=chance.randint(2, 12)))
         thought = THOUGHT if chance.random() < 0.5 else ()
-        told = Told(*thought, said, request=asked("Hi", thinking=True, stop=(stop,)))
+        request = asked("Hi", thinking=True, stop=(stop,))
+        told = Told(*thought, said, request=request, rules=BRIEF)
         assert "".join(told.said) == told.text == said.partition(stop)[0]
 
 

@@ -21,6 +21,8 @@ TOKEN_SAMPLES = 960
 TAIL_SAMPLES = 480
 RULES = SpeechRules(max_call_tokens=30)
 """The tiny model finds no end by itself."""
+BRIEF = SpeechRules(max_call_tokens=3)
+"""Where only the words matter: a second of speech is two thirds of what an answer costs."""
 VECTORS = torch.linspace(-1, 1, 3 * 256).view(3, 256)
 
 
@@ -101,9 +103,11 @@ class TwoVoices:
         raise AssertionError("a chat hears voices in blocks")
 
 
-def speaker(choir: Choir | None = None, vectors: Tensor | None = VECTORS) -> Speaker:
+def speaker(
+    choir: Choir | None = None, vectors: Tensor | None = VECTORS, rules: SpeechRules = RULES
+) -> Speaker:
     choir = choir or Choir()
-    return Speaker(vectors, lambda: choir.open("the key of anna"), RULES)
+    return Speaker(vectors, lambda: choir.open("the key of anna"), rules)
 
 
 def run(

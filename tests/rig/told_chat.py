@@ -3,11 +3,12 @@
 from typing import Any
 
 from agent.chat_types import ChatMessage, ChatPart, ChatRequest, ChatText
+from agent.duplex.answer_speech import SpeechRules
 from agent.duplex.chat import Chat
 from agent.duplex.lanes import Runner
 from agent.duplex.tokens import Token
 from agent.duplex.work import Work
-from tests.rig.answer_voice import Choir, calls_of, pieces_of, speaker
+from tests.rig.answer_voice import RULES, Choir, calls_of, pieces_of, speaker
 from tests.rig.tiny_mind import LetterCodec, Script, runner
 
 
@@ -36,13 +37,13 @@ class Told:
         request: ChatRequest | None = None,
         choir: Choir | None = None,
         used: Runner | None = None,
+        rules: SpeechRules = RULES,
     ) -> None:
         self.used, self.choir = used or runner(), choir or Choir()
         self.works: list[Work] = []
         words = script(*said) if said else None
-        self.chat = Chat(
-            self.used, request or asked("Hi"), script=words, speaker=speaker(self.choir)
-        )
+        voice = speaker(self.choir, rules=rules)
+        self.chat = Chat(self.used, request or asked("Hi"), script=words, speaker=voice)
         self.pieces = pieces_of(self.chat, self.used, self.works.append)
         self.text = "".join(one.text for one in self.pieces)
         self.calls = calls_of(self.works)
