@@ -36,7 +36,7 @@ if not (found := importlib.metadata.version("triton")).startswith(TRIED):
     _unable(f"Triton {found} is installed; the kernels are tried with {TRIED}0")
 os.environ["TRITON_INTERPRET"] = "1"
 
-from triton.language import core  # noqa: E402
+from triton.language import core, semantic  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402  it reads the variable
 
 _patched = interpreter._patch_lang_tensor
@@ -144,6 +144,11 @@ _numpy_kind = interpreter._get_np_dtype
 _numpy_kind_of_numbers = functools.cache(_numpy_kind)
 
 
+def _unchecked(self: Any, lhs: Any, rhs: Any, binary_op: Any) -> None:
+    """Whether whole numbers overflow: the interpreter computes it for an assertion that it only
+    makes where it is debugged itself."""
+
+
 def _numpy_kind_of(kind: Any) -> Any:
     one = kind.element_ty if isinstance(kind, core.block_type) else kind
     return _numpy_kind(one) if one.is_ptr() else _numpy_kind_of_numbers(one)
@@ -153,6 +158,54 @@ core.block_type.__init__ = _make_block
 core.block_type.name = property(lambda self: f"<{self.shape}, {self.element_ty}>")
 core.tensor.__init__ = _make_tensor
 core.tuple.__init__ = _make_tuple
+semantic.TritonSemantic.binary_op_sanitize_overflow_impl = _unchecked
 core.tuple.type = property(_type_of_tuple, lambda self, made: self.__dict__.update(_type=made))
 interpreter._get_np_dtype = _numpy_kind_of
 interpreter._patch_lang = _patch_once(interpreter._patch_lang)
+
+
+# ---- what is loaded ------------------------------------------------------------------------------
+
+_load = interpreter._interpreter.load
+_LOADS_SLOWLY = 1024
+"""So many numbers; it takes them one by one, which only for fewer is faster than NumPy."""
+
+
+class _Memory:
+    """All bytes from one address to another, as an array of `kind`."""
+
+    def __init__(self, first: int, last: int, kind: np.dtype[Any]) -> None:
+        self.__array_interface__ = {
+            "data": (first, True),
+            "shape": ((last - first) // kind.itemsize + 1,),
+            "typestr": kind.str,
+            "version": 3,
+        }
+
+
+def _masked_load(self: Any, ptrs: Any, mask: Any, other: Any, *_: Any) -> Any:
+    """What lies at the pointers that count; of the others `other`, or 0."""
+    element = ptrs.get_element_ty()
+    kind = np.dtype(interpreter._get_np_dtype(element))
+    rest = np.zeros(ptrs.data.shape, kind) if other is None else other.data
+    load = _load if ptrs.data.size < _LOADS_SLOWLY else _load_many
+    there = mask.data.astype(np.bool_, copy=False)
+    return interpreter.TensorHandle(load(ptrs.data, there, rest, kind), element)
+
+
+def _load_many(ptrs: Any, mask: Any, rest: Any, kind: Any) -> Any:
+    a_valid = mask.argmax()
+    if not mask.flat[a_valid]:
+        return rest.astype(kind)
+    places = np.where(mask, ptrs, ptrs.flat[a_valid])
+    first, last = places.min(), places.max()
+    places -= first
+    if (places & (kind.itemsize - 1)).any():
+        return _load(ptrs, mask, rest, kind)
+    places >>= kind.itemsize.bit_length() - 1
+    loaded = np.asarray(_Memory(int(first), int(last), kind)).take(places.view(np.int64))
+    np.copyto(loaded, rest, where=~mask)
+    return loaded
+
+
+interpreter.InterpreterBuilder.create_masked_load = _masked_load
