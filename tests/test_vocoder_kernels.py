@@ -12,7 +12,9 @@ import tests.rig.triton_on_cpu  # noqa: F401  before any kernel
 from agent.vocoder.batched.layout import Capacity, layout_of
 from agent.vocoder.flow import guided
 from agent.vocoder.hift_layers import Snake
+from agent.vocoder.kernels import tiles
 from agent.vocoder.kernels.attention import Distances, Memory, attend, attend_by_distance
+from agent.vocoder.kernels.launching import Rounding
 from agent.vocoder.kernels.product import After, Along, Span, Weights, product
 from agent.vocoder.kernels.rows import Ends, advance, carry, norm
 from agent.vocoder.kernels.spectrum import join, mean
@@ -216,6 +218,29 @@ def test_blocks_are_joined_and_their_mean_taken() -> None:
     for one, alpha in zip(acted, alphas, strict=True):
         assert _close(one, out + (alpha * out).sin().square() / (alpha + 1e-9))
     assert _close(mean(acted, 0.1, "none"), F.leaky_relu(acted.mean(0), 0.1))
+
+
+# ---- tiles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kilobytes", [64, 99, 163, 227])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"),
+    [(torch.float16, "none"), (torch.float32, "tf32"), (torch.float16, "half")],
+)
+def test_what_is_on_its_way_fits_into_a_smaller_card_s_fast_memory(
+    dtype: torch.dtype, rounding: Rounding, kilobytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "INTERPRETED", False)
+    for rows in (1, 100, 200, 400, 1000, 2000, 3200, 400_000):
+        for outputs, inputs in ((512, 512), (512, 2048), (1536, 512), (2048, 512), (64, 704)):
+            shape = rows, outputs, inputs
+            most = tiles.tile_of(shape, dtype, rounding, 1 << 30)
+            tile = tiles.tile_of(shape, dtype, rounding, kilobytes << 10)
+            stage = (tile.rows + tile.columns) * tile.depth * dtype.itemsize
+            assert 1 < tile.stages <= most.stages and tile.stages * stage <= kilobytes << 10
+            # It is as many as were best, or as fit.
+            assert tile.stages == most.stages or (tile.stages + 1) * stage > kilobytes << 10
 
 
 # ---- attention ----------------------------------------------------------------------------------
