@@ -1,6 +1,7 @@
 """The machine in Triton's interpreter: many streams' chunks are what the modules say of each."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,16 @@ def test_sound_that_was_taken_stays_when_others_are_made(monkeypatch: pytest.Mon
     first, second = stream.push(TOKENS[:11]), stream.push(TOKENS[11:19])
     assert len(set(first)) == len(set(second)) == 1 and first[0] != second[0]
     assert first.base is None and second.base is None
+
+
+def test_of_a_voice_in_more_than_one_piece_nothing_is_left_out_unsaid() -> None:
+    vocoder, machine = with_machine("prompt_plus_recent", classic_hift(), 8, 100)
+    state = vocoder.voice(golden_prompt(30), "anna").state
+    (prompt,) = state.steps[0].prompt
+    halves = prompt[:, :, :20], prompt[:, :, 20:]
+    apart = replace(state, steps=tuple(replace(step, prompt=halves) for step in state.steps))
+    with pytest.raises(ValueError, match="too many values"):
+        machine.packed(apart)
 
 
 def test_there_is_a_graph_for_each_number_of_streams() -> None:
