@@ -69,7 +69,11 @@ _cast, _dot = interpreter.InterpreterBuilder.cast_impl, interpreter.InterpreterB
 
 def _cast_right(self: Any, src: Any, dst_type: Any) -> Any:
     """To the nearest bfloat16, as a GPU does: the interpreter cuts off what is behind it."""
-    if (src.dtype.scalar, dst_type.scalar) != (core.float32, core.bfloat16):
+    kinds = src.dtype.scalar, dst_type.scalar
+    if kinds == (core.bfloat16, core.float32):
+        wide = np.asarray(src.data, np.uint32) << 16
+        return interpreter.TensorHandle(wide.view(np.float32), core.float32)
+    if kinds != (core.float32, core.bfloat16):
         return _cast(self, src, dst_type)
     nearest = torch.from_numpy(np.array(src.data)).bfloat16().view(torch.uint16).numpy()
     return interpreter.TensorHandle(nearest, core.bfloat16)
@@ -144,6 +148,20 @@ _numpy_kind = interpreter._get_np_dtype
 _numpy_kind_of_numbers = functools.cache(_numpy_kind)
 
 
+_operands = semantic.TritonSemantic.binary_op_type_checking_impl
+_POINTERS_ALLOWED = 2
+"""Arguments that say whether either side may be pointers; what is said behind them is for few."""
+
+
+def _operands_of(self: Any, lhs: Any, rhs: Any, *given: Any) -> Any:
+    """Two of one shape and one kind of number are as they are to be, unless they are divided."""
+    are_tensors = isinstance(lhs, core.tensor) and isinstance(rhs, core.tensor)
+    may_divide = len(given) > _POINTERS_ALLOWED
+    if are_tensors and not may_divide and lhs.type == rhs.type and not lhs.dtype.is_ptr():
+        return lhs, rhs
+    return _operands(self, lhs, rhs, *given)
+
+
 def _unchecked(self: Any, lhs: Any, rhs: Any, binary_op: Any) -> None:
     """Whether whole numbers overflow: the interpreter computes it for an assertion that it only
     makes where it is debugged itself."""
@@ -158,6 +176,7 @@ core.block_type.__init__ = _make_block
 core.block_type.name = property(lambda self: f"<{self.shape}, {self.element_ty}>")
 core.tensor.__init__ = _make_tensor
 core.tuple.__init__ = _make_tuple
+semantic.TritonSemantic.binary_op_type_checking_impl = _operands_of
 semantic.TritonSemantic.binary_op_sanitize_overflow_impl = _unchecked
 core.tuple.type = property(_type_of_tuple, lambda self, made: self.__dict__.update(_type=made))
 interpreter._get_np_dtype = _numpy_kind_of
