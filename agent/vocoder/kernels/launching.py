@@ -24,7 +24,7 @@ Rounding: TypeAlias = Literal["none", "tf32", "half"]
 """How float32 is multiplied: as it is, or rounded to TF32 or to float16.
 
 The last two keep as many digits (11 bits), but float16 is half as large and multiplied twice as
-fast. Its range is less: what is beyond 65504 is taken for that, and below 6e-5 digits are lost.
+fast. Its range is less: what is beyond 65504 becomes infinite, and below 6e-5 digits are lost.
 """
 ROUNDINGS: dict[Rounding, int] = {"none": 0, "tf32": 1, "half": 2}
 
@@ -91,10 +91,10 @@ def to_tf32(value):
 
 @triton.jit
 def to_half(value):
-    """Float16, where what is too large for it is its largest; infinity and NaN stay."""
-    is_beyond = (tl.abs(value) > 65504.0) & (tl.abs(value) < float("inf"))
-    largest = tl.where(value < 0, -65504.0, 65504.0)
-    return tl.where(is_beyond, largest, value).to(tl.float16)
+    """Float16; what is too large for it becomes infinite, and NaN stays: the sound made of it is no
+    number, so that it is noticed and made again without float16."""
+    largest = tl.where(value < 0, float("-inf"), float("inf"))
+    return tl.where(tl.abs(value) > 65504.0, largest, value).to(tl.float16)
 
 
 @triton.jit
