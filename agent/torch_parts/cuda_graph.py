@@ -8,7 +8,8 @@
 
 A graph reads and writes the very memory that it was recorded with: to give it other numbers, copy
 them into the tensors that the function reads. The graphs of one recorder share what they need for
-themselves alone, so they are replayed one after another, on one stream, in the order of recording.
+themselves alone: they are replayed one after another on one stream, and what one of them gave is
+copied there before the next is started.
 """
 
 from collections.abc import Callable, Iterator

@@ -164,6 +164,7 @@ def install_machine(vocoder: Token2wav, make: Callable[[], Launching]) -> None:
         machine = make()
     except _kernel_errors() as error:
         log.warning("token2wav goes without graphs: %s", error)
+        torch.cuda.empty_cache()
         return
     vocoder.machine = machine
     torch.cuda.empty_cache()

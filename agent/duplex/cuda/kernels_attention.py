@@ -19,12 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agent.duplex.cuda.kernels_linear import (
-    begin_early,
-    fast_memory,
-    starts_early,
-    wait_for_last,
-)
+from agent.duplex.cuda.kernels_linear import begin_early, starts_early, wait_for_last
+from agent.torch_parts.kernels.device import fast_memory
 
 NARROW_ROWS = 16
 _WIDE_ROWS = 64

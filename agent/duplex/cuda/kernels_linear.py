@@ -16,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from agent.torch_parts.kernels.device import fast_memory
+
 _ONCE = tl.constexpr("evict_first")
 """Weights are read once a pass: in the cache they would only drive out what is needed again, the
 next kernel's code above all."""
@@ -246,16 +248,6 @@ def _output(tokens: Tensor, weight: Tensor, outputs: int) -> Tensor:
 def starts_early(device: torch.device) -> bool:
     """Whether kernels may be started before the last one is over: from Hopper on."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-@lru_cache(maxsize=16)
-def fast_memory(device: torch.device) -> int:
-    """Bytes of the memory of a multiprocessor that a program may have."""
-    if device.type != "cuda":
-        return 1 << 18
-    index = torch.cuda.current_device() if device.index is None else device.index
-    memory = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
-    return int(memory)
 
 
 @lru_cache(maxsize=16)

@@ -97,8 +97,6 @@ def _most_stages(device: torch.device) -> int:
     """Smaller cards have half of the fast memory that the stages of these plans need."""
     if device.type != "cuda":
         return 2
-    from triton.runtime import driver
+    from agent.torch_parts.kernels.device import fast_memory
 
-    index = torch.cuda.current_device() if device.index is None else device.index
-    memory = driver.active.utils.get_device_properties(index)["max_shared_mem"]
-    return 4 if memory >= _FAST_MEMORY else 2
+    return 4 if fast_memory(device) >= _FAST_MEMORY else 2

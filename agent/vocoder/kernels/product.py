@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agent.torch_parts.kernels.device import fast_memory
 from agent.vocoder.kernels.launching import (
     INTERPRETED,
     OVERLAPS,
@@ -31,7 +32,7 @@ from agent.vocoder.kernels.launching import (
     silu,
     snake,
 )
-from agent.vocoder.kernels.tiles import Tile, fast_memory, tile_of
+from agent.vocoder.kernels.tiles import Tile, tile_of
 
 Act: TypeAlias = Literal["none", "gelu", "silu", "leaky", "snake"]
 _ACTS: dict[Act, int] = {"none": 0, "gelu": 1, "silu": 2, "leaky": 3, "snake": 4}

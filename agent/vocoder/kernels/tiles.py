@@ -6,7 +6,6 @@ a hundred rows each; what HiFT does within the whole of HiFT, with 1, 8 and 32.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -82,13 +81,3 @@ def _half_sound_tile(rows: int, outputs: int) -> Tile:
     if rows < _MANY_SOUND_ROWS:
         return Tile(64, min(64, columns), 64, 4)
     return Tile(64, columns, 64, 4) if outputs >= _WIDE else Tile(128, columns, 64, 4, 8, 128)
-
-
-@lru_cache(maxsize=16)
-def fast_memory(device: torch.device) -> int:
-    """Bytes of the memory of a multiprocessor that a program may have."""
-    if device.type != "cuda":
-        return 1 << 18
-    index = torch.cuda.current_device() if device.index is None else device.index
-    memory = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
-    return int(memory)
