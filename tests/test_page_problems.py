@@ -177,12 +177,13 @@ LOOKS = """(() => {
 
 async def test_an_agent_that_broke_off_in_its_speech_is_not_said_to_speak() -> None:
     said = {"type": "response.output_audio_transcript.delta", "item_id": "a", "delta": "As I was"}
-    async with open_page() as opened:
+    async with open_page(Look(reduced_motion=False)) as opened:
         page = opened.page
         await opened.call()
         await opened.server_says({"type": "output_audio_buffer.started", "response_id": "r"}, said)
         await opened.shows("text=Agent is speaking")
         speaking = await page.evaluate(LOOKS)
+        assert speaking[0] == "breathe"
         await page.evaluate("window.farEnd.pretend('disconnected')")
         await opened.shows("text=Reconnecting…")
         assert "waiting for it" in await page.inner_text("#hint"), "both at once"
