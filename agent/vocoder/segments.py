@@ -11,6 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from agent.torch_parts.adjacent import follow_each_other
+
 Segment: TypeAlias = Tensor
 
 
@@ -44,11 +46,7 @@ def nbytes_of(tensors: Iterable[Tensor]) -> int:
 
 def in_one_piece(segments: Sequence[Segment]) -> Tensor:
     """Segments of one shape, one behind the other; copied unless that is how they lie."""
-    first, end = segments[0], segments[0].data_ptr()
-    storage = first.untyped_storage().data_ptr()
-    for one in segments:
-        here = one.untyped_storage().data_ptr() == storage and one.data_ptr() == end
-        if not here or not one.is_contiguous():
-            return torch.stack(list(segments))
-        end += one.nbytes
+    if not follow_each_other(segments):
+        return torch.stack(list(segments))
+    first = segments[0]
     return first.as_strided((len(segments), *first.shape), (first.numel(), *first.stride()))

@@ -16,6 +16,7 @@ from agent.duplex.cuda.kernels import gate, norm
 from agent.duplex.cuda.kernels_linear import Dotted, Extras, Multiplied, dot, multiply
 from agent.duplex.quant_linear import QuantLinear
 from agent.duplex.quant_linear import side_by_side as quantised_side_by_side
+from agent.torch_parts.adjacent import follow_each_other
 
 Way: TypeAlias = Multiplied | Dotted | None
 """None: torch's own."""
@@ -138,7 +139,7 @@ def merged_weights(linears: Sequence[nn.Linear]) -> Tensor:
     Where they are already, nothing is copied.
     """
     weights = [linear.weight.detach() for linear in linears]
-    if _follow_each_other(weights):
+    if follow_each_other(weights):
         shape = (sum(map(len, weights)), weights[0].shape[1])
         return weights[0].as_strided(shape, (shape[1], 1))
     whole = torch.cat(weights)
@@ -148,16 +149,6 @@ def merged_weights(linears: Sequence[nn.Linear]) -> Tensor:
         linear.weight = nn.Parameter(part, requires_grad=linear.weight.requires_grad)
         begin += linear.out_features
     return whole
-
-
-def _follow_each_other(weights: Sequence[Tensor]) -> bool:
-    storage, end = weights[0].untyped_storage().data_ptr(), weights[0].data_ptr()
-    for weight in weights:
-        here = weight.untyped_storage().data_ptr() == storage and weight.data_ptr() == end
-        if not here or not weight.is_contiguous():
-            return False
-        end += weight.nbytes
-    return True
 
 
 # ---- which way ----------------------------------------------------------------------------------
