@@ -127,14 +127,15 @@ def _speak(vocoder: Token2wav) -> None:
 
 def measure_tiles(report: Report) -> None:
     """Microseconds of each product in each tile, in a chain over as many weights as layers."""
-    from agent.vocoder.kernels.launching import compiled_together
+    from agent.torch_parts.kernels.launching import compile_together
     from agent.vocoder.kernels.tiles import Tile
 
     cases = [(shape, count) for shape in SHAPES for count in STREAMS]
-    with compiled_together():
-        for shape, count in cases:
-            for tile in HIFT_TILES if shape.is_hift else FLOW_TILES:
-                next(_chain(shape, count, Tile(*tile)))
+    compile_together(
+        partial(next, _chain(shape, count, Tile(*tile)))
+        for shape, count in cases
+        for tile in (HIFT_TILES if shape.is_hift else FLOW_TILES)
+    )
     for shape, count in cases:
         torch_us = 1000 * replayed_ms(_torch_chain(shape, count)) / _LAYERS
         for tile in HIFT_TILES if shape.is_hift else FLOW_TILES:

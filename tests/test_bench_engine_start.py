@@ -1,6 +1,9 @@
 """`bench.engine start`: what it writes is a checkpoint, and every part of a start is timed."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from agent.engines import EngineSettings, ModelSettings, Progress, minicpm_o
 from agent.fleet.host import ThreadHost
 from agent.torch_parts.checkpoint import TensorHeader, open_checkpoint
 from bench import engine_start
-from bench.engine_start import MARKS, measure_start, write_checkpoint
+from bench.engine_start import MARKS, kernels_in, measure_start, write_checkpoint
 from tests.rig.engine_rows import Rows
 from tests.rig.timed_core import TimedCore
 from tests.rig.virtual_time import VirtualClock
@@ -64,16 +67,29 @@ async def test_a_start_is_told_by_its_parts(
     before = {name: getattr(minicpm_o, name) for name in ("load_model", "load_vocabulary")}
     rows = Rows()
     settings = EngineSettings(tmp_path, 1, ModelSettings(tmp_path))
-    await measure_start(rows.report, tmp_path, settings, ThreadHost, _Steps(clock))
+    await measure_start(rows.report, tmp_path, settings, ThreadHost, _Steps(clock), "first")
     values = rows.values
-    assert values["start_tokenizer_s"] == 1, "from one step of the clock to the next"
-    assert values["start_weights_s"] == 10, "nine more pass meanwhile"
-    assert values["start_process_s"] == 1
-    assert values["start_rest_s"] == 3
-    assert values["start_s"] == 16
-    assert rows.read()["start_s"]["target"] == 60
+    assert values["first_tokenizer_s"] == 1, "from one step of the clock to the next"
+    assert values["first_weights_s"] == 10, "nine more pass meanwhile"
+    assert values["first_process_s"] == 1
+    assert values["first_rest_s"] == 3
+    assert values["first_s"] == 16
+    assert rows.read()["first_s"]["target"] == 60
     assert all(getattr(minicpm_o, name) is kept for name, kept in before.items())
     assert (tmp_path / MARKS).is_file()
+
+
+@pytest.mark.parametrize("before", [None, "elsewhere"])
+def test_processes_started_inside_keep_their_kernels_where_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    if before is not None:
+        monkeypatch.setenv("TRITON_CACHE_DIR", before)
+    told = [sys.executable, "-c", "import os; print(os.environ['TRITON_CACHE_DIR'])"]
+    with kernels_in(tmp_path):
+        assert subprocess.check_output(told, text=True).strip() == str(tmp_path)
+    assert os.environ.get("TRITON_CACHE_DIR") == before
 
 
 class _Steps(VirtualClock):

@@ -10,6 +10,7 @@ same stream.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -33,6 +34,7 @@ from agent.duplex.model import DuplexModel
 from agent.duplex.slots import Slots
 from agent.duplex.work import Hear, Work
 from agent.torch_parts.cuda_graph import CudaGraph, GraphRecorder
+from agent.torch_parts.kernels.launching import compile_together
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _BUSY = 8
@@ -53,12 +55,13 @@ class AudioLane:
         self._ears, self._cache = model.ears, slots.audio
         self._eager = EagerLane(model, slots)
         self._lane = DeviceLane(model.target.device)
-        recorder = GraphRecorder(model.target.device, _WAY_OUT)
         # Kept, since the graphs read tensors that are its own.
         self._second = SecondOfMany(model.ears, slots.audio)
-        self._graphs = [
-            _Recorded.of(self._second, size, recorder) for size in useful_sizes(sizes, slots.count)
-        ]
+        self._graphs = _record(
+            self._second,
+            useful_sizes(sizes, slots.count),
+            GraphRecorder(model.target.device, _WAY_OUT),
+        )
         torch.cuda.empty_cache()  # what recording took besides the graphs
 
     def count(self, works: Sequence[Work]) -> int:
@@ -147,16 +150,28 @@ class _Recorded:
     sent: Sent
     recorded: CudaGraph[Tensor]
 
-    @classmethod
-    def of(cls, second: "SecondOfMany", size: int, recorder: GraphRecorder) -> "_Recorded":
-        device = second.device
-        words = told_words(size, second.bands)
-        with torch.no_grad(), recorder.recording():
-            sent = Sent(torch.zeros(words, dtype=torch.int32, device=device))
-            tell(sent.host, [torch.zeros(second.bands, 0)], [AudioStream(-1)])
-            sent.send()
-            second(sent.device)
-            return cls(size, sent, recorder.record(lambda: second(sent.device)))
+
+def _record(
+    second: "SecondOfMany", sizes: Sequence[int], recorder: GraphRecorder
+) -> list[_Recorded]:
+    with torch.no_grad(), recorder.recording():
+        sent = [_nothing_heard(second, size) for size in sizes]
+        calls = [partial(second, one.device) for one in sent]
+        compile_together(calls)
+        made = []
+        for size, one, call in zip(sizes, sent, calls, strict=True):
+            call()
+            made.append(_Recorded(size, one, recorder.record(call)))
+        return made
+
+
+def _nothing_heard(second: "SecondOfMany", size: int) -> Sent:
+    sent = Sent(
+        torch.zeros(told_words(size, second.bands), dtype=torch.int32, device=second.device)
+    )
+    tell(sent.host, [torch.zeros(second.bands, 0)], [AudioStream(-1)])
+    sent.send()
+    return sent
 
 
 class SecondOfMany:

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from agent.duplex.cuda.kernels_linear import begin_early, gated, starts_early, wait_for_last
+from agent.torch_parts.kernels.launching import launch
 
 
 @triton.jit
@@ -33,7 +34,7 @@ def embed(ids: Tensor, table: Tensor, given: Tensor) -> Tensor:
     out = torch.empty(len(ids), table.shape[1], dtype=torch.float32, device=table.device)
     block = 1024
     grid = (len(ids), triton.cdiv(table.shape[1], block))
-    _embed[grid](ids, table, given, out, table.shape[1], BLOCK=block)
+    launch(_embed, grid, ids, table, given, out, table.shape[1], BLOCK=block)
     return out
 
 
@@ -56,7 +57,7 @@ def keep(states: Tensor, rows: Tensor, kept: Tensor) -> None:
     width = states.shape[1]
     grid = (len(rows), triton.cdiv(width, 1024))
     early = starts_early(states.device)
-    _keep[grid](states, rows, kept, width, BLOCK=1024, EARLY=early, launch_pdl=early)
+    launch(_keep, grid, states, rows, kept, width, BLOCK=1024, EARLY=early, launch_pdl=early)
 
 
 @triton.jit
@@ -105,7 +106,8 @@ def norm(tokens: Tensor, weight: Tensor, epsilon: float, added: Tensor | None = 
     more = tokens if added is None else added
     warps = max(1, min(16, block // 512))
     early = starts_early(tokens.device)
-    _norm[(len(tokens),)](
+    launch(
+        _norm, (len(tokens),),
         tokens, more, weight, out, width, epsilon, added is not None, block, early,
         num_warps=warps, launch_pdl=early,
     )  # fmt: skip
@@ -131,5 +133,5 @@ def gate(merged: Tensor) -> Tensor:
     block = 1024
     early = starts_early(merged.device)
     grid = (rows, triton.cdiv(width, block))
-    _gate[grid](merged, out, width, BLOCK=block, EARLY=early, launch_pdl=early)
+    launch(_gate, grid, merged, out, width, BLOCK=block, EARLY=early, launch_pdl=early)
     return out

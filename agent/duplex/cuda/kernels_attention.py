@@ -21,6 +21,7 @@ from torch import Tensor
 
 from agent.duplex.cuda.kernels_linear import begin_early, starts_early, wait_for_last
 from agent.torch_parts.kernels.device import fast_memory
+from agent.torch_parts.kernels.launching import launch
 
 NARROW_ROWS = 16
 _WIDE_ROWS = 64
@@ -180,7 +181,8 @@ def place(
     query = turns[0] if norms is None else norms.query
     key = turns[0] if norms is None else norms.key
     epsilon = 0.0 if norms is None else norms.epsilon
-    _place[grid](
+    launch(
+        _place, grid,
         merged, rows.slots, rows.positions, *turns, query, key, cache[0], cache[1],
         cache.stride(1), cache.stride(2), epsilon,
         heads.heads, heads.kv_heads, heads.width, at_once, norms is not None, early,
@@ -329,7 +331,8 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
         parts = torch.empty(*shape, width, dtype=torch.float32, device=merged.device)
     used = rows.splits if splits > 1 else None
     early = starts_early(merged.device)
-    _attend[(len(rows.tiles), heads.kv_heads, splits)](
+    launch(
+        _attend, (len(rows.tiles), heads.kv_heads, splits),
         merged, parts, weights, cache[0], cache[1], rows.slots, rows.positions, rows.tiles, used,
         cache.stride(1), cache.stride(2), LOG2_E * width**-0.5,
         heads.group, heads.kv_heads, width, splits,
@@ -338,7 +341,8 @@ def attend(merged: Tensor, rows: Rows, cache: Tensor, heads: Heads, splits: int)
     )  # fmt: skip
     if splits > 1:
         grid = (count, heads.heads)
-        _unite[grid](
+        launch(
+            _unite, grid,
             parts, weights, found, rows.slots, used, width, splits, early,
             num_warps=2, launch_pdl=early,
         )  # fmt: skip

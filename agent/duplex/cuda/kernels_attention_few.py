@@ -27,6 +27,7 @@ from agent.duplex.cuda.kernels_attention import (
     turned_heads,
 )
 from agent.duplex.cuda.kernels_linear import begin_early, starts_early, wait_for_last
+from agent.torch_parts.kernels.launching import launch
 
 
 @triton.jit
@@ -198,7 +199,8 @@ def place_and_attend(
     query = turns[0] if norms is None else norms.query
     key = turns[0] if norms is None else norms.key
     early = starts_early(merged.device)
-    _attend_few[(len(rows.tiles), heads.kv_heads, splits)](
+    launch(
+        _attend_few, (len(rows.tiles), heads.kv_heads, splits),
         merged, left.found, left.parts, left.weights, left.arrived,
         cache[0], cache[1], rows.slots, rows.positions, rows.tiles, rows.splits,
         *turns, query, key, cache.stride(1), cache.stride(2),

@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from agent.torch_parts.kernels.device import fast_memory
+from agent.torch_parts.kernels.launching import launch
 
 _ONCE = tl.constexpr("evict_first")
 """Weights are read once a pass: in the cache they would only drive out what is needed again, the
@@ -212,7 +213,8 @@ def multiply(
         programs = triton.cdiv(tiles, rounds)
     norm = tokens if extras.norm is None else extras.norm
     early = starts_early(tokens.device)
-    _multiply[(programs,)](
+    launch(
+        _multiply, (programs,),
         tokens, weight, out, out, norm, outputs, extras.epsilon, inputs, how.outputs, how.inputs,
         extras.norm is not None, extras.gates, onto is not None, early,
         num_warps=how.warps, launch_pdl=early,
@@ -233,7 +235,8 @@ def dot(
     # Of smaller cards: less is on its way at once.
     stage = (how.outputs * (1 + gates) + rows) * how.inputs * tokens.element_size()
     stages = max(1, min(how.stages, fast_memory(tokens.device) // stage))
-    _dot[(triton.cdiv(outputs, how.outputs),)](
+    launch(
+        _dot, (triton.cdiv(outputs, how.outputs),),
         tokens, weight, out, out, len(tokens), outputs, inputs, rows, how.outputs, how.inputs,
         gates, onto is not None, stages, num_warps=how.warps,
     )  # fmt: skip

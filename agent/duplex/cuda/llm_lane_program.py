@@ -26,6 +26,7 @@ from agent.duplex.sampling import TextSampler
 from agent.duplex.work import Choice, Choose, Read, Work
 from agent.errors import ContextOverflow
 from agent.torch_parts.cuda_graph import GraphRecorder
+from agent.torch_parts.kernels.launching import compile_together
 
 StaticWork: TypeAlias = Read | Choose
 
@@ -69,6 +70,7 @@ class LlmProgram:
         self._rows.fill(0, [], self._sizes.most_rows)
         with recorder.recording():
             self._rows.send(0)
+            compile_together([*reversed(self._passes.values()), *self._draws.values()])
             for starts in (self._passes, self._draws):
                 for size in sorted(starts, reverse=True):
                     start = starts[size]

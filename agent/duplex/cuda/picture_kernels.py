@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agent.duplex.bicubic import WEIGHT_BITS
 from agent.duplex.pictures import PATCH_PX, PATCH_VALUES
+from agent.torch_parts.kernels.launching import launch
 
 _WARPS = 4
 _AT_ONCE = 1024
@@ -89,7 +90,8 @@ class DeviceTaps:
 def along_rows(pixels: Tensor, taps: DeviceTaps, rows: range, columns: range) -> Tensor:
     """These rows of a picture u8 [H, W, 3], and of each these pixels of the resized row: u8."""
     out = torch.empty(len(rows), len(columns), 3, dtype=torch.uint8, device=pixels.device)
-    _along_rows[triton.cdiv(out.numel(), _AT_ONCE),](
+    launch(
+        _along_rows, (triton.cdiv(out.numel(), _AT_ONCE),),
         pixels, out, taps.first, taps.weights, pixels.shape[1], rows.start, columns.start,
         len(rows), len(columns), taps.weights.shape[1],
         BITS=WEIGHT_BITS, AT_ONCE=_AT_ONCE, num_warps=_WARPS,
@@ -105,7 +107,8 @@ def along_columns(
     `first_row`: which row of the picture `pixels` begins with.
     """
     out = torch.empty(len(rows), len(columns), 3, dtype=torch.uint8, device=pixels.device)
-    _along_columns[triton.cdiv(out.numel(), _AT_ONCE),](
+    launch(
+        _along_columns, (triton.cdiv(out.numel(), _AT_ONCE),),
         pixels, out, taps.first, taps.weights, pixels.shape[1], pixels.shape[0], first_row,
         rows.start, columns.start, len(rows), len(columns), taps.weights.shape[1],
         BITS=WEIGHT_BITS, AT_ONCE=_AT_ONCE, num_warps=_WARPS,
@@ -116,7 +119,8 @@ def along_columns(
 def patch(pixels: Tensor, levels: Tensor, out: Tensor) -> None:
     """A piece u8 [H, W, 3] as patches into `out` [patches, 588]; `levels` [256] is each byte."""
     rows, columns = pixels.shape[:2]
-    _patch[triton.cdiv(pixels.numel(), _AT_ONCE),](
+    launch(
+        _patch, (triton.cdiv(pixels.numel(), _AT_ONCE),),
         pixels, levels, out, rows, columns,
         SIDE=PATCH_PX, VALUES=PATCH_VALUES, AT_ONCE=_AT_ONCE, num_warps=_WARPS,
     )  # fmt: skip

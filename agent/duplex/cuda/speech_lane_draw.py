@@ -30,6 +30,7 @@ from agent.duplex.cuda.speech_lane_rows import (
 )
 from agent.duplex.sampling import FEWEST_SPEECH_TOKENS
 from agent.duplex.speech_lm import UNIT_SPEECH_TOKENS
+from agent.torch_parts.kernels.launching import launch
 
 _SLOT, _START, _BANNED, _KNOWN = map(tl.constexpr, (SLOT, START, BANNED, KNOWN))
 _WINDOW, _TOP_K, _TEMPERATURE = map(tl.constexpr, (WINDOW, TOP_K, TEMPERATURE))
@@ -183,7 +184,8 @@ def draw_speech(
     positions the cache has. `ahead` as in `speech_lane_few_kernels`.
     """
     audio, width = codes.shape
-    _draw[(len(logits),)](
+    launch(
+        _draw, (len(logits),),
         logits, rows, codes, drawn.tokens, drawn.embeddings, drawn.slots, drawn.positions, *place,
         AUDIO=audio, BLOCK=triton.next_power_of_2(audio),
         WIDTH=width, WIDE=triton.next_power_of_2(width), AHEAD=ahead,

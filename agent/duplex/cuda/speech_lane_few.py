@@ -12,6 +12,7 @@ from agent.duplex.cuda.static_decoder import merged_weights
 from agent.duplex.decoder import DecoderLayer
 from agent.duplex.kv_cache import KvCache
 from agent.duplex.speech_lm import SpeechLm
+from agent.torch_parts.kernels.launching import launch
 
 MOST_FEW = 4
 """Rows whose sums a program's registers hold."""
@@ -113,7 +114,8 @@ class FewSteps:
         (rows, width), outputs = tokens.shape, out.shape[1]
         chunk = math.gcd(width, _WIDEST_CHUNK)
         does = {"NORMS": False, "GATES": False, "ADDS": False} | how
-        project[(-(-outputs // shape.tall),)](
+        launch(
+            project, (-(-outputs // shape.tall),),
             tokens, *weights, out, outputs, self._epsilon,
             rows, chunk, width // chunk, shape.tall, **does, AHEAD=self.ahead,
             num_warps=shape.warps, launch_pdl=self.ahead > 0,
@@ -123,7 +125,8 @@ class FewSteps:
         self, merged: Tensor, found: Tensor, layer: _Layer, where: tuple[Tensor, Tensor, int]
     ) -> None:
         config, (slots, starts, step) = self._config, where
-        attend_few[(config.heads, len(merged))](
+        launch(
+            attend_few, (config.heads, len(merged)),
             merged, found, layer.keys, layer.values, slots, starts, *self._turns,
             slots.stride(0), step, self._cache.positions,
             layer.keys.stride(0), layer.keys.stride(1), _LOG2_E * config.head_width**-0.5,

@@ -16,6 +16,7 @@ from agent.duplex.speech_lm import SpeechLm
 from agent.duplex.work import Speak, SpeakOn, Work
 from agent.errors import ContextOverflow
 from agent.torch_parts.cuda_graph import GraphRecorder
+from agent.torch_parts.kernels.launching import compile_together
 
 SIZES = (1, 2, 4, 8, 16, 32)
 """Conversations that speak together: as many as the next of these, some of them nobody."""
@@ -50,6 +51,7 @@ class SpeechProgram:
     def record(self, recorder: GraphRecorder) -> None:
         """From now on what is started is started as graphs."""
         with recorder.recording():
+            compile_together([*self._read.values(), *self._speak.values()])
             for starts in (self._read, self._speak):
                 for size, start in starts.items():
                     start()

@@ -35,6 +35,7 @@ from agent.duplex.cuda.text_sampling_rows import (
 )
 from agent.duplex.sampling import MOST_TIED
 from agent.duplex.tokens import VOCABULARY_SIZE, Token
+from agent.torch_parts.kernels.launching import launch
 
 _ROW, _HISTORY, _REMEMBERED = map(tl.constexpr, (ROW, HISTORY, MOST_REMEMBERED))
 _STOP_KEY, _KEY, _GREEDY, _TOP_K = map(tl.constexpr, (STOP_KEY, KEY, GREEDY, TOP_K))
@@ -285,17 +286,28 @@ class TextDraw:
         wide = triton.next_power_of_2(self._groups)
         many = triton.next_power_of_2(self._tiles)
         cut = (vocabulary, self._groups, self._tile, _GROUP)
-        _mark[(count,)](rows, self._words, self._found, self._groups, wide, num_warps=8)
-        _survey[tiles](
-            logits, rows, self._words, self._banned, self._maxima, self._stats, *cut, num_warps=8
+        launch(_mark, (count,), rows, self._words, self._found, self._groups, wide, num_warps=8)
+        launch(
+            _survey,
+            tiles,
+            logits,
+            rows,
+            self._words,
+            self._banned,
+            self._maxima,
+            self._stats,
+            *cut,
+            num_warps=8,
         )
-        _limit[(count,)](rows, self._maxima, self._least, self._groups, wide, num_warps=16)
-        _gather[tiles](
+        launch(_limit, (count,), rows, self._maxima, self._least, self._groups, wide, num_warps=16)
+        launch(
+            _gather, tiles,
             logits, rows, self._words, self._banned, self._least, self._stats, self._rounded,
             self._found, self._values, self._ids, *cut, self._tiles, many, _MOST_FOUND,
             num_warps=8,
         )  # fmt: skip
-        _choose[(count,)](
+        launch(
+            _choose, (count,),
             logits, rows, self._stats, self._rounded, self._found, self._values, self._ids,
             self._ranked, self._ranked_ids, self._tokens,
             vocabulary, self._tiles, many, _MOST_FOUND, num_warps=16,

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agent.torch_parts.kernels.launching import launch
+
 _LOG2_E = math.log2(math.e)
 
 
@@ -40,8 +42,18 @@ def add_norm(tokens: Tensor, added: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
     out = torch.empty_like(tokens)
     width = tokens.shape[1]
     block = triton.next_power_of_2(width)
-    _add_norm[(len(tokens),)](
-        tokens, added, norm.weight, norm.bias, out, width, norm.eps, BLOCK=block, num_warps=4
+    launch(
+        _add_norm,
+        (len(tokens),),
+        tokens,
+        added,
+        norm.weight,
+        norm.bias,
+        out,
+        width,
+        norm.eps,
+        BLOCK=block,
+        num_warps=4,
     )
     return out
 
@@ -161,7 +173,8 @@ def attend_spans(
     width = query.shape[1] // heads
     main = triton.next_power_of_2(width + 1) // 2
     rest = 0 if width == main else max(16, triton.next_power_of_2(width - main))
-    _attend[triton.cdiv(most, tiles.rows), heads, len(starts)](
+    launch(
+        _attend, (triton.cdiv(most, tiles.rows), heads, len(starts)),
         query, key, value, rows, queries.starts, queries.counts, keys.starts, keys.counts, starts,
         query.stride(0), key.stride(0), value.stride(0), rows.stride(0),
         _LOG2_E / math.sqrt(width),
@@ -301,7 +314,8 @@ def attend_streams(
     shares = streams * heads * splits * _ROWS if splits > 1 else 0
     gathered = merged.new_empty(shares, width, dtype=torch.float32)
     weights = merged.new_empty(shares, 2, dtype=torch.float32)
-    _attend_stream[streams * heads, splits](
+    launch(
+        _attend_stream, (streams * heads, splits),
         merged, keys, values, places.slots, places.pasts, out, gathered, weights,
         keys.stride(0), keys.stride(1), _LOG2_E / math.sqrt(width),
         HEADS=heads, WIDTH=width, FRAMES=places.frames, IS_SPLIT=splits > 1,
@@ -309,7 +323,8 @@ def attend_streams(
     )  # fmt: skip
     if splits > 1:
         at_once = 16
-        _join_splits[streams * heads, triton.cdiv(places.frames, at_once)](
+        launch(
+            _join_splits, (streams * heads, triton.cdiv(places.frames, at_once)),
             gathered, weights, out, splits,
             HEADS=heads, WIDTH=width, FRAMES=places.frames, ROWS=_ROWS, AT_ONCE=at_once,
             num_warps=4,

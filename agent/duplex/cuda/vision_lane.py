@@ -9,7 +9,7 @@ Pictures go to the device as they came, and are resized there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -30,6 +30,7 @@ from agent.duplex.vision import Eyes, shape_tables
 from agent.duplex.work import Look, Work
 from agent.torch_parts.cuda_graph import CudaGraph, GraphRecorder
 from agent.torch_parts.device import breaks_device
+from agent.torch_parts.kernels.launching import compile_together
 
 BATCH_SIZES = (1, 2, 4)
 """Pieces of a graph. Twice as many at once would be 2 % faster a piece, for 0.2 GB more (measured
@@ -55,13 +56,12 @@ class VisionLane:
         self._eager = EagerLane(model, slots)
         self._lane = DeviceLane(device)
         self._cutter = PictureCutter(device, model.target.dtype)
-        recorder = GraphRecorder(device, _WAY_OUT)
         # Kept, since the graphs read tensors that are its own.
         self._pieces = PiecesOfMany(model.eyes)
         # The largest first: what the others need fits into its memory, not the other way round.
         largest_first = sorted(sizes, reverse=True)
-        made = [_Recorded.of(self._pieces, size, recorder) for size in largest_first]
-        self._graphs = made[::-1]
+        recorder = GraphRecorder(device, _WAY_OUT)
+        self._graphs = _record(self._pieces, largest_first, recorder)[::-1]
         self._most = self._graphs[-1].size
         self._empty = self._pieces.empty
         self._warm_up()
@@ -118,15 +118,22 @@ class VisionLane:
         """What a first picture would have to wait for: kernels are built, memory is pinned."""
         device = self._lane.device
         with self._lane.working():
-            out = torch.empty(2, PATCH_VALUES, device=device, dtype=self._empty.dtype)
-            for height in (2, 90):  # rows first, and columns first
-                pixels = to_device(np.zeros((height, 2, 3), np.uint8), device)
-                self._cutter.cut(pixels, Region(28, 14, 0, 0, 28, 14), out)
+            # Rows first, and columns first.
+            cuts = [partial(self._cut_nothing, height) for height in (2, 90)]
+            compile_together(cuts)
+            for cut in cuts:
+                cut()
             many = range(_TOGETHER)
             held = [torch.empty(CAMERA_BYTES, dtype=torch.uint8, pin_memory=True) for _ in many]
         del held
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()  # what recording took besides the graphs
+
+    def _cut_nothing(self, height: int) -> None:
+        device = self._lane.device
+        pixels = to_device(np.zeros((height, 2, 3), np.uint8), device)
+        out = torch.empty(2, PATCH_VALUES, device=device, dtype=self._empty.dtype)
+        self._cutter.cut(pixels, Region(28, 14, 0, 0, 28, 14), out)
 
 
 def together(works: Sequence[Work], most: int) -> int:
@@ -199,19 +206,29 @@ class _Recorded:
     tables: Tensor  # i32 [told_words]
     recorded: CudaGraph[Tensor]
 
-    @classmethod
-    def of(cls, pieces: "PiecesOfMany", size: int, recorder: GraphRecorder) -> "_Recorded":
-        with torch.no_grad(), recorder.recording():
-            pixels = pieces.empty.new_zeros(size * PIECE_PATCHES, PATCH_VALUES)
-            tables = to_device(tell([], size), pixels.device)
-            pieces(pixels, tables)
-            recorded = recorder.record(lambda: pieces(pixels, tables))
-            return cls(size, pixels, tables, recorded)
-
     def fits(self, pieces: Sequence[Patches]) -> bool:
         """Whether there is room."""
         patches = sum(_patches(piece) for piece in pieces)
         return len(pieces) <= self.size and patches <= len(self.pixels)
+
+
+def _record(
+    pieces: "PiecesOfMany", sizes: Sequence[int], recorder: GraphRecorder
+) -> list[_Recorded]:
+    with torch.no_grad(), recorder.recording():
+        buffers = [_nothing_seen(pieces, size) for size in sizes]
+        calls = [partial(pieces, *given) for given in buffers]
+        compile_together(calls)
+        made = []
+        for size, given, call in zip(sizes, buffers, calls, strict=True):
+            call()
+            made.append(_Recorded(size, *given, recorder.record(call)))
+        return made
+
+
+def _nothing_seen(pieces: "PiecesOfMany", size: int) -> tuple[Tensor, Tensor]:
+    pixels = pieces.empty.new_zeros(size * PIECE_PATCHES, PATCH_VALUES)
+    return pixels, to_device(tell([], size), pixels.device)
 
 
 # ---- the network --------------------------------------------------------------------------------

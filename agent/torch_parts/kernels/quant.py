@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agent.torch_parts.kernels.launching import INTERPRETED, launch
 from agent.torch_parts.kernels.quant_plans import (
     BLOCK4,
     BLOCK8,
@@ -31,7 +32,6 @@ from agent.torch_parts.kernels.quant_plans import (
     shape_of,
 )
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 _WIDENED = 1 << 25
 """Numbers that are written out at a time: 67 MB in bfloat16."""
 
@@ -306,10 +306,10 @@ def multiply(x: Tensor, codes: Tensor, steps: Tensor, cut: Plan) -> Tensor:
         meta |= {"num_warps": cut.warps}
     if is_words(codes):
         kernel = _few4 if cut.slices else _many4
-        kernel[grid](*given, steps.stride(0), **meta)
+        launch(kernel, grid, *given, steps.stride(0), **meta)
     else:
         kernel = _few8 if cut.slices else _many8
-        kernel[grid](*given, FLOATS=codes.dtype == torch.uint8, **meta)
+        launch(kernel, grid, *given, FLOATS=codes.dtype == torch.uint8, **meta)
     return out
 
 
@@ -319,8 +319,8 @@ def widen(codes: Tensor, steps: Tensor, dtype: torch.dtype) -> Tensor:
     out = torch.empty(height, width, dtype=dtype, device=codes.device)
     if is_words(codes):
         grid = (height // 16, width // BLOCK4)
-        _widen4[grid](codes, steps, out, width, steps.stride(0), BM=16)
+        launch(_widen4, grid, codes, steps, out, width, steps.stride(0), BM=16)
     else:
         grid = (height // 16, width // BLOCK8)
-        _widen8[grid](codes, steps, out, width, BM=16, FLOATS=codes.dtype == torch.uint8)
+        launch(_widen8, grid, codes, steps, out, width, BM=16, FLOATS=codes.dtype == torch.uint8)
     return out

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from agent.torch_parts.kernels.launching import compile_together
 from agent.types import FloatArray
 from agent.vocoder.batched.dit import BatchedDit, DitStores, Schedule
 from agent.vocoder.batched.encoder import BatchedEncoder, EncoderStores
@@ -28,7 +29,6 @@ from agent.vocoder.config import FRAMES_PER_TOKEN
 from agent.vocoder.flow import RECENT_FRAMES, RECENT_TOKENS, Flow, FlowState, Noise
 from agent.vocoder.hift import Hift
 from agent.vocoder.hift_stream import VocoderTail
-from agent.vocoder.kernels.launching import compiled_together
 from agent.vocoder.prepared_voice import PackedVoice
 from agent.vocoder.source import SourceNoise
 
@@ -217,9 +217,7 @@ class Machine:
         """Record a graph for each bucket. ConfigError when that does not work."""
         plans = [self._plan[:count] for count in reversed(self.buckets)]
         with torch.inference_mode(False), torch.no_grad(), recorder.recording():
-            with compiled_together():
-                for plan in plans:
-                    self.chunks(plan)
+            compile_together(partial(self.chunks, plan) for plan in plans)
             for plan in plans:
                 self.chunks(plan)  # once as usual, so that kernels are loaded
             # Graphs have memory of their own, and cannot take what that left.

@@ -6,9 +6,6 @@ until they are over. Before that it must write nothing, and read only what no ke
 writes: weights, the plan, and what was remembered before.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,7 +13,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+from agent.torch_parts.kernels import launching
+
+INTERPRETED = launching.INTERPRETED
 """On the CPU: programs run one after the other, so few large ones are best."""
 
 
@@ -41,8 +40,6 @@ def _overlaps() -> bool:
 
 
 OVERLAPS = _overlaps()
-_COMPILERS = 16
-"""Threads that compile; most of their work leaves the interpreter free."""
 
 
 def launch(
@@ -52,10 +49,7 @@ def launch(
     meta |= {"OVERLAPS": OVERLAPS, "num_warps": warps}
     if OVERLAPS:
         meta["launch_pdl"] = True
-    if _gathering.starts is None:
-        kernel[grid](*arguments, **meta)
-    else:
-        _gathering.add(kernel, grid, arguments, meta)
+    launching.launch(kernel, grid, *arguments, **meta)
 
 
 @triton.jit
@@ -144,57 +138,3 @@ def snake(value, rate):
     sine = sine * square - 1.6666666667e-1
     sine = angle + angle * square * sine
     return value + sine * sine / (rate + 1e-9)
-
-
-# ---- compiling ----------------------------------------------------------------------------------
-
-_Start: TypeAlias = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
-
-
-class _Gathering:
-    """What is started while kernels are gathered is not started, but remembered: once of a kind."""
-
-    def __init__(self) -> None:
-        self.starts: dict[object, _Start] | None = None
-
-    def add(self, kernel: Any, grid: tuple[int, ...], arguments: Any, meta: dict[str, Any]) -> None:
-        """One more, if it is new."""
-        if self.starts is None or INTERPRETED:
-            return
-        kinds = tuple(
-            None if parameter.do_not_specialize else _kind(one)
-            for parameter, one in zip(kernel.params, arguments, strict=False)
-        )
-        key = (id(kernel), kinds, tuple(sorted(meta.items())))
-        self.starts.setdefault(key, (kernel, grid, arguments, meta))
-
-
-_gathering = _Gathering()
-
-
-def _kind(argument: Any) -> object:
-    if isinstance(argument, torch.Tensor):
-        return argument.dtype, argument.data_ptr() % 16 == 0
-    return isinstance(argument, float) or (argument == 1, argument % 16 == 0)
-
-
-@contextmanager
-def compiled_together() -> Iterator[None]:
-    """Kernels that are started inside are compiled at the end of it, side by side, and not run."""
-    _gathering.starts = {}
-    try:
-        yield
-        starts = list(_gathering.starts.values())
-    finally:
-        _gathering.starts = None
-    if INTERPRETED:
-        return
-    device = torch.cuda.current_device()
-
-    def compile_one(start: _Start) -> None:
-        kernel, grid, arguments, meta = start
-        with torch.cuda.device(device):
-            kernel.warmup(*arguments, grid=grid, **meta)
-
-    with ThreadPoolExecutor(max_workers=_COMPILERS) as pool:
-        list(pool.map(compile_one, starts))
