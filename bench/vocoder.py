@@ -144,7 +144,8 @@ def _measure_token2wav(report: Report, folder: Path, target: Target, sizes: Voco
 
 
 def _measure_cosyvoice2(report: Report, folder: Path, target: Target, sizes: VocoderSizes) -> None:
-    settings = Cosyvoice2Settings(stream=ChunkSettings(first_hop_tokens=FIRST_HOP_TOKENS))
+    stream = ChunkSettings(first_hop_tokens=FIRST_HOP_TOKENS)
+    settings = Cosyvoice2Settings(graphs=True, stream=stream)
     cosyvoice2 = load_cosyvoice2(write_cosyvoice2(folder, sizes), settings, target)
     _measure_voice(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_time(report, "cosyvoice2", cosyvoice2, sizes)

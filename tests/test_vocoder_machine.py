@@ -1,6 +1,5 @@
 """The machine in Triton's interpreter: many streams' chunks are what the modules say of each."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.rig.machine_streams import TOKENS, Alone, with_machine
 from tests.rig.tiny_cosyvoice2 import golden_prompt
 from tests.rig.tiny_hift import classic_hift
 from tests.rig.unwritten import fill_new_memory
+from tests.rig.written_anew import Recorder
 
 
 @pytest.fixture(autouse=True)
@@ -55,26 +55,6 @@ def test_mel_of_two_streams_is_that_of_each_alone(memory: Any, frames: int) -> N
 
 
 # ---- whole rounds -------------------------------------------------------------------------------
-
-
-class Started:
-    """A "graph" that starts its kernels anew."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self.output: Any = None
-
-    def replay(self) -> None:
-        self.output = self._call()
-
-
-class Recorder:
-    @contextmanager
-    def recording(self) -> Any:
-        yield
-
-    def record(self, call: Any) -> Started:
-        return Started(call)
 
 
 def test_a_batch_says_what_its_streams_say(monkeypatch: pytest.MonkeyPatch) -> None:

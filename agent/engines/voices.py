@@ -199,6 +199,7 @@ def _vocoder_settings(settings: VoiceSettings, turns: int) -> VocoderSettings:
             steps=settings.steps,
             crossfade=settings.crossfade,
             seed=settings.seed,
+            graphs=settings.graphs,
             stream=ChunkSettings(first_hop_tokens=first),
         ),
     )

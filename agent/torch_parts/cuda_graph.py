@@ -13,15 +13,33 @@ copied there before the next is started.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from agent.errors import ConfigError
 
 T = TypeVar("T")
+MadeT_co = TypeVar("MadeT_co", covariant=True)
+
+
+class Recorded(Protocol[MadeT_co]):
+    """A call that can be started again; its output is then written anew."""
+
+    @property
+    def output(self) -> MadeT_co: ...
+
+    def replay(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """What `GraphRecorder` is to those that have calls recorded."""
+
+    def recording(self) -> AbstractContextManager[None]: ...
+
+    def record(self, call: Callable[[], T]) -> Recorded[T]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

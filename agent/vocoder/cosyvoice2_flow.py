@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from agent.errors import CheckpointError
 from agent.torch_parts.checkpoint import Fold, TensorHeader
+from agent.torch_parts.cuda_graph import Recorder
 from agent.vocoder.config import FRAMES_PER_TOKEN, EncoderConfig, encoder_config
 from agent.vocoder.conformer import Encoder, EncoderState
 from agent.vocoder.flow import euler_times, guided
 from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal_bias, unet_sizes
 from agent.vocoder.unet_memory import StepHistory, UnetMemory
+from agent.vocoder.unet_recorded import CAPACITIES, BlockSizes, RecordedSolve
 
 BLOCK_TOKENS = 25
 BLOCK_FRAMES = FRAMES_PER_TOKEN * BLOCK_TOKENS
@@ -146,6 +148,7 @@ class Cosyvoice2Flow:
         """`weights` in float32; `noise` f32 [mel, N] by absolute frame, from `flow_noise`."""
         self._weights = weights
         self._noise = noise
+        self._recorded: RecordedSolve | None = None
         times = euler_times(steps)
         self._lengths = times.diff().tolist()
         self._shifts = self._unet.shifts(times[:-1].to(noise.device))
@@ -155,9 +158,16 @@ class Cosyvoice2Flow:
         if dtype == self.dtype:
             return self
         other = copy.copy(self)
+        other._recorded = None
         other._weights = copy.deepcopy(self._weights).to(dtype)
         other._weights.spk_embed_affine_layer = self._weights.spk_embed_affine_layer
         return other
+
+    def record(self, recorder: Recorder, capacities: Sequence[int] = CAPACITIES) -> None:
+        """From now on a stream's blocks are made as graphs. ConfigError when that does not work."""
+        sizes = BlockSizes(self.config.unet, len(self._lengths), BLOCK_FRAMES)
+        like = self._weights.encoder_proj.weight
+        self._recorded = RecordedSolve(sizes, self._integrated, like, recorder, capacities)
 
     @property
     def device(self) -> torch.device:
@@ -204,7 +214,9 @@ class Cosyvoice2Flow:
         if in_blocks:
             mask = block_causal_bias(0, frames, BLOCK_FRAMES, states)
         conditions = Conditions(mu, _from(prompt_mel, 0, frames), speaker)
-        return FlowChunk(mu, self._solve(0, conditions, [Beginning(mask)] * len(self._lengths)))
+        told, noise = self._told(conditions), self._noise_at(0, frames)
+        mel = self._integrated(noise, told, [Beginning(mask)] * len(self._lengths))
+        return FlowChunk(mu, mel.T)
 
     def advance(
         self, state: FlowState, tokens: Sequence[int], voice: tuple[Tensor, Tensor], *, final: bool
@@ -219,14 +231,21 @@ class Cosyvoice2Flow:
         )
         mu = self._mu(states)
         first, frames = FRAMES_PER_TOKEN * state.tokens, mu.shape[1]
-        mask = None
+        told = self._told(Conditions(mu, _from(voice[0], first, frames), voice[1]))
+        mel, memory = self._solve(self._noise_at(first, frames), told, state.memory)
+        after = FlowState(encoder, memory, state.tokens + frames // FRAMES_PER_TOKEN)
+        return FlowChunk(mu, mel.T), after
+
+    def _solve(self, noise: Tensor, told: Tensor, memory: UnetMemory) -> tuple[Tensor, UnetMemory]:
+        """The mel f32 [T, mel] of the frames behind `memory`, and the memory with them."""
+        frames, mask = len(noise), None
+        if self._recorded is not None and self._recorded.takes(memory, frames):
+            return self._recorded.solve(noise, told, memory)
         if frames > BLOCK_FRAMES:
-            mask = block_causal_bias(state.memory.frames, frames, BLOCK_FRAMES, states)
-        made = [StepHistory(step, self.config.unet, mask) for step in state.memory.steps]
-        conditions = Conditions(mu, _from(voice[0], first, frames), voice[1])
-        chunk = FlowChunk(mu, self._solve(first, conditions, made))
-        memory = UnetMemory(tuple(history.after() for history in made))
-        return chunk, FlowState(encoder, memory, state.tokens + frames // FRAMES_PER_TOKEN)
+            mask = block_causal_bias(memory.frames, frames, BLOCK_FRAMES, told)
+        made = [StepHistory(step, self.config.unet, mask) for step in memory.steps]
+        mel = self._integrated(noise, told, made)
+        return mel, UnetMemory(tuple(history.after() for history in made))
 
     def _embedded(self, tokens: Sequence[int]) -> Tensor:
         numbers = torch.tensor([*tokens], dtype=torch.int64).to(self.device)
@@ -237,19 +256,21 @@ class Cosyvoice2Flow:
         mu: Tensor = self._weights.encoder_proj(states)[0].T.float()
         return mu
 
-    def _solve(self, first: int, conditions: Conditions, histories: Sequence[History]) -> Tensor:
-        """Frames `first`.. from noise to mel f32 [mel, T]; the state stays float32 throughout."""
-        frames = conditions.mu.shape[1]
-        speaker = conditions.speaker[:, None].expand(-1, frames)
+    def _told(self, conditions: Conditions) -> Tensor:
+        """What the estimator is told beside its state, and without it: [2, T, 3 · mel]."""
+        speaker = conditions.speaker[:, None].expand(-1, conditions.mu.shape[1])
         told = torch.cat([conditions.mu, speaker, conditions.prompt]).T
-        told = torch.stack([told, torch.zeros_like(told)]).to(self.dtype)
-        mel, unet, guidance = self._noise_at(first, frames), self._unet, self.config.guidance
+        return torch.stack([told, torch.zeros_like(told)]).to(self.dtype)
+
+    def _integrated(self, noise: Tensor, told: Tensor, histories: Sequence[History]) -> Tensor:
+        """From noise f32 [T, mel] to mel; the state stays float32 throughout."""
+        mel, unet, guidance = noise, self._unet, self.config.guidance
         shifts = self._shifts.to(self.dtype).unbind()
         for shift, length, history in zip(shifts, self._lengths, histories, strict=True):
             rows = torch.cat([mel.to(self.dtype).expand(2, -1, -1), told], 2)
             velocity = unet(rows, shift, history).float()
             mel = torch.add(mel, guided(velocity, guidance)[0], alpha=length)
-        return mel.T
+        return mel
 
     def _noise_at(self, first: int, frames: int) -> Tensor:
         """Of frames `first`.., f32 [T, mel]."""

@@ -11,6 +11,7 @@ import torch
 
 from agent.errors import CheckpointError
 from agent.torch_parts.checkpoint import Target, load_parts, unfilled
+from agent.torch_parts.cuda_graph import GraphRecorder
 from agent.vocoder.cosyvoice2 import ChunkSettings, Cosyvoice2
 from agent.vocoder.cosyvoice2_flow import (
     Cosyvoice2Config,
@@ -39,6 +40,7 @@ class Cosyvoice2Settings:
     steps: int = 10
     crossfade: Crossfade = "unity"
     seed: int = 0
+    graphs: bool = False  # on a GPU, a turn's blocks as CUDA graphs, recorded at load
     stream: ChunkSettings = field(default_factory=ChunkSettings)
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ def load_cosyvoice2(folder: Path, settings: Cosyvoice2Settings, target: Target) 
         )
     hift = load_hift(folder / HIFT, target.device)
     flow = load_cosyvoice2_flow(folder, settings, target)
+    if settings.graphs and target.device.type == "cuda":
+        flow.record(GraphRecorder(target.device, "set vocoder.graphs to false to go without"))
     return Cosyvoice2(
         flow,
         HiftSound(hift, hift, settings.seed, settings.crossfade),

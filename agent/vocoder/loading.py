@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agent.torch_parts.checkpoint import Target, load_parts, unfilled
-from agent.torch_parts.cuda_graph import GraphRecorder
+from agent.torch_parts.cuda_graph import GraphRecorder, Recorder
 from agent.vocoder.batched.layout import Capacity
 from agent.vocoder.batched.proof import PROMPT_TOKENS, Launching, Modules, proof_of
 from agent.vocoder.causal_hift import CausalHift
@@ -35,7 +35,7 @@ from agent.vocoder.token2wav import StreamSettings, Token2wav
 from agent.vocoder.voice import SpeakerPrompt
 
 if TYPE_CHECKING:
-    from agent.vocoder.batched.machine import Machine, Recorder
+    from agent.vocoder.batched.machine import Machine
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def _proof_prompt(vocoder: Token2wav) -> SpeakerPrompt:
     return SpeakerPrompt(tokens, mel.astype(np.float32), embedding.astype(np.float32))
 
 
-def machine_of(vocoder: Token2wav, streams: int, recorder: "Recorder") -> "Machine":
+def machine_of(vocoder: Token2wav, streams: int, recorder: Recorder) -> "Machine":
     """What makes the chunks of `streams` turns, recorded by `recorder`."""
     # Triton is there where CUDA is.
     from agent.vocoder.batched.machine import Machine, Parts

@@ -114,6 +114,23 @@ def test_streams_share_the_weights_and_the_voice(folders: dict[str, Path], kind:
     assert all(np.array_equal(one, alone) for one in together)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.float16, 0.005)])
+def test_the_graphs_of_cosyvoice2_say_what_its_modules_say(
+    folders: dict[str, Path], dtype: torch.dtype, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.Tensor] = []
+    for graphs in (False, True):
+        settings = Cosyvoice2Settings(steps=4, graphs=graphs)
+        vocoder = load_cosyvoice2(folders["cosyvoice2"], settings, Target(GPU, dtype))
+        voice = voice_of(vocoder, folders, "cosyvoice2")
+        if graphs:
+            # Nothing but the graphs can say it.
+            monkeypatch.setattr(vocoder.flow, "_integrated", None)
+        made.append(mel_of(vocoder, voice))
+        assert torch.equal(mel_of(vocoder, voice), made[-1]), "they say it again"
+    assert float((made[0] - made[1]).norm() / made[0].norm()) < most
+
+
 def _parameters(vocoder: Any) -> list[torch.Tensor]:
     flow = vocoder.flow
     return list((flow if isinstance(flow, torch.nn.Module) else flow._weights).parameters())

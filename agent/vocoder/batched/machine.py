@@ -7,14 +7,14 @@ sound, is_finite = round_.finish()   # waits: f32 [B, samples] and bool [B]
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from agent.torch_parts.cuda_graph import Recorded, Recorder
 from agent.torch_parts.kernels.launching import compile_together
 from agent.types import FloatArray
 from agent.vocoder.batched.dit import BatchedDit, DitStores, Schedule
@@ -46,23 +46,6 @@ class Parts:
     noise: Noise
     hift: Hift | CausalHift
     hift_noise: SourceNoise
-
-
-class Recorded(Protocol):
-    """A call that can be started again; its output is then written anew."""
-
-    @property
-    def output(self) -> tuple[Tensor, Tensor]: ...
-
-    def replay(self) -> None: ...
-
-
-class Recorder(Protocol):
-    """What `agent.torch_parts.cuda_graph.GraphRecorder` is."""
-
-    def recording(self) -> AbstractContextManager[None]: ...
-
-    def record(self, call: Callable[[], tuple[Tensor, Tensor]]) -> Recorded: ...
 
 
 def _new_stream(device: torch.device) -> torch.cuda.Stream:
@@ -167,7 +150,7 @@ class Machine:
         self._plan = torch.zeros(
             self.buckets[-1], self._layout.columns, dtype=torch.long, device=flow.device
         )
-        self._calls: dict[int, Recorded] = {}
+        self._calls: dict[int, Recorded[tuple[Tensor, Tensor]]] = {}
         self._stagings: list[Staging] = []
         on_gpu = flow.device.type == "cuda"
         self._stream = _new_stream(flow.device) if on_gpu else None

@@ -1,0 +1,145 @@
+"""CosyVoice2's blocks as graphs make them: over memory that stays in place, a stream at a time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from agent.errors import VocoderError
+from agent.vocoder.cosyvoice2 import UPSTREAM, ChunkSettings, Cosyvoice2, Cosyvoice2Voice
+from agent.vocoder.cosyvoice2_flow import Cosyvoice2Flow, flow_noise
+from tests.rig.tiny_cosyvoice2 import CPU, Ear, Ears, golden_prompt, tiny_weights
+from tests.rig.unwritten import fill_new_memory
+from tests.rig.written_anew import Recorder, WrittenAnew
+
+TOKENS = [(37 * index) % 6561 for index in range(110)]
+STEPS = 2
+ROOMY = (100, 500)
+
+
+@pytest.fixture(autouse=True)
+def _unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_new_memory(monkeypatch)
+
+
+class Counting(Recorder):
+    """Knows how often each of its graphs was started."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+
+    def record(self, call: object) -> WrittenAnew:
+        """See `Recorder`."""
+        assert callable(call)
+        place = len(self.starts)
+        self.starts.append(0)
+
+        def counted() -> tuple[torch.Tensor, ...]:
+            self.starts[place] += 1
+            made: tuple[torch.Tensor, ...] = call()
+            return made
+
+        return super().record(counted)
+
+
+def speaking(
+    settings: ChunkSettings, capacities: Sequence[int]
+) -> tuple[Cosyvoice2, list[Ear], list[int]]:
+    """A vocoder of graphs whose turns end in ears, and how often each graph was started."""
+    flow = Cosyvoice2Flow(tiny_weights(), flow_noise(0, 80, CPU), STEPS)
+    ears, recorder = Ears(), Counting()
+    flow.record(recorder, capacities)
+    return Cosyvoice2(flow, ears, settings, lambda: flow), ears.each, recorder.starts
+
+
+def says(vocoder: Cosyvoice2, voice: Cosyvoice2Voice, tokens: Sequence[int] = TOKENS) -> None:
+    """A turn in pieces of six tokens; its ear has what was heard."""
+    stream = vocoder.open(voice)
+    for at in range(0, len(tokens), 6):
+        stream.push(tokens[at : at + 6])
+    stream.finish()
+
+
+def expected(vocoder: Cosyvoice2, voice: Cosyvoice2Voice, tokens: Sequence[int]) -> torch.Tensor:
+    """The mel of the turn at once, by the modules."""
+    with torch.inference_mode():
+        known = (voice.mel, voice.speaker)
+        made = vocoder.flow.whole([*voice.tokens, *tokens], *known, in_blocks=True)
+    return made.mel[:, voice.mel.shape[1] :]
+
+
+@pytest.mark.parametrize("tokens", [1, 24, 47, 50, 52, 110])
+@pytest.mark.parametrize(
+    ("prompt", "settings"),
+    [(2, ChunkSettings()), (44, ChunkSettings(first_hop_tokens=4)), (50, UPSTREAM)],
+    ids=["default", "early", "upstream"],
+)
+def test_blocks_in_graphs_are_what_the_modules_say_of_the_whole(
+    prompt: int, settings: ChunkSettings, tokens: int
+) -> None:
+    vocoder, ears, starts = speaking(settings, ROOMY)
+    voice = vocoder.voice(golden_prompt(prompt), "anna")
+    says(vocoder, voice, TOKENS[:tokens])
+    assert torch.allclose(ears[-1].mel, expected(vocoder, voice, TOKENS[:tokens]), atol=2e-5)
+    assert sum(starts) > 0
+
+
+def test_each_block_is_made_by_the_smallest_graph_that_has_room() -> None:
+    vocoder, _, starts = speaking(ChunkSettings(), ROOMY)
+    voice = vocoder.voice(golden_prompt(50), "anna")
+    before = [*starts]
+    says(vocoder, voice, TOKENS[:100])
+    # Behind 50 remembered frames of the voice, 100, 150 and 200, and what the lookahead left.
+    assert [now - then for now, then in zip(starts, before, strict=True)] == [2, 3]
+
+
+def test_a_stream_that_remembers_more_than_graphs_do_goes_on_by_the_modules() -> None:
+    vocoder, ears, starts = speaking(ChunkSettings(), (100,))
+    voice = vocoder.voice(golden_prompt(50), "anna")
+    before = sum(starts)
+    says(vocoder, voice)
+    assert sum(starts) - before == 2
+    assert torch.allclose(ears[-1].mel, expected(vocoder, voice, TOKENS), atol=2e-5)
+
+
+def test_streams_that_take_turns_say_what_each_says_alone() -> None:
+    vocoder, ears, _ = speaking(ChunkSettings(), ROOMY)
+    voices = [vocoder.voice(golden_prompt(tokens), "anna") for tokens in (50, 28)]
+    for voice in voices:
+        says(vocoder, voice)
+    alone = [ear.mel for ear in ears[-2:]]
+    streams = [vocoder.open(voice) for voice in voices]
+    for at in range(0, len(TOKENS), 9):
+        for stream in streams:
+            stream.push(TOKENS[at : at + 9])
+    for stream in streams:
+        stream.finish()
+    assert all(torch.equal(ear.mel, mel) for ear, mel in zip(ears[-2:], alone, strict=True))
+    assert alone[0].shape == alone[1].shape and not torch.allclose(*alone, atol=1e-3)
+
+
+def test_what_is_infinite_in_one_stream_stays_there() -> None:
+    vocoder, ears, _ = speaking(ChunkSettings(first_hop_tokens=12), ROOMY)
+    voice = vocoder.voice(golden_prompt(38), "anna")
+    # The voice's last 13 tokens and three are less than a block: behind them is what was there.
+    says(vocoder, voice, TOKENS[:3])
+    sound = ears[-1].mel
+    broken = replace(voice, speaker=torch.full_like(voice.speaker, torch.inf))
+    with pytest.raises(VocoderError, match="not finite"):
+        vocoder.open(broken).push(TOKENS[:53])
+    says(vocoder, voice, TOKENS[:3])
+    assert torch.equal(ears[-1].mel, sound)
+
+
+def test_a_clone_goes_on_by_itself() -> None:
+    vocoder, _, _ = speaking(ChunkSettings(), ROOMY)
+    voice = vocoder.voice(golden_prompt(44), "anna")
+    stream, alone = vocoder.open(voice), vocoder.open(voice)
+    for one in (stream, alone):
+        one.push(TOKENS[:31])
+    other = stream.clone()
+    other.push(TOKENS[5:60])
+    assert np.array_equal(stream.push(TOKENS[31:90]), alone.push(TOKENS[31:90]))
+    assert not np.array_equal(other.finish(), alone.finish())
