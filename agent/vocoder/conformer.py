@@ -97,6 +97,12 @@ class Encoder(nn.Module):
         self.up_encoders = nn.ModuleList(_Layer(config) for _ in range(config.mel_layers))
         self.after_norm = nn.LayerNorm(config.width, _EMBED_EPS)
 
+    @property
+    def tables(self) -> Sequence[Tensor]:
+        """Of relative positions, as far as they are made."""
+        attentions = [one for one in self.modules() if isinstance(one, RelativeAttention)]
+        return [one.table for one in attentions if one.table is not None]
+
     def start(self, batch: int = 1) -> EncoderState:
         """The state of a stream that has heard nothing."""
         config, like = self.config, self.after_norm.weight
@@ -124,30 +130,36 @@ class Encoder(nn.Module):
         *,
         final: bool,
         block_tokens: int | None = None,
+        seen: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, EncoderState]:
         """The next tokens [B, T, W] → [B, 2n, W] and the state after them.
 
         Unless `final`, the last three are only looked at (n = T - 3) and must come again. The grid
         of `block_tokens` starts at the first remembered token, so a step that is not final should
-        end on it.
+        end on it. `seen` says instead who looks at what, bool [n, keys] of tokens and of frames.
         """
         states = self.embed(tokens)
         states, smooth_tail = self.pre_lookahead_layer(states, state.smooth_tail, final=final)
-        states, token_layers = _through(self.encoders, states, state.token_layers, block_tokens)
+        of_tokens, of_frames = seen or (None, None)
+        if block_tokens is not None:
+            count, block_frames = states.shape[1], FRAMES_PER_TOKEN * block_tokens
+            of_tokens = _block_mask(count, state.tokens, block_tokens, states.device)
+            frames = FRAMES_PER_TOKEN * count
+            of_frames = _block_mask(frames, state.frames, block_frames, states.device)
+        states, token_layers = _through(self.encoders, states, state.token_layers, of_tokens)
         states, up_tail = self.up_layer(states, state.up_tail)
         states = self.up_embed(states)
-        block_frames = None if block_tokens is None else FRAMES_PER_TOKEN * block_tokens
-        states, mel_layers = _through(self.up_encoders, states, state.mel_layers, block_frames)
+        states, mel_layers = _through(self.up_encoders, states, state.mel_layers, of_frames)
         after = EncoderState(smooth_tail, up_tail, token_layers, mel_layers)
         return self.after_norm(states), after
 
 
 def _through(
-    layers: nn.ModuleList, states: Tensor, memories: tuple[Memory, ...], block: int | None
+    layers: nn.ModuleList,
+    states: Tensor,
+    memories: tuple[Memory, ...],
+    allowed: Tensor | None,
 ) -> tuple[Tensor, tuple[Memory, ...]]:
-    allowed = None
-    if block is not None:
-        allowed = _block_mask(states.shape[1], memories[0][0].shape[2], block, states.device)
     after: list[Memory] = []
     for layer, memory in zip(layers, memories, strict=True):
         states, extended = layer(states, memory, allowed)
@@ -257,7 +269,8 @@ class RelativeAttention(nn.Module):
         self.linear_out = nn.Linear(inner, config.width)
         self.linear_pos = nn.Linear(config.width, inner, bias=False)
         self._config = config
-        self._table: Tensor | None = None  # [H, D, 2R + 1], r from R down to -R
+        self.table: Tensor | None = None
+        """[H, D, 2R + 1], r from R down to -R; once it was needed."""
 
     def forward(
         self, states: Tensor, memory: Memory, allowed: Tensor | None
@@ -302,13 +315,13 @@ class RelativeAttention(nn.Module):
     def _reaching(self, needed: int) -> tuple[Tensor, int]:
         """The table, made anew where it is too short or the weights are elsewhere by now."""
         weight = self.linear_pos.weight
-        table = self._table
+        table = self.table
         if table is None or table.dtype != weight.dtype or table.device != weight.device:
             table = None
         reach = 0 if table is None else table.shape[2] // 2
         if table is None or reach < needed:
             reach = max(_LEAST_REACH, 1 << (needed - 1).bit_length())
-            table = self._table = self._make_table(reach)
+            table = self.table = self._make_table(reach)
         return table, reach
 
     def distances(self, reach: int) -> Tensor:

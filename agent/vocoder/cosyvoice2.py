@@ -17,7 +17,7 @@ from agent.errors import VocoderError
 from agent.interfaces import VocoderBatch, VocoderPush
 from agent.types import FloatArray
 from agent.vocoder.config import FRAMES_PER_TOKEN
-from agent.vocoder.cosyvoice2_flow import BLOCK_TOKENS, Cosyvoice2Flow, FlowChunk, FlowState
+from agent.vocoder.cosyvoice2_flow import BLOCK_TOKENS, Cosyvoice2Flow, FlowState
 from agent.vocoder.late_failure import made_of
 from agent.vocoder.one_by_one import done_one_by_one
 from agent.vocoder.token2wav import Sounding
@@ -147,11 +147,12 @@ class Cosyvoice2:
         if not tokens:
             return np.zeros(0, np.float32)
         everything = [*voice.tokens, *tokens]
-        made = self.flow.whole(everything, voice.mel, voice.speaker, in_blocks=False)
-        if not made.is_finite and self.flow.dtype != torch.float32:
-            made = self._exact().whole(everything, voice.mel, voice.speaker, in_blocks=False)
-        _require_finite(made)
-        sound = self.sounding.whole(made.mel[None, :, voice.mel.shape[1] :], voice.name)
+        made = self.flow.whole(everything, voice.mel, voice.speaker, in_blocks=False).mel
+        if not _is_finite(made) and self.flow.dtype != torch.float32:
+            made = self._exact().whole(everything, voice.mel, voice.speaker, in_blocks=False).mel
+        if not _is_finite(made):
+            raise VocoderError("the flow gave numbers that are not finite")
+        sound = self.sounding.whole(made[None, :, voice.mel.shape[1] :], voice.name)
         _require_finite_sound(sound)
         return sound.cpu().numpy()
 
@@ -159,13 +160,21 @@ class Cosyvoice2:
         self, state: FlowState, tokens: Sequence[int], voice: Cosyvoice2Voice, *, final: bool
     ) -> tuple[FlowState, Tensor]:
         """The next tokens as in `Cosyvoice2Flow.advance`: the state after them, and the mel."""
-        known = (voice.mel, voice.speaker)
+        after, mel = self.tried(state, tokens, voice, final=final)
+        if not _is_finite(mel) and state.dtype != torch.float32:
+            after, mel = self.tried(state.to(torch.float32), tokens, voice, final=final)
+        if not _is_finite(mel):
+            raise VocoderError("the flow gave numbers that are not finite")
+        return after, mel
+
+    def tried(
+        self, state: FlowState, tokens: Sequence[int], voice: Cosyvoice2Voice, *, final: bool
+    ) -> tuple[FlowState, Tensor]:
+        """As `advance`, in the precision of the state, without waiting for the device to see
+        whether the mel is finite."""
         flow = self.flow if state.dtype == self.flow.dtype else self._exact()
+        known = (voice.mel, voice.speaker)
         chunk, after = flow.advance(state, tokens, known, final=final)
-        if not chunk.is_finite and state.dtype != torch.float32:
-            exact = self._exact()
-            chunk, after = exact.advance(state.to(torch.float32), tokens, known, final=final)
-        _require_finite(chunk)
         return after, chunk.mel
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
@@ -266,28 +275,36 @@ class Cosyvoice2Stream:
         """The sound [T] of the next `count` waiting tokens; 0 ahead: they are the last."""
         # A turn that fails stays failed: what came after it would not fit what came before.
         self._over = True
-        sound = self._tail.push(self._next_mel(count, ahead), last=not ahead)
-        _require_finite_sound(sound)
+        shared, before = self._shared, self._tail.clone()
+        given = (self._state, self._waiting[: count + ahead], self._voice)
+        after, mel = shared.tried(*given, final=not ahead)
+        sound = self._tail.push(self._said(mel), last=not ahead)
+        # Waited for but once, when all of it is under way.
+        if not _is_finite(mel, sound):
+            self._tail = before
+            after, mel = shared.advance(*given, final=not ahead)
+            sound = self._tail.push(self._said(mel), last=not ahead)
+            _require_finite_sound(sound)
+        self._go_on(after, count)
         self._over = False
         return sound
 
-    def _next_mel(self, count: int, ahead: int) -> Tensor:
-        """The mel f32 [1, mel, T] of the next `count` tokens that say something; final: 0 ahead."""
-        before = FRAMES_PER_TOKEN * self._state.tokens
-        self._state, mel = self._shared.advance(
-            self._state, self._waiting[: count + ahead], self._voice, final=not ahead
-        )
+    def _said(self, mel: Tensor) -> Tensor:
+        """What of the next chunk's mel [mel, T] is not the prompt's: [1, mel, T]."""
+        begin = self._voice.mel.shape[1] - FRAMES_PER_TOKEN * self._state.tokens
+        return mel[None, :, max(0, begin) :]
+
+    def _go_on(self, after: FlowState, count: int) -> None:
         del self._waiting[:count]
         prompt_tokens = -(-len(self._voice.tokens) // BLOCK_TOKENS) * BLOCK_TOKENS
-        self._state = self._state.keep(prompt_tokens, self._shared.settings.context_tokens)
-        return mel[None, :, max(0, self._voice.mel.shape[1] - before) :]
+        self._state = after.keep(prompt_tokens, self._shared.settings.context_tokens)
 
 
-def _require_finite(chunk: FlowChunk) -> None:
-    if not chunk.is_finite:
-        raise VocoderError("the flow gave numbers that are not finite")
+def _is_finite(*made: Tensor) -> bool:
+    """Waits for the device."""
+    return bool(torch.stack([one.isfinite().all() for one in made]).all())
 
 
 def _require_finite_sound(sound: Tensor) -> None:
-    if not bool(sound.isfinite().all()):
+    if not _is_finite(sound):
         raise VocoderError("the HiFT gave numbers that are not finite")

@@ -17,6 +17,7 @@ from agent.torch_parts.checkpoint import Fold, TensorHeader
 from agent.torch_parts.cuda_graph import Recorder
 from agent.vocoder.config import FRAMES_PER_TOKEN, EncoderConfig, encoder_config
 from agent.vocoder.conformer import Encoder, EncoderState
+from agent.vocoder.encoder_recorded import RecordedEncoder
 from agent.vocoder.flow import euler_times, guided
 from agent.vocoder.unet import Beginning, History, Unet, UnetConfig, block_causal_bias, unet_sizes
 from agent.vocoder.unet_memory import StepHistory, UnetMemory
@@ -99,10 +100,6 @@ class FlowChunk:
     mu: Tensor
     mel: Tensor
 
-    @property
-    def is_finite(self) -> bool:
-        return bool(self.mel.isfinite().all())
-
 
 @dataclass(frozen=True, slots=True)
 class FlowState:
@@ -149,6 +146,7 @@ class Cosyvoice2Flow:
         self._weights = weights
         self._noise = noise
         self._recorded: RecordedSolve | None = None
+        self._recorded_encoder: RecordedEncoder | None = None
         times = euler_times(steps)
         self._lengths = times.diff().tolist()
         self._shifts = self._unet.shifts(times[:-1].to(noise.device))
@@ -158,7 +156,7 @@ class Cosyvoice2Flow:
         if dtype == self.dtype:
             return self
         other = copy.copy(self)
-        other._recorded = None
+        other._recorded = other._recorded_encoder = None
         other._weights = copy.deepcopy(self._weights).to(dtype)
         other._weights.spk_embed_affine_layer = self._weights.spk_embed_affine_layer
         return other
@@ -168,6 +166,8 @@ class Cosyvoice2Flow:
         sizes = BlockSizes(self.config.unet, len(self._lengths), BLOCK_FRAMES)
         like = self._weights.encoder_proj.weight
         self._recorded = RecordedSolve(sizes, self._integrated, like, recorder, capacities)
+        encoder = self._weights.encoder
+        self._recorded_encoder = RecordedEncoder(encoder, BLOCK_TOKENS, recorder, capacities)
 
     @property
     def device(self) -> torch.device:
@@ -226,9 +226,7 @@ class Cosyvoice2Flow:
         `voice` is the prompt's mel [mel, P] and the speaker [mel]. Starts on the grid of blocks,
         and must end on it unless `final`.
         """
-        states, encoder = self._weights.encoder.step(
-            self._embedded(tokens), state.encoder, final=final, block_tokens=BLOCK_TOKENS
-        )
+        states, encoder = self._encoded(self._embedded(tokens), state.encoder, final=final)
         mu = self._mu(states)
         first, frames = FRAMES_PER_TOKEN * state.tokens, mu.shape[1]
         told = self._told(Conditions(mu, _from(voice[0], first, frames), voice[1]))
@@ -246,6 +244,14 @@ class Cosyvoice2Flow:
         made = [StepHistory(step, self.config.unet, mask) for step in memory.steps]
         mel = self._integrated(noise, told, made)
         return mel, UnetMemory(tuple(history.after() for history in made))
+
+    def _encoded(
+        self, embedded: Tensor, state: EncoderState, *, final: bool
+    ) -> tuple[Tensor, EncoderState]:
+        recorded = self._recorded_encoder
+        if recorded is not None and recorded.takes(embedded, state, final=final):
+            return recorded.step(embedded, state)
+        return self._weights.encoder.step(embedded, state, final=final, block_tokens=BLOCK_TOKENS)
 
     def _embedded(self, tokens: Sequence[int]) -> Tensor:
         numbers = torch.tensor([*tokens], dtype=torch.int64).to(self.device)

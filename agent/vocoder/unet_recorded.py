@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agent.torch_parts.cuda_graph import Recorded, Recorder
+from agent.vocoder.encoder_recorded import MOST_BLOCKS
 from agent.vocoder.segments import in_one_piece
 from agent.vocoder.unet import KERNEL, History, UnetConfig
 from agent.vocoder.unet_memory import ROWS, StepMemory, UnetMemory
@@ -21,8 +22,6 @@ from agent.vocoder.unet_memory import ROWS, StepMemory, UnetMemory
 CAPACITIES = (600, 1056)
 """Frames remembered, for each of which there is a graph: six seconds of a turn behind a voice of
 six, and behind the longest."""
-_MOST_BLOCKS = 4
-"""More at once, as of a voice that is prepared, are sooner made together than one by one."""
 _ROW = 8
 """The rows of a mask begin on a multiple of so many numbers, as fused attention wants it."""
 
@@ -66,7 +65,7 @@ class RecordedSolve:
         """Whether so many frames behind such a memory are made here."""
         blocks = -(-frames // self._frames)
         remembered = memory.frames + (blocks - 1) * self._frames
-        return blocks <= _MOST_BLOCKS and remembered <= self._graphs[-1].inputs.capacity
+        return blocks <= MOST_BLOCKS and remembered <= self._graphs[-1].inputs.capacity
 
     def solve(self, noise: Tensor, told: Tensor, memory: UnetMemory) -> tuple[Tensor, UnetMemory]:
         """The next frames, as `Integrate` is given them → mel f32 [T, mel], and what is remembered
