@@ -37,8 +37,6 @@ class RecordedEncoder:
         with torch.inference_mode(False), torch.no_grad(), recorder.recording():
             inputs = [_Inputs.of(encoder, tokens, one) for one in sorted(capacities)]
             self._graphs = [_recorded(one, encoder, recorder) for one in inputs]
-        # Kept, since the graphs read it: it is made anew where something longer is said at once.
-        self._tables = encoder.tables
 
     def takes(self, tokens: Tensor, state: EncoderState, *, final: bool) -> bool:
         """Whether these are blocks and their lookahead, behind what there is room for."""
@@ -143,12 +141,14 @@ class _Inputs:
 class _Graph:
     inputs: _Inputs
     recorded: Recorded[_Made]
+    tables: Sequence[Tensor]
+    """Which it reads: the encoder makes them anew where what is said at once is longer."""
 
 
 def _recorded(inputs: _Inputs, encoder: Encoder, recorder: Recorder) -> _Graph:
     step = partial(_stepped, inputs, encoder)
     step()  # once as usual, so that libraries and tables are there
-    return _Graph(inputs, recorder.record(step))
+    return _Graph(inputs, recorder.record(step), encoder.tables)
 
 
 def _stepped(inputs: _Inputs, encoder: Encoder) -> _Made:
