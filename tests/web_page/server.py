@@ -1,12 +1,13 @@
 """Serves `web/` under the strict policy that the real server uses, and answers by script."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 from tests.web_page.voices import ScriptedVoices
 
@@ -55,7 +56,6 @@ class ScriptedServer:
     answer: tuple[int, dict[str, str], dict[str, Any]] = (500, {}, {})
     requests: list[tuple[str, str]] = field(default_factory=list)
     voices: ScriptedVoices = field(default_factory=ScriptedVoices)
-    url: str = ""
 
     async def call(self, request: web.Request) -> web.Response:
         """Note the request; a far end that answers really is the in-page one."""
@@ -74,6 +74,9 @@ class ScriptedServer:
         return web.json_response(self.models)
 
 
+_Answer = Callable[[ScriptedServer, web.Request], Awaitable[web.StreamResponse]]
+
+
 async def _index(_request: web.Request) -> web.FileResponse:
     return web.FileResponse(WEB / "index.html")
 
@@ -82,24 +85,59 @@ async def _add_policy(_request: web.Request, response: web.StreamResponse) -> No
     response.headers["Content-Security-Policy"] = POLICY
 
 
+class Site:
+    """The page at one address of this machine: what a browser keeps of it serves test after test.
+
+    Each test's page is asked for as `/?NUMBER`, and what it asks for then is answered by its own
+    `ScriptedServer`, also where it is late.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._scripts: dict[str, ScriptedServer] = {}
+        self._opened = 0
+
+    @contextmanager
+    def script(self) -> Iterator[tuple[str, ScriptedServer]]:
+        """A page of its own: its address, and what answers it."""
+        self._opened += 1
+        number, script = str(self._opened), ScriptedServer()
+        self._scripts[number] = script
+        try:
+            yield f"{self.url}?{number}", script
+        finally:
+            del self._scripts[number]
+
+    def handler(self, answer: _Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Lets the server of the page that asks `answer`; to who has left there is none."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            page = URL(request.headers.get("Referer", ""))
+            if (script := self._scripts.get(page.query_string)) is None:
+                raise web.HTTPNotFound
+            return await answer(script, request)
+
+        return handle
+
+
 @asynccontextmanager
-async def serve_page() -> AsyncIterator[ScriptedServer]:
+async def serve_page() -> AsyncIterator[Site]:
     """The page at a free port of this machine."""
-    script = ScriptedServer()
+    here = Site()
     app = web.Application(client_max_size=8 * 1024**2)
     app.on_response_prepare.append(_add_policy)
     app.router.add_get("/", _index)
-    app.router.add_get("/v1/models", script.list_models)
-    app.router.add_route("*", "/v1/audio/{rest:.*}", script.audio)
-    app.router.add_post("/v1/realtime/calls", script.call)
-    app.router.add_post("/v1/realtime/calls/{call}/hangup", script.call)
+    app.router.add_get("/v1/models", here.handler(ScriptedServer.list_models))
+    app.router.add_route("*", "/v1/audio/{rest:.*}", here.handler(ScriptedServer.audio))
+    app.router.add_post("/v1/realtime/calls", here.handler(ScriptedServer.call))
+    app.router.add_post("/v1/realtime/calls/{call}/hangup", here.handler(ScriptedServer.call))
     app.router.add_static("/", WEB)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    script.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    here.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
     try:
-        yield script
+        yield here
     finally:
         await runner.cleanup()
