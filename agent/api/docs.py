@@ -6,6 +6,7 @@ a script.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from html import escape
 from typing import Any
 
@@ -33,15 +34,16 @@ _HEAD = """<!doctype html>
 
 
 def add_to(app: web.Application, config: Config) -> None:
-    """Add this file's endpoints; what they say is made once."""
-    told = document(config)
-    text, page = json.dumps(told, ensure_ascii=False), docs_page(told)
+    """Add this file's endpoints; what they say is made once, when it is first asked for."""
+    told = cache(partial(document, config))
+    text = cache(lambda: json.dumps(told(), ensure_ascii=False))
+    page = cache(lambda: docs_page(told()))
 
     async def as_document(_: web.Request) -> web.Response:
-        return web.Response(text=text, content_type="application/json")
+        return web.Response(text=text(), content_type="application/json")
 
     async def as_page(_: web.Request) -> web.Response:
-        return web.Response(text=page, content_type="text/html")
+        return web.Response(text=page(), content_type="text/html")
 
     app.router.add_get("/openapi.json", as_document)
     app.router.add_get("/docs", as_page)
