@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from agent.vocoder.batched.stores import Stores
+if TYPE_CHECKING:
+    # Not where it runs: kernels would be there before it is known whether they are interpreted.
+    from agent.vocoder.batched.stores import Stores
 
 
 def fill_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +27,7 @@ def _filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return filled
 
 
-def fill_stores(stores: Stores) -> None:
+def fill_stores(stores: "Stores") -> None:
     """All places but slot 0, which places in a round that no stream has read and write."""
     encoder, estimator, window = stores.encoder, stores.estimator, stores.window
     for rows in (encoder.token_rows, encoder.mel_rows, estimator.rows):

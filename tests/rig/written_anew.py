@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -18,7 +19,9 @@ class WrittenAnew:
         """Make the call."""
         made = self._call()
         if self.output is None:
-            self.output = tuple(one.clone() for one in made)
+            # A graph's, which is recorded outside of inference mode, can be written anywhere.
+            with torch.inference_mode(False):
+                self.output = tuple(one.clone() for one in made)
         for ours, theirs in zip(self.output, made, strict=True):
             ours.copy_(theirs)
 
