@@ -20,7 +20,9 @@ ROOMY = (100, 500)
 
 
 @pytest.fixture(autouse=True)
-def _unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing here is large enough for two threads, which beside others wait for one another.
+    torch.set_num_threads(1)
     fill_new_memory(monkeypatch)
 
 
