@@ -41,6 +41,7 @@ import { Call } from './call.js';
 import { Captions, clock } from './captions.js';
 import { canShareScreen } from './capture.js';
 import { Chat } from './chat.js';
+import { Clockwork } from './clockwork.js';
 import { DevicePickers } from './device_pickers.js';
 import { recall, remember, rememberDevice, rememberedDevice } from './devices.js';
 import { captionsOnly, showEngine } from './engine.js';
@@ -88,6 +89,7 @@ const typing = new Typing(
 );
 const chat = new Chat(call.signalling.chatUrl, choices, pageKey);
 const tabs = new Tabs((tab) => onTab(tab));
+const clockwork = new Clockwork(onRepaint, onSecond);
 let meter = /** @type {MicrophoneMeter | null} */ (null);
 let preflight = new Preflight(0);
 let startedMs = 0;
@@ -149,6 +151,7 @@ function onState(state) {
   if (state === 'listening') void devices.refresh();
   if (call.live) void wakeLock.hold();
   else endCall();
+  clockwork.run(call.live);
   stage.show(state, sinceStart(), call.writing, call.endedByServer);
   floorButtons.callChanged();
   typing.callChanged();
@@ -178,6 +181,7 @@ function endCall() {
   soundButton.hidden = true;
   problemCard.callEnded();
   settingsCard.callEnded();
+  showChecks();
 }
 
 function sinceStart() {
@@ -214,6 +218,8 @@ function onServerEvent(event) {
   else if (event.type === 'voice_agent.resumed') stage.ducked(false);
   else if (event.type === 'conversation.item.truncated') call.retrieve(event.item_id);
   else if (event.type === 'voice_agent.state') showWaiting(WAITS[event.state] ?? '');
+  // Said to a page without a call, whose clockwork stands.
+  if (!call.live) showChecks();
 }
 
 // ---- sound and picture --------------------------------------------------------------------------
@@ -304,8 +310,7 @@ function captionsCard() {
 
 /** @param {number} nowMs */
 function onRepaint(nowMs) {
-  requestAnimationFrame(onRepaint);
-  if (!call.live || !meter) return;
+  if (!meter) return;
   const levelDb = call.muted ? -Infinity : meter.levelDb();
   preflight.microphoneLevel(levelDb);
   stage.levels(meterShare(levelDb), call.agentLevel(), nowMs);
@@ -389,10 +394,5 @@ shortcuts.addEventListener('change', () => remember('shortcuts', shortcuts.check
 byId('setting-max_slices').addEventListener('change', () => call.cameraOn && call.setCamera(true));
 for (const type of /** @type {const} */ (['dragover', 'drop'])) document.addEventListener(type, keepPage);
 showChecks();
-setInterval(onSecond, 1000);
-requestAnimationFrame(onRepaint);
-new SpaceBar(
-  (held) => floorButtons.listen(held),
-  keysAreMeant,
-);
+new SpaceBar((held) => floorButtons.listen(held), keysAreMeant);
 void prepareEngine();
