@@ -1,15 +1,21 @@
 """CosyVoice2's blocks as graphs make them: over memory that stays in place, a stream at a time."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from weakref import ref
 
 import numpy as np
 import pytest
 import torch
 
 from agent.errors import VocoderError
+from agent.vocoder.conformer import RelativeAttention
 from agent.vocoder.cosyvoice2 import UPSTREAM, ChunkSettings, Cosyvoice2, Cosyvoice2Voice
-from agent.vocoder.cosyvoice2_flow import Cosyvoice2Flow, flow_noise
+from agent.vocoder.cosyvoice2_flow import BLOCK_TOKENS, Cosyvoice2Flow, FlowState, flow_noise
+from agent.vocoder.encoder_recorded import RecordedEncoder
+from agent.vocoder.unet_memory import UnetMemory
 from tests.rig.tiny_cosyvoice2 import CPU, Ear, Ears, golden_prompt, tiny_weights
 from tests.rig.unwritten import fill_new_memory
 from tests.rig.written_anew import Recorder, WrittenAnew
@@ -72,7 +78,8 @@ def expected(vocoder: Cosyvoice2, voice: Cosyvoice2Voice, tokens: Sequence[int])
     return made.mel[:, voice.mel.shape[1] :]
 
 
-@pytest.mark.parametrize("tokens", [1, 24, 47, 50, 52, 110])
+# With 3 a turn of upstream's ends in a block and three more, which are not its lookahead.
+@pytest.mark.parametrize("tokens", [1, 3, 24, 47, 50, 52, 110])
 @pytest.mark.parametrize(
     ("prompt", "settings"),
     [(2, ChunkSettings()), (44, ChunkSettings(first_hop_tokens=4)), (50, UPSTREAM)],
@@ -134,6 +141,71 @@ def test_what_is_infinite_in_one_stream_stays_there() -> None:
         vocoder.open(broken).push(TOKENS[:53])
     says(vocoder, voice, TOKENS[:3])
     assert torch.equal(ears[-1].mel, sound)
+
+
+def infinite(state: FlowState) -> FlowState:
+    """All that the layers remember is infinite."""
+    encoder, steps = state.encoder, state.memory.steps
+    of_tokens, of_frames = (
+        tuple(
+            (torch.full_like(key, torch.inf), torch.full_like(value, torch.inf))
+            for key, value in one
+        )
+        for one in (encoder.token_layers, encoder.mel_layers)
+    )
+    memory = UnetMemory(
+        tuple(
+            replace(one, voice=tuple(torch.full_like(part, torch.inf) for part in one.voice))
+            for one in steps
+        )
+    )
+    return replace(
+        state, encoder=replace(encoder, token_layers=of_tokens, mel_layers=of_frames), memory=memory
+    )
+
+
+def test_what_is_infinite_farther_back_than_a_stream_remembers_is_not_seen() -> None:
+    vocoder, ears, _ = speaking(ChunkSettings(), (150,))
+    voice, longer = (vocoder.voice(golden_prompt(tokens), "anna") for tokens in (20, 50))
+    says(vocoder, voice, TOKENS[:60])
+    sound = ears[-1].mel
+    with pytest.raises(VocoderError, match="not finite"):
+        vocoder.open(replace(longer, state=infinite(longer.state))).push(TOKENS[:53])
+    says(vocoder, voice, TOKENS[:60])
+    assert torch.equal(ears[-1].mel, sound)
+
+
+def test_what_the_graphs_cannot_hold_is_said_by_the_modules_in_float32() -> None:
+    half = Cosyvoice2Flow(tiny_weights(), flow_noise(0, 80, CPU), STEPS).in_dtype(torch.float16)
+    recorder = Counting()
+    half.record(recorder, ROOMY)
+    vocoder = Cosyvoice2(half, Ears(), ChunkSettings(), cache(lambda: half.in_dtype(torch.float32)))
+    voice = vocoder.voice(golden_prompt(20), "anna")
+    loud = replace(voice, speaker=1e5 * voice.speaker.sign())
+    stream = vocoder.open(loud)
+    stream.push(TOKENS[:40])
+    tried = sum(recorder.starts)
+    stream.push(TOKENS[40:90])
+    stream.finish()
+    assert sum(recorder.starts) == tried > 0
+    with torch.inference_mode():
+        known = (loud.mel, loud.speaker)
+        exact = vocoder._exact().whole([*loud.tokens, *TOKENS[:90]], *known, in_blocks=True)
+    assert torch.allclose(stream._tail.mel, exact.mel[:, loud.mel.shape[1] :], atol=1e-3)
+
+
+def test_the_tables_that_graphs_read_stay_when_longer_ones_are_made() -> None:
+    # Those of the weights that all tests share may be long by now.
+    encoder = copy.deepcopy(tiny_weights().encoder)
+    for module in encoder.modules():
+        if isinstance(module, RelativeAttention):
+            module.table = None
+    recorded = RecordedEncoder(encoder, BLOCK_TOKENS, Recorder(), (100,))
+    read = [ref(table) for table in encoder.tables]
+    encoder.whole(torch.zeros(1, 300, encoder.config.width))
+    assert len(encoder.tables) == len(read) > 0
+    assert not any(made is table() for made, table in zip(encoder.tables, read, strict=True))
+    assert all(table() is not None for table in read), f"{recorded} reads them"
 
 
 def test_a_clone_goes_on_by_itself() -> None:
