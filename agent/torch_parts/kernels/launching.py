@@ -63,7 +63,7 @@ class _Compiler:
         self, kernel: Any, grid: _Grid, arguments: tuple[Any, ...], meta: dict[str, Any]
     ) -> None:
         """Begin to compile one more, if it is new."""
-        kinds = tuple(map(_kind, kernel.params, arguments))
+        kinds = tuple(map(kind_of, kernel.params, arguments))
         key = (id(kernel), kinds, tuple(sorted(meta.items())))
         if key not in self.under_way:
             self.under_way[key] = self._pool.submit(self._compile, kernel, grid, arguments, meta)
@@ -79,12 +79,15 @@ _compiling: dict[int, _Compiler] = {}
 """By the thread whose starts are compiled."""
 
 
-def _kind(parameter: Any, argument: Any) -> object:
-    """What Triton compiles a kernel anew for."""
+def kind_of(parameter: Any, argument: Any) -> object:
+    """What Triton compiles a kernel anew for, of what it is given for that parameter."""
     if parameter.is_constexpr:
         return argument
     if isinstance(argument, torch.Tensor):
         return argument.dtype, argument.data_ptr() % 16 == 0
-    if isinstance(argument, int) and not parameter.do_not_specialize:
-        return argument == 1, argument % 16 == 0, argument.bit_length() > _SHORT_BITS
-    return type(argument)
+    if type(argument) is not int:
+        return type(argument)
+    is_wide = argument.bit_length() > _SHORT_BITS
+    if parameter.do_not_specialize:
+        return int, is_wide
+    return int, is_wide, argument == 1, argument % 16 == 0
