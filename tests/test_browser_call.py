@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 from agent.types import FloatArray
 from tests.rig.realtime_schema import check_events, check_order
@@ -91,21 +91,34 @@ class Visit:
 
 
 @asynccontextmanager
-async def visit(server: Running, microphone: FloatArray, folder: Path) -> AsyncIterator[Visit]:
-    """Open the page in a Chromium into which `microphone` (48 kHz) is spoken, over and over."""
+async def spoken_to(microphone: FloatArray, folder: Path) -> AsyncIterator[Browser]:
+    """A Chromium into which `microphone` (48 kHz) is spoken, over and over."""
     recording = folder / "microphone.wav"
     write_wav(recording, microphone, RATE_HZ)
     async with async_playwright() as driver:
-        spoken = f"--use-file-for-fake-audio-capture={recording}"
-        browser = await start_chromium(driver, spoken)
-        page = await browser.new_page()
-        faults: list[str] = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        await page.add_init_script(EAVESDROP)
-        await page.goto(server.url)
-        yield Visit(page, server)
+        browser = await start_chromium(driver, f"--use-file-for-fake-audio-capture={recording}")
+        yield browser
         await browser.close()
-        assert faults == []
+
+
+@asynccontextmanager
+async def visit_in(browser: Browser, server: Running) -> AsyncIterator[Visit]:
+    """Open the page, of whose user `browser` knows nothing yet."""
+    page = await browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    await page.add_init_script(EAVESDROP)
+    await page.goto(server.url)
+    yield Visit(page, server)
+    await page.close()
+    assert faults == []
+
+
+@asynccontextmanager
+async def visit(server: Running, microphone: FloatArray, folder: Path) -> AsyncIterator[Visit]:
+    """Open the page in a Chromium of its own."""
+    async with spoken_to(microphone, folder) as browser, visit_in(browser, server) as visitor:
+        yield visitor
 
 
 def script(*parts: float | str) -> FloatArray:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from aiohttp import web
+from playwright.async_api import Browser
 
 from agent.api.loading import Started
 from agent.api.realtime import CALLS
@@ -23,17 +25,17 @@ from tests.rig.server import Running
 from tests.rig.stored_voices import store_voice
 from tests.rig.tiny_checkpoint import shared_checkpoint
 from tests.rig.tiny_vocoder import write_token2wav
-from tests.test_browser_call import RECORD, Visit, visit
+from tests.test_browser_call import RECORD, Visit, spoken_to, visit, visit_in
 from tests.web_page.browser import PATIENCE_MS
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 QUIET = np.zeros(48_000, np.float32)
 ANSWER = "#chat-log [data-role=agent]"
 SETTINGS = ["server.port=0", "rtc.addresses=127.0.0.1", "engine.name=echo"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared_checkpoint(tmp_path_factory)
 
@@ -57,6 +59,31 @@ async def serving(checkpoint: Path, voice: VoiceSettings | None = None) -> Async
         await runner.cleanup()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def captioned(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Running, Browser]]:
+    """A server that answers in captions, and a browser that hears nothing: loaded once."""
+    folder = tmp_path_factory.mktemp("quiet")
+    async with serving(checkpoint) as server, spoken_to(QUIET, folder) as browser:
+        yield server, browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visitor(captioned: tuple[Running, Browser]) -> AsyncIterator[Visit]:
+    """One who has hung up in the end: the model's slots are free for the next."""
+    server, browser = captioned
+    async with visit_in(browser, server) as visitor:
+        yield visitor
+        if await visitor.page.get_attribute("#call-button", "data-live") == "true":
+            await visitor.page.click("#call-button")
+    for _ in range(200):
+        if server.calls == 0:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("a call outlasts its page")
+
+
 async def said(visitor: Visit, count: int = 1) -> None:
     """Wait until the agent has said its sentence so often, and all of it stands on the page."""
     for at in range(1, count + 1):
@@ -70,30 +97,27 @@ async def of_kind(visitor: Visit, kind: str) -> list[dict[str, object]]:
     return [event for event in await visitor.events() if event["type"] == kind]
 
 
-async def test_a_call_listens_speaks_in_captions_sees_and_can_be_paused(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    async with serving(checkpoint) as server, visit(server, QUIET, tmp_path) as visitor:
-        page = visitor.page
-        prompt = page.locator("#setting-instructions")
-        assert "You are in duplex mode" in str(await prompt.get_attribute("placeholder"))
-        await page.click("#call-button")
-        await said(visitor, 2)
-        assert await page.is_visible("#captions-only")
-        (created,) = await of_kind(visitor, "session.created")
-        assert created["session"]["output_modalities"] == ["text"]
-        # With the camera on, a unit takes the places of a picture more.
-        await page.click("#camera")
-        await _until_units_grow_by(visitor, 66)
-        # A paused model says nothing; a resumed one goes on.
-        await page.click("#pause")
-        await visitor.state("paused")
-        so_far = len(await of_kind(visitor, "response.output_text.done"))
-        await page.click("#pause")
-        await visitor.event("response.output_text.done", so_far + 1)
-        await page.click("#call-button")
-        await visitor.state("ended")
-        assert await of_kind(visitor, "error") == []
+async def test_a_call_listens_speaks_in_captions_sees_and_can_be_paused(visitor: Visit) -> None:
+    page = visitor.page
+    prompt = page.locator("#setting-instructions")
+    assert "You are in duplex mode" in str(await prompt.get_attribute("placeholder"))
+    await page.click("#call-button")
+    await said(visitor, 2)
+    assert await page.is_visible("#captions-only")
+    (created,) = await of_kind(visitor, "session.created")
+    assert created["session"]["output_modalities"] == ["text"]
+    # With the camera on, a unit takes the places of a picture more.
+    await page.click("#camera")
+    await _until_units_grow_by(visitor, 66)
+    # A paused model says nothing; a resumed one goes on.
+    await page.click("#pause")
+    await visitor.state("paused")
+    so_far = len(await of_kind(visitor, "response.output_text.done"))
+    await page.click("#pause")
+    await visitor.event("response.output_text.done", so_far + 1)
+    await page.click("#call-button")
+    await visitor.state("ended")
+    assert await of_kind(visitor, "error") == []
 
 
 async def _until_units_grow_by(visitor: Visit, tokens: int) -> None:
@@ -106,47 +130,43 @@ async def _until_units_grow_by(visitor: Visit, tokens: int) -> None:
     raise AssertionError(f"no unit saw a picture: {sizes}")
 
 
-async def test_what_is_typed_is_read_and_answered(checkpoint: Path, tmp_path: Path) -> None:
-    async with serving(checkpoint) as server, visit(server, QUIET, tmp_path) as visitor:
-        page = visitor.page
-        await page.click("#call-button")
-        await visitor.event("voice_agent.unit")
-        words = 60
-        await page.fill("#typing textarea", "Can you hear me?" + " really" * words)
-        await page.keyboard.press("Enter")
-        # Each word takes at least a place in the unit that it is read with.
-        await _until_units_grow_by(visitor, words)
-        await said(visitor)
-        assert "Can you hear me?" in await page.inner_text("#captions")
-        assert await of_kind(visitor, "error") == []
+async def test_what_is_typed_is_read_and_answered(visitor: Visit) -> None:
+    page = visitor.page
+    await page.click("#call-button")
+    await visitor.event("voice_agent.unit")
+    words = 60
+    await page.fill("#typing textarea", "Can you hear me?" + " really" * words)
+    await page.keyboard.press("Enter")
+    # Each word takes at least a place in the unit that it is read with.
+    await _until_units_grow_by(visitor, words)
+    await said(visitor)
+    assert "Can you hear me?" in await page.inner_text("#captions")
+    assert await of_kind(visitor, "error") == []
 
 
-async def test_the_same_weights_answer_in_the_chat_tab_between_two_calls(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    async with serving(checkpoint) as server, visit(server, QUIET, tmp_path) as visitor:
-        page = visitor.page
-        await page.click("#call-button")
-        await said(visitor)
-        await page.click("#call-button")
-        await visitor.state("ended")
-        await page.click("#tab-chat")
-        await page.fill("#chat-form textarea", "Say something.")
-        await page.keyboard.press("Enter")
-        # With random weights an answer may go on for long.
-        answer = page.locator(f"{ANSWER} .prose")
-        while len(text := (await answer.all_inner_texts() or [""])[-1].strip()) < 20:
-            await asyncio.sleep(0.1)
-        # By the keyboard: a busy page may draw too seldom for a mouse to find what holds still.
-        await page.focus("#chat-stop")
-        await page.keyboard.press("Enter")
-        await page.wait_for_selector(f"{ANSWER}[data-state=stopped]", timeout=PATIENCE_MS)
-        assert (await answer.last.inner_text()).strip().startswith(text)
-        await page.click("#tab-call")
-        before = len(await of_kind(visitor, "response.output_text.done"))
-        await page.click("#call-button")
-        again = await visitor.event("response.output_text.done", before + 1)
-        assert again["text"] == scripted_engine.SENTENCE
+async def test_the_same_weights_answer_in_the_chat_tab_between_two_calls(visitor: Visit) -> None:
+    page = visitor.page
+    await page.click("#call-button")
+    await said(visitor)
+    await page.click("#call-button")
+    await visitor.state("ended")
+    await page.click("#tab-chat")
+    await page.fill("#chat-form textarea", "Say something.")
+    await page.keyboard.press("Enter")
+    # With random weights an answer may go on for long.
+    answer = page.locator(f"{ANSWER} .prose")
+    while len(text := (await answer.all_inner_texts() or [""])[-1].strip()) < 20:
+        await asyncio.sleep(0.1)
+    # By the keyboard: a busy page may draw too seldom for a mouse to find what holds still.
+    await page.focus("#chat-stop")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector(f"{ANSWER}[data-state=stopped]", timeout=PATIENCE_MS)
+    assert (await answer.last.inner_text()).strip().startswith(text)
+    await page.click("#tab-call")
+    before = len(await of_kind(visitor, "response.output_text.done"))
+    await page.click("#call-button")
+    again = await visitor.event("response.output_text.done", before + 1)
+    assert again["text"] == scripted_engine.SENTENCE
 
 
 # ---- heard, not read -----------------------------------------------------------------------------
