@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from agent.errors import VocoderError
-from agent.vocoder.conformer import RelativeAttention
+from agent.vocoder.conformer import Encoder, RelativeAttention
 from agent.vocoder.cosyvoice2 import UPSTREAM, ChunkSettings, Cosyvoice2, Cosyvoice2Voice
 from agent.vocoder.cosyvoice2_flow import BLOCK_TOKENS, Cosyvoice2Flow, FlowState, flow_noise
 from agent.vocoder.encoder_recorded import RecordedEncoder
@@ -100,8 +100,9 @@ def test_each_block_is_made_by_the_smallest_graph_that_has_room() -> None:
     voice = vocoder.voice(golden_prompt(50), "anna")
     before = [*starts]
     says(vocoder, voice, TOKENS[:100])
-    # Behind 50, 100, 150 and 200 remembered frames, and 250 at the end, whose encoder has no graph.
-    assert [now - then for now, then in zip(starts, before, strict=True)] == [2, 3, 2, 2]
+    # Behind 50, 100, 150 and 200 remembered frames, and 250 at the end, whose encoder has no graph;
+    # the larger of both were recorded first.
+    assert [now - then for now, then in zip(starts, before, strict=True)] == [3, 2, 2, 2]
 
 
 def test_a_stream_that_remembers_more_than_graphs_do_goes_on_by_the_modules() -> None:
@@ -194,12 +195,30 @@ def test_what_the_graphs_cannot_hold_is_said_by_the_modules_in_float32() -> None
     assert torch.allclose(stream._tail.mel, exact.mel[:, loud.mel.shape[1] :], atol=1e-3)
 
 
-def test_the_tables_that_graphs_read_stay_when_longer_ones_are_made() -> None:
-    # Those of the weights that all tests share may be long by now.
+def without_tables() -> Encoder:
+    """The weights that all tests share may have long ones by now."""
     encoder = copy.deepcopy(tiny_weights().encoder)
     for module in encoder.modules():
         if isinstance(module, RelativeAttention):
             module.table = None
+    return encoder
+
+
+def test_graphs_of_all_capacities_read_the_same_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, made = without_tables(), list[int]()
+    make = RelativeAttention._make_table
+
+    def counted(attention: RelativeAttention, reach: int) -> torch.Tensor:
+        made.append(reach)
+        return make(attention, reach)
+
+    monkeypatch.setattr(RelativeAttention, "_make_table", counted)
+    RecordedEncoder(encoder, BLOCK_TOKENS, Recorder(), ROOMY)
+    assert len(made) == len(encoder.tables) > 0
+
+
+def test_the_tables_that_graphs_read_stay_when_longer_ones_are_made() -> None:
+    encoder = without_tables()
     recorded = RecordedEncoder(encoder, BLOCK_TOKENS, Recorder(), (100,))
     read = [ref(table) for table in encoder.tables]
     encoder.whole(torch.zeros(1, 300, encoder.config.width))

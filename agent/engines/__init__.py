@@ -49,8 +49,8 @@ class VoiceSettings:
     """What gives a model its voice: a vocoder's files, how it is run, and where voices are kept.
 
     `voices` is the folder of those that users added, where it is also kept what was made of them.
-    `dtype` is the flow's, "auto" float16 on a GPU and float32 on the CPU. `graphs` is token2wav's:
-    on a GPU its full hops run as CUDA graphs, recorded at load.
+    `dtype` is the flow's, "auto" float16 on a GPU and float32 on the CPU. `graphs`: on a GPU the
+    vocoder's work runs as CUDA graphs, recorded at load.
     """
 
     name: Literal["token2wav", "cosyvoice2"]

@@ -35,8 +35,9 @@ class RecordedEncoder:
         self._tokens = tokens
         self._ahead = encoder.config.lookahead_tokens
         with torch.inference_mode(False), torch.no_grad(), recorder.recording():
-            inputs = [_Inputs.of(encoder, tokens, one) for one in sorted(capacities)]
-            self._graphs = [_recorded(one, encoder, recorder) for one in inputs]
+            # The largest first: the others find its tables, and room in its memory.
+            inputs = [_Inputs.of(encoder, tokens, one) for one in sorted(capacities)[::-1]]
+            self._graphs = [_recorded(one, encoder, recorder) for one in inputs][::-1]
 
     def takes(self, tokens: Tensor, state: EncoderState, *, final: bool) -> bool:
         """Whether these are blocks and their lookahead, behind what there is room for."""

@@ -58,8 +58,10 @@ class RecordedSolve:
         """
         self._frames = sizes.frames
         with torch.inference_mode(False), torch.no_grad(), recorder.recording():
-            inputs = [*_inputs(sizes, like, sorted(capacities))]
-            self._graphs = [_recorded(one, integrate, sizes.unet, recorder) for one in inputs]
+            inputs = [*_inputs(sizes, like, sorted(capacities)[::-1])]
+            # The largest first: what the others need fits into its memory.
+            graphs = [_recorded(one, integrate, sizes.unet, recorder) for one in inputs]
+            self._graphs = graphs[::-1]
 
     def takes(self, memory: UnetMemory, frames: int) -> bool:
         """Whether so many frames behind such a memory are made here."""
@@ -159,12 +161,12 @@ class _StepOfBlock:
 
 
 def _inputs(sizes: BlockSizes, like: Tensor, capacities: Sequence[int]) -> Iterator[_Inputs]:
-    """For each capacity. They are used one at a time, and lie in one place."""
+    """For each capacity, the largest first. They are used one at a time, and lie in one place."""
     config, block = sizes.unet, sizes.frames
     noise = torch.zeros(block, config.mel_bins, device=like.device)
     told = like.new_zeros(ROWS, block, config.input_width - config.mel_bins)
     tails = like.new_zeros(sizes.steps, ROWS, KERNEL - 1, sum(config.tail_widths))
-    shape = (sizes.steps, config.layers, ROWS, capacities[-1] + block, config.width)
+    shape = (sizes.steps, config.layers, ROWS, capacities[0] + block, config.width)
     everything = like.new_zeros(shape).flatten()
     for capacity in capacities:
         keys = capacity + block
