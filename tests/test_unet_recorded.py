@@ -188,7 +188,8 @@ def test_what_the_graphs_cannot_hold_is_said_by_the_modules_in_float32() -> None
     tried = sum(recorder.starts)
     stream.push(TOKENS[40:90])
     stream.finish()
-    assert sum(recorder.starts) == tried > 0
+    # The first chunk has two blocks: the encoder and the solve of each were tried once.
+    assert sum(recorder.starts) == tried == 4
     with torch.inference_mode():
         known = (loud.mel, loud.speaker)
         exact = vocoder._exact().whole([*loud.tokens, *TOKENS[:90]], *known, in_blocks=True)

@@ -25,6 +25,7 @@ from agent.vocoder.voice import SpeakerPrompt
 
 _LEAST_FIRST_HOP_TOKENS = 4
 """What HiFT's tail of eight frames needs of the first chunk."""
+_NO_SOUND = "the HiFT gave numbers that are not finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +162,9 @@ class Cosyvoice2:
     ) -> tuple[FlowState, Tensor]:
         """The next tokens as in `Cosyvoice2Flow.advance`: the state after them, and the mel."""
         after, mel = self.tried(state, tokens, voice, final=final)
-        if not _is_finite(mel) and state.dtype != torch.float32:
-            after, mel = self.tried(state.to(torch.float32), tokens, voice, final=final)
-        if not _is_finite(mel):
-            raise VocoderError("the flow gave numbers that are not finite")
-        return after, mel
+        if _is_finite(mel):
+            return after, mel
+        return self.exactly(state, tokens, voice, final=final)
 
     def tried(
         self, state: FlowState, tokens: Sequence[int], voice: Cosyvoice2Voice, *, final: bool
@@ -176,6 +175,17 @@ class Cosyvoice2:
         known = (voice.mel, voice.speaker)
         chunk, after = flow.advance(state, tokens, known, final=final)
         return after, chunk.mel
+
+    def exactly(
+        self, state: FlowState, tokens: Sequence[int], voice: Cosyvoice2Voice, *, final: bool
+    ) -> tuple[FlowState, Tensor]:
+        """As `advance`, in float32, what was not finite in the precision of the state.
+        `VocoderError` when that was float32, and where it is not finite then."""
+        if state.dtype != torch.float32:
+            after, mel = self.tried(state.to(torch.float32), tokens, voice, final=final)
+            if _is_finite(mel):
+                return after, mel
+        raise VocoderError("the flow gave numbers that are not finite")
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """`VocoderError` for an id that is no speech token, such as the end of a turn."""
@@ -281,8 +291,10 @@ class Cosyvoice2Stream:
         sound = self._tail.push(self._said(mel), last=not ahead)
         # Waited for but once, when all of it is under way.
         if not _is_finite(mel, sound):
+            if _is_finite(mel):
+                raise VocoderError(_NO_SOUND)
             self._tail = before
-            after, mel = shared.advance(*given, final=not ahead)
+            after, mel = shared.exactly(*given, final=not ahead)
             sound = self._tail.push(self._said(mel), last=not ahead)
             _require_finite_sound(sound)
         self._go_on(after, count)
@@ -307,4 +319,4 @@ def _is_finite(*made: Tensor) -> bool:
 
 def _require_finite_sound(sound: Tensor) -> None:
     if not _is_finite(sound):
-        raise VocoderError("the HiFT gave numbers that are not finite")
+        raise VocoderError(_NO_SOUND)
