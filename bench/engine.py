@@ -187,9 +187,9 @@ class _Run:
     def start(self) -> None:
         slots, tiny = self.options.slots, self.options.tiny
         settings = prepare_start(self.report, self.folder, slots, _WINDOW, tiny=tiny)
+        folder = self.folder / "model"
         with kernels_in(self.folder / "kernels"):
             for name in ("start_first", "start"):
-                folder = self.folder / "model"
                 asyncio.run(measure_start(self.report, folder, settings, name=name))
 
     def _modes(self) -> Sequence[Mode]:

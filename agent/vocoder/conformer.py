@@ -136,16 +136,14 @@ class Encoder(nn.Module):
 
         Unless `final`, the last three are only looked at (n = T - 3) and must come again. The grid
         of `block_tokens` starts at the first remembered token, so a step that is not final should
-        end on it. `seen` says instead who looks at what, bool [n, keys] of tokens and of frames.
+        end on it. `seen` says who looks at what instead of them, bool [n, keys] of tokens and of
+        frames.
         """
         states = self.embed(tokens)
         states, smooth_tail = self.pre_lookahead_layer(states, state.smooth_tail, final=final)
+        if seen is None and block_tokens is not None:
+            seen = _block_masks(states, state, block_tokens)
         of_tokens, of_frames = seen or (None, None)
-        if block_tokens is not None:
-            count, block_frames = states.shape[1], FRAMES_PER_TOKEN * block_tokens
-            of_tokens = _block_mask(count, state.tokens, block_tokens, states.device)
-            frames = FRAMES_PER_TOKEN * count
-            of_frames = _block_mask(frames, state.frames, block_frames, states.device)
         states, token_layers = _through(self.encoders, states, state.token_layers, of_tokens)
         states, up_tail = self.up_layer(states, state.up_tail)
         states = self.up_embed(states)
@@ -165,6 +163,14 @@ def _through(
         states, extended = layer(states, memory, allowed)
         after.append(extended)
     return states, tuple(after)
+
+
+def _block_masks(states: Tensor, state: EncoderState, block: int) -> tuple[Tensor, Tensor]:
+    """Of the states [B, n, W] of tokens behind `state`, and of their frames."""
+    count, device = states.shape[1], states.device
+    of_tokens = _block_mask(count, state.tokens, block, device)
+    frames, block_frames = FRAMES_PER_TOKEN * count, FRAMES_PER_TOKEN * block
+    return of_tokens, _block_mask(frames, state.frames, block_frames, device)
 
 
 def _block_mask(count: int, past: int, block: int, device: torch.device) -> Tensor:

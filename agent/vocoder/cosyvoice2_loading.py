@@ -62,7 +62,10 @@ def load_cosyvoice2(folder: Path, settings: Cosyvoice2Settings, target: Target) 
     hift = load_hift(folder / HIFT, target.device)
     flow = load_cosyvoice2_flow(folder, settings, target)
     if settings.graphs and target.device.type == "cuda":
+        # Weights were wider at first: where those lay, nothing of the graphs' fits.
+        torch.cuda.empty_cache()
         flow.record(GraphRecorder(target.device, "set vocoder.graphs to false to go without"))
+        torch.cuda.empty_cache()  # what recording took besides the graphs
     return Cosyvoice2(
         flow,
         HiftSound(hift, hift, settings.seed, settings.crossfade),

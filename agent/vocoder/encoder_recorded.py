@@ -25,7 +25,7 @@ keys and values [layers · 2, 1, H, n, D]."""
 
 
 class RecordedEncoder:
-    """The blocks of one encoder on one device; not for two threads at once."""
+    """The blocks of one encoder on one device; for one thread, and one stream of the device."""
 
     def __init__(
         self, encoder: Encoder, tokens: int, recorder: Recorder, capacities: Sequence[int]

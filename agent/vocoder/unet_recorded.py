@@ -42,7 +42,7 @@ class BlockSizes:
 
 
 class RecordedSolve:
-    """The solves of one flow on one device; not for two threads at once."""
+    """The solves of one flow on one device; for one thread, and one stream of the device."""
 
     def __init__(
         self,
