@@ -130,6 +130,10 @@ class _Watched:
         self.sound.append(self._tail.push(mel, last=last))
         return self.sound[-1]
 
+    def clone(self) -> VocoderTail:
+        """What a stream goes back to where a chunk fails; none does here, so nobody listens."""
+        return self._tail.clone()
+
 
 def _turn(
     folders: dict[str, Path], kind: str, case: Case, settings: HiftStreamSettings
