@@ -115,7 +115,7 @@ async def test_pictures_are_scaled_to_fit_the_model_and_the_message() -> None:
     async with open_page(models=able_models()) as opened:
         page = opened.page
         await opened.call()
-        files = [noise(2400, 1200), noise(40, 30), noise(30, 40, "WEBP")]
+        files = [noise(1700, 850), noise(40, 30), noise(30, 40, "WEBP")]
         await page.set_input_files("#typing input[type=file]", files)
         await opened.until("document.querySelectorAll('#typing .attachments li').length === 3")
         await page.click('[aria-label="Remove scan.webp"]')
