@@ -66,8 +66,6 @@ class _Compiler:
         kinds = tuple(map(kind_of, kernel.params, arguments))
         key = (id(kernel), kinds, tuple(sorted(meta.items())))
         if key not in self.under_way:
-            # Made at the first look at it, which two threads may take at once.
-            _ = kernel.device_caches[self._device]
             self.under_way[key] = self._pool.submit(self._compile, kernel, grid, arguments, meta)
 
     def _compile(
