@@ -146,7 +146,9 @@ def _measure_token2wav(report: Report, folder: Path, target: Target, sizes: Voco
 def _measure_cosyvoice2(report: Report, folder: Path, target: Target, sizes: VocoderSizes) -> None:
     stream = ChunkSettings(first_hop_tokens=FIRST_HOP_TOKENS)
     settings = Cosyvoice2Settings(graphs=True, stream=stream)
-    cosyvoice2 = load_cosyvoice2(write_cosyvoice2(folder, sizes), settings, target)
+    written, before = write_cosyvoice2(folder, sizes), allocated_mb()
+    cosyvoice2 = load_cosyvoice2(written, settings, target)
+    report.row("cosyvoice2_loaded_mb", allocated_mb() - before, "MB")
     _measure_voice(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_time(report, "cosyvoice2", cosyvoice2, sizes)
     _measure_streams(report, "cosyvoice2", cosyvoice2, sizes)

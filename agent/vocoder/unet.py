@@ -126,16 +126,20 @@ def block_causal(first: int, frames: int, block: int, device: torch.device) -> T
 
 
 def block_causal_bias(past: int, frames: int, block: int, like: Tensor) -> Tensor:
-    """The same after `past` frames that all may look at: [T, past + T], 0 or -∞, in `like`'s dtype.
+    """The same after `past` frames that all may look at: 0 or -∞, as `no_bias` [T, past + T]."""
+    bias = no_bias(frames, past + frames, like)
+    hidden = ~block_causal(0, frames, block, like.device)
+    bias[:, past:].masked_fill_(hidden, float("-inf"))
+    return bias
+
+
+def no_bias(frames: int, keys: int, like: Tensor) -> Tensor:
+    """Zeros [T, keys] in `like`'s dtype.
 
     Rows begin on a multiple of eight numbers, as fused attention wants it: it would otherwise make
     this of what it is given in every layer.
     """
-    keys = past + frames
-    bias = like.new_zeros(frames, -(-keys // 8) * 8)
-    hidden = ~block_causal(0, frames, block, like.device)
-    bias[:, past:keys].masked_fill_(hidden, float("-inf"))
-    return bias[:, :keys]
+    return like.new_zeros(frames, -(-keys // 8) * 8)[:, :keys]
 
 
 class Unet(nn.Module):

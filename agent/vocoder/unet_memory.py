@@ -93,23 +93,36 @@ class UnetMemory:
         return UnetMemory(tuple(step.to(dtype) for step in self.steps))
 
 
-class StepHistory:
-    """A `History` that reads one step's memory and collects what the new frames leave."""
+class ConvolutionTails:
+    """What one step's convolutions begin with, and what the new frames leave to the next ones."""
 
-    def __init__(self, memory: StepMemory, config: UnetConfig, mask: Tensor | None) -> None:
-        """`mask` [T, S] says whom of all the new frames may look at."""
-        self._memory = memory
-        self.mask = mask
-        self._tails: Sequence[Tensor] = memory.tails.split_with_sizes(config.tail_widths, 2)
-        self._past = [one.unbind() for one in (*memory.voice, *memory.turn)]
+    def __init__(self, tails: Tensor, config: UnetConfig) -> None:
+        """`tails` [2, 2, C of all convolutions]."""
+        self._tails: Sequence[Tensor] = tails.split_with_sizes(config.tail_widths, 2)
         self._ends: list[Tensor] = []
-        self._fresh: list[Tensor] = []
 
     def lead(self, conv: int, signal: Tensor) -> Tensor:
         """[R, T, C] → [R, 2 + T, C]; to be asked by the convolutions in their order."""
         joined = torch.cat([self._tails[conv], signal], 1)
         self._ends.append(joined[:, 1 - KERNEL :])
         return joined
+
+    @property
+    def ends(self) -> Tensor:
+        """The tails behind the new frames: [2, 2, C], in memory of its own."""
+        return torch.cat(self._ends, 2)
+
+
+class StepHistory(ConvolutionTails):
+    """A `History` that reads one step's memory and collects what the new frames leave."""
+
+    def __init__(self, memory: StepMemory, config: UnetConfig, mask: Tensor | None) -> None:
+        """`mask` [T, S] says whom of all the new frames may look at."""
+        super().__init__(memory.tails, config)
+        self._memory = memory
+        self.mask = mask
+        self._past = [one.unbind() for one in (*memory.voice, *memory.turn)]
+        self._fresh: list[Tensor] = []
 
     def extend(self, layer: int, tokens: Tensor) -> Tensor:
         """[R, T, C] → [R, frames + T, C]; to be asked by the layers in their order."""
@@ -120,4 +133,4 @@ class StepHistory:
     def after(self) -> StepMemory:
         """The memory with the new frames, in one copy, so that nothing else of them is held."""
         fresh = torch.stack(self._fresh)
-        return StepMemory(self._memory.voice, (*self._memory.turn, fresh), torch.cat(self._ends, 2))
+        return StepMemory(self._memory.voice, (*self._memory.turn, fresh), self.ends)

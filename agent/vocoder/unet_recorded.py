@@ -16,14 +16,12 @@ from torch import Tensor
 from agent.torch_parts.cuda_graph import Recorded, Recorder
 from agent.vocoder.encoder_recorded import MOST_BLOCKS
 from agent.vocoder.segments import in_one_piece
-from agent.vocoder.unet import KERNEL, History, UnetConfig
-from agent.vocoder.unet_memory import ROWS, StepMemory, UnetMemory
+from agent.vocoder.unet import KERNEL, History, UnetConfig, no_bias
+from agent.vocoder.unet_memory import ROWS, ConvolutionTails, StepMemory, UnetMemory
 
 CAPACITIES = (600, 1056)
 """Frames remembered, for each of which there is a graph: six seconds of a turn behind a voice of
 six, and behind the longest."""
-_ROW = 8
-"""The rows of a mask begin on a multiple of so many numbers, as fused attention wants it."""
 
 Integrate: TypeAlias = Callable[[Tensor, Tensor, Sequence[History]], Tensor]
 """Noise f32 [T, mel], what is told [2, T, 3 · mel], and each step's history → mel f32 [T, mel]."""
@@ -133,31 +131,19 @@ class _Graph:
     recorded: Recorded[_Made]
 
 
-class _StepOfBlock:
+class _StepOfBlock(ConvolutionTails):
     """A `History` of one step whose memory stays where it is."""
 
     def __init__(self, inputs: _Inputs, step: int, config: UnetConfig) -> None:
+        super().__init__(inputs.tails[step], config)
         self.mask = inputs.mask
         self._past = inputs.past[step]
-        self._tails = inputs.tails[step].split_with_sizes(config.tail_widths, 2)
-        self._ends: list[Tensor] = []
-
-    def lead(self, conv: int, signal: Tensor) -> Tensor:
-        """[R, T, C] → [R, 2 + T, C]; to be asked by the convolutions in their order."""
-        joined = torch.cat([self._tails[conv], signal], 1)
-        self._ends.append(joined[:, 1 - KERNEL :])
-        return joined
 
     def extend(self, layer: int, tokens: Tensor) -> Tensor:
         """[R, T, C] → [R, capacity + T, C], which they are written into."""
         everything = self._past[layer]
         everything[:, -tokens.shape[1] :] = tokens
         return everything
-
-    @property
-    def ends(self) -> Tensor:
-        """What the next block's convolutions begin with: [2, 2, C]."""
-        return torch.cat(self._ends, 2)
 
 
 def _inputs(sizes: BlockSizes, like: Tensor, capacities: Sequence[int]) -> Iterator[_Inputs]:
@@ -171,8 +157,7 @@ def _inputs(sizes: BlockSizes, like: Tensor, capacities: Sequence[int]) -> Itera
     for capacity in capacities:
         keys = capacity + block
         past = everything[: everything.numel() // shape[3] * keys].view(*shape[:3], keys, shape[4])
-        mask = like.new_zeros(block, -(-keys // _ROW) * _ROW)[:, :keys]
-        yield _Inputs(noise, told, tails, past, mask)
+        yield _Inputs(noise, told, tails, past, no_bias(block, keys, like))
 
 
 def _recorded(
